@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {EIP712} from "./EIP712.sol";
+import {IMandateEscrow} from "./interfaces/IMandateEscrow.sol";
+import {IUSDC} from "./interfaces/IUSDC.sol";
+import {Digests} from "./libraries/Digests.sol";
+import {NonceWindow} from "./libraries/NonceWindow.sol";
+import {Payees} from "./libraries/Payees.sol";
+import {Signatures} from "./libraries/Signatures.sol";
+import {Group, Mandate, Payment, Reason, Status, Terms} from "./Types.sol";
+
+/// @title MandateEscrow
+/// @notice Spending mandates for agents, over one token. No owner, no upgrade, no fee, and no call whose target a caller
+/// chooses, but for the static question to an agent's wallet.
+///
+/// @dev Invariants, quoted by the tests:
+/// I1  The sum of `remaining + held` over all mandates is never above the escrow's token balance.
+/// I2  Per mandate: paid + remaining + held + returned = cap.
+/// I3  A nonce pays at most once.
+/// I5  Nothing is spent before start, from expiry on, or after the end. Ended stays ended; closed terms never reopen.
+/// I7  No submitter or guardian can choose a payee, an amount above the signed one, or a receiver of leftovers.
+/// I9  Every token that leaves has exactly one event with the same amount, or is the sum of a run's.
+/// I10 No row of a batch changes the outcome of another, other than by using up the same mandate's budget or nonces.
+/// I11 Any call at type maxima gives a typed error or a right result, never a wrapped one.
+contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
+    using NonceWindow for Mandate;
+    using SafeERC20 for IUSDC;
+
+    /// @dev Mandates end within what a hold's slot can store.
+    uint40 private constant LATEST_CAPTURE_END = type(uint32).max;
+
+    /// @dev The rows of a run fit the bits of a word.
+    uint256 private constant MAX_RUN = 256;
+
+    IUSDC private immutable TOKEN;
+
+    mapping(bytes32 mandate => Mandate) private _mandates;
+    mapping(address guardian => mapping(address submitter => bool)) private _submitters;
+
+    constructor(address token_) {
+        if (token_.code.length == 0) revert TokenWithoutCode(token_);
+        TOKEN = IUSDC(token_);
+    }
+
+    // ---------------------------------------------------------------- open
+
+    /// @inheritdoc IMandateEscrow
+    function open(Terms calldata terms) external nonReentrant returns (bytes32 mandate) {
+        if (msg.sender != terms.operator) revert NotOperator(msg.sender, terms.operator);
+        mandate = _open(terms);
+
+        uint256 balanceBefore = TOKEN.balanceOf(address(this));
+        TOKEN.safeTransferFrom(terms.operator, address(this), terms.cap);
+        _requireGrown(balanceBefore, terms.cap);
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function openWithAuthorization(
+        Terms calldata terms,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes calldata signature
+    ) external nonReentrant returns (bytes32 mandate) {
+        mandate = _open(terms);
+
+        uint256 balanceBefore = TOKEN.balanceOf(address(this));
+        TOKEN.receiveWithAuthorization(
+            terms.operator, address(this), terms.cap, validAfter, validBefore, mandate, signature
+        );
+        _requireGrown(balanceBefore, terms.cap);
+    }
+
+    /// @dev Opens the books; the caller pulls the cap, which approves the terms.
+    function _open(Terms calldata terms) private returns (bytes32 mandate) {
+        mandate = idOf(terms);
+        if (_mandates[mandate].status != Status.None) revert AlreadyOpened(mandate);
+        _requireSound(terms);
+
+        _mandates[mandate] = Mandate({remaining: terms.cap, held: 0, nonceBits: 0, nonceBase: 0, status: Status.Open});
+        emit Opened(mandate, terms.operator, terms.agent, terms);
+    }
+
+    function _requireSound(Terms calldata terms) private view {
+        if (terms.operator == address(0)) revert OperatorIsZero();
+        if (terms.agent == address(0)) revert AgentIsZero();
+        if (terms.cap == 0) revert CapIsZero();
+        if (terms.start >= terms.expiry) revert StartNotBeforeExpiry(terms.start, terms.expiry);
+        if (terms.expiry > terms.captureEnd) revert ExpiryAfterCaptureEnd(terms.expiry, terms.captureEnd);
+        if (terms.captureEnd > LATEST_CAPTURE_END) revert CaptureEndTooLate(terms.captureEnd, LATEST_CAPTURE_END);
+        if (terms.expiry <= block.timestamp) revert ExpiryNotInFuture(terms.expiry, block.timestamp);
+        if ((terms.window == 0) != (terms.windowCap == 0)) revert WindowIncomplete(terms.window, terms.windowCap);
+        if (terms.window != 0) revert WindowUnsupported();
+        if (terms.perPayment > terms.cap) revert PerPaymentAboveCap(terms.perPayment, terms.cap);
+    }
+
+    function _requireGrown(uint256 balanceBefore, uint256 amount) private view {
+        uint256 balanceAfter = TOKEN.balanceOf(address(this));
+        if (balanceAfter < balanceBefore || balanceAfter - balanceBefore != amount) {
+            revert TransferDeltaMismatch(amount, balanceBefore, balanceAfter);
+        }
+    }
+
+    // ---------------------------------------------------------------- pay
+
+    /// @inheritdoc IMandateEscrow
+    function spend(Terms calldata terms, Payment calldata payment) external nonReentrant {
+        _spend(terms, payment, _noProof(), _noSignature());
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function spend(Terms calldata terms, Payment calldata payment, bytes32[] calldata proof, bytes calldata signature)
+        external
+        nonReentrant
+    {
+        _spend(terms, payment, proof, signature);
+    }
+
+    function _spend(Terms calldata terms, Payment calldata payment, bytes32[] calldata proof, bytes calldata signature)
+        private
+    {
+        bytes32 id = idOf(terms);
+        Mandate memory mandate = _mandates[id];
+
+        Reason reason = _checkMandate(terms, mandate, msg.sender);
+        if (reason == Reason.None) {
+            reason = _checkPayment(_domain(), id, terms, mandate, payment, proof, signature);
+        }
+        if (reason != Reason.None) revert Refused(reason);
+
+        _commit(mandate, payment);
+        _mandates[id] = mandate;
+        emit Spent(id, payment.payee, payment.amount, payment.nonce, payment.ref);
+
+        if (!TOKEN.trySafeTransfer(payment.payee, payment.amount)) revert Refused(Reason.TransferFailed);
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function settle(Group[] calldata groups, bytes32[][] calldata proofs, bytes[] calldata signatures)
+        external
+        nonReentrant
+        returns (uint256 paid)
+    {
+        _requireSideArrays(groups, proofs.length, signatures.length);
+
+        Batch memory batch = Batch({domain: _domain(), row: 0, paid: 0});
+        for (uint256 i = 0; i < groups.length; ++i) {
+            _settleGroup(batch, groups[i].terms, groups[i].payments, proofs, signatures);
+        }
+        return batch.paid;
+    }
+
+    /// @dev What the groups of a batch share while it is worked through.
+    struct Batch {
+        bytes32 domain;
+        /// @dev Rows so far: where the side arrays go on.
+        uint256 row;
+        uint256 paid;
+    }
+
+    function _requireSideArrays(Group[] calldata groups, uint256 proofs, uint256 signatures) private pure {
+        uint256 rows = 0;
+        for (uint256 i = 0; i < groups.length; ++i) {
+            rows += groups[i].payments.length;
+        }
+        if ((proofs != 0 && proofs != rows) || (signatures != 0 && signatures != rows)) {
+            revert BadSideArrays(rows, proofs, signatures);
+        }
+    }
+
+    /// @dev Works on a copy of the mandate, stored at the end if a row paid.
+    function _settleGroup(
+        Batch memory batch,
+        Terms calldata terms,
+        Payment[] calldata payments,
+        bytes32[][] calldata proofs,
+        bytes[] calldata signatures
+    ) private {
+        bytes32 id = idOf(terms);
+        Mandate memory mandate = _mandates[id];
+
+        Reason reason = _checkMandate(terms, mandate, msg.sender);
+        if (reason != Reason.None) {
+            for (uint256 i = 0; i < payments.length; ++i) {
+                emit Skipped(id, payments[i].nonce, reason);
+            }
+            batch.row += payments.length;
+            return;
+        }
+
+        uint256 paidBefore = batch.paid;
+        uint256 next = 0;
+        while (next < payments.length) {
+            next = _settleRun(batch, id, terms, mandate, payments, next, proofs, signatures);
+        }
+        if (batch.paid != paidBefore) _mandates[id] = mandate;
+    }
+
+    /// @dev Commits the run that starts at `first` to the copy and transfers it as one; if the token refuses, the copy is
+    /// as it was.
+    /// @return next The row after the run
+    function _settleRun(
+        Batch memory batch,
+        bytes32 id,
+        Terms calldata terms,
+        Mandate memory mandate,
+        Payment[] calldata payments,
+        uint256 first,
+        bytes32[][] calldata proofs,
+        bytes[] calldata signatures
+    ) private returns (uint256 next) {
+        (uint64 remaining, uint88 nonceBits, uint32 nonceBase) =
+            (mandate.remaining, mandate.nonceBits, mandate.nonceBase);
+        address payee = payments[first].payee;
+        uint256 passed = 0;
+
+        for (next = first; next < payments.length && next - first < MAX_RUN; ++next) {
+            Payment calldata payment = payments[next];
+            if (payment.payee != payee) break;
+            Reason reason = _checkPayment(
+                batch.domain,
+                id,
+                terms,
+                mandate,
+                payment,
+                proofs.length == 0 ? _noProof() : proofs[batch.row],
+                signatures.length == 0 ? _noSignature() : signatures[batch.row]
+            );
+            if (reason == Reason.None) {
+                _commit(mandate, payment);
+                passed |= 1 << (next - first);
+            } else {
+                emit Skipped(id, payment.nonce, reason);
+            }
+            ++batch.row;
+        }
+        if (passed == 0) return next;
+
+        bool moved = TOKEN.trySafeTransfer(payee, remaining - mandate.remaining);
+        if (!moved) {
+            (mandate.remaining, mandate.nonceBits, mandate.nonceBase) = (remaining, nonceBits, nonceBase);
+        }
+        for (uint256 i = first; i < next; ++i) {
+            if ((passed >> (i - first)) & 1 == 0) continue;
+            Payment calldata payment = payments[i];
+            if (moved) {
+                emit Spent(id, payee, payment.amount, payment.nonce, payment.ref);
+                ++batch.paid;
+            } else {
+                emit Skipped(id, payment.nonce, Reason.TransferFailed);
+            }
+        }
+    }
+
+    /// @dev Whether the mandate pays at all: what all rows of a group share.
+    function _checkMandate(Terms calldata terms, Mandate memory mandate, address submitter)
+        private
+        view
+        returns (Reason)
+    {
+        if (mandate.status == Status.None) return Reason.UnknownMandate;
+        if (mandate.status == Status.Ended) return Reason.Ended;
+        if (terms.guardian != address(0) && !_submitters[terms.guardian][submitter]) return Reason.NotSubmitter;
+        if (block.timestamp < terms.start) return Reason.NotStarted;
+        if (block.timestamp >= terms.expiry) return Reason.Expired;
+        return Reason.None;
+    }
+
+    /// @dev Whether a mandate that pays makes this payment; cheap questions before dear ones.
+    function _checkPayment(
+        bytes32 domain,
+        bytes32 id,
+        Terms calldata terms,
+        Mandate memory mandate,
+        Payment calldata payment,
+        bytes32[] calldata proof,
+        bytes calldata signature
+    ) private view returns (Reason) {
+        address payee = payment.payee;
+        uint64 amount = payment.amount;
+        if (block.timestamp >= payment.deadline) return Reason.DeadlinePassed;
+        if (amount == 0) return Reason.AmountZero;
+        if (payee == address(0) || payee == address(this) || payee == address(TOKEN)) return Reason.BadPayee;
+        if (!Payees.allows(terms.payees, payee, proof)) return Reason.PayeeNotAllowed;
+        if (terms.perPayment != 0 && amount > terms.perPayment) return Reason.AbovePerPayment;
+        if (amount > mandate.remaining) return Reason.InsufficientBudget;
+
+        Reason reason = mandate.check(payment.nonce);
+        if (reason != Reason.None) return reason;
+
+        bytes32 digest = Digests.ofSpend(domain, id, payment);
+        bool signed = Signatures.isValid(terms.agent, digest, payment.r, payment.vs, signature);
+        return signed ? Reason.None : Reason.BadSignature;
+    }
+
+    /// @dev Takes a payment that passed into the mandate.
+    function _commit(Mandate memory mandate, Payment calldata payment) private pure {
+        mandate.remaining -= payment.amount;
+        mandate.use(payment.nonce);
+    }
+
+    // ---------------------------------------------------------------- end
+
+    /// @inheritdoc IMandateEscrow
+    function revoke(Terms calldata terms) external nonReentrant {
+        if (msg.sender != terms.operator && msg.sender != terms.agent) {
+            revert NotOperatorOrAgent(msg.sender, terms.operator, terms.agent);
+        }
+        bytes32 id = idOf(terms);
+        Mandate storage mandate = _known(id);
+        if (mandate.status == Status.Ended) revert AlreadyEnded(id);
+
+        emit Revoked(id, msg.sender);
+        _end(id, mandate, terms.operator);
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function sweep(Terms calldata terms) external nonReentrant returns (uint256 amount) {
+        bytes32 id = idOf(terms);
+        Mandate storage mandate = _known(id);
+        if (mandate.status == Status.Open && block.timestamp < terms.expiry) revert NotEnded(id, terms.expiry);
+
+        amount = mandate.remaining;
+        if (amount == 0) revert NothingToSweep(id);
+        if (!_end(id, mandate, terms.operator)) revert TransferFailed(terms.operator, amount);
+    }
+
+    /// @dev Ends the mandate and returns what is not held. If the token refuses, the money stays for a sweep.
+    /// @return returned Whether nothing is left to return
+    function _end(bytes32 id, Mandate storage mandate, address operator) private returns (bool returned) {
+        uint64 amount = mandate.remaining;
+        mandate.remaining = 0;
+        mandate.status = Status.Ended;
+        if (amount == 0) return true;
+
+        returned = TOKEN.trySafeTransfer(operator, amount);
+        if (returned) emit Returned(id, operator, amount, 0);
+        else mandate.remaining = amount;
+    }
+
+    function _known(bytes32 id) private view returns (Mandate storage mandate) {
+        mandate = _mandates[id];
+        if (mandate.status == Status.None) revert UnknownMandate(id);
+    }
+
+    // ---------------------------------------------------------------- guardian
+
+    /// @inheritdoc IMandateEscrow
+    function setSubmitter(address submitter, bool allowed) external nonReentrant {
+        _submitters[msg.sender][submitter] = allowed;
+        emit SubmitterSet(msg.sender, submitter, allowed);
+    }
+
+    // ---------------------------------------------------------------- views
+
+    /// @inheritdoc IMandateEscrow
+    function canSpend(
+        Terms calldata terms,
+        Payment calldata payment,
+        bytes32[] calldata proof,
+        bytes calldata signature,
+        address submitter
+    ) external view returns (Reason reason) {
+        bytes32 id = idOf(terms);
+        Mandate memory mandate = _mandates[id];
+
+        reason = _checkMandate(terms, mandate, submitter);
+        if (reason == Reason.None) {
+            reason = _checkPayment(_domain(), id, terms, mandate, payment, proof, signature);
+        }
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function mandateOf(bytes32 mandate) external view returns (Mandate memory) {
+        return _mandates[mandate];
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function idOf(Terms calldata terms) public view returns (bytes32) {
+        return Digests.ofTerms(DEPLOYMENT_DOMAIN, terms);
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function isSubmitter(address guardian, address submitter) external view returns (bool) {
+        return _submitters[guardian][submitter];
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function token() external view returns (address) {
+        return address(TOKEN);
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function domainSeparator() external view returns (bytes32) {
+        return _domain();
+    }
+
+    // ---------------------------------------------------------------- nothing beside the payment
+
+    function _noProof() private pure returns (bytes32[] calldata proof) {
+        assembly ("memory-safe") {
+            proof.offset := 0
+            proof.length := 0
+        }
+    }
+
+    function _noSignature() private pure returns (bytes calldata) {
+        return msg.data[:0];
+    }
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {Group, Mandate, Payment, Reason, Terms} from "../Types.sol";
+
+/// @title IMandateEscrow
+/// @notice Holds an operator's tokens under terms that the operator approved once, and pays them out as the agent
+/// signs, within those terms. What is left returns to the operator.
+///
+/// @dev Every time is exclusive: a payment needs `start <= now < expiry` and `now < deadline`. Amounts are base units
+/// of the one token. Everything follows from the events: a `Returned` means that the mandate has ended.
+interface IMandateEscrow {
+    // ---------------------------------------------------------------- events
+
+    /// @notice A mandate was opened and `terms.cap` escrowed.
+    event Opened(bytes32 indexed mandate, address indexed operator, address indexed agent, Terms terms);
+
+    /// @notice A payment left the mandate for its payee. The rows of a netted run share one token transfer.
+    event Spent(bytes32 indexed mandate, address indexed payee, uint64 amount, uint32 nonce, bytes32 ref);
+
+    /// @notice A row of a batch did not pay, and used no nonce. Only a hint: anyone can cause it with junk. A payment is
+    /// dead only by its deadline, the end of its mandate, or a nonce used or retired.
+    event Skipped(bytes32 indexed mandate, uint32 nonce, Reason reason);
+
+    /// @notice A mandate was ended before its time. Without `Returned` in the same transaction, the token refused the
+    /// transfer, and `sweep` will return the money.
+    event Revoked(bytes32 indexed mandate, address indexed by);
+
+    /// @notice What was left of an ended mandate went back.
+    event Returned(bytes32 indexed mandate, address indexed to, uint64 fromRemaining, uint64 fromHeld);
+
+    /// @notice A guardian allowed or removed a submitter.
+    event SubmitterSet(address indexed guardian, address indexed submitter, bool allowed);
+
+    // ---------------------------------------------------------------- errors
+
+    /// @notice The payment does not pass.
+    error Refused(Reason reason);
+
+    /// @notice A mandate was opened with these terms before. Its opener may have been anyone: for whoever wanted it
+    /// opened, this is success.
+    error AlreadyOpened(bytes32 mandate);
+
+    /// @notice No mandate was opened with these terms.
+    error UnknownMandate(bytes32 mandate);
+
+    /// @notice The mandate has been revoked or swept already.
+    error AlreadyEnded(bytes32 mandate);
+
+    /// @notice The mandate is neither revoked nor expired.
+    error NotEnded(bytes32 mandate, uint40 expiry);
+
+    /// @notice Nothing is left to return.
+    error NothingToSweep(bytes32 mandate);
+
+    error NotOperator(address caller, address operator);
+    error NotOperatorOrAgent(address caller, address operator, address agent);
+
+    error OperatorIsZero();
+    error AgentIsZero();
+    error CapIsZero();
+    error StartNotBeforeExpiry(uint40 start, uint40 expiry);
+    error ExpiryAfterCaptureEnd(uint40 expiry, uint40 captureEnd);
+    error CaptureEndTooLate(uint40 captureEnd, uint40 latest);
+    error ExpiryNotInFuture(uint40 expiry, uint256 timestamp);
+    /// @notice Exactly one of the two is zero.
+    error WindowIncomplete(uint32 window, uint64 windowCap);
+    /// @notice This escrow enforces no rolling window, so it takes no terms that ask for one.
+    error WindowUnsupported();
+    error PerPaymentAboveCap(uint64 perPayment, uint64 cap);
+
+    /// @notice The balance did not grow by exactly what was pulled.
+    error TransferDeltaMismatch(uint256 expected, uint256 balanceBefore, uint256 balanceAfter);
+
+    /// @notice The token refused to pay out.
+    error TransferFailed(address to, uint256 amount);
+
+    /// @notice A side array is neither empty nor exactly as long as the batch has rows.
+    error BadSideArrays(uint256 rows, uint256 proofs, uint256 signatures);
+
+    /// @notice Too little gas to ask the agent's wallet fairly; send more.
+    error GasTooLow(uint256 available, uint256 required);
+
+    error TokenWithoutCode(address token);
+
+    // ---------------------------------------------------------------- open
+
+    /// @notice Opens a mandate and pulls its cap from the operator by allowance.
+    /// @dev Only the operator: an allowance approves no terms.
+    /// @return mandate Its id
+    function open(Terms calldata terms) external returns (bytes32 mandate);
+
+    /// @notice Opens a mandate and pulls its cap by an EIP-3009 `ReceiveWithAuthorization` of the operator whose nonce
+    /// is the mandate's id: one signature, without ETH, funds and approves exactly these terms.
+    /// @dev Anyone may send it; there is nothing else that they could open with it.
+    /// @param terms The terms
+    /// @param validAfter As signed
+    /// @param validBefore As signed
+    /// @param signature 65 bytes, or what the operator's wallet takes if the operator has code
+    /// @return mandate Its id
+    function openWithAuthorization(
+        Terms calldata terms,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes calldata signature
+    ) external returns (bytes32 mandate);
+
+    // ---------------------------------------------------------------- pay
+
+    /// @notice Makes one payment that the agent signed with a key, to any payee.
+    function spend(Terms calldata terms, Payment calldata payment) external;
+
+    /// @notice Makes one payment that the agent signed.
+    /// @param terms The terms
+    /// @param payment The payment; its `(r, vs)` counts first
+    /// @param proof Leads from the payee to `terms.payees`; ignored if that is zero
+    /// @param signature What the agent's wallet takes (ERC-1271); empty: the wallet is not asked
+    function spend(Terms calldata terms, Payment calldata payment, bytes32[] calldata proof, bytes calldata signature)
+        external;
+
+    /// @notice Makes many payments. A row that does not pass is skipped and costs no other row anything.
+    /// @dev Consecutive rows of one group with one payee, at most 256, are a run: one transfer pays them all. In a run,
+    /// `Skipped` of rows that failed by themselves come before `Spent` of those that paid. Views show a group's
+    /// payments once the group is through.
+    /// @param groups The rows, grouped by mandate
+    /// @param proofs One per row over all groups in order, or empty
+    /// @param signatures One per row over all groups in order, or empty
+    /// @return paid Number of rows that paid
+    function settle(Group[] calldata groups, bytes32[][] calldata proofs, bytes[] calldata signatures)
+        external
+        returns (uint256 paid);
+
+    // ---------------------------------------------------------------- end
+
+    /// @notice Ends a mandate from this block on and returns what is not held. For the operator or the agent.
+    /// @dev Never fails because the token refuses the transfer: the mandate ends, and `sweep` returns the money later.
+    function revoke(Terms calldata terms) external;
+
+    /// @notice Returns what is left to the operator, once the mandate is revoked or expired. Anyone may trigger it.
+    /// @return amount What was returned
+    function sweep(Terms calldata terms) external returns (uint256 amount);
+
+    // ---------------------------------------------------------------- guardian
+
+    /// @notice Allows or removes a submitter of the caller, who is the guardian.
+    function setSubmitter(address submitter, bool allowed) external;
+
+    // ---------------------------------------------------------------- views
+
+    /// @notice Why the payment would not pass now if `submitter` sent it; `None` if it would. Asks what `spend` asks, in
+    /// the same order.
+    function canSpend(
+        Terms calldata terms,
+        Payment calldata payment,
+        bytes32[] calldata proof,
+        bytes calldata signature,
+        address submitter
+    ) external view returns (Reason);
+
+    /// @notice The state of a mandate; all zero if it was never opened.
+    function mandateOf(bytes32 mandate) external view returns (Mandate memory);
+
+    /// @notice The id of terms: their EIP-712 digest under the domain of deployment, so that a change of the chain id
+    /// strands no money.
+    function idOf(Terms calldata terms) external view returns (bytes32);
+
+    /// @notice Whether the guardian has allowed the submitter.
+    function isSubmitter(address guardian, address submitter) external view returns (bool);
+
+    /// @notice The one token.
+    function token() external view returns (address);
+
+    /// @notice The EIP-712 domain of signed payments, for the current chain id.
+    function domainSeparator() external view returns (bytes32);
+}

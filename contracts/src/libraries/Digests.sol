@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
+import {Payment, Terms} from "../Types.sol";
+
+/// @title Digests
+/// @notice EIP-712 digests of what operators and agents sign.
+/// @dev Static structs in calldata have the very layout that EIP-712 hashes, so they are copied as they lie. Dirty upper
+/// bits give a digest of their own; no such terms can be opened, since reading a dirty field reverts.
+library Digests {
+    bytes32 internal constant TERMS_TYPEHASH = keccak256(
+        "Terms(address operator,address agent,address guardian,uint64 cap,uint64 perPayment,uint64 windowCap,uint32 window,uint40 start,uint40 expiry,uint40 captureEnd,bytes32 payees,bytes32 intent,bool refundsRestoreBudget)"
+    );
+    bytes32 internal constant SPEND_TYPEHASH =
+        keccak256("Spend(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,bytes32 ref)");
+
+    /// @dev The id of a mandate, if `domain` is the domain of deployment.
+    function ofTerms(bytes32 domain, Terms calldata terms) internal pure returns (bytes32) {
+        bytes32 typeHash = TERMS_TYPEHASH;
+        bytes32 structHash;
+        assembly ("memory-safe") {
+            let words := mload(0x40)
+            mstore(words, typeHash)
+            calldatacopy(add(words, 0x20), terms, 0x1a0) // all 13 fields
+            structHash := keccak256(words, 0x1c0)
+        }
+        return MessageHashUtils.toTypedDataHash(domain, structHash);
+    }
+
+    /// @dev What the agent signs to pay.
+    function ofSpend(bytes32 domain, bytes32 mandate, Payment calldata payment) internal pure returns (bytes32) {
+        bytes32 typeHash = SPEND_TYPEHASH;
+        bytes32 structHash;
+        assembly ("memory-safe") {
+            let words := mload(0x40)
+            mstore(words, typeHash)
+            mstore(add(words, 0x20), mandate)
+            calldatacopy(add(words, 0x40), payment, 0xa0) // payee, amount, nonce, deadline, ref
+            structHash := keccak256(words, 0xe0)
+        }
+        return MessageHashUtils.toTypedDataHash(domain, structHash);
+    }
+}

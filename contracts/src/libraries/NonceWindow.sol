@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {Mandate, Reason} from "../Types.sol";
+
+/// @title NonceWindow
+/// @notice Nonces in any order within a window that moves up: the anti-replay window of RFC 6479, in the mandate's own
+/// slot. A nonce above the window pulls it up, just as far as needed, and so retires the lowest.
+library NonceWindow {
+    /// @dev The highest place in the window; places count from `nonceBase`.
+    uint32 private constant LAST = 87;
+
+    /// @dev Why the nonce cannot be used; None if it can.
+    function check(Mandate memory mandate, uint32 nonce) internal pure returns (Reason) {
+        if (nonce < mandate.nonceBase) return Reason.NonceRetired;
+        uint256 place = nonce - mandate.nonceBase;
+        bool used = place <= LAST && (mandate.nonceBits >> place) & 1 != 0;
+        return used ? Reason.NonceUsed : Reason.None;
+    }
+
+    /// @dev Uses a nonce that `check` has passed.
+    function use(Mandate memory mandate, uint32 nonce) internal pure {
+        uint256 place = nonce - mandate.nonceBase;
+        if (place > LAST) {
+            mandate.nonceBits >>= place - LAST;
+            mandate.nonceBase = nonce - LAST;
+            place = LAST;
+        }
+        mandate.nonceBits |= uint88(1) << place;
+    }
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {IMandateEscrow} from "../interfaces/IMandateEscrow.sol";
+
+/// @title Signatures
+/// @notice Whether an agent signed a digest: with its key, or else as a wallet.
+/// @dev The key counts first, whatever code the account has: the root key of an EIP-7702 account stays valid here.
+library Signatures {
+    /// @dev What a wallet may burn to answer.
+    uint256 private constant WALLET_GAS = 100_000;
+
+    /// @dev Pays for reaching the call, so that the wallet gets all of WALLET_GAS.
+    uint256 private constant RESERVE = 10_000;
+
+    /// @param agent Who must have signed; not zero
+    /// @param digest What was signed
+    /// @param r First half of the ERC-2098 signature
+    /// @param vs Second half; high-s values are refused (EIP-2)
+    /// @param signature For an ERC-1271 wallet; empty: it is not asked
+    function isValid(address agent, bytes32 digest, bytes32 r, bytes32 vs, bytes calldata signature)
+        internal
+        view
+        returns (bool)
+    {
+        (address signer,,) = ECDSA.tryRecover(digest, r, vs);
+        if (signer == agent) return true;
+        return signature.length != 0 && agent.code.length != 0 && _walletAccepts(agent, digest, signature);
+    }
+
+    /// @dev Asks by a static call with bounded gas, and reads one word of what comes back. A caller who sends too little
+    /// gas must not make a good signature look bad, so that reverts (EIP-150 keeps back one 64th of what is left).
+    function _walletAccepts(address wallet, bytes32 digest, bytes calldata signature)
+        private
+        view
+        returns (bool accepted)
+    {
+        bytes memory question = abi.encodeCall(IERC1271.isValidSignature, (digest, signature));
+
+        uint256 available = gasleft() * 63 / 64;
+        if (available < WALLET_GAS + RESERVE) revert IMandateEscrow.GasTooLow(available, WALLET_GAS + RESERVE);
+
+        bytes32 yes = bytes32(IERC1271.isValidSignature.selector);
+        assembly ("memory-safe") {
+            let answered := staticcall(WALLET_GAS, wallet, add(question, 0x20), mload(question), 0x00, 0x20)
+            accepted := and(and(answered, gt(returndatasize(), 0x1f)), eq(mload(0x00), yes))
+        }
+    }
+}

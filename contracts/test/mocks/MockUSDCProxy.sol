@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+/// @title MockUSDCProxy
+/// @notice Stands before MockUSDC as Circle's proxy stands before USDC, so that a call costs what it costs there: two
+/// slots and a delegatecall. It has no admin and cannot be upgraded.
+contract MockUSDCProxy {
+    /// @dev ERC-1967.
+    bytes32 private constant IMPLEMENTATION_SLOT = 0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc;
+    bytes32 private constant ADMIN_SLOT = 0xb53127684a568b3173ae13b9f8a6016e243e63b6e8ee1178d6a717850b5d6103;
+
+    error CallerIsAdmin();
+
+    constructor(address implementation) {
+        assembly ("memory-safe") {
+            sstore(IMPLEMENTATION_SLOT, implementation)
+        }
+    }
+
+    fallback() external {
+        address admin;
+        assembly ("memory-safe") {
+            admin := sload(ADMIN_SLOT)
+        }
+        if (msg.sender == admin) revert CallerIsAdmin();
+        assembly {
+            calldatacopy(0, 0, calldatasize())
+            let ok := delegatecall(gas(), sload(IMPLEMENTATION_SLOT), 0, calldatasize(), 0, 0)
+            returndatacopy(0, 0, returndatasize())
+            if iszero(ok) { revert(0, returndatasize()) }
+            return(0, returndatasize())
+        }
+    }
+}

@@ -1,0 +1,44 @@
+# Sourced by the scripts: the repository's root, and the Foundry binaries as FORGE, ANVIL and CAST.
+# A Foundry of the user's own on PATH counts first, then the one that package-lock.json pins.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+# Installs the pinned Solidity tools unless they are there and as new as the lock file.
+ensure_tools() {
+  if [[ ! -e "$ROOT/node_modules/.package-lock.json" ||
+        "$ROOT/package-lock.json" -nt "$ROOT/node_modules/.package-lock.json" ]]; then
+    (cd "$ROOT" && npm ci --silent) || return
+    touch "$ROOT/node_modules/.package-lock.json"
+  fi
+  find_tools
+  if [[ ! -x "$FORGE" || ! -x "$ANVIL" || ! -x "$CAST" ]]; then
+    echo "no Foundry found for $(uname -sm): install it (https://getfoundry.sh), then run this again" >&2
+    return 1
+  fi
+}
+
+find_tools() {
+  FORGE="$(foundry_binary forge)"
+  ANVIL="$(foundry_binary anvil)"
+  CAST="$(foundry_binary cast)"
+  export FORGE ANVIL CAST
+}
+
+# npm's own launchers always exit with 0, so neither they nor links to them will do: the binaries behind them are called.
+foundry_binary() {
+  local tool="$1" candidate os arch
+  while IFS= read -r candidate; do
+    if [[ "$(readlink -f "$candidate")" != *node_modules* ]]; then
+      echo "$candidate"
+      return
+    fi
+  done < <(type -ap "$tool")
+  os="$(uname -s | tr '[:upper:]' '[:lower:]')"
+  case "$(uname -m)" in
+    x86_64 | amd64) arch=amd64 ;;
+    *) arch=arm64 ;;
+  esac
+  echo "$ROOT/node_modules/@foundry-rs/$tool-$os-$arch/bin/$tool"
+}
+
+find_tools
