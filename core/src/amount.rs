@@ -1,0 +1,195 @@
+//! Amounts of USDC.
+
+use std::{fmt, str::FromStr};
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Decimals of the token: one unit is 0.000001 USDC.
+const DECIMALS: u32 = 6;
+
+/// An amount in base units of the token (six decimals). At the edges it is a decimal string such
+/// as `"25.00"`; it never passes through a float.
+///
+/// The largest amount is `i64::MAX` units (about 9.2 × 10¹² USDC), so that every store can hold it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Amount(u64);
+
+/// Why a text is not an amount.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AmountError {
+    /// Anything but digits with at most one point between them: signs, exponents, separators,
+    /// spaces, leading zeros, digits of other scripts.
+    #[error("an amount is a decimal string such as \"25.00\": digits, and at most one point with digits on both sides")]
+    Malformed,
+    /// More than six digits behind the point.
+    #[error("an amount has at most 6 digits behind the point")]
+    TooPrecise,
+    /// Above the largest amount.
+    #[error("an amount is at most {}", Amount::MAX)]
+    TooLarge,
+}
+
+impl Amount {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+    /// The largest amount.
+    pub const MAX: Self = Self(i64::MAX as u64);
+
+    /// From base units.
+    ///
+    /// # Errors
+    /// [`AmountError::TooLarge`] above [`Amount::MAX`].
+    pub const fn from_units(units: u64) -> Result<Self, AmountError> {
+        if units > Self::MAX.0 { Err(AmountError::TooLarge) } else { Ok(Self(units)) }
+    }
+
+    /// The amount in base units.
+    #[must_use]
+    pub const fn units(self) -> u64 {
+        self.0
+    }
+
+    /// Whether it is nothing.
+    #[must_use]
+    pub const fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The sum, if it is an amount.
+    #[must_use]
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        self.0.checked_add(other.0).and_then(|units| Self::from_units(units).ok())
+    }
+
+    /// The difference, if it is not negative.
+    #[must_use]
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        self.0.checked_sub(other.0).map(Self)
+    }
+}
+
+impl FromStr for Amount {
+    type Err = AmountError;
+
+    fn from_str(text: &str) -> Result<Self, AmountError> {
+        let (whole, fraction) = match text.split_once('.') {
+            Some((whole, fraction)) => (whole, Some(fraction)),
+            None => (text, None),
+        };
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || (whole.len() > 1 && whole.starts_with('0')) {
+            return Err(AmountError::Malformed);
+        }
+        if let Some(fraction) = fraction {
+            if !digits(fraction) {
+                return Err(AmountError::Malformed);
+            }
+            if fraction.len() > DECIMALS as usize {
+                return Err(AmountError::TooPrecise);
+            }
+        }
+        // 13 digits hold every whole amount up to the largest; beyond them Decimal itself may overflow.
+        if whole.len() > 13 {
+            return Err(AmountError::TooLarge);
+        }
+        let value = Decimal::from_str_exact(text).map_err(|_| AmountError::TooLarge)?;
+        let units = value.checked_mul(Decimal::from(10_u64.pow(DECIMALS))).ok_or(AmountError::TooLarge)?;
+        u64::try_from(units).map_err(|_| AmountError::TooLarge).and_then(Self::from_units)
+    }
+}
+
+impl fmt::Display for Amount {
+    /// At least two and at most six digits behind the point, so that it reads as money and loses
+    /// nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = Decimal::from_i128_with_scale(i128::from(self.0), DECIMALS).normalize();
+        let decimals = value.scale().max(2) as usize;
+        f.pad(&format!("{value:.decimals$}"))
+    }
+}
+
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_decimal_strings() {
+        for (text, units) in [
+            ("0", 0),
+            ("1", 1_000_000),
+            ("25.00", 25_000_000),
+            ("0.000001", 1),
+            ("4.2", 4_200_000),
+            ("100.123456", 100_123_456),
+        ] {
+            assert_eq!(text.parse(), Ok(Amount(units)), "{text}");
+        }
+        assert_eq!("9223372036854.775807".parse(), Ok(Amount::MAX));
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        for text in [
+            "",
+            " 1",
+            "1 ",
+            "+1",
+            "-1",
+            "-0",
+            "1e3",
+            "NaN",
+            "Infinity",
+            "1,000",
+            "1_000",
+            "0x10",
+            "٣",
+            "１",
+            "1.",
+            ".5",
+            "\u{200b}.5",
+            "00.1",
+            "01",
+            "1.2.3",
+            "1.-2",
+            "1\n",
+            "1\0",
+        ] {
+            assert_eq!(text.parse::<Amount>(), Err(AmountError::Malformed), "{text:?}");
+        }
+        assert_eq!("0.0000001".parse::<Amount>(), Err(AmountError::TooPrecise));
+        for text in ["9223372036854.775808", "9999999999999", &"9".repeat(40), &alloy_primitives::U256::MAX.to_string()]
+        {
+            assert_eq!(text.parse::<Amount>(), Err(AmountError::TooLarge), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_json_number_is_not_an_amount() {
+        assert!(serde_json::from_str::<Amount>("1.1").is_err());
+        assert!(serde_json::from_str::<Amount>("25").is_err());
+        assert_eq!(serde_json::from_str::<Amount>("\"25\"").ok(), Some(Amount(25_000_000)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_read_back(units in 0..=i64::MAX as u64) {
+            let amount = Amount::from_units(units).unwrap();
+            prop_assert_eq!(amount.to_string().parse(), Ok(amount));
+        }
+    }
+}

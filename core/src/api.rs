@@ -1,0 +1,391 @@
+//! What goes over the wire: bodies, views and problems of the HTTP API. Unknown and duplicate
+//! fields are refused; amounts are decimal strings; times are seconds since 1970; hashes, ids and
+//! addresses are hex.
+
+use std::collections::BTreeMap;
+
+use alloy_primitives::{Address, B256, Bytes};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Amount, Code, Intent, MandateId, PaymentId, RequestId, Seconds, Span, Terms, address,
+    policy::{Decision, Limits, MandateState},
+};
+
+/// Free words of the caller, kept with an object: at most 16 pairs, names up to 40 bytes, values up
+/// to 500.
+pub type Metadata = BTreeMap<String, String>;
+
+/// `GET /v1/info`: where this relayer stands. Needs no signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// The chain.
+    pub chain_id: u64,
+    /// The `MandateEscrow`.
+    #[serde(with = "address::strict")]
+    pub escrow: Address,
+    /// The token, USDC.
+    #[serde(with = "address::strict")]
+    pub token: Address,
+    /// The guardian that this relayer acts for.
+    #[serde(with = "address::strict")]
+    pub guardian: Address,
+    /// Blocks, the including one counted, after which a mandate can be used.
+    pub confirmations: u64,
+    /// What payments are held to.
+    #[serde(flatten)]
+    pub limits: Limits,
+    /// The last block seen.
+    pub head: BlockRef,
+    /// The last block that counts as final.
+    pub finalized: u64,
+}
+
+/// A block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRef {
+    /// Its height.
+    pub number: u64,
+    /// Its hash.
+    pub hash: B256,
+    /// Its time.
+    pub time: Seconds,
+}
+
+/// `POST /v1/mandate-requests`: what an agent asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMandateRequest {
+    /// The cap.
+    pub amount: Amount,
+    /// The purpose in plain words: shown to the operator, not enforced.
+    pub intent: String,
+    /// From the approval to the expiry.
+    pub duration: Span,
+    /// Maximum of one payment; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_payment: Option<Amount>,
+    /// Who may be paid; absent: anyone.
+    #[serde(with = "address::list", default, skip_serializing_if = "Option::is_none")]
+    pub payees: Option<Vec<Address>>,
+    /// Free words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: Metadata,
+}
+
+/// Where a request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestState {
+    /// Waits for an operator.
+    Pending,
+    /// An operator opened a mandate for it.
+    Approved,
+}
+
+/// A mandate request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MandateRequest {
+    /// Its id.
+    pub id: RequestId,
+    /// Where it stands.
+    pub state: RequestState,
+    /// Who asked, and will sign payments.
+    #[serde(with = "address::strict")]
+    pub agent: Address,
+    /// The cap asked for.
+    pub amount: Amount,
+    /// The duration asked for.
+    pub duration: Span,
+    /// The maximum of one payment asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_payment: Option<Amount>,
+    /// The intent document that the terms will commit to.
+    pub intent: Intent,
+    /// The mandate that came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mandate: Option<MandateId>,
+    /// When it was asked.
+    pub created_at: Seconds,
+    /// Free words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: Metadata,
+}
+
+impl MandateRequest {
+    /// The terms that an operator approves who approves exactly what was asked for, from `start`
+    /// on.
+    #[must_use]
+    pub fn terms(&self, operator: Address, guardian: Address, start: Seconds) -> Terms {
+        let expiry = start.saturating_add(self.duration.seconds());
+        Terms {
+            operator,
+            agent: self.agent,
+            guardian,
+            cap: self.amount,
+            per_payment: self.per_payment.unwrap_or_default(),
+            window_cap: Amount::ZERO,
+            window: 0,
+            start,
+            expiry,
+            capture_end: expiry.saturating_add(crate::terms::CAPTURE_RESERVE),
+            payees: self.intent.payees_root(),
+            intent: self.intent.hash(),
+            refunds_restore_budget: true,
+        }
+    }
+}
+
+/// `POST /v1/mandates`: the operator's one-message approval of a request, which the relayer sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMandate {
+    /// The request that is approved.
+    pub request: RequestId,
+    /// The terms; their hash is the authorisation's nonce.
+    pub terms: Terms,
+    /// The EIP-3009 authorisation.
+    pub authorization: Authorization,
+}
+
+/// An EIP-3009 `ReceiveWithAuthorization` from the operator to the escrow for the cap, whose nonce
+/// is the mandate's id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authorization {
+    /// Valid after this second.
+    pub valid_after: Seconds,
+    /// Valid before this second.
+    pub valid_before: Seconds,
+    /// The operator's signature: `r ‖ s ‖ v`.
+    pub signature: Bytes,
+}
+
+/// A mandate, and where its money is: `cap = available + reserved + held + paid + returned`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mandate {
+    /// Its id.
+    pub id: MandateId,
+    /// Where it stands.
+    pub state: MandateState,
+    /// The terms.
+    pub terms: Terms,
+    /// The intent document, if it is known here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Intent>,
+    /// The request it came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestId>,
+    /// Can be paid from now.
+    pub available: Amount,
+    /// Accepted, not final yet.
+    pub reserved: Amount,
+    /// Set aside for payees until captured or released.
+    pub held: Amount,
+    /// Paid for good.
+    pub paid: Amount,
+    /// Went back to the operator for good.
+    pub returned: Amount,
+    /// The next free nonce, for agents that count upwards.
+    pub next_nonce: u32,
+    /// The transaction that opened it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opened_tx: Option<B256>,
+    /// The transaction that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_tx: Option<B256>,
+}
+
+/// `POST /v1/payments`: a payment that the agent signed (EIP-712 `Spend`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPayment {
+    /// The mandate.
+    pub mandate: MandateId,
+    /// Who is paid.
+    #[serde(with = "address::strict")]
+    pub payee: Address,
+    /// How much.
+    pub amount: Amount,
+    /// The payment's nonce: unique in the mandate, used densely.
+    pub nonce: u32,
+    /// Until when it may be paid.
+    pub deadline: Seconds,
+    /// Commits to what is paid for; absent: zero.
+    #[serde(rename = "ref", default)]
+    pub reference: B256,
+    /// The agent's signature: `r ‖ s ‖ v`, low s.
+    pub signature: Bytes,
+    /// Free words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: Metadata,
+}
+
+/// Where a payment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PaymentState {
+    /// Accepted; waits for a transaction.
+    Reserved,
+    /// In a signed transaction.
+    Submitted,
+    /// In a block that is not final.
+    Mined,
+    /// Paid for good.
+    Settled,
+    /// Can never be paid any more; its money is back in the budget.
+    Failed,
+}
+
+impl PaymentState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [Self::Reserved, Self::Submitted, Self::Mined, Self::Settled, Self::Failed];
+
+    /// Its name in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reserved => "reserved",
+            Self::Submitted => "submitted",
+            Self::Mined => "mined",
+            Self::Settled => "settled",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether it never changes again.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Settled | Self::Failed)
+    }
+}
+
+/// A payment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    /// Its id.
+    pub id: PaymentId,
+    /// The mandate.
+    pub mandate: MandateId,
+    /// Where it stands.
+    pub state: PaymentState,
+    /// Why it failed, or why it still waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Code>,
+    /// Who is paid.
+    #[serde(with = "address::strict")]
+    pub payee: Address,
+    /// How much.
+    pub amount: Amount,
+    /// Its nonce.
+    pub nonce: u32,
+    /// Until when it may be paid.
+    pub deadline: Seconds,
+    /// Commits to what is paid for.
+    #[serde(rename = "ref")]
+    pub reference: B256,
+    /// The EIP-712 digest that the agent signed.
+    pub digest: B256,
+    /// The transaction: the last one sent, or the one that is mined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_hash: Option<B256>,
+    /// The block, when mined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_number: Option<u64>,
+    /// When it was accepted.
+    pub created_at: Seconds,
+    /// When its state changed last.
+    pub updated_at: Seconds,
+    /// Free words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: Metadata,
+}
+
+/// One line of the audit trail, and one event of the stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Its place: the stream's event id.
+    pub seq: u64,
+    /// When.
+    pub at: Seconds,
+    /// What happened: `payment.submitted`, `mandate.opened`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The request it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestId>,
+    /// The mandate it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mandate: Option<MandateId>,
+    /// The payment it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payment: Option<PaymentId>,
+    /// The transaction it happened in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_hash: Option<B256>,
+    /// What else is to be known.
+    pub data: serde_json::Value,
+    /// Hash of this entry and the one before it, over the whole log.
+    pub hash: B256,
+}
+
+/// A page of a list, newest first unless said otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// The objects.
+    pub data: Vec<T>,
+    /// Give it as `cursor` for the next page; absent: this is the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// A failure, as `application/problem+json` (RFC 9457).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Names the kind of problem.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The stable code.
+    pub code: Code,
+    /// What happened, with values.
+    pub detail: String,
+    /// What to do.
+    pub hint: String,
+    /// Seconds after which to try again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+    /// The decision, when a payment was denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+}
+
+impl Problem {
+    /// A problem with this code.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:stipend:problem:{code}"),
+            title: code.name().replace('_', " "),
+            status: code.status(),
+            code,
+            detail: detail.into(),
+            hint: code.hint().into(),
+            retry_after: matches!(code, Code::RateLimited | Code::Overloaded | Code::Unavailable | Code::Halted)
+                .then_some(1),
+            decision: None,
+        }
+    }
+}
+
+/// `GET /healthz` and `GET /readyz`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether new work is taken.
+    pub ready: bool,
+    /// Why not, or what else an operator of this relayer should look at.
+    pub alarms: Vec<String>,
+}

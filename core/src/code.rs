@@ -1,0 +1,168 @@
+//! The one list of codes: why the contract refuses, why the relayer denies, why a call fails.
+//!
+//! Solidity's `enum Reason` is the head of this list, in order; HTTP, CLI and the audit trail use
+//! the names. A code never changes its meaning.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($( $(#[doc = $doc:literal])+ $variant:ident, $name:literal, $status:literal, $hint:literal; )+) => {
+        /// A stable code. See the module.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Code { $( $(#[doc = $doc])+ #[serde(rename = $name)] $variant, )+ }
+
+        impl Code {
+            /// Every code, in order.
+            pub const ALL: &'static [Self] = &[$( Self::$variant, )+];
+
+            /// Its name in JSON, in the CLI and in the audit trail.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $( Self::$variant => $name, )+ }
+            }
+
+            /// The HTTP status that goes with it.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $( Self::$variant => $status, )+ }
+            }
+
+            /// What the caller can do about it.
+            #[must_use]
+            pub const fn hint(self) -> &'static str {
+                match self { $( Self::$variant => $hint, )+ }
+            }
+        }
+    };
+}
+
+codes! {
+    // Solidity's `enum Reason` from its second member on (its first, None, is no reason).
+    /// No mandate has these terms.
+    UnknownMandate, "unknown_mandate", 404, "check the mandate id, and that its opening is confirmed";
+    /// Revoked or swept.
+    Ended, "mandate_ended", 403, "ask for a new mandate";
+    /// The sender is not a submitter of the mandate's guardian.
+    NotSubmitter, "not_submitter", 403, "send the payment to the relayer that the mandate names as its guardian";
+    /// Before the mandate's start.
+    NotStarted, "mandate_not_started", 403, "wait until the mandate's start";
+    /// At or after the mandate's expiry.
+    Expired, "mandate_expired", 403, "ask for a new mandate";
+    /// At or after the payment's deadline.
+    DeadlinePassed, "deadline_passed", 403, "sign the payment again with a later deadline";
+    /// An amount of zero.
+    AmountZero, "amount_zero", 403, "pay more than zero";
+    /// The payee is the zero address, the escrow or the token.
+    BadPayee, "bad_payee", 403, "name an address that can own money: neither zero, nor the escrow, nor the token";
+    /// The payee is not in the mandate's list.
+    PayeeNotAllowed, "payee_not_allowed", 403, "pay one of the mandate's payees, or ask for a mandate that allows this one";
+    /// Above the mandate's maximum of one payment.
+    AbovePerPayment, "above_per_payment", 403, "pay at most the mandate's per-payment maximum";
+    /// More than is left.
+    InsufficientBudget, "insufficient_budget", 403, "pay at most what is available, or ask for a new mandate";
+    /// More than the rolling window leaves.
+    WindowExceeded, "window_exceeded", 403, "wait until the rolling window has room again";
+    /// A higher nonce has retired this one.
+    NonceRetired, "nonce_retired", 409, "sign again with a nonce above the highest one used";
+    /// The nonce has paid already.
+    NonceUsed, "nonce_used", 409, "sign again with the next free nonce";
+    /// The signature is not the agent's.
+    BadSignature, "bad_signature", 400, "sign the Spend message with the agent's key for this chain id and escrow";
+    /// The token refuses the transfer.
+    TransferFailed, "transfer_failed", 403, "the token refuses this transfer: check that the payee can receive it";
+
+    // Reasons that only the relayer knows.
+    /// The opening is not confirmed yet.
+    NotYetOpen, "mandate_not_open_yet", 409, "wait until the mandate's opening is confirmed";
+    /// The relayer stopped the mandate.
+    Frozen, "mandate_frozen", 403, "the relayer saw something on chain that it can't explain: ask its host";
+    /// The guardian is not this relayer's.
+    ForeignGuardian, "foreign_guardian", 403, "send the payment to the relayer that the mandate names as its guardian";
+    /// The mandate's intent document is not known here.
+    IntentUnknown, "intent_unknown", 403, "ask for mandates through this relayer, so that it knows what they allow";
+    /// The deadline is too near.
+    DeadlineTooSoon, "deadline_too_soon", 403, "sign again with a later deadline (see deadline_min in /v1/info)";
+    /// The deadline is too far.
+    DeadlineTooLate, "deadline_too_late", 403, "sign again with an earlier deadline (see deadline_max in /v1/info)";
+    /// The deadline is past the mandate's expiry.
+    DeadlinePastExpiry, "deadline_past_expiry", 403, "sign again with a deadline not past the mandate's expiry";
+    /// Below the host's minimum.
+    BelowMinimum, "below_minimum", 403, "pay at least the host's minimum (see payment_min in /v1/info)";
+
+    // Failures of a call.
+    /// Not understood.
+    InvalidRequest, "invalid_request", 400, "send what the documentation of this call shows";
+    /// Terms that the contract would refuse to open.
+    InvalidTerms, "invalid_terms", 422, "change what the detail names";
+    /// No valid ERC-8128 signature.
+    Unauthenticated, "unauthenticated", 401, "sign the request by ERC-8128 with your key, now, with a new nonce";
+    /// Nothing here, or not yours.
+    NotFound, "not_found", 404, "check the id, and that the key you sign with may see it";
+    /// Not with this method.
+    MethodNotAllowed, "method_not_allowed", 405, "use the method that the documentation names";
+    /// The body is not JSON by its content type.
+    UnsupportedMediaType, "unsupported_media_type", 415, "send content-type: application/json";
+    /// The body is too large.
+    TooLarge, "too_large", 413, "send at most 64 KiB";
+    /// The client was too slow.
+    Timeout, "timeout", 408, "send the request again";
+    /// The nonce belongs to another payment.
+    NonceTaken, "nonce_taken", 409, "sign again with the next free nonce";
+    /// The idempotency key came before with other content.
+    IdempotencyKeyReused, "idempotency_key_reused", 422, "use a new Idempotency-Key for new content";
+    /// The request was approved already.
+    AlreadyApproved, "already_approved", 409, "use the mandate that the request shows";
+    /// The opening would fail on chain.
+    OpenWouldFail, "open_would_fail", 422, "check that the operator holds the cap in USDC and that the authorisation is for exactly these terms";
+    /// Too many calls.
+    RateLimited, "rate_limited", 429, "wait as long as retry_after says";
+    /// More work than can be taken.
+    Overloaded, "overloaded", 503, "wait as long as retry_after says, then send the same again";
+    /// It can't be said whether the call took effect.
+    Unavailable, "unavailable", 503, "send the same again: it is never done twice";
+    /// The relayer takes no new work.
+    Halted, "halted", 503, "the relayer stopped itself to be safe: its /readyz says why";
+    /// A defect of ours.
+    Internal, "internal", 500, "send the same again; if it persists, give the x-request-id to the host";
+}
+
+impl Code {
+    /// The code of Solidity's `Reason`; `None` for its zero and for numbers it does not have.
+    #[must_use]
+    pub fn from_reason(reason: u8) -> Option<Self> {
+        let index = usize::from(reason).checked_sub(1)?;
+        Self::ALL.get(index).copied().filter(|_| reason <= Self::TransferFailed as u8 + 1)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_survive_json() {
+        for (index, code) in Code::ALL.iter().enumerate() {
+            assert!(Code::ALL.iter().skip(index + 1).all(|other| other.name() != code.name()), "{code}");
+            let json = serde_json::to_string(code).unwrap();
+            assert_eq!(json, format!("\"{code}\""));
+            assert_eq!(serde_json::from_str::<Code>(&json).unwrap(), *code);
+        }
+    }
+
+    #[test]
+    fn only_the_contract_s_reasons_have_a_number() {
+        assert_eq!(Code::from_reason(0), None);
+        assert_eq!(Code::from_reason(1), Some(Code::UnknownMandate));
+        assert_eq!(Code::from_reason(16), Some(Code::TransferFailed));
+        assert_eq!(Code::from_reason(17), None);
+        assert_eq!(Code::from_reason(255), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! What Stipend means, without any I/O: amounts, ids, terms, intents, policy, codes and the types
+//! of the API. Nothing here knows of a runtime, a database or a node.
+
+pub mod address;
+pub mod amount;
+pub mod api;
+pub mod code;
+pub mod id;
+pub mod intent;
+pub mod merkle;
+pub mod nonce;
+pub mod policy;
+pub mod span;
+pub mod terms;
+
+pub use amount::Amount;
+pub use code::Code;
+pub use id::{MandateId, PaymentId, RequestId};
+pub use intent::Intent;
+pub use span::Span;
+pub use terms::Terms;
+
+/// Seconds since 1970, as block times and deadlines count them.
+pub type Seconds = u64;

@@ -1,0 +1,124 @@
+//! The terms of a mandate, exactly as the contract hashes them.
+
+use alloy_primitives::{Address, B256};
+use serde::{Deserialize, Serialize};
+
+use crate::{Amount, Seconds, address};
+
+/// After the expiry, how long captures may still arrive by default: a card's latest clearing (38
+/// days) and some reserve.
+pub const CAPTURE_RESERVE: Seconds = 40 * 86_400;
+
+/// The latest second that the contract can store.
+pub const LATEST: Seconds = u32::MAX as Seconds;
+
+/// The terms of a mandate: fixed when it is opened, and hashed into its id. Field by field
+/// Solidity's `struct Terms`; see docs/operations/open.md.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    /// Funds the mandate; everything that is left returns here.
+    #[serde(with = "address::strict")]
+    pub operator: Address,
+    /// Signs payments.
+    #[serde(with = "address::strict")]
+    pub agent: Address,
+    /// Whose submitters may act; zero: anybody may submit what the agent signed.
+    pub guardian: Address,
+    /// Escrowed in full when opened.
+    pub cap: Amount,
+    /// Maximum of one payment or hold; zero: none.
+    pub per_payment: Amount,
+    /// Maximum newly committed in any window; zero: none.
+    pub window_cap: Amount,
+    /// Length of the window in seconds.
+    pub window: u32,
+    /// First second at which it can be spent.
+    pub start: Seconds,
+    /// From this second on there is no new payment and no new hold.
+    pub expiry: Seconds,
+    /// From this second on everything can be swept.
+    pub capture_end: Seconds,
+    /// Merkle root of the allowed payees; zero: any.
+    pub payees: B256,
+    /// Hash of the intent document.
+    pub intent: B256,
+    /// Whether a refund goes back to the budget, or straight to the operator.
+    pub refunds_restore_budget: bool,
+}
+
+/// Why the contract would not open these terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TermsError {
+    /// The operator is the zero address.
+    #[error("the operator is the zero address")]
+    OperatorZero,
+    /// The agent is the zero address.
+    #[error("the agent is the zero address")]
+    AgentZero,
+    /// Nothing to spend.
+    #[error("the cap is zero")]
+    CapZero,
+    /// Times are not in order.
+    #[error("not start {start} < expiry {expiry} ≤ capture end {capture_end} ≤ {LATEST}")]
+    TimesOutOfOrder {
+        /// The start.
+        start: Seconds,
+        /// The expiry.
+        expiry: Seconds,
+        /// The capture end.
+        capture_end: Seconds,
+    },
+    /// Already over.
+    #[error("the expiry {expiry} is not in the future (now {now})")]
+    ExpiryPassed {
+        /// The expiry.
+        expiry: Seconds,
+        /// The time compared with.
+        now: Seconds,
+    },
+    /// One without the other.
+    #[error("a window needs both a length and a cap")]
+    WindowIncomplete,
+    /// Rolling windows are not served yet.
+    #[error("a rolling window can't be opened yet")]
+    WindowUnsupported,
+    /// A part above the whole.
+    #[error("the per-payment maximum {0} is above the cap {1}")]
+    PerPaymentAboveCap(Amount, Amount),
+}
+
+impl Terms {
+    /// Checks what the contract checks when it opens them, at block time `now`.
+    ///
+    /// # Errors
+    /// The first of [`TermsError`] that applies.
+    pub fn check(&self, now: Seconds) -> Result<(), TermsError> {
+        let Self { start, expiry, capture_end, .. } = *self;
+        if self.operator.is_zero() {
+            return Err(TermsError::OperatorZero);
+        }
+        if self.agent.is_zero() {
+            return Err(TermsError::AgentZero);
+        }
+        if self.cap.is_zero() {
+            return Err(TermsError::CapZero);
+        }
+        if !(start < expiry && expiry <= capture_end && capture_end <= LATEST) {
+            return Err(TermsError::TimesOutOfOrder { start, expiry, capture_end });
+        }
+        if expiry <= now {
+            return Err(TermsError::ExpiryPassed { expiry, now });
+        }
+        if (self.window == 0) != self.window_cap.is_zero() {
+            return Err(TermsError::WindowIncomplete);
+        }
+        if self.window != 0 {
+            return Err(TermsError::WindowUnsupported);
+        }
+        if self.per_payment > self.cap {
+            return Err(TermsError::PerPaymentAboveCap(self.per_payment, self.cap));
+        }
+        Ok(())
+    }
+}
