@@ -1,0 +1,121 @@
+//! The EIP-712 messages. Golden vectors (bindings/vectors) hold Solidity and Rust to the same
+//! bytes.
+
+use std::borrow::Cow;
+
+use alloy_primitives::{Address, B256, U256};
+use alloy_sol_types::{Eip712Domain, SolStruct};
+use stipend_core::{Amount, MandateId, Seconds, Terms};
+
+use crate::convert::{OutOfRange, terms_on_chain, time};
+
+alloy_sol_types::sol! {
+    /// What an agent signs to pay.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Spend {
+        bytes32 mandate;
+        address payee;
+        uint64 amount;
+        uint32 nonce;
+        uint40 deadline;
+        bytes32 ref;
+    }
+
+    /// What an operator signs to fund a mandate without ETH (EIP-3009).
+    #[derive(Debug, PartialEq, Eq)]
+    struct ReceiveWithAuthorization {
+        address from;
+        address to;
+        uint256 value;
+        uint256 validAfter;
+        uint256 validBefore;
+        bytes32 nonce;
+    }
+}
+
+impl Spend {
+    /// The message for a payment from `mandate`.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] for a deadline beyond 40 bits.
+    pub fn new(
+        mandate: MandateId,
+        payee: Address,
+        amount: Amount,
+        nonce: u32,
+        deadline: Seconds,
+        reference: B256,
+    ) -> Result<Self, OutOfRange> {
+        Ok(Self {
+            mandate: mandate.0,
+            payee,
+            amount: amount.units(),
+            nonce,
+            deadline: time("deadline", deadline)?,
+            r#ref: reference,
+        })
+    }
+}
+
+/// Where messages are valid: one chain and one escrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// The chain.
+    pub chain_id: u64,
+    /// The escrow.
+    pub escrow: Address,
+}
+
+fn domain(name: &'static str, version: &'static str, chain_id: u64, contract: Address) -> Eip712Domain {
+    Eip712Domain::new(
+        Some(Cow::Borrowed(name)),
+        Some(Cow::Borrowed(version)),
+        Some(U256::from(chain_id)),
+        Some(contract),
+        None,
+    )
+}
+
+impl Domain {
+    /// The domain as EIP-712 has it.
+    #[must_use]
+    pub fn eip712(&self) -> Eip712Domain {
+        domain("MandateEscrow", "1", self.chain_id, self.escrow)
+    }
+
+    /// The id of the mandate with these terms.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] for a time beyond 40 bits.
+    pub fn mandate_id(&self, terms: &Terms) -> Result<MandateId, OutOfRange> {
+        Ok(MandateId(terms_on_chain(terms)?.eip712_signing_hash(&self.eip712())))
+    }
+
+    /// The digest that the agent signs.
+    #[must_use]
+    pub fn spend_digest(&self, spend: &Spend) -> B256 {
+        spend.eip712_signing_hash(&self.eip712())
+    }
+}
+
+/// The EIP-3009 message that funds `mandate` with `cap`, and its digest under the domain of USDC
+/// (name "USD Coin", version "2") at `token`.
+#[must_use]
+pub fn receive_with_authorization(
+    at: Domain,
+    token: Address,
+    (operator, cap): (Address, Amount),
+    (valid_after, valid_before): (Seconds, Seconds),
+    mandate: MandateId,
+) -> (ReceiveWithAuthorization, B256) {
+    let message = ReceiveWithAuthorization {
+        from: operator,
+        to: at.escrow,
+        value: U256::from(cap.units()),
+        validAfter: U256::from(valid_after),
+        validBefore: U256::from(valid_before),
+        nonce: mandate.0,
+    };
+    let digest = message.eip712_signing_hash(&domain("USD Coin", "2", at.chain_id, token));
+    (message, digest)
+}

@@ -1,0 +1,31 @@
+//! The `MandateEscrow` and its token as Rust sees them: calls, events and errors from the
+//! committed ABI, the EIP-712 digests that agents and operators sign, and the signatures over
+//! them. No I/O.
+
+mod convert;
+mod digest;
+mod signature;
+
+pub use convert::{OutOfRange, row, terms_from_chain, terms_on_chain};
+pub use digest::{Domain, ReceiveWithAuthorization, Spend, receive_with_authorization};
+pub use signature::{SignatureError, compact, recover};
+
+/// The contracts' interfaces and creation code, from `bindings/abi`.
+#[expect(missing_docs, reason = "generated from the ABI; Solidity's interfaces document it")]
+pub mod abi {
+    alloy_sol_types::sol!(
+        #[derive(Debug, PartialEq, Eq)]
+        MandateEscrow,
+        "abi/MandateEscrow.json"
+    );
+    alloy_sol_types::sol!(
+        #[derive(Debug, PartialEq, Eq)]
+        MockUSDC,
+        "abi/MockUSDC.json"
+    );
+    alloy_sol_types::sol!(
+        #[derive(Debug, PartialEq, Eq)]
+        MockUSDCProxy,
+        "abi/MockUSDCProxy.json"
+    );
+}
