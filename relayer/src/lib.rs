@@ -1,0 +1,7 @@
+//! The relayer: takes payments that agents signed, keeps a durable ledger of them, sends them on
+//! chain in batches and follows what becomes of them.
+//!
+//! Imports point one way: `ledger ← chain ← service ← api ← app`.
+
+pub mod api;
+pub mod service;
