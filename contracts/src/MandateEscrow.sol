@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {EIP712} from "./EIP712.sol";
 import {IMandateEscrow} from "./interfaces/IMandateEscrow.sol";
 import {IUSDC} from "./interfaces/IUSDC.sol";
@@ -145,19 +146,13 @@ contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
     {
         _requireSideArrays(groups, proofs.length, signatures.length);
 
-        Batch memory batch = Batch({domain: _domain(), row: 0, paid: 0});
+        bytes32 domain = _domain();
+        uint256 row = 0;
         for (uint256 i = 0; i < groups.length; ++i) {
-            _settleGroup(batch, groups[i].terms, groups[i].payments, proofs, signatures);
+            Payment[] calldata payments = groups[i].payments;
+            paid += _settleGroup(domain, groups[i].terms, payments, row, proofs, signatures);
+            row += payments.length;
         }
-        return batch.paid;
-    }
-
-    /// @dev What the groups of a batch share while it is worked through.
-    struct Batch {
-        bytes32 domain;
-        /// @dev Rows so far: where the side arrays go on.
-        uint256 row;
-        uint256 paid;
     }
 
     function _requireSideArrays(Group[] calldata groups, uint256 proofs, uint256 signatures) private pure {
@@ -172,12 +167,13 @@ contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
 
     /// @dev Works on a copy of the mandate, stored at the end if a row paid.
     function _settleGroup(
-        Batch memory batch,
+        bytes32 domain,
         Terms calldata terms,
         Payment[] calldata payments,
+        uint256 row,
         bytes32[][] calldata proofs,
         bytes[] calldata signatures
-    ) private {
+    ) private returns (uint256 paid) {
         bytes32 id = idOf(terms);
         Mandate memory mandate = _mandates[id];
 
@@ -186,71 +182,91 @@ contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
             for (uint256 i = 0; i < payments.length; ++i) {
                 emit Skipped(id, payments[i].nonce, reason);
             }
-            batch.row += payments.length;
-            return;
+            return 0;
         }
 
-        uint256 paidBefore = batch.paid;
         uint256 next = 0;
         while (next < payments.length) {
-            next = _settleRun(batch, id, terms, mandate, payments, next, proofs, signatures);
+            uint256 first = next;
+            address payee = payments[first].payee;
+            (uint64 remaining, uint88 nonceBits, uint32 nonceBase) =
+                (mandate.remaining, mandate.nonceBits, mandate.nonceBase);
+
+            uint256 passed;
+            (next, passed) = _commitRun(domain, id, terms, mandate, payee, payments, first, row, proofs, signatures);
+            if (passed == 0) continue;
+
+            bool moved = TOKEN.trySafeTransfer(payee, remaining - mandate.remaining);
+            if (!moved) {
+                (mandate.remaining, mandate.nonceBits, mandate.nonceBase) = (remaining, nonceBits, nonceBase);
+            }
+            paid += _report(id, payee, payments, first, next, passed, moved);
         }
-        if (batch.paid != paidBefore) _mandates[id] = mandate;
+        if (paid != 0) _mandates[id] = mandate;
     }
 
-    /// @dev Commits the run that starts at `first` to the copy and transfers it as one; if the token refuses, the copy is
-    /// as it was.
+    /// @dev Commits to the copy what passes of the run that starts at `first`, and skips the rest.
     /// @return next The row after the run
-    function _settleRun(
-        Batch memory batch,
+    /// @return passed Bit i: whether row `first + i` passed
+    function _commitRun(
+        bytes32 domain,
         bytes32 id,
         Terms calldata terms,
         Mandate memory mandate,
+        address payee,
         Payment[] calldata payments,
         uint256 first,
+        uint256 row,
         bytes32[][] calldata proofs,
         bytes[] calldata signatures
-    ) private returns (uint256 next) {
-        (uint64 remaining, uint88 nonceBits, uint32 nonceBase) =
-            (mandate.remaining, mandate.nonceBits, mandate.nonceBase);
-        address payee = payments[first].payee;
-        uint256 passed = 0;
+    ) private returns (uint256 next, uint256 passed) {
+        uint256 end = Math.min(first + MAX_RUN, payments.length);
+        uint256 bit = 1;
 
-        for (next = first; next < payments.length && next - first < MAX_RUN; ++next) {
+        for (next = first; next < end; ++next) {
             Payment calldata payment = payments[next];
             if (payment.payee != payee) break;
             Reason reason = _checkPayment(
-                batch.domain,
+                domain,
                 id,
                 terms,
                 mandate,
                 payment,
-                proofs.length == 0 ? _noProof() : proofs[batch.row],
-                signatures.length == 0 ? _noSignature() : signatures[batch.row]
+                proofs.length == 0 ? _noProof() : proofs[row + next],
+                signatures.length == 0 ? _noSignature() : signatures[row + next]
             );
             if (reason == Reason.None) {
                 _commit(mandate, payment);
-                passed |= 1 << (next - first);
+                passed |= bit;
             } else {
                 emit Skipped(id, payment.nonce, reason);
             }
-            ++batch.row;
+            bit <<= 1;
         }
-        if (passed == 0) return next;
+    }
 
-        bool moved = TOKEN.trySafeTransfer(payee, remaining - mandate.remaining);
-        if (!moved) {
-            (mandate.remaining, mandate.nonceBits, mandate.nonceBase) = (remaining, nonceBits, nonceBase);
-        }
-        for (uint256 i = first; i < next; ++i) {
-            if ((passed >> (i - first)) & 1 == 0) continue;
-            Payment calldata payment = payments[i];
-            if (moved) {
-                emit Spent(id, payee, payment.amount, payment.nonce, payment.ref);
-                ++batch.paid;
-            } else {
-                emit Skipped(id, payment.nonce, Reason.TransferFailed);
+    /// @dev One event for each row from `first` to `end` that passed.
+    /// @return paid How many were paid
+    function _report(
+        bytes32 id,
+        address payee,
+        Payment[] calldata payments,
+        uint256 first,
+        uint256 end,
+        uint256 passed,
+        bool moved
+    ) private returns (uint256 paid) {
+        for (uint256 i = first; i < end; ++i) {
+            if (passed & 1 == 1) {
+                Payment calldata payment = payments[i];
+                if (moved) {
+                    emit Spent(id, payee, payment.amount, payment.nonce, payment.ref);
+                    ++paid;
+                } else {
+                    emit Skipped(id, payment.nonce, Reason.TransferFailed);
+                }
             }
+            passed >>= 1;
         }
     }
 
@@ -284,7 +300,8 @@ contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
         if (amount == 0) return Reason.AmountZero;
         if (payee == address(0) || payee == address(this) || payee == address(TOKEN)) return Reason.BadPayee;
         if (!Payees.allows(terms.payees, payee, proof)) return Reason.PayeeNotAllowed;
-        if (terms.perPayment != 0 && amount > terms.perPayment) return Reason.AbovePerPayment;
+        uint64 perPayment = terms.perPayment;
+        if (perPayment != 0 && amount > perPayment) return Reason.AbovePerPayment;
         if (amount > mandate.remaining) return Reason.InsufficientBudget;
 
         Reason reason = mandate.check(payment.nonce);

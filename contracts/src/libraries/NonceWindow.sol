@@ -12,20 +12,24 @@ library NonceWindow {
 
     /// @dev Why the nonce cannot be used; None if it can.
     function check(Mandate memory mandate, uint32 nonce) internal pure returns (Reason) {
-        if (nonce < mandate.nonceBase) return Reason.NonceRetired;
-        uint256 place = nonce - mandate.nonceBase;
-        bool used = place <= LAST && (mandate.nonceBits >> place) & 1 != 0;
-        return used ? Reason.NonceUsed : Reason.None;
+        uint32 base = mandate.nonceBase;
+        if (nonce < base) return Reason.NonceRetired;
+        unchecked {
+            // Above the window the shift leaves nothing.
+            return (mandate.nonceBits >> (nonce - base)) & 1 == 0 ? Reason.None : Reason.NonceUsed;
+        }
     }
 
-    /// @dev Uses a nonce that `check` has passed.
+    /// @dev Uses a nonce that `check` has passed, so that nothing here wraps.
     function use(Mandate memory mandate, uint32 nonce) internal pure {
-        uint256 place = nonce - mandate.nonceBase;
-        if (place > LAST) {
-            mandate.nonceBits >>= place - LAST;
-            mandate.nonceBase = nonce - LAST;
-            place = LAST;
+        unchecked {
+            uint32 place = nonce - mandate.nonceBase;
+            if (place > LAST) {
+                mandate.nonceBits >>= place - LAST;
+                mandate.nonceBase = nonce - LAST;
+                place = LAST;
+            }
+            mandate.nonceBits |= uint88(1) << place;
         }
-        mandate.nonceBits |= uint88(1) << place;
     }
 }
