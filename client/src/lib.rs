@@ -1,1 +1,307 @@
-//! .
+//! The typed SDK: asks for mandates, signs payments, sends both, and follows what becomes of them.
+//!
+//! ```no_run
+//! # async fn example(signer: alloy::signers::local::PrivateKeySigner, mandate: stipend_core::MandateId,
+//! #     payee: alloy_primitives::Address) -> Result<(), Box<dyn std::error::Error>> {
+//! use stipend_client::{Client, Pay, Wait};
+//!
+//! let client = Client::new("http://127.0.0.1:8420".parse()?, signer)?;
+//! let payment = client.pay(Pay::new(mandate, payee, "4.20".parse()?)).await?.object;
+//! let payment = client.wait_for(payment.id, Wait::Mined, std::time::Duration::from_secs(60)).await?;
+//! println!("{} is {}", payment.id, payment.state.name());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What an operator does on chain, with a key and a node of their own and without the relayer, is
+//! in [`chain`].
+
+pub mod chain;
+mod error;
+mod events;
+mod http;
+mod pay;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::{Address, B256};
+use reqwest::Method;
+use serde::{Serialize, de::DeserializeOwned};
+use stipend_bindings::Domain;
+use stipend_core::{
+    MandateId, PaymentId, RequestId, Seconds,
+    api::{
+        AuditEntry, Health, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest, Page, Payment, PaymentState,
+    },
+};
+use tokio::sync::OnceCell;
+use url::Url;
+
+pub use error::Error;
+pub use events::Events;
+pub use pay::Pay;
+
+use http::{Call, Http};
+
+/// How long what `/v1/info` says about time may be used.
+const CLOCK_TTL: Duration = Duration::from_secs(30);
+
+/// A relayer, and the key that everything sent to it is signed with. Cheap to clone; clones hand
+/// out nonces from one sequence.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    http: Http,
+    signer: PrivateKeySigner,
+    /// Where signatures are valid: never changes while a relayer runs.
+    domain: OnceCell<Domain>,
+    clock: Mutex<Option<(Instant, Info)>>,
+    books: pay::Books,
+}
+
+/// The answer to something that creates: what there is now, and whether it was there before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted<T> {
+    /// The object.
+    pub object: T,
+    /// Whether an earlier call created it.
+    pub replayed: bool,
+}
+
+/// Which page of a list.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PageQuery {
+    /// The `next_cursor` of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// At most so many objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Which payments.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PaymentFilter {
+    /// Of this mandate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mandate: Option<MandateId>,
+    /// In this state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<PaymentState>,
+    /// With this `ref`.
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<B256>,
+}
+
+/// What to wait for. A payment that fails ends every wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// In a block.
+    Mined,
+    /// In a block that is final.
+    Settled,
+}
+
+impl Wait {
+    /// Whether a payment in this state need not be waited for any more.
+    #[must_use]
+    pub const fn is_over(self, state: PaymentState) -> bool {
+        match self {
+            Self::Mined => matches!(state, PaymentState::Mined | PaymentState::Settled | PaymentState::Failed),
+            Self::Settled => state.is_final(),
+        }
+    }
+}
+
+impl Client {
+    /// A client of the relayer at `base`, which signs with `signer`. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] if `base` is not an `http` or `https` URL, or there is no TLS provider.
+    pub fn new(base: Url, signer: PrivateKeySigner) -> Result<Self, Error> {
+        Ok(Self {
+            inner: Arc::new(Inner {
+                http: Http::new(base)?,
+                signer,
+                domain: OnceCell::new(),
+                clock: Mutex::new(None),
+                books: pay::Books::default(),
+            }),
+        })
+    }
+
+    /// The address that signs.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        self.inner.signer.address()
+    }
+
+    /// Where the relayer stands.
+    ///
+    /// # Errors
+    /// See [`Error`]; so for all calls.
+    pub async fn info(&self) -> Result<Info, Error> {
+        let info: Info = self.unsigned("v1/info").await?;
+        if let Ok(mut clock) = self.inner.clock.lock() {
+            *clock = Some((Instant::now(), info.clone()));
+        }
+        Ok(info)
+    }
+
+    /// Whether the relayer runs.
+    pub async fn healthz(&self) -> Result<Health, Error> {
+        self.unsigned("healthz").await
+    }
+
+    /// Whether it takes new work, and what is wrong; an answer of 503 is an answer here.
+    pub async fn readyz(&self) -> Result<Health, Error> {
+        let call = Call::new(Method::GET, self.inner.http.url("readyz", &())?).any_status();
+        self.inner.http.send(call, None).await?.json()
+    }
+
+    /// Asks for a mandate.
+    pub async fn request_mandate(&self, body: &NewMandateRequest) -> Result<Accepted<MandateRequest>, Error> {
+        self.post("v1/mandate-requests", body).await
+    }
+
+    /// One request.
+    pub async fn mandate_request(&self, id: RequestId) -> Result<MandateRequest, Error> {
+        self.get(&format!("v1/mandate-requests/{id}"), &()).await
+    }
+
+    /// The caller's requests, newest first.
+    pub async fn mandate_requests(&self, page: &PageQuery) -> Result<Page<MandateRequest>, Error> {
+        self.get("v1/mandate-requests", page).await
+    }
+
+    /// Approves a request by one message, which the relayer sends.
+    pub async fn open_mandate(&self, body: &NewMandate) -> Result<Accepted<Mandate>, Error> {
+        self.post("v1/mandates", body).await
+    }
+
+    /// One mandate of the caller's, as its agent or its operator.
+    pub async fn mandate(&self, id: MandateId) -> Result<Mandate, Error> {
+        self.get(&format!("v1/mandates/{id}"), &()).await
+    }
+
+    /// The caller's mandates, newest first.
+    pub async fn mandates(&self, page: &PageQuery) -> Result<Page<Mandate>, Error> {
+        self.get("v1/mandates", page).await
+    }
+
+    /// One payment of the caller's; with `wait`, once that is over, but after 25 s in any case.
+    pub async fn payment(&self, id: PaymentId, wait: Option<Wait>) -> Result<Payment, Error> {
+        #[derive(Serialize)]
+        struct Query {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            wait: Option<Wait>,
+        }
+        self.get(&format!("v1/payments/{id}"), &Query { wait }).await
+    }
+
+    /// One payment of the caller's, once `wait` is over, but after `at_most` in any case: look at
+    /// its state.
+    pub async fn wait_for(&self, id: PaymentId, wait: Wait, at_most: Duration) -> Result<Payment, Error> {
+        let start = Instant::now();
+        loop {
+            let payment = self.payment(id, Some(wait)).await?;
+            if wait.is_over(payment.state) || start.elapsed() >= at_most {
+                return Ok(payment);
+            }
+            // The relayer does the waiting; this only keeps one that answers at once from being asked all the time.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The caller's payments, newest first.
+    pub async fn payments(&self, filter: &PaymentFilter, page: &PageQuery) -> Result<Page<Payment>, Error> {
+        #[derive(Serialize)]
+        struct Query<'a> {
+            #[serde(flatten)]
+            filter: &'a PaymentFilter,
+            #[serde(flatten)]
+            page: &'a PageQuery,
+        }
+        self.get("v1/payments", &Query { filter, page }).await
+    }
+
+    /// The caller's audit entries after `after`, oldest first; `next_cursor` is the next `after`.
+    pub async fn audit(
+        &self,
+        mandate: Option<MandateId>,
+        after: u64,
+        limit: Option<u32>,
+    ) -> Result<Page<AuditEntry>, Error> {
+        #[derive(Serialize)]
+        struct Query {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            mandate: Option<MandateId>,
+            after: u64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            limit: Option<u32>,
+        }
+        self.get("v1/audit", &Query { mandate, after, limit }).await
+    }
+
+    /// The caller's audit entries as they come: those after `after`, or from now on.
+    pub async fn events(&self, mandate: Option<MandateId>, after: Option<u64>) -> Result<Events, Error> {
+        Events::connect(self.clone(), mandate, after).await
+    }
+
+    /// Where this relayer's signatures are valid.
+    pub async fn domain(&self) -> Result<Domain, Error> {
+        let domain = self.inner.domain.get_or_try_init(|| async {
+            let info = self.info().await?;
+            Ok::<_, Error>(Domain { chain_id: info.chain_id, escrow: info.escrow })
+        });
+        domain.await.copied()
+    }
+
+    /// The time that deadlines are measured against, the later of the chain's and this machine's,
+    /// and the limits they are held to.
+    async fn clock(&self) -> Result<(Seconds, Info), Error> {
+        let known = self.inner.clock.lock().ok().and_then(|clock| clock.clone());
+        let info = match known {
+            Some((at, info)) if at.elapsed() < CLOCK_TTL => info,
+            _ => self.info().await?,
+        };
+        Ok((info.head.time.max(now()), info))
+    }
+
+    async fn unsigned<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let call = Call::new(Method::GET, self.inner.http.url(path, &())?);
+        self.inner.http.send(call, None).await?.json()
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str, query: &impl Serialize) -> Result<T, Error> {
+        let call = Call::new(Method::GET, self.inner.http.url(path, query)?);
+        self.inner.http.send(call, Some(self.identity().await?)).await?.json()
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Accepted<T>, Error> {
+        // One key for all attempts: whatever is sent again is done once.
+        let key = B256::random().to_string();
+        let call = Call::new(Method::POST, self.inner.http.url(path, &())?).body(body, Some(key))?;
+        let answer = self.inner.http.send(call, Some(self.identity().await?)).await?;
+        Ok(Accepted { replayed: answer.replayed, object: answer.json()? })
+    }
+
+    async fn identity(&self) -> Result<http::Identity<'_>, Error> {
+        Ok(http::Identity { signer: &self.inner.signer, chain_id: self.domain().await?.chain_id })
+    }
+}
+
+/// Seconds since 1970 by this machine's clock.
+#[must_use]
+pub fn now() -> Seconds {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

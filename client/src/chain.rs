@@ -1,0 +1,424 @@
+//! What an operator does on chain with a key and a node of their own: look, approve, open, revoke,
+//! deploy. No relayer is needed, and none is trusted.
+
+use std::time::{Duration, Instant};
+
+use alloy::{
+    consensus::TxEnvelope,
+    eips::{BlockNumberOrTag, eip2718::Encodable2718},
+    network::{EthereumWallet, NetworkTransactionBuilder, TransactionBuilder},
+    providers::{Provider, ProviderBuilder, RootProvider},
+    rpc::types::{Filter, TransactionReceipt, TransactionRequest},
+    signers::{SignerSync, local::PrivateKeySigner},
+    transports::{RpcError, TransportError},
+};
+use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
+use alloy_sol_types::{ContractError, SolCall, SolEvent, SolInterface};
+use stipend_bindings::{
+    Domain, OutOfRange, Spend,
+    abi::{MandateEscrow, MockUSDC},
+    compact, receive_with_authorization, row, terms_from_chain, terms_on_chain,
+};
+use stipend_core::{
+    Amount, Code, Intent, MandateId, Seconds, Terms,
+    api::{Authorization, BlockRef},
+    merkle,
+};
+use url::Url;
+
+/// How long a transaction may take to be mined.
+const MINED_WITHIN: Duration = Duration::from_secs(120);
+
+/// How often it is looked for.
+const POLL: Duration = Duration::from_millis(200);
+
+/// After how long without a receipt the same bytes are sent again.
+const RESEND: Duration = Duration::from_secs(10);
+
+/// How long a node may take to answer.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// How far back [`Escrow::opened_for`] looks: what public nodes allow in one query, and hours on
+/// any chain.
+const RECENT_BLOCKS: u64 = 5_000;
+
+/// Why something on chain did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// The escrow refuses the payment.
+    #[error("the contract refuses the payment: {0}")]
+    Refused(Code),
+    /// Somebody opened these very terms before: for whoever wanted them opened, this is success.
+    #[error("{0} is open already")]
+    AlreadyOpened(MandateId),
+    /// It was revoked or swept before.
+    #[error("{0} has ended already")]
+    AlreadyEnded(MandateId),
+    /// Any other revert.
+    #[error("the contract reverts: {0}")]
+    Reverted(String),
+    /// The node refuses, or does not answer.
+    #[error("the node fails on {doing}: {source}")]
+    Node {
+        /// During what.
+        doing: &'static str,
+        /// What it said.
+        #[source]
+        source: Box<TransportError>,
+    },
+    /// Sent, and not seen in a block.
+    #[error("transaction {hash} is not mined after {} s: it may still be; look it up before trying again", MINED_WITHIN.as_secs())]
+    NotMined {
+        /// The transaction.
+        hash: B256,
+    },
+    /// No contract where one should be.
+    #[error("there is no contract at {0} on this chain: check the address and the RPC URL")]
+    NoCode(Address),
+    /// A number that does not fit.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+    /// Cannot happen with a sound node and key.
+    #[error("{0}")]
+    Other(String),
+}
+
+fn node(doing: &'static str) -> impl Fn(TransportError) -> ChainError {
+    move |source| match source.as_error_resp().and_then(|error| error.as_revert_data()) {
+        Some(data) => reverted(&data),
+        None => ChainError::Node { doing, source: Box::new(source) },
+    }
+}
+
+fn reverted(data: &[u8]) -> ChainError {
+    use MandateEscrow::MandateEscrowErrors as Errors;
+    match ContractError::<Errors>::abi_decode(data) {
+        Ok(ContractError::CustomError(error)) => match error {
+            Errors::Refused(refused) => Code::from_reason(refused.reason.into())
+                .map_or_else(|| ChainError::Reverted("refused without a reason".into()), ChainError::Refused),
+            Errors::AlreadyOpened(error) => ChainError::AlreadyOpened(MandateId(error.mandate)),
+            Errors::AlreadyEnded(error) => ChainError::AlreadyEnded(MandateId(error.mandate)),
+            other => ChainError::Reverted(format!("{other:?}")),
+        },
+        Ok(ContractError::Revert(revert)) => ChainError::Reverted(revert.reason),
+        Ok(ContractError::Panic(panic)) => ChainError::Reverted(panic.to_string()),
+        Err(_) => ChainError::Reverted("without a reason that the escrow or its token knows".into()),
+    }
+}
+
+/// A chain, seen through one node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    provider: RootProvider,
+    id: u64,
+}
+
+impl Chain {
+    /// Connects to a node and asks which chain it is on.
+    ///
+    /// # Errors
+    /// [`ChainError`], if it does not answer; so for all calls.
+    pub async fn connect(node_url: Url) -> Result<Self, ChainError> {
+        let http = reqwest::Client::builder().timeout(ANSWER).build();
+        let http = http.map_err(|error| ChainError::Other(error.to_string()))?;
+        let provider = ProviderBuilder::new().disable_recommended_fillers().connect_reqwest(http, node_url);
+        let id = provider.get_chain_id().await.map_err(node("eth_chainId"))?;
+        Ok(Self { provider, id })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The latest block.
+    pub async fn head(&self) -> Result<BlockRef, ChainError> {
+        let block = self.provider.get_block_by_number(BlockNumberOrTag::Latest).await;
+        let block = block.map_err(node("eth_getBlockByNumber"))?;
+        let block = block.ok_or_else(|| ChainError::Other("the node has no latest block".into()))?;
+        let header = block.header;
+        Ok(BlockRef { number: header.number, hash: header.hash, time: header.timestamp })
+    }
+
+    /// Whether there is a contract.
+    pub async fn has_code(&self, address: Address) -> Result<bool, ChainError> {
+        Ok(!self.provider.get_code_at(address).await.map_err(node("eth_getCode"))?.is_empty())
+    }
+
+    /// How many transactions of an account are in blocks.
+    pub async fn transactions_of(&self, account: Address) -> Result<u64, ChainError> {
+        self.provider.get_transaction_count(account).latest().await.map_err(node("eth_getTransactionCount"))
+    }
+
+    /// Asks a contract.
+    pub async fn view<C: SolCall>(&self, contract: Address, call: &C) -> Result<C::Return, ChainError> {
+        let request = TransactionRequest::default().to(contract).input(call.abi_encode().into());
+        let answer = self.provider.call(request).latest().await.map_err(node("eth_call"))?;
+        C::abi_decode_returns(&answer).map_err(|error| ChainError::Other(format!("{contract} answers oddly: {error}")))
+    }
+
+    /// Sends a call of a contract and waits until it is mined.
+    pub async fn send(
+        &self,
+        from: &PrivateKeySigner,
+        contract: Address,
+        call: &impl SolCall,
+    ) -> Result<TransactionReceipt, ChainError> {
+        self.transact(from, TxKind::Call(contract), call.abi_encode().into()).await
+    }
+
+    /// Creates a contract and waits until it is mined.
+    pub async fn create(&self, from: &PrivateKeySigner, code: Bytes) -> Result<Address, ChainError> {
+        let receipt = self.transact(from, TxKind::Create, code).await?;
+        receipt.contract_address.ok_or_else(|| ChainError::Other("the node names no created contract".into()))
+    }
+
+    async fn transact(
+        &self,
+        from: &PrivateKeySigner,
+        to: TxKind,
+        input: Bytes,
+    ) -> Result<TransactionReceipt, ChainError> {
+        let sender = from.address();
+        let mut request = TransactionRequest::default().from(sender).input(input.into());
+        request.to = Some(to);
+        // The estimate runs the call, so what would revert is refused here, for nothing.
+        let gas = self.provider.estimate_gas(request.clone()).await.map_err(node("eth_estimateGas"))?;
+        let fees = self.provider.estimate_eip1559_fees().await.map_err(node("eth_feeHistory"))?;
+        let nonce = self.provider.get_transaction_count(sender).pending().await;
+        let filled = request
+            .clone()
+            .with_chain_id(self.id)
+            .with_nonce(nonce.map_err(node("eth_getTransactionCount"))?)
+            // Room for what other transactions change until this one is mined.
+            .with_gas_limit(gas.saturating_add(gas / 4))
+            .with_max_fee_per_gas(fees.max_fee_per_gas)
+            .with_max_priority_fee_per_gas(fees.max_priority_fee_per_gas);
+        let envelope = filled.build(&EthereumWallet::from(from.clone())).await;
+        let envelope = envelope.map_err(|error| ChainError::Other(error.to_string()))?;
+
+        let receipt = self.land(&envelope).await?;
+        if receipt.status() {
+            return Ok(receipt);
+        }
+        let again = self.provider.call(request).block(receipt.block_number.unwrap_or_default().into()).await;
+        Err(again.map_err(node("eth_call")).err().unwrap_or_else(|| {
+            ChainError::Reverted(format!("transaction {} reverted, for a reason that is gone", receipt.transaction_hash))
+        }))
+    }
+
+    /// Sends signed bytes, and sends them again, until they are mined or time is up.
+    async fn land(&self, envelope: &TxEnvelope) -> Result<TransactionReceipt, ChainError> {
+        let bytes = envelope.encoded_2718();
+        let hash = *envelope.tx_hash();
+        let start = Instant::now();
+        let mut attempts = 0_u32;
+        while start.elapsed() < MINED_WITHIN {
+            if start.elapsed() >= RESEND * attempts {
+                let sent = self.provider.send_raw_transaction(&bytes).await;
+                // A node that rejects the first attempt does not have it. Later on it may well say "already known"
+                // or "nonce too low" of what it holds or has mined, and no answer at all says nothing.
+                if let Err(error @ RpcError::ErrorResp(_)) = sent
+                    && attempts == 0
+                {
+                    return Err(node("eth_sendRawTransaction")(error));
+                }
+                attempts += 1;
+            }
+            if let Ok(Some(receipt)) = self.provider.get_transaction_receipt(hash).await {
+                return Ok(receipt);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err(ChainError::NotMined { hash })
+    }
+}
+
+/// A `MandateEscrow` and its token.
+#[derive(Clone, Debug)]
+pub struct Escrow {
+    chain: Chain,
+    domain: Domain,
+    token: Address,
+}
+
+/// What the chain says of a mandate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnChain {
+    /// Whether it was ever opened.
+    pub opened: bool,
+    /// Whether it was revoked or swept.
+    pub ended: bool,
+    /// What can still be spent, or returned.
+    pub remaining: Amount,
+    /// What is set aside in holds.
+    pub held: Amount,
+}
+
+/// What a revocation did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// The transaction.
+    pub tx_hash: B256,
+    /// What went back to the operator with it.
+    pub returned: Amount,
+}
+
+impl Escrow {
+    /// The escrow at an address, once it is seen that there is code there and at its token.
+    pub async fn at(chain: Chain, address: Address) -> Result<Self, ChainError> {
+        if !chain.has_code(address).await? {
+            return Err(ChainError::NoCode(address));
+        }
+        let token = chain.view(address, &MandateEscrow::tokenCall {}).await?;
+        if !chain.has_code(token).await? {
+            return Err(ChainError::NoCode(token));
+        }
+        Ok(Self { domain: Domain { chain_id: chain.id, escrow: address }, chain, token })
+    }
+
+    /// The chain it is on.
+    #[must_use]
+    pub const fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// Where signatures for it are valid.
+    #[must_use]
+    pub const fn domain(&self) -> Domain {
+        self.domain
+    }
+
+    /// Its token.
+    #[must_use]
+    pub const fn token(&self) -> Address {
+        self.token
+    }
+
+    /// The state of a mandate.
+    pub async fn mandate_of(&self, id: MandateId) -> Result<OnChain, ChainError> {
+        let state = self.view(&MandateEscrow::mandateOfCall { mandate: id.0 }).await?;
+        let status = u8::from(state.status);
+        Ok(OnChain {
+            opened: status != 0,
+            ended: status == 2,
+            remaining: amount(U256::from(state.remaining))?,
+            held: amount(U256::from(state.held))?,
+        })
+    }
+
+    /// The terms of a mandate that was opened, as its `Opened` event tells them.
+    pub async fn terms_of(&self, id: MandateId) -> Result<Option<Terms>, ChainError> {
+        let filter = self.opened().from_block(BlockNumberOrTag::Earliest).topic1(id.0);
+        let opened = self.openings(&filter).await?;
+        opened.first().map(|event| terms_from_chain(&event.terms).map_err(ChainError::from)).transpose()
+    }
+
+    /// The mandate that `operator` opened lately for an intent document, which has a random nonce
+    /// and so stands for one request.
+    pub async fn opened_for(&self, operator: Address, intent: &Intent) -> Result<Option<MandateId>, ChainError> {
+        let head = self.chain.head().await?.number;
+        let filter = self.opened().from_block(head.saturating_sub(RECENT_BLOCKS)).topic2(operator.into_word());
+        let hash = intent.hash();
+        let openings = self.openings(&filter).await?;
+        Ok(openings.into_iter().find(|event| event.terms.intent == hash).map(|event| MandateId(event.mandate)))
+    }
+
+    fn opened(&self) -> Filter {
+        Filter::new().address(self.domain.escrow).event_signature(MandateEscrow::Opened::SIGNATURE_HASH)
+    }
+
+    async fn openings(&self, filter: &Filter) -> Result<Vec<MandateEscrow::Opened>, ChainError> {
+        let logs = self.chain.provider.get_logs(filter).await.map_err(node("eth_getLogs"))?;
+        let events = logs.iter().map(|log| MandateEscrow::Opened::decode_log(&log.inner).map(|log| log.data));
+        events.collect::<Result<_, _>>().map_err(|error| ChainError::Other(format!("an odd Opened event: {error}")))
+    }
+
+    /// An account's tokens.
+    pub async fn balance_of(&self, account: Address) -> Result<Amount, ChainError> {
+        amount(self.chain.view(self.token, &MockUSDC::balanceOfCall { account }).await?)
+    }
+
+    /// Lets the escrow pull exactly `cap` from the operator, unless it may pull that much already.
+    /// Returns the transaction, if there had to be one.
+    pub async fn allow(&self, operator: &PrivateKeySigner, cap: Amount) -> Result<Option<B256>, ChainError> {
+        let call = MockUSDC::allowanceCall { owner: operator.address(), spender: self.domain.escrow };
+        if self.chain.view(self.token, &call).await? >= U256::from(cap.units()) {
+            return Ok(None);
+        }
+        let call = MockUSDC::approveCall { spender: self.domain.escrow, value: U256::from(cap.units()) };
+        Ok(Some(self.chain.send(operator, self.token, &call).await?.transaction_hash))
+    }
+
+    /// Opens a mandate; its cap is pulled by allowance.
+    pub async fn open(&self, operator: &PrivateKeySigner, terms: &Terms) -> Result<B256, ChainError> {
+        let call = MandateEscrow::openCall { terms: terms_on_chain(terms)? };
+        Ok(self.chain.send(operator, self.domain.escrow, &call).await?.transaction_hash)
+    }
+
+    /// Signs what opens a mandate without ETH: an EIP-3009 authorisation whose nonce is the
+    /// mandate's id, so that it fits these terms and no others.
+    pub fn authorize(
+        &self,
+        operator: &PrivateKeySigner,
+        terms: &Terms,
+        valid_before: Seconds,
+    ) -> Result<Authorization, ChainError> {
+        let id = self.domain.mandate_id(terms)?;
+        let from = (operator.address(), terms.cap);
+        let (_, digest) = receive_with_authorization(self.domain, self.token, from, (0, valid_before), id);
+        let signature = operator.sign_hash_sync(&digest).map_err(|error| ChainError::Other(error.to_string()))?;
+        Ok(Authorization { valid_after: 0, valid_before, signature: signature.as_bytes().into() })
+    }
+
+    /// Ends a mandate, as its operator or its agent.
+    pub async fn revoke(&self, by: &PrivateKeySigner, terms: &Terms) -> Result<Revoked, ChainError> {
+        let call = MandateEscrow::revokeCall { terms: terms_on_chain(terms)? };
+        let receipt = self.chain.send(by, self.domain.escrow, &call).await?;
+        let returned = receipt.logs().iter().filter(|log| log.address() == self.domain.escrow).find_map(|log| {
+            let event = MandateEscrow::Returned::decode_log(&log.inner).ok()?.data;
+            Amount::from_units(event.fromRemaining.checked_add(event.fromHeld)?).ok()
+        });
+        Ok(Revoked { tx_hash: receipt.transaction_hash, returned: returned.unwrap_or_default() })
+    }
+
+    /// Sends a payment that the agent signed straight to the contract.
+    pub async fn spend(
+        &self,
+        from: &PrivateKeySigner,
+        terms: &Terms,
+        spend: &Spend,
+        signature: &[u8],
+        payees: Option<&[Address]>,
+    ) -> Result<B256, ChainError> {
+        let words = compact(signature).map_err(|error| ChainError::Other(error.to_string()))?;
+        let call = MandateEscrow::spend_0Call {
+            terms: terms_on_chain(terms)?,
+            payment: row(spend, words),
+            proof: payees.and_then(|payees| merkle::proof(payees, spend.payee)).unwrap_or_default(),
+            signature: Bytes::new(),
+        };
+        Ok(self.chain.send(from, self.domain.escrow, &call).await?.transaction_hash)
+    }
+
+    /// Whether the guardian has allowed a submitter.
+    pub async fn is_submitter(&self, guardian: Address, submitter: Address) -> Result<bool, ChainError> {
+        self.view(&MandateEscrow::isSubmitterCall { guardian, submitter }).await
+    }
+
+    /// Allows a submitter, as the guardian.
+    pub async fn allow_submitter(&self, guardian: &PrivateKeySigner, submitter: Address) -> Result<B256, ChainError> {
+        let call = MandateEscrow::setSubmitterCall { submitter, allowed: true };
+        Ok(self.chain.send(guardian, self.domain.escrow, &call).await?.transaction_hash)
+    }
+
+    async fn view<C: SolCall>(&self, call: &C) -> Result<C::Return, ChainError> {
+        self.chain.view(self.domain.escrow, call).await
+    }
+}
+
+fn amount(units: U256) -> Result<Amount, ChainError> {
+    let known = u64::try_from(units).ok().and_then(|units| Amount::from_units(units).ok());
+    known.ok_or_else(|| ChainError::Other(format!("the chain tells of {units} units, more than can be stored")))
+}

@@ -1,0 +1,91 @@
+use reqwest::StatusCode;
+use stipend_core::{
+    Code,
+    api::{NewPayment, Problem},
+};
+use url::Url;
+
+/// Why a call failed. The kinds differ in what is known about its effect.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The relayer refused: nothing was done, unless the code says that this is not known.
+    #[error("{}: {}", .0.code, .0.detail)]
+    Problem(Box<Problem>),
+
+    /// No answer came, after several attempts.
+    #[error("no answer from {url}: the outcome is unknown; send the same again, it is never done twice")]
+    Unknown {
+        /// What was called.
+        url: Url,
+        /// The payment, if it was one: give it to [`send_payment`](crate::Client::send_payment).
+        payment: Option<Box<NewPayment>>,
+        /// What came instead of an answer.
+        #[source]
+        source: Option<reqwest::Error>,
+    },
+
+    /// Nobody listens there: nothing was done.
+    #[error("no relayer answers at {url}: check the address, or start one (`stipend dev`, `stipend serve`)")]
+    Unreachable {
+        /// What was called.
+        url: Url,
+        /// Why not.
+        #[source]
+        source: reqwest::Error,
+    },
+
+    /// Something answers, but not as a relayer of this version does.
+    #[error("{url} answered {status} with what no relayer says ({reason}): check the address and the versions")]
+    NotARelayer {
+        /// What was called.
+        url: Url,
+        /// The HTTP status.
+        status: StatusCode,
+        /// What is odd about it.
+        reason: String,
+    },
+
+    /// The request can't be built.
+    #[error("the request can't be built: {0}")]
+    Setup(String),
+
+    /// The signature can't be made.
+    #[error("the signature can't be made: {0}")]
+    Signing(String),
+}
+
+impl Error {
+    /// The problem, if the relayer answered with one.
+    #[must_use]
+    pub fn problem(&self) -> Option<&Problem> {
+        if let Self::Problem(problem) = self { Some(problem) } else { None }
+    }
+
+    /// The code of the problem.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        self.problem().map(|problem| problem.code)
+    }
+
+    /// Whether the same may succeed a little later.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Unknown { .. } | Self::Unreachable { .. } => true,
+            Self::Problem(problem) => {
+                matches!(problem.code, Code::Unavailable | Code::Overloaded | Code::RateLimited | Code::Timeout)
+            }
+            Self::NotARelayer { .. } | Self::Setup(_) | Self::Signing(_) => false,
+        }
+    }
+
+    /// Whether the call may have taken effect although it failed.
+    pub(crate) fn may_have_taken_effect(&self) -> bool {
+        match self {
+            Self::Unknown { .. } => true,
+            Self::Problem(problem) => matches!(problem.code, Code::Unavailable | Code::Timeout | Code::Internal),
+            // Some proxy's answer, perhaps, with the relayer's lost behind it.
+            Self::NotARelayer { .. } => true,
+            Self::Unreachable { .. } | Self::Setup(_) | Self::Signing(_) => false,
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! One call: signed, sent, and sent again while its outcome is unknown.
+
+use std::time::Duration;
+
+use alloy::signers::{SignerSync, local::PrivateKeySigner};
+use alloy_primitives::Address;
+use backon::{ExponentialBuilder, Retryable};
+use erc8128::{Erc8128Error, SignOptions};
+use reqwest::{
+    Method, RequestBuilder, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use stipend_core::api::Problem;
+use url::Url;
+
+use crate::Error;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take: more than the 25 s that the relayer waits at most.
+const ANSWER: Duration = Duration::from_secs(35);
+
+/// Five more attempts within about three seconds, or as the relayer says.
+fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(2))
+        .with_max_times(5)
+        .with_jitter()
+}
+
+/// The longest that the relayer's `retry_after` is followed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The connection to a relayer.
+#[derive(Debug)]
+pub(crate) struct Http {
+    client: reqwest::Client,
+    base: Url,
+}
+
+/// A request that can be sent any number of times.
+#[derive(Debug)]
+pub(crate) struct Call {
+    method: Method,
+    url: Url,
+    body: Option<Vec<u8>>,
+    idempotency_key: Option<String>,
+    any_status: bool,
+}
+
+impl Call {
+    pub(crate) const fn new(method: Method, url: Url) -> Self {
+        Self { method, url, body: None, idempotency_key: None, any_status: false }
+    }
+
+    pub(crate) fn body(mut self, body: &impl Serialize, idempotency_key: Option<String>) -> Result<Self, Error> {
+        self.body = Some(serde_json::to_vec(body).map_err(|error| Error::Setup(error.to_string()))?);
+        self.idempotency_key = idempotency_key;
+        Ok(self)
+    }
+
+    /// Takes the body of any answer for what was asked for, whatever its status.
+    pub(crate) const fn any_status(mut self) -> Self {
+        self.any_status = true;
+        self
+    }
+}
+
+/// What the relayer answered.
+pub(crate) struct Answer {
+    url: Url,
+    status: StatusCode,
+    body: Vec<u8>,
+    /// Whether an earlier call created the object.
+    pub(crate) replayed: bool,
+}
+
+impl Answer {
+    pub(crate) fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|error| Error::NotARelayer {
+            url: self.url,
+            status: self.status,
+            reason: error.to_string(),
+        })
+    }
+}
+
+impl Http {
+    pub(crate) fn new(mut base: Url) -> Result<Self, Error> {
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(Error::Setup(format!("{base} is not an http or https address")));
+        }
+        // A path is a prefix: without the slash, joining would replace its last part.
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        let client = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            // A signature is for one authority and path: it is not carried elsewhere.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| Error::Setup(error.to_string()))?;
+        Ok(Self { client, base })
+    }
+
+    pub(crate) fn url(&self, path: &str, query: &impl Serialize) -> Result<Url, Error> {
+        let setup = |error: &dyn std::fmt::Display| Error::Setup(error.to_string());
+        let mut url = self.base.join(path).map_err(|error| setup(&error))?;
+        let query = serde_json::to_value(query).map_err(|error| setup(&error))?;
+        for (name, value) in query.as_object().into_iter().flatten() {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            url.query_pairs_mut().append_pair(name, &text);
+        }
+        Ok(url)
+    }
+
+    /// Sends a call until it is answered, within bounds.
+    pub(crate) async fn send(&self, call: Call, identity: Option<Identity<'_>>) -> Result<Answer, Error> {
+        let mut unknown = false;
+        let result = (|| self.attempt(&call, identity.as_ref()))
+            .retry(backoff())
+            .when(Error::is_transient)
+            .notify(|error, _| unknown |= error.may_have_taken_effect())
+            .adjust(|error, delay| {
+                let asked = error.problem().and_then(|problem| problem.retry_after).map(Duration::from_secs);
+                delay.map(|delay| delay.max(asked.unwrap_or_default()).min(PATIENCE))
+            })
+            .await;
+        match result {
+            // An earlier attempt may have arrived: that nobody listens now, or is too busy, proves nothing.
+            Err(Error::Unreachable { url, source }) if unknown => {
+                Err(Error::Unknown { url, payment: None, source: Some(source) })
+            }
+            Err(Error::Problem(problem)) if unknown && Error::Problem(problem.clone()).is_transient() => {
+                Err(Error::Unknown { url: call.url, payment: None, source: None })
+            }
+            result => result,
+        }
+    }
+
+    async fn attempt(&self, call: &Call, identity: Option<&Identity<'_>>) -> Result<Answer, Error> {
+        let unknown = |source| Error::Unknown { url: call.url.clone(), payment: None, source: Some(source) };
+        let response = self.request(call, identity).await?.timeout(ANSWER).send().await;
+        let response = response.map_err(|source| sending(&call.url, source))?;
+        let status = response.status();
+        let replayed = response.headers().contains_key("idempotent-replayed");
+        let body = response.bytes().await.map_err(unknown)?;
+        if status.is_success() || call.any_status {
+            return Ok(Answer { url: call.url.clone(), status, body: body.into(), replayed });
+        }
+        Err(refusal(&call.url, status, &body))
+    }
+
+    /// Opens a stream: the answer's head is read, its body is left to the caller.
+    pub(crate) async fn open(
+        &self,
+        url: &Url,
+        identity: &Identity<'_>,
+        last_event_id: Option<u64>,
+    ) -> Result<Response, Error> {
+        let call = Call::new(Method::GET, url.clone());
+        let mut request = self.request(&call, Some(identity)).await?.header(ACCEPT, "text/event-stream");
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = tokio::time::timeout(ANSWER, request.send()).await;
+        let response = match response {
+            Ok(response) => response.map_err(|source| sending(url, source))?,
+            Err(_) => return Err(Error::Unknown { url: url.clone(), payment: None, source: None }),
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.bytes().await.unwrap_or_default();
+        Err(refusal(url, status, &body))
+    }
+
+    /// The request of one attempt: the same content, a signature of its own.
+    async fn request(&self, call: &Call, identity: Option<&Identity<'_>>) -> Result<RequestBuilder, Error> {
+        let mut request = self.client.request(call.method.clone(), call.url.clone());
+        if let Some(identity) = identity {
+            let signed = erc8128::Request {
+                method: call.method.as_str(),
+                url: call.url.as_str(),
+                headers: &[],
+                body: call.body.as_deref(),
+            };
+            let signed = erc8128::sign_request(&signed, identity, &SignOptions::default()).await;
+            let signed = signed.map_err(|error| Error::Signing(error.to_string()))?;
+            request = request.header("signature-input", signed.signature_input).header("signature", signed.signature);
+            if let Some(digest) = signed.content_digest {
+                request = request.header("content-digest", digest);
+            }
+        }
+        if let Some(key) = &call.idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        if let Some(body) = &call.body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+        }
+        Ok(request)
+    }
+}
+
+fn sending(url: &Url, source: reqwest::Error) -> Error {
+    if source.is_connect() {
+        Error::Unreachable { url: url.clone(), source }
+    } else {
+        Error::Unknown { url: url.clone(), payment: None, source: Some(source) }
+    }
+}
+
+fn refusal(url: &Url, status: StatusCode, body: &[u8]) -> Error {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => Error::Problem(Box::new(problem)),
+        // A proxy between us lost the relayer (RFC 9110, 15.6.3 and 15.6.5).
+        Err(_) if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => {
+            Error::Unknown { url: url.clone(), payment: None, source: None }
+        }
+        Err(error) => Error::NotARelayer { url: url.clone(), status, reason: error.to_string() },
+    }
+}
+
+/// Who signs requests (ERC-8128).
+pub(crate) struct Identity<'a> {
+    pub(crate) signer: &'a PrivateKeySigner,
+    pub(crate) chain_id: u64,
+}
+
+impl erc8128::Signer for Identity<'_> {
+    fn address(&self) -> Address {
+        self.signer.address()
+    }
+
+    fn chain_id(&self) -> u64 {
+        self.chain_id
+    }
+
+    async fn sign_message(&self, message: &[u8]) -> Result<Vec<u8>, Erc8128Error> {
+        let signature = self.signer.sign_message_sync(message);
+        let signature = signature.map_err(|error| Erc8128Error::SigningFailed(error.to_string()))?;
+        Ok(signature.as_bytes().to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PageQuery;
+
+    fn http(base: &str) -> Http {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Http::new(base.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_path_in_the_base_is_a_prefix() {
+        let page = PageQuery { cursor: Some("a b&c".into()), limit: Some(5) };
+        let url = http("https://host.example/stipend").url("v1/mandates", &page).unwrap();
+        assert_eq!(url.as_str(), "https://host.example/stipend/v1/mandates?cursor=a+b%26c&limit=5");
+        assert_eq!(
+            http("http://127.0.0.1:8420").url("v1/info", &()).unwrap().as_str(),
+            "http://127.0.0.1:8420/v1/info"
+        );
+    }
+
+    #[test]
+    fn other_schemes_are_refused() {
+        assert!(matches!(Http::new("ftp://host.example".parse().unwrap()), Err(Error::Setup(_))));
+    }
+
+    #[test]
+    fn an_answer_that_no_relayer_gives_is_told_apart_from_a_lost_one() {
+        let url = Url::parse("http://127.0.0.1:8420/v1/info").unwrap();
+        assert!(matches!(refusal(&url, StatusCode::BAD_GATEWAY, b"<html>"), Error::Unknown { .. }));
+        assert!(matches!(refusal(&url, StatusCode::NOT_FOUND, b"<html>"), Error::NotARelayer { .. }));
+    }
+}
