@@ -1,1 +1,96 @@
-//! The HTTP API.
+//! The HTTP API: a skin over [`Service`]. It settles who calls, how often, and whether what they
+//! sent has the right form; it decides nothing else.
+
+mod auth;
+mod calls;
+mod edge;
+mod events;
+mod input;
+mod limits;
+mod problem;
+mod serve;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+pub use limits::{Limits, Rate};
+pub use serve::serve;
+
+use crate::service::Service;
+use auth::Authenticator;
+use limits::Gates;
+
+/// The largest body that is read.
+const BODY_MAX: usize = 64 * 1024;
+
+/// How long a client may take to send a body.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long an answer may take: longer than the longest `?wait=`.
+const DEADLINE: Duration = Duration::from_secs(40);
+
+/// What a host sets about the API.
+#[derive(Clone, Debug, Default)]
+pub struct ApiConfig {
+    /// Where clients see this relayer, when it stands behind a proxy. Signed requests must be made
+    /// for this authority; absent: for the one that their own `Host` header names.
+    pub public_url: Option<Url>,
+    /// How much is taken at most.
+    pub limits: Limits,
+}
+
+/// The API without its connections. Its event streams end when `stop` is cancelled.
+pub fn router(service: Service, config: &ApiConfig, stop: CancellationToken) -> Router {
+    routes(Api::new(service, config, stop))
+}
+
+/// What the calls share.
+#[derive(Clone)]
+struct Api {
+    service: Service,
+    authenticator: Arc<Authenticator>,
+    gates: Arc<Gates>,
+    stop: CancellationToken,
+}
+
+impl Api {
+    fn new(service: Service, config: &ApiConfig, stop: CancellationToken) -> Self {
+        let authenticator = Arc::new(Authenticator::new(service.chain_id(), config.public_url.as_ref()));
+        Self { service, authenticator, gates: Arc::new(Gates::new(&config.limits)), stop }
+    }
+}
+
+fn routes(api: Api) -> Router {
+    let signed = Router::new()
+        .route("/v1/mandate-requests", post(calls::request_mandate).get(calls::mandate_requests))
+        .route("/v1/mandate-requests/{id}", get(calls::mandate_request))
+        .route("/v1/mandates", post(calls::open_mandate).get(calls::mandates))
+        .route("/v1/mandates/{id}", get(calls::mandate))
+        .route("/v1/payments", get(calls::payments))
+        .route("/v1/payments/{id}", get(calls::payment))
+        .route("/v1/audit", get(calls::audit))
+        .route("/v1/events", get(events::events))
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::authenticate));
+
+    signed
+        // A payment carries its own authority: the agent's EIP-712 signature.
+        .route("/v1/payments", post(calls::pay))
+        .route("/v1/info", get(calls::info))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(middleware::from_fn_with_state(api.clone(), limits::admit))
+        // Whoever watches over the relayer is answered under any load.
+        .route("/healthz", get(calls::healthz))
+        .route("/readyz", get(calls::readyz))
+        .layer(middleware::from_fn(edge::edge))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(api)
+}

@@ -1,0 +1,469 @@
+//! Who calls: ERC-8128 signatures over requests (a profile of RFC 9421), by the very keys that
+//! mandates name.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use alloy_primitives::{Address, U256, eip191_hash_message, keccak256};
+use axum::{
+    body::Body,
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, HeaderName, Method, Uri, header, request::Parts, uri::Authority},
+    middleware::Next,
+    response::Response,
+};
+use erc8128::{Erc8128Error, NonceStore, RejectReplayable, Verifier, VerifyPolicy, verify_request};
+use stipend_core::{Code, Seconds};
+use url::Url;
+
+use super::{Api, input, problem::Refusal};
+
+/// The longest that a signature may be valid.
+const VALIDITY_MAX: Seconds = 300;
+
+/// How far a caller's clock may be off.
+const CLOCK_SKEW: Seconds = 5;
+
+/// How many nonces are remembered. Each lives for some minutes; a key can use a hundred a second.
+const NONCES_MAX: usize = 500_000;
+
+const SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
+
+/// The key that signed the request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller(pub(super) Address);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refusal> {
+        // Only a route that is not behind `authenticate` would have none.
+        parts.extensions.get().copied().ok_or_else(|| unauthenticated("the request is not signed"))
+    }
+}
+
+/// Lets a request through if it is signed, and says by whom.
+pub(super) async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Result<Response, Refusal> {
+    if !request.headers().contains_key(SIGNATURE_INPUT) {
+        return Err(unauthenticated("the request is not signed: there is no signature-input header"));
+    }
+    let (parts, body) = request.into_parts();
+    // The body's limit is in the extensions.
+    let mut to_read = Request::new(body);
+    *to_read.extensions_mut() = parts.extensions.clone();
+    let body = input::read(to_read).await?;
+
+    let caller = api.authenticator.verify(&parts.method, &parts.uri, &parts.headers, &body).await?;
+    api.gates.agent(caller)?;
+    let mut request = Request::from_parts(parts, Body::from(body));
+    request.extensions_mut().insert(Caller(caller));
+    Ok(next.run(request).await)
+}
+
+/// Checks signatures, each good for one request.
+pub(super) struct Authenticator {
+    chain_id: u64,
+    public_url: Option<Url>,
+    nonces: Nonces,
+    /// The second in which this process started, knowing no nonce that was used before.
+    started: Seconds,
+}
+
+impl Authenticator {
+    pub(super) fn new(chain_id: u64, public_url: Option<&Url>) -> Self {
+        Self { chain_id, public_url: public_url.cloned(), nonces: Nonces::new(NONCES_MAX), started: now() }
+    }
+
+    /// Waits for the first second whose signatures are taken.
+    pub(super) async fn second_after_start(&self) {
+        sleep_until(self.started.saturating_add(1)).await;
+    }
+
+    /// Who signed this request, if it is signed as it must be and was not seen before.
+    ///
+    /// Signatures made up to the second in which this process started are refused: it can't know
+    /// whether it took them in an earlier life. For the same reason a request is held back until
+    /// the second in which its signature was made has come, where the caller's clock is ahead.
+    pub(super) async fn verify(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Address, Refusal> {
+        let url = self.url(uri, headers)?;
+        let headers: Vec<_> =
+            headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
+        let request = erc8128::Request {
+            method: method.as_str(),
+            url: &url,
+            headers: &headers,
+            body: (!body.is_empty()).then_some(body),
+        };
+        let now = now();
+        let policy = VerifyPolicy {
+            max_validity_sec: VALIDITY_MAX,
+            clock_skew_sec: CLOCK_SKEW,
+            now: Some(now),
+            ..VerifyPolicy::default()
+        };
+        let nonces = NoncesAt { nonces: &self.nonces, now, full: AtomicBool::new(false) };
+        let signed = verify_request(&request, &ByKey, &nonces, &RejectReplayable, &policy).await.map_err(|error| {
+            if nonces.full.load(Ordering::Relaxed) {
+                Refusal::new(Code::Overloaded, "more signed requests than can be remembered").after(VALIDITY_MAX)
+            } else {
+                unauthenticated(reason(&error))
+            }
+        })?;
+        if signed.chain_id != self.chain_id {
+            return Err(unauthenticated(format!(
+                "the key id names chain {}, this relayer serves chain {}",
+                signed.chain_id, self.chain_id
+            )));
+        }
+        if signed.params.created <= self.started {
+            return Err(unauthenticated("the signature was made before this relayer started"));
+        }
+        if signed.params.created > now {
+            sleep_until(signed.params.created).await;
+        }
+        Ok(signed.address)
+    }
+
+    /// The URL as the caller sees it: what the signature's `@authority` and `@path` are taken from.
+    fn url(&self, uri: &Uri, headers: &HeaderMap) -> Result<String, Refusal> {
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        if let Some(public) = &self.public_url {
+            return Ok(format!("{}{path}", public.as_str().trim_end_matches('/')));
+        }
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let authority = match (hosts.next(), hosts.next()) {
+            // By its parser: a Host of "a/b?" would move the path into the authority's place.
+            (Some(host), None) => Authority::try_from(host.as_bytes()).ok(),
+            _ => None,
+        };
+        let authority = authority
+            .filter(|authority| !authority.as_str().contains('@'))
+            .ok_or_else(|| input::invalid("the request has no usable host header"))?;
+        Ok(format!("http://{authority}{path}"))
+    }
+}
+
+/// ECDSA keys alone (EIP-191, low s); contracts can't sign requests yet.
+struct ByKey;
+
+impl Verifier for ByKey {
+    async fn verify(&self, address: Address, message: &[u8], signature: &[u8]) -> Result<(), Erc8128Error> {
+        let digest = eip191_hash_message(message);
+        let signature = signature.to_vec();
+        // Off the async threads: recovery takes as long as a hundred small answers.
+        let signer = tokio::task::spawn_blocking(move || stipend_bindings::recover(digest, &signature))
+            .await
+            .map_err(|error| Erc8128Error::VerificationFailed(error.to_string()))?
+            .map_err(|error| Erc8128Error::VerificationFailed(error.to_string()))?;
+        if signer == address { Ok(()) } else { Err(Erc8128Error::BadSignature) }
+    }
+}
+
+/// The nonces of signatures that could come again.
+struct Nonces {
+    capacity: usize,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    nonces: HashSet<u128>,
+    /// The same by the last second at which their signatures are valid.
+    by_end: BTreeMap<Seconds, Vec<u128>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    First,
+    Again,
+    /// Can't be remembered, so it must not be used.
+    Full,
+}
+
+impl Nonces {
+    fn new(capacity: usize) -> Self {
+        Self { capacity, seen: Mutex::default() }
+    }
+
+    fn consume(&self, key: &str, end: Seconds, now: Seconds) -> Use {
+        // 128 bits of a hash: a caller chooses a nonce's length, but not how much of it is kept.
+        let nonce: u128 = U256::from_be_bytes(keccak256(key).0).wrapping_to();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(first) = seen.by_end.first_entry().filter(|first| *first.key() < now) {
+            for nonce in first.remove() {
+                seen.nonces.remove(&nonce);
+            }
+        }
+        if seen.nonces.contains(&nonce) {
+            return Use::Again;
+        }
+        if seen.nonces.len() >= self.capacity {
+            return Use::Full;
+        }
+        seen.nonces.insert(nonce);
+        seen.by_end.entry(end).or_default().push(nonce);
+        Use::First
+    }
+}
+
+/// The nonces as one check sees them.
+struct NoncesAt<'a> {
+    nonces: &'a Nonces,
+    now: Seconds,
+    full: AtomicBool,
+}
+
+impl NonceStore for NoncesAt<'_> {
+    async fn consume(&self, key: &str, ttl: Seconds) -> bool {
+        // The skew lengthens a signature's life, which `ttl` does not count.
+        let end = self.now.saturating_add(ttl).saturating_add(CLOCK_SKEW);
+        match self.nonces.consume(key, end, self.now) {
+            Use::First => true,
+            Use::Again => false,
+            Use::Full => {
+                self.full.store(true, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+}
+
+fn unauthenticated(detail: impl Into<String>) -> Refusal {
+    Refusal::new(Code::Unauthenticated, detail)
+}
+
+fn reason(error: &Erc8128Error) -> String {
+    match error {
+        Erc8128Error::Replay => "this signature was used before".into(),
+        Erc8128Error::Expired => "the signature has expired".into(),
+        Erc8128Error::NotYetValid => format!("the signature's created is more than {CLOCK_SKEW} s in the future"),
+        Erc8128Error::ValidityTooLong => format!("the signature is valid for more than {VALIDITY_MAX} s"),
+        Erc8128Error::ReplayableNotAllowed => "the signature has no nonce".into(),
+        Erc8128Error::NotRequestBound => {
+            "the signature does not cover @authority, @method, @path, @query (if any) and content-digest (if there is a body)".into()
+        }
+        Erc8128Error::DigestRequired => "content-digest is covered, but the header is missing".into(),
+        Erc8128Error::DigestMismatch => "the body does not match its content-digest".into(),
+        Erc8128Error::BadSignature => "the signature is not by the key that keyid names, or not over this request".into(),
+        Erc8128Error::BadKeyId => "keyid is not erc8128:<chain id>:<address>".into(),
+        other => other.to_string(),
+    }
+}
+
+async fn sleep_until(second: Seconds) {
+    tokio::time::sleep(Duration::from_secs(second).saturating_sub(since_1970())).await;
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn now() -> Seconds {
+    since_1970().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use erc8128::{SignOptions, eoa::EoaSigner, sign_request};
+
+    use super::*;
+
+    const CHAIN: u64 = 31_337;
+    const HOST: &str = "127.0.0.1:8080";
+    const BODY: &[u8] = br#"{"amount":"1"}"#;
+
+    fn key(byte: u8, chain_id: u64) -> EoaSigner {
+        EoaSigner::from_slice(&[byte; 32], chain_id).unwrap()
+    }
+
+    /// An authenticator that started long enough ago.
+    fn authenticator() -> Authenticator {
+        let mut authenticator = Authenticator::new(CHAIN, None);
+        authenticator.started -= 1_000;
+        authenticator
+    }
+
+    struct Call {
+        method: Method,
+        path: &'static str,
+        headers: HeaderMap,
+        body: &'static [u8],
+    }
+
+    impl Call {
+        async fn signed(signer: &EoaSigner, options: &SignOptions) -> Self {
+            let path = "/v1/mandate-requests?a=1";
+            let url = format!("http://{HOST}{path}");
+            let request = erc8128::Request { method: "POST", url: &url, headers: &[], body: Some(BODY) };
+            let signed = sign_request(&request, signer, options).await.unwrap();
+            let mut headers = HeaderMap::new();
+            for (name, value) in [
+                ("host", HOST.to_owned()),
+                ("signature-input", signed.signature_input),
+                ("signature", signed.signature),
+                ("content-digest", signed.content_digest.unwrap()),
+            ] {
+                headers.insert(name, HeaderValue::try_from(value).unwrap());
+            }
+            Self { method: Method::POST, path, headers, body: BODY }
+        }
+
+        async fn good() -> Self {
+            Self::signed(&key(7, CHAIN), &SignOptions::default()).await
+        }
+
+        async fn check(&self, authenticator: &Authenticator) -> Result<Address, (Code, String)> {
+            let uri: Uri = self.path.parse().unwrap();
+            authenticator
+                .verify(&self.method, &uri, &self.headers, self.body)
+                .await
+                .map_err(|refusal| (refusal.problem().code, refusal.problem().detail.clone()))
+        }
+
+        /// What a fresh authenticator says.
+        async fn refusal(&self) -> String {
+            let (code, detail) = self.check(&authenticator()).await.unwrap_err();
+            assert_eq!(code, Code::Unauthenticated);
+            detail
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signed_request_passes_once() {
+        use erc8128::Signer;
+        let (authenticator, call) = (authenticator(), Call::good().await);
+        assert_eq!(call.check(&authenticator).await, Ok(key(7, CHAIN).address()));
+        assert_eq!(call.check(&authenticator).await.unwrap_err().1, "this signature was used before");
+    }
+
+    #[tokio::test]
+    async fn whatever_is_altered_is_refused() {
+        let mut call = Call::good().await;
+        call.body = br#"{"amount":"2"}"#;
+        assert!(call.refusal().await.contains("content-digest"));
+
+        let mut call = Call::good().await;
+        call.body = b"";
+        assert!(call.refusal().await.contains("content-digest"));
+
+        for path in ["/v1/mandates?a=1", "/v1/mandate-requests?a=2", "/v1/mandate-requests", "/v1/mandate-requests?"] {
+            let mut call = Call::good().await;
+            call.path = path;
+            assert!(call.refusal().await.contains("not over this request"), "{path}");
+        }
+
+        let mut call = Call::good().await;
+        call.method = Method::PUT;
+        assert!(call.refusal().await.contains("not over this request"));
+
+        let mut call = Call::good().await;
+        call.headers.insert("host", HeaderValue::from_static("elsewhere:8080"));
+        assert!(call.refusal().await.contains("not over this request"));
+    }
+
+    #[tokio::test]
+    async fn a_signature_must_be_fresh_and_for_one_request_of_this_chain() {
+        let at =
+            |created, expires| SignOptions { created: Some(created), expires: Some(expires), ..Default::default() };
+        let now = now();
+        for (signer, options, reason) in [
+            (key(7, 1), SignOptions::default(), "the key id names chain 1, this relayer serves chain 31337"),
+            (key(7, CHAIN), at(now - 60, now - 10), "the signature has expired"),
+            (key(7, CHAIN), at(now + 60, now + 90), "in the future"),
+            (key(7, CHAIN), at(now, now + 301), "more than 300 s"),
+            (key(7, CHAIN), SignOptions { replay: erc8128::Replay::Replayable, ..Default::default() }, "no nonce"),
+            (
+                key(7, CHAIN),
+                SignOptions {
+                    binding: erc8128::Binding::ClassBound,
+                    components: Some(vec!["@authority".into()]),
+                    ..Default::default()
+                },
+                "does not cover",
+            ),
+        ] {
+            let mut call = Call::good().await;
+            let signed = erc8128::Request {
+                method: "POST",
+                url: &format!("http://{HOST}{}", call.path),
+                headers: &[],
+                body: Some(BODY),
+            };
+            let signed = sign_request(&signed, &signer, &options).await.unwrap();
+            call.headers.insert("signature-input", HeaderValue::try_from(signed.signature_input).unwrap());
+            call.headers.insert("signature", HeaderValue::try_from(signed.signature).unwrap());
+            assert!(call.refusal().await.contains(reason), "{reason}");
+        }
+    }
+
+    #[tokio::test]
+    async fn signatures_from_before_the_start_are_refused() {
+        let mut authenticator = authenticator();
+        let call = Call::good().await;
+        authenticator.started = now();
+        assert!(call.check(&authenticator).await.unwrap_err().1.contains("before this relayer started"));
+    }
+
+    #[tokio::test]
+    async fn a_caller_whose_clock_is_ahead_waits_for_its_own_second() {
+        let options = SignOptions { created: Some(now() + 1), ..Default::default() };
+        let call = Call::signed(&key(7, CHAIN), &options).await;
+        assert!(call.check(&authenticator()).await.is_ok());
+        assert!(now() >= options.created.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_host_header_can_t_move_the_path() {
+        for host in ["127.0.0.1:8080/v1/mandates?", "user@127.0.0.1:8080", "", "a b"] {
+            let mut call = Call::good().await;
+            call.headers.insert("host", HeaderValue::try_from(host).unwrap());
+            assert_eq!(call.check(&authenticator()).await.unwrap_err().0, Code::InvalidRequest, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn behind_a_proxy_the_public_address_is_what_is_signed() {
+        let mut authenticator = Authenticator::new(CHAIN, Some(&"https://pay.example/relayer/".parse().unwrap()));
+        authenticator.started -= 1_000;
+        let url = "https://pay.example/relayer/v1/mandates";
+        let request = erc8128::Request { method: "GET", url, headers: &[], body: None };
+        let signed = sign_request(&request, &key(7, CHAIN), &SignOptions::default()).await.unwrap();
+        let mut call = Call { method: Method::GET, path: "/v1/mandates", headers: HeaderMap::new(), body: b"" };
+        call.headers.insert("host", HeaderValue::from_static("internal:8080"));
+        call.headers.insert("signature-input", HeaderValue::try_from(signed.signature_input).unwrap());
+        call.headers.insert("signature", HeaderValue::try_from(signed.signature).unwrap());
+        assert!(call.check(&authenticator).await.is_ok());
+    }
+
+    #[test]
+    fn a_nonce_is_remembered_as_long_as_its_signature_lives_and_no_longer() {
+        let nonces = Nonces::new(2);
+        assert_eq!(nonces.consume("a", 100, 50), Use::First);
+        assert_eq!(nonces.consume("a", 100, 100), Use::Again);
+        assert_eq!(nonces.consume("b", 90, 50), Use::First);
+        assert_eq!(nonces.consume("c", 100, 50), Use::Full);
+        assert_eq!(nonces.consume("c", 100, 91), Use::First);
+        assert_eq!(nonces.consume("a", 200, 101), Use::First);
+        assert_eq!(nonces.seen.lock().unwrap().nonces.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn without_room_for_a_nonce_nobody_passes() {
+        let mut authenticator = authenticator();
+        authenticator.nonces = Nonces::new(0);
+        assert_eq!(Call::good().await.check(&authenticator).await.unwrap_err().0, Code::Overloaded);
+    }
+}

@@ -1,0 +1,198 @@
+//! The calls, each as thin as it can be.
+
+use alloy_primitives::B256;
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use stipend_core::{
+    MandateId, PaymentId, RequestId,
+    api::{
+        AuditEntry, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest, NewPayment, Page, Payment,
+        PaymentState,
+    },
+};
+
+use super::{
+    Api,
+    auth::Caller,
+    input::{Body, Cursor, Id, IdempotencyKey, Limit, Nothing, Query},
+    problem::Refusal,
+};
+use crate::service::{Accepted, PageQuery, PaymentFilter};
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The entries of a page of the audit trail, if the caller does not say.
+const AUDIT_PAGE: u32 = 20;
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+pub(super) async fn healthz(State(api): State<Api>, _: Query<Nothing>) -> Response {
+    Json(api.service.health().await).into_response()
+}
+
+pub(super) async fn readyz(State(api): State<Api>, _: Query<Nothing>) -> Response {
+    let health = api.service.health().await;
+    let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(health)).into_response()
+}
+
+pub(super) async fn info(State(api): State<Api>, _: Query<Nothing>) -> Answer<Info> {
+    Ok(Json(api.service.info().await?))
+}
+
+pub(super) async fn request_mandate(
+    State(api): State<Api>,
+    Caller(agent): Caller,
+    _: Query<Nothing>,
+    IdempotencyKey(key): IdempotencyKey,
+    Body(body): Body<NewMandateRequest>,
+) -> Result<Response, Refusal> {
+    Ok(created(StatusCode::CREATED, api.service.request_mandate(agent, body, key).await?))
+}
+
+pub(super) async fn mandate_request(
+    State(api): State<Api>,
+    _: Caller,
+    _: Query<Nothing>,
+    Id(id): Id<RequestId>,
+) -> Answer<MandateRequest> {
+    Ok(Json(api.service.mandate_request(id).await?))
+}
+
+pub(super) async fn mandate_requests(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Query(page): Query<Pages>,
+) -> Answer<Page<MandateRequest>> {
+    Ok(Json(api.service.mandate_requests(caller, page.into()).await?))
+}
+
+pub(super) async fn open_mandate(
+    State(api): State<Api>,
+    Caller(operator): Caller,
+    _: Query<Nothing>,
+    Body(body): Body<NewMandate>,
+) -> Result<Response, Refusal> {
+    Ok(created(StatusCode::ACCEPTED, api.service.open_mandate(operator, body).await?))
+}
+
+pub(super) async fn mandate(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    _: Query<Nothing>,
+    Id(id): Id<MandateId>,
+) -> Answer<Mandate> {
+    Ok(Json(api.service.mandate(caller, id).await?))
+}
+
+pub(super) async fn mandates(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Query(page): Query<Pages>,
+) -> Answer<Page<Mandate>> {
+    Ok(Json(api.service.mandates(caller, page.into()).await?))
+}
+
+pub(super) async fn pay(
+    State(api): State<Api>,
+    _: Query<Nothing>,
+    IdempotencyKey(key): IdempotencyKey,
+    Body(body): Body<NewPayment>,
+) -> Result<Response, Refusal> {
+    Ok(created(StatusCode::ACCEPTED, api.service.pay(body, key).await?))
+}
+
+pub(super) async fn payment(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Query(query): Query<Waiting>,
+    Id(id): Id<PaymentId>,
+) -> Answer<Payment> {
+    let wait = query.wait.map(|wait| match wait {
+        Wait::Mined => PaymentState::Mined,
+        Wait::Settled => PaymentState::Settled,
+    });
+    Ok(Json(api.service.payment(caller, id, wait).await?))
+}
+
+pub(super) async fn payments(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Query(query): Query<Payments>,
+) -> Answer<Page<Payment>> {
+    let filter = PaymentFilter { mandate: query.mandate, state: query.state, reference: query.reference };
+    let page = Pages { cursor: query.cursor, limit: query.limit };
+    Ok(Json(api.service.payments(caller, filter, page.into()).await?))
+}
+
+pub(super) async fn audit(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Query(query): Query<Audit>,
+) -> Answer<Page<AuditEntry>> {
+    let limit = query.limit.map_or(AUDIT_PAGE, |Limit(limit)| limit);
+    let data = api.service.audit(caller, query.mandate, query.after, limit).await?;
+    let full = u32::try_from(data.len()).is_ok_and(|length| length >= limit);
+    let next_cursor = data.last().filter(|_| full).map(|entry| entry.seq.to_string());
+    Ok(Json(Page { data, next_cursor }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pages {
+    cursor: Option<Cursor>,
+    limit: Option<Limit>,
+}
+
+impl From<Pages> for PageQuery {
+    fn from(pages: Pages) -> Self {
+        Self { cursor: pages.cursor.map(|Cursor(cursor)| cursor), limit: pages.limit.map(|Limit(limit)| limit) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Waiting {
+    wait: Option<Wait>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Wait {
+    Mined,
+    Settled,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Payments {
+    mandate: Option<MandateId>,
+    state: Option<PaymentState>,
+    #[serde(rename = "ref")]
+    reference: Option<B256>,
+    cursor: Option<Cursor>,
+    limit: Option<Limit>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Audit {
+    mandate: Option<MandateId>,
+    #[serde(default)]
+    after: u64,
+    limit: Option<Limit>,
+}
+
+/// The answer to something that creates: `status` the first time, 200 when it was there before.
+fn created<T: Serialize>(status: StatusCode, accepted: Accepted<T>) -> Response {
+    if accepted.replayed {
+        ([(REPLAYED, HeaderValue::from_static("true"))], Json(accepted.object)).into_response()
+    } else {
+        (status, Json(accepted.object)).into_response()
+    }
+}

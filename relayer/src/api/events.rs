@@ -1,0 +1,132 @@
+//! The audit trail as it grows: server-sent events that resume where they broke off.
+
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
+
+use alloy_primitives::Address;
+use axum::{
+    extract::{Extension, State},
+    http::{HeaderMap, HeaderName},
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+};
+use futures_util::stream;
+use serde::Deserialize;
+use stipend_core::{
+    MandateId,
+    api::{AuditEntry, Problem},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Api,
+    auth::Caller,
+    input::{Query, invalid},
+    limits::Place,
+    problem::Refusal,
+};
+use crate::service::Service;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// How many entries are read at once: all that a slow client makes us hold.
+const BATCH: u32 = 100;
+
+/// A comment is sent after so much silence, so that proxies keep the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Which events.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    mandate: Option<MandateId>,
+    /// Those after this one (0: all); absent: from now on. `Last-Event-ID` counts more, because a
+    /// client that reconnects repeats its query.
+    after: Option<u64>,
+}
+
+pub(super) async fn events(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Extension(place): Extension<Place>,
+    Query(which): Query<Which>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let changes = api.service.changes();
+    let after = match headers.get(LAST_EVENT_ID) {
+        Some(id) => {
+            let id = id.to_str().ok().and_then(|id| id.parse().ok());
+            id.ok_or_else(|| invalid("last-event-id: not the id of an event"))?
+        }
+        None => which.after.unwrap_or_else(|| *changes.borrow()),
+    };
+    let mut feed = Feed {
+        changes,
+        service: api.service,
+        stop: api.stop,
+        caller,
+        mandate: which.mandate,
+        after,
+        ready: VecDeque::new(),
+        _place: place,
+    };
+    // What can fail at all fails here, with a status, and not in the stream.
+    feed.read().await?;
+
+    let events = stream::unfold(feed, |mut feed| async move {
+        let entry = feed.next().await?;
+        let event = Event::default().id(entry.seq.to_string()).event(&entry.kind).json_data(&entry).ok()?;
+        Some((Ok::<_, Infallible>(event), feed))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+/// One caller's view of the trail, read on demand: nothing is pushed, so nothing piles up.
+struct Feed {
+    service: Service,
+    changes: watch::Receiver<u64>,
+    stop: CancellationToken,
+    caller: Address,
+    mandate: Option<MandateId>,
+    /// The last entry that was read, or is known not to concern the caller.
+    after: u64,
+    ready: VecDeque<AuditEntry>,
+    _place: Place,
+}
+
+impl Feed {
+    /// The next entry, when there is one; `None` when the relayer stops, or can't be read.
+    async fn next(&mut self) -> Option<AuditEntry> {
+        while !self.stop.is_cancelled() {
+            if let Some(entry) = self.ready.pop_front() {
+                return Some(entry);
+            }
+            // Changes are marked as seen before the trail is read: what is written in between
+            // wakes us again.
+            if !self.changes.has_changed().ok()? {
+                tokio::select! {
+                    () = self.stop.cancelled() => return None,
+                    changed = self.changes.changed() => changed.ok()?,
+                }
+            }
+            self.read().await.ok()?;
+        }
+        None
+    }
+
+    async fn read(&mut self) -> Result<(), Problem> {
+        let written = *self.changes.borrow_and_update();
+        let entries = self.service.audit(self.caller, self.mandate, self.after, BATCH).await?;
+        let last = entries.last().map_or(0, |entry| entry.seq);
+        if entries.len() < BATCH as usize {
+            self.after = self.after.max(last).max(written);
+        } else {
+            self.after = last;
+            self.changes.mark_changed();
+        }
+        self.ready = entries.into();
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! How much is taken: calls per second of one peer, of all, and of one agent; calls at a time.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
+    sync::Arc,
+};
+
+use alloy_primitives::Address;
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    middleware::Next,
+    response::Response,
+};
+use governor::{
+    DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+};
+use stipend_core::Code;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Api, problem::Refusal};
+
+/// A rate: so many calls each second, and so many at once after a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Calls per second.
+    pub per_second: NonZeroU32,
+    /// Calls at once.
+    pub burst: NonZeroU32,
+}
+
+impl Rate {
+    /// A rate; what is given as zero counts as one.
+    #[must_use]
+    pub fn new(per_second: u32, burst: u32) -> Self {
+        let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        Self { per_second: some(per_second), burst: some(burst) }
+    }
+
+    const fn quota(self) -> Quota {
+        Quota::per_second(self.per_second).allow_burst(self.burst)
+    }
+}
+
+/// How much the API takes at most. What is above is refused at once, with the time to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls of one peer: an IPv4 address, or a /64 of IPv6. Before any signature is checked.
+    pub per_peer: Rate,
+    /// Calls of all peers together. Before any signature is checked.
+    pub total: Rate,
+    /// Signed requests of one key. After its signature is checked, so that nobody can use up
+    /// somebody else's.
+    pub per_agent: Rate,
+    /// Connections at a time.
+    pub connections: usize,
+    /// Calls at a time that are answered as soon as possible.
+    pub working: usize,
+    /// Calls at a time that wait for something to happen: `?wait=` and event streams.
+    pub waiting: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            per_peer: Rate::new(500, 1_000),
+            total: Rate::new(5_000, 10_000),
+            per_agent: Rate::new(100, 200),
+            connections: 10_000,
+            working: 1_024,
+            waiting: 4_096,
+        }
+    }
+}
+
+/// What enforces [`Limits`].
+pub(super) struct Gates {
+    peers: DefaultKeyedRateLimiter<IpAddr>,
+    total: DefaultDirectRateLimiter,
+    agents: DefaultKeyedRateLimiter<Address>,
+    working: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+/// Holds a place among the calls that wait, for as long as the answer's stream lives.
+#[derive(Clone)]
+pub(super) struct Place {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+impl Gates {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            peers: RateLimiter::keyed(limits.per_peer.quota()),
+            total: RateLimiter::direct(limits.total.quota()),
+            agents: RateLimiter::keyed(limits.per_agent.quota()),
+            working: Arc::new(Semaphore::new(limits.working)),
+            waiting: Arc::new(Semaphore::new(limits.waiting)),
+        }
+    }
+
+    /// Counts a call of `agent`, whose signature is checked.
+    pub(super) fn agent(&self, agent: Address) -> Result<(), Refusal> {
+        self.agents.check_key(&agent).map_err(|until| limited("this key sends", &until))
+    }
+
+    /// Forgets peers and agents that have not called lately; without it, the memory of them would
+    /// grow for ever.
+    pub(super) fn forget_idle(&self) {
+        self.peers.retain_recent();
+        self.peers.shrink_to_fit();
+        self.agents.retain_recent();
+        self.agents.shrink_to_fit();
+    }
+
+    fn peer(&self, peer: IpAddr) -> Result<(), Refusal> {
+        // The peer first: one that floods does not use up what all share.
+        self.peers.check_key(&group(peer)).map_err(|until| limited("this address sends", &until))?;
+        self.total.check().map_err(|until| limited("all clients together send", &until))
+    }
+
+    fn place(&self, waits: bool) -> Result<Place, Refusal> {
+        let (places, what) = if waits { (&self.waiting, "that wait") } else { (&self.working, "at work") };
+        let permit = Arc::clone(places)
+            .try_acquire_owned()
+            .map_err(|_| Refusal::new(Code::Overloaded, format!("all places for calls {what} are taken")))?;
+        Ok(Place { _permit: Arc::new(permit) })
+    }
+}
+
+/// Admits a call or refuses it, before anything of it is looked at.
+pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Next) -> Result<Response, Refusal> {
+    if let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>() {
+        api.gates.peer(peer.ip())?;
+    }
+    let place = api.gates.place(waits(&request))?;
+    request.extensions_mut().insert(place.clone());
+    let response = next.run(request).await;
+    drop(place);
+    Ok(response)
+}
+
+fn waits(request: &Request) -> bool {
+    request.uri().path() == "/v1/events" || request.uri().query().is_some_and(|query| query.contains("wait="))
+}
+
+/// Who shares one limit: whoever has an IPv6 address usually has all of its /64.
+fn group(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+        v4 => v4,
+    }
+}
+
+fn limited(who: &str, until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Refusal {
+    let wait = until.wait_time_from(DefaultClock::default().now());
+    let seconds = wait.as_secs().saturating_add(1);
+    Refusal::new(Code::RateLimited, format!("{who} more than the limit")).after(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gates(limits: Limits) -> Gates {
+        Gates::new(&limits)
+    }
+
+    #[test]
+    fn one_peer_s_flood_leaves_the_others_alone_and_says_when_to_come_back() {
+        let gates = gates(Limits { per_peer: Rate::new(1, 3), ..Limits::default() });
+        let flood: IpAddr = "192.0.2.1".parse().unwrap();
+        for _ in 0..3 {
+            gates.peer(flood).unwrap();
+        }
+        let refusal = gates.peer(flood).unwrap_err();
+        assert_eq!(refusal.problem().code, Code::RateLimited);
+        assert_eq!(refusal.problem().retry_after, Some(1));
+        gates.peer("192.0.2.2".parse().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_64_of_ipv6_is_one_peer() {
+        let ip = |text: &str| group(text.parse().unwrap());
+        assert_eq!(ip("2001:db8::1"), ip("2001:db8::ffff:2"));
+        assert_ne!(ip("2001:db8::1"), ip("2001:db8:0:1::1"));
+        assert_eq!(ip("::ffff:192.0.2.1"), ip("192.0.2.1"));
+    }
+
+    #[test]
+    fn what_all_send_together_is_limited() {
+        let gates = gates(Limits { total: Rate::new(1, 2), ..Limits::default() });
+        gates.peer("192.0.2.1".parse().unwrap()).unwrap();
+        gates.peer("192.0.2.2".parse().unwrap()).unwrap();
+        assert_eq!(gates.peer("192.0.2.3".parse().unwrap()).unwrap_err().problem().code, Code::RateLimited);
+    }
+
+    #[test]
+    fn calls_that_wait_take_no_place_from_those_at_work() {
+        let gates = gates(Limits { working: 1, waiting: 1, ..Limits::default() });
+        let waiting = gates.place(true).unwrap();
+        assert_eq!(gates.place(true).err().unwrap().problem().code, Code::Overloaded);
+        let working = gates.place(false).unwrap();
+        assert_eq!(gates.place(false).err().unwrap().problem().code, Code::Overloaded);
+        drop((waiting, working));
+        assert!(gates.place(true).is_ok() && gates.place(false).is_ok());
+    }
+
+    #[test]
+    fn idle_peers_are_forgotten() {
+        let gates = gates(Limits { per_peer: Rate::new(u32::MAX, 1), ..Limits::default() });
+        for last in 0..100 {
+            gates.peer(IpAddr::from([192, 0, 2, last])).unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        gates.forget_idle();
+        assert_eq!(gates.peers.len(), 0);
+    }
+}
