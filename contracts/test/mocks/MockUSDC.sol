@@ -104,6 +104,7 @@ contract MockUSDC is IUSDC {
 
     function transfer(address to, uint256 value)
         external
+        virtual
         whenNotPaused
         notBlacklisted(msg.sender)
         notBlacklisted(to)
@@ -275,7 +276,7 @@ contract MockUSDC is IUSDC {
         return SignatureChecker.isValidSignatureNow(signer, digest, signature);
     }
 
-    function _transfer(address from, address to, uint256 value) private {
+    function _transfer(address from, address to, uint256 value) internal virtual {
         require(from != address(0), "ERC20: transfer from the zero address");
         require(to != address(0), "ERC20: transfer to the zero address");
         require(value <= balanceOf(from), "ERC20: transfer amount exceeds balance");

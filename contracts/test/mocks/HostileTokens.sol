@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {MockUSDC} from "./MockUSDC.sol";
+
+/// @dev Takes a fee from every transfer: 1 unit less arrives.
+contract TokenTakingAFee is MockUSDC {
+    function _transfer(address from, address to, uint256 value) internal override {
+        super._transfer(from, to, value - 1);
+    }
+}
+
+/// @dev Delivers more than was asked for.
+contract TokenDeliveringMore is MockUSDC {
+    function _transfer(address from, address to, uint256 value) internal override {
+        super._transfer(from, to, value + 1);
+    }
+}
+
+/// @dev Pulls, and takes more from the receiver than it brings.
+contract TokenShrinkingTheReceiver is MockUSDC {
+    function _transfer(address from, address to, uint256 value) internal override {
+        super._transfer(from, to, value);
+        super._transfer(to, from, 2 * value);
+    }
+}
+
+/// @dev Says no without a revert.
+contract TokenReturningFalse is MockUSDC {
+    function transfer(address, uint256) external pure override returns (bool) {
+        return false;
+    }
+}
+
+/// @dev Answers a transfer with a word that is neither true nor false.
+contract TokenReturningNonsense is MockUSDC {
+    function transfer(address, uint256) external pure override returns (bool) {
+        assembly {
+            mstore(0, 2)
+            return(0, 32)
+        }
+    }
+}
+
+/// @dev Reverts a transfer with 100 kB.
+contract TokenRevertingWithABomb is MockUSDC {
+    function transfer(address, uint256) external pure override returns (bool) {
+        assembly {
+            revert(0, 100000)
+        }
+    }
+}
+
+/// @dev Refuses to pay one amount, and that only.
+contract TokenRefusingAnAmount is MockUSDC {
+    uint256 private immutable REFUSED;
+
+    constructor(uint256 refused) {
+        REFUSED = refused;
+    }
+
+    function _transfer(address from, address to, uint256 value) internal override {
+        require(value != REFUSED, "refused");
+        super._transfer(from, to, value);
+    }
+}
+
+/// @dev Calls its caller back before it moves anything, and hands on how that failed.
+contract TokenReentering is MockUSDC {
+    bytes private _reentry;
+
+    function reenterWith(bytes calldata reentry) external {
+        _reentry = reentry;
+    }
+
+    function _transfer(address from, address to, uint256 value) internal override {
+        (bool ok, bytes memory answer) = msg.sender.call(_reentry);
+        if (!ok) {
+            assembly {
+                revert(add(answer, 0x20), mload(answer))
+            }
+        }
+        super._transfer(from, to, value);
+    }
+}
+
+/// @dev Calls its caller back and does not mind when that fails.
+contract TokenReenteringQuietly is MockUSDC {
+    bytes private _reentry;
+    bool public reentered;
+
+    function reenterWith(bytes calldata reentry) external {
+        _reentry = reentry;
+    }
+
+    function _transfer(address from, address to, uint256 value) internal override {
+        (reentered,) = msg.sender.call(_reentry);
+        super._transfer(from, to, value);
+    }
+}
