@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
+import {Payment, Reason, Terms} from "../../../src/Types.sol";
+import {EscrowTest} from "../../base/EscrowTest.sol";
+import {
+    Wallet,
+    WalletAcceptingAll,
+    WalletBurningGas,
+    WalletRefusing,
+    WalletReturningABomb,
+    WalletReturningDirt,
+    WalletReturningTooLittle,
+    WalletReverting,
+    WalletSilent,
+    WalletTalkingOn,
+    WalletThirsty,
+    WalletWriting
+} from "../../mocks/Wallets.sol";
+
+/// @notice Money moves only as the agent signed it.
+contract SignaturesTest is EscrowTest {
+    uint256 private constant ORDER = 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141;
+
+    bytes32[] private noProof;
+
+    // ---------------------------------------------------------------- keys
+
+    /// @dev I7: a stolen submitter key changes nothing that was signed.
+    function test_reverts_whenAnySignedFieldIsChanged(uint256 field, uint256 value) public {
+        Terms memory terms = _terms();
+        _open(terms);
+        Payment memory payment = _payment(terms, 5, 3);
+        bytes32 signed = keccak256(abi.encode(payment));
+
+        field = bound(field, 0, 6);
+        if (field == 0) payment.payee = address(uint160(bound(value, 1, type(uint160).max)));
+        else if (field == 1) payment.amount = uint64(bound(value, 1, CAP));
+        else if (field == 2) payment.nonce = uint32(value);
+        else if (field == 3) payment.deadline = uint40(bound(value, NOW + 1, type(uint40).max));
+        else if (field == 4) payment.ref = bytes32(value);
+        else if (field == 5) payment.r = bytes32(value);
+        else payment.vs = bytes32(value);
+        vm.assume(keccak256(abi.encode(payment)) != signed);
+        vm.assume(payment.payee != address(escrow) && payment.payee != address(usdc));
+
+        _assertRefused(terms, payment, Reason.BadSignature);
+    }
+
+    function test_reverts_whenSignedByAnother(uint256 key) public {
+        key = bound(key, 1, ORDER - 1);
+        vm.assume(key != agentKey);
+        Terms memory terms = _terms();
+        _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        (payment.r, payment.vs) = vm.signCompact(key, _spendDigest(_idOf(terms), payment));
+        _assertRefused(terms, payment, Reason.BadSignature);
+    }
+
+    function test_reverts_whenSignedForAnotherMandate() public {
+        Terms memory terms = _terms();
+        Terms memory other = _terms();
+        other.intent = keccak256("other");
+        _open(terms);
+        _open(other);
+        _assertRefused(terms, _payment(other, 5, 0), Reason.BadSignature);
+    }
+
+    function test_reverts_whenSignedForAnotherEscrow() public {
+        Terms memory terms = _terms();
+        _open(terms);
+        IMandateEscrow first = escrow;
+        escrow = IMandateEscrow(deployCode("MandateEscrow.sol:MandateEscrow", abi.encode(usdc)));
+        Payment memory payment = _payment(terms, 5, 0);
+        escrow = first;
+        _assertRefused(terms, payment, Reason.BadSignature);
+    }
+
+    /// @dev After a fork the old signature is worthless, a new one works, and the money is still in reach.
+    function test_reverts_whenSignedForAnotherChain() public {
+        Terms memory terms = _terms();
+        bytes32 id = _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        bytes32 domain = escrow.domainSeparator();
+
+        vm.chainId(8453);
+        assertNotEq(escrow.domainSeparator(), domain);
+        assertEq(escrow.idOf(terms), id);
+        _assertRefused(terms, payment, Reason.BadSignature);
+
+        (payment.r, payment.vs) = vm.signCompact(agentKey, _spendDigest(id, payment));
+        _spend(terms, payment);
+        vm.prank(operator);
+        escrow.revoke(terms);
+        assertEq(usdc.balanceOf(operator), CAP - 5);
+    }
+
+    /// @dev EIP-2. The compact form has no room for most high values: they lose their top bit to the parity.
+    function test_reverts_whenSIsHigh() public {
+        Terms memory terms = _terms();
+        _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        uint256 vs = uint256(payment.vs);
+        uint256 s = vs & (1 << 255) - 1;
+        uint256 parity = vs >> 255;
+
+        payment.vs = bytes32((ORDER - s) & (1 << 255) - 1 | (1 - parity) << 255);
+        _assertRefused(terms, payment, Reason.BadSignature);
+        payment.vs = bytes32(ORDER / 2 + 1);
+        _assertRefused(terms, payment, Reason.BadSignature);
+    }
+
+    function test_reverts_whenTheSignatureIsZero() public {
+        Terms memory terms = _terms();
+        _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        (payment.r, payment.vs) = (0, 0);
+        _assertRefused(terms, payment, Reason.BadSignature);
+    }
+
+    // ---------------------------------------------------------------- wallets
+
+    /// @dev Opens a mandate whose agent is the wallet, and asks about a payment that carries only a wallet signature.
+    function _ask(address wallet, bytes memory signature) private returns (Reason) {
+        Terms memory terms = _terms();
+        terms.agent = wallet;
+        terms.intent = keccak256(abi.encode(wallet));
+        _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        payment.r = bytes32(uint256(payment.r) ^ 1);
+
+        Reason reason = escrow.canSpend(terms, payment, noProof, signature, submitter);
+        if (reason != Reason.None) {
+            vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.Refused.selector, reason));
+        }
+        vm.prank(submitter);
+        escrow.spend(terms, payment, noProof, signature);
+        return reason;
+    }
+
+    function test_succeeds_asAWalletSays() public {
+        Terms memory terms = _terms();
+        terms.agent = address(new Wallet(agent));
+        bytes32 id = _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(agentKey, _spendDigest(id, payment));
+        bytes memory signature = abi.encodePacked(r, s, v);
+        (payment.r, payment.vs) = (0, 0);
+
+        // The compact signature stands for a key, and the wallet has none.
+        _assertRefused(terms, _payment(terms, 5, 0), Reason.BadSignature);
+
+        vm.prank(submitter);
+        escrow.spend(terms, payment, noProof, signature);
+        assertEq(usdc.balanceOf(payee), 5);
+    }
+
+    function test_succeeds_whenTheWalletAccepts() public {
+        assertEq(_ask(address(new WalletAcceptingAll()), "x"), Reason.None);
+        assertEq(_ask(address(new WalletTalkingOn()), "x"), Reason.None);
+    }
+
+    function test_reverts_whenTheWalletDoesNotAccept() public {
+        assertEq(_ask(address(new Wallet(agent)), new bytes(65)), Reason.BadSignature);
+        assertEq(_ask(address(new WalletRefusing()), "x"), Reason.BadSignature);
+        assertEq(_ask(address(new WalletReturningDirt()), "x"), Reason.BadSignature);
+        assertEq(_ask(address(new WalletReturningTooLittle()), "x"), Reason.BadSignature);
+        assertEq(_ask(address(new WalletReverting()), "x"), Reason.BadSignature);
+        assertEq(_ask(address(new WalletSilent()), "x"), Reason.BadSignature);
+        assertEq(_ask(address(new WalletWriting()), "x"), Reason.BadSignature);
+    }
+
+    function test_doesNotAskTheWallet_withoutASignature() public {
+        assertEq(_ask(address(new WalletAcceptingAll()), ""), Reason.BadSignature);
+    }
+
+    /// @dev An account without code answers any call with success.
+    function test_reverts_whenTheAgentHasNoCode() public {
+        assertEq(_ask(stranger, "x"), Reason.BadSignature);
+    }
+
+    /// @dev Precompile 4 answers with what it was asked.
+    function test_reverts_whenTheAgentIsAPrecompile() public {
+        assertEq(_ask(address(4), "x"), Reason.BadSignature);
+    }
+
+    function test_boundsWhatAWalletCosts() public {
+        uint256 before = gasleft();
+        assertEq(_ask(address(new WalletBurningGas()), "x"), Reason.BadSignature);
+        assertLt(before - gasleft(), 700_000);
+        assertEq(_ask(address(new WalletReturningABomb()), "x"), Reason.None);
+    }
+
+    /// @dev The root key of an EIP-7702 account stays valid, and so does what its code accepts.
+    function test_succeeds_forAnEIP7702Agent() public {
+        vm.signAndAttachDelegation(address(new WalletAcceptingAll()), agentKey);
+        Terms memory terms = _terms();
+        _open(terms);
+        assertEq(agent.code.length, 23);
+
+        _spend(terms, _payment(terms, 5, 0));
+        Payment memory payment = _payment(terms, 5, 1);
+        (payment.r, payment.vs) = (0, 0);
+        vm.prank(submitter);
+        escrow.spend(terms, payment, noProof, "x");
+        assertEq(usdc.balanceOf(payee), 10);
+    }
+
+    /// @dev At any gas the answer is the wallet's own, or the whole call reverts: starving it says nothing.
+    function test_neverStarvesAWallet(uint256 gas_) public {
+        Terms memory terms = _terms();
+        terms.agent = address(new WalletThirsty());
+        _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        gas_ = bound(gas_, 30_000, 300_000);
+
+        try escrow.canSpend{gas: gas_}(terms, payment, noProof, "x", submitter) returns (Reason reason) {
+            assertEq(reason, Reason.None);
+        } catch (bytes memory answer) {
+            assertTrue(answer.length == 0 || bytes4(answer) == IMandateEscrow.GasTooLow.selector);
+        }
+    }
+
+    function test_reverts_withGasTooLow() public {
+        Terms memory terms = _terms();
+        terms.agent = address(new WalletThirsty());
+        _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+
+        vm.expectPartialRevert(IMandateEscrow.GasTooLow.selector);
+        vm.prank(submitter);
+        escrow.spend{gas: 100_000}(terms, payment, noProof, "x");
+    }
+}
