@@ -4,4 +4,9 @@
 //! Imports point one way: `ledger ← chain ← service ← api ← app`.
 
 pub mod api;
+pub mod app;
+pub mod chain;
+pub mod clock;
+pub mod health;
+pub mod ledger;
 pub mod service;

@@ -1,0 +1,184 @@
+//! The composition root: checks the house, catches up with the chain, starts everything, and stops
+//! it in order.
+
+use std::{path::PathBuf, time::Duration};
+
+use alloy::{eips::BlockId, signers::local::PrivateKeySigner};
+use alloy_primitives::Address;
+use alloy_sol_types::SolCall;
+use stipend_bindings::abi::MandateEscrow;
+use stipend_core::policy::Limits;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
+
+pub use crate::chain::follow::Finality;
+use crate::{
+    api,
+    chain::{
+        book::Bookkeeper,
+        follow::{FollowError, Follower},
+        rpc::{Call, Rpc, RpcError},
+        send::{SendError, Sender},
+    },
+    health::Health,
+    ledger::{House, Ledger, LedgerError},
+    service::{Parts, Service},
+};
+
+/// Everything that is set from outside.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node.
+    pub rpc_url: Url,
+    /// The chain that the node must be on.
+    pub chain_id: u64,
+    /// The escrow.
+    pub escrow: Address,
+    /// The guardian that this relayer acts for.
+    pub guardian: Address,
+    /// The submitter's key; prints its address only.
+    pub submitter: PrivateKeySigner,
+    /// The ledger's file.
+    pub database: PathBuf,
+    /// The block from which on the escrow is followed, on an empty ledger; absent: from now on.
+    pub start_block: Option<u64>,
+    /// Blocks, the including one counted, after which a mandate can be used.
+    pub confirmations: u64,
+    /// When a block is final.
+    pub finality: Finality,
+    /// How often to ask the node for its head.
+    pub poll: Duration,
+    /// Wei per gas that are never exceeded.
+    pub fee_ceiling: u64,
+    /// What payments are held to.
+    pub limits: Limits,
+    /// Settings of the API.
+    pub api: api::ApiConfig,
+}
+
+/// Why the relayer did not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The node.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    /// No HTTP client.
+    #[error("no HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+    /// Another chain.
+    #[error("the node is on chain {found}, not on {expected}: check the RPC URL and the chain id")]
+    OtherChain {
+        /// The node's.
+        found: u64,
+        /// The settings'.
+        expected: u64,
+    },
+    /// Nothing there.
+    #[error("there is no contract at {0}: check the escrow's address and the chain")]
+    NoContract(Address),
+    /// The guardian did not allow the submitter.
+    #[error(
+        "the guardian {guardian} has not allowed the submitter {submitter}: send setSubmitter({submitter}, true) to the escrow from the guardian"
+    )]
+    NotSubmitter {
+        /// The guardian.
+        guardian: Address,
+        /// The submitter.
+        submitter: Address,
+    },
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The chain.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    /// The sender.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// The API's socket.
+    #[error("the API stopped: {0}")]
+    Api(#[from] std::io::Error),
+    /// A commit failed while running.
+    #[error("the ledger stopped, since a commit failed: free the disk or mend it, then start again")]
+    LedgerStopped,
+}
+
+/// Runs the relayer on `listener` until `stop`.
+///
+/// # Errors
+/// [`AppError`]: it does not start on a wrong chain, without contract code, with a submitter that
+/// may not submit, or with a ledger that is not this house's; and it stops when the ledger fails.
+pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
+    let rpc = Rpc::new(config.rpc_url.clone())?;
+    let house = inspect(&rpc, &config).await?;
+    let ledger = Ledger::open(&config.database, house)?;
+    let health = Health::default();
+    let submitter = config.submitter.address();
+
+    let follower = Follower {
+        rpc: rpc.clone(),
+        ledger: ledger.clone(),
+        bookkeeper: Bookkeeper { house, submitter },
+        finality: config.finality,
+        poll: config.poll,
+        health: health.clone(),
+    };
+    let head = follower.catch_up(config.start_block).await?;
+    let sender = Sender {
+        rpc: rpc.clone(),
+        ledger: ledger.clone(),
+        house,
+        submitter: config.submitter,
+        confirmations: config.confirmations,
+        fee_ceiling: config.fee_ceiling,
+        health: health.clone(),
+    };
+    sender.start().await?;
+
+    let (heads, head) = watch::channel(head);
+    let service = Service::new(Parts {
+        ledger: ledger.clone(),
+        rpc,
+        house,
+        limits: config.limits,
+        confirmations: config.confirmations,
+        heads: head.clone(),
+        alarms: health,
+    });
+    let tasks = TaskTracker::new();
+    let chain_stop = CancellationToken::new();
+    tasks.spawn(follower.run(heads, chain_stop.clone()));
+    tasks.spawn(sender.run(head, chain_stop.clone()));
+    tasks.close();
+
+    // The API first, so that nothing is accepted that nobody would send; then the rest.
+    let outcome = tokio::select! {
+        served = api::serve(listener, service, config.api, stop.clone()) => served.map_err(AppError::from),
+        () = ledger.writer().stopped() => Err(AppError::LedgerStopped),
+    };
+    stop.cancel();
+    chain_stop.cancel();
+    tasks.wait().await;
+    outcome
+}
+
+/// Asks the chain whether this is the house that the settings describe.
+async fn inspect(rpc: &Rpc, config: &Config) -> Result<House, AppError> {
+    let found = rpc.chain_id().await?;
+    if found != config.chain_id {
+        return Err(AppError::OtherChain { found, expected: config.chain_id });
+    }
+    if !rpc.has_code(config.escrow).await? {
+        return Err(AppError::NoContract(config.escrow));
+    }
+    let ask = |data: Vec<u8>| Call { from: None, to: config.escrow, data: data.into(), gas: None };
+    let token =
+        rpc.call::<MandateEscrow::tokenCall>(ask(MandateEscrow::tokenCall {}.abi_encode()), BlockId::latest()).await?;
+    let (guardian, submitter) = (config.guardian, config.submitter.address());
+    let question = MandateEscrow::isSubmitterCall { guardian, submitter }.abi_encode();
+    if !rpc.call::<MandateEscrow::isSubmitterCall>(ask(question), BlockId::latest()).await? {
+        return Err(AppError::NotSubmitter { guardian, submitter });
+    }
+    Ok(House { chain_id: found, escrow: config.escrow, token, guardian })
+}

@@ -1,0 +1,11 @@
+//! The chain: one follower that turns blocks into facts, one sender that turns reserved payments
+//! into transactions, and the booking between them.
+
+pub mod batch;
+pub mod book;
+pub mod classify;
+pub mod fact;
+pub mod fees;
+pub mod follow;
+pub mod rpc;
+pub mod send;

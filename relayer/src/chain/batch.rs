@@ -1,0 +1,113 @@
+//! Packs reserved payments into one `settle` call. Pure.
+
+use std::collections::BTreeMap;
+
+use alloy_primitives::{Address, B256, Bytes};
+use alloy_sol_types::SolCall;
+use stipend_bindings::{Spend, abi::MandateEscrow, compact, row, terms_on_chain};
+use stipend_core::{Intent, MandateId, Terms, merkle, nonce::NonceWindow};
+
+use crate::ledger::payments;
+
+/// The most rows of a batch: what fits under the gas limit that every chain allows a transaction
+/// (EIP-7825: 16,777,216) with room to spare.
+pub const ROWS: usize = 150;
+/// Gas that a batch needs whatever is in it.
+const GAS_BASE: u64 = 100_000;
+/// Gas that no row exceeds: a first payment to a new holder of the token from a mandate not touched
+/// before, with a proof.
+const GAS_ROW: u64 = 100_000;
+
+/// A row's payment with what its mandate says about it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The payment.
+    pub payment: payments::Record,
+    /// Its mandate's terms.
+    pub terms: Terms,
+    /// Its mandate's intent.
+    pub intent: Option<Intent>,
+}
+
+impl Row {
+    /// The row of the call.
+    fn on_chain(&self) -> Option<MandateEscrow::Payment> {
+        let payments::Record { mandate, payee, amount, nonce, deadline, reference, .. } = self.payment;
+        let spend = Spend::new(mandate, payee, amount, nonce, deadline, reference).ok()?;
+        Some(row(&spend, compact(&self.payment.signature).ok()?))
+    }
+
+    /// That the mandate allows the payee; empty where it allows anyone.
+    fn proof(&self) -> Vec<B256> {
+        let payees = self.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref()).unwrap_or_default();
+        merkle::proof(payees, self.payment.payee).unwrap_or_default()
+    }
+
+    /// The call that asks the contract why it would not pay this row if `submitter` sent it.
+    #[must_use]
+    pub fn question(&self, submitter: Address) -> Option<Bytes> {
+        let call = MandateEscrow::canSpendCall {
+            terms: terms_on_chain(&self.terms).ok()?,
+            payment: self.on_chain()?,
+            proof: self.proof(),
+            signature: Bytes::new(),
+            submitter,
+        };
+        Some(call.abi_encode().into())
+    }
+}
+
+/// A batch.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The rows, in the order of the call.
+    pub rows: Vec<Row>,
+}
+
+impl Batch {
+    /// Takes the first rows, at most [`ROWS`], which come by mandate and nonce. `held_back` are
+    /// payments that can't go now; a nonce more than the window above one of them would retire it,
+    /// so such rows wait too.
+    #[must_use]
+    pub fn pack(candidates: Vec<Row>, held_back: &[(MandateId, u32)]) -> Self {
+        let mut lowest: BTreeMap<MandateId, u32> = BTreeMap::new();
+        for (mandate, nonce) in held_back {
+            lowest.entry(*mandate).and_modify(|lowest| *lowest = (*lowest).min(*nonce)).or_insert(*nonce);
+        }
+        let retires = |row: &Row| {
+            lowest.get(&row.payment.mandate).is_some_and(|lowest| NonceWindow::floor(row.payment.nonce) > *lowest)
+        };
+        let can_go = |row: &Row| !held_back.contains(&(row.payment.mandate, row.payment.nonce)) && !retires(row);
+        Self { rows: candidates.into_iter().filter(can_go).take(ROWS).collect() }
+    }
+
+    /// Gas that suffices for it, so that no row is skipped for want of gas.
+    #[must_use]
+    pub fn gas_limit(&self) -> u64 {
+        GAS_BASE.saturating_add(GAS_ROW.saturating_mul(self.rows.len() as u64))
+    }
+
+    /// The call. `None` if a row can't be put into one, which no row that was admitted is.
+    #[must_use]
+    pub fn calldata(&self) -> Option<Bytes> {
+        let mut groups: Vec<MandateEscrow::Group> = Vec::new();
+        let mut proofs = Vec::with_capacity(self.rows.len());
+        let mut last = None;
+        for row in &self.rows {
+            let payment = row.on_chain()?;
+            match groups.last_mut().filter(|_| last == Some(row.payment.mandate)) {
+                Some(group) => group.payments.push(payment),
+                None => {
+                    let terms = terms_on_chain(&row.terms).ok()?;
+                    groups.push(MandateEscrow::Group { terms, payments: vec![payment] });
+                }
+            }
+            last = Some(row.payment.mandate);
+            proofs.push(row.proof());
+        }
+        if proofs.iter().all(Vec::is_empty) {
+            proofs.clear();
+        }
+        Some(MandateEscrow::settleCall { groups, proofs, signatures: Vec::new() }.abi_encode().into())
+    }
+}

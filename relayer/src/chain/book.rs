@@ -1,0 +1,311 @@
+//! Books what the chain says. Three hooks: a block was mined, a block was unmined, a block is final.
+//! Only the last moves money for good. They run inside the ledger's commit and do no I/O of their
+//! own.
+
+use alloy_primitives::Address;
+use rusqlite::Connection;
+use serde_json::json;
+use stipend_core::{Amount, Code, MandateId, Seconds, Terms, api::PaymentState, nonce::NonceWindow};
+
+use super::{fact::Fact, rpc::Receipt};
+use crate::ledger::{
+    House, LedgerError, audit,
+    blocks::{self, Block, Log},
+    books::Step,
+    mandates::{self, Place},
+    payments::{self, Because, Spent},
+    requests,
+    transactions::{self, Kind},
+};
+
+/// A block with what it says about us.
+#[derive(Clone, Debug)]
+pub struct MinedBlock {
+    /// The block.
+    pub block: Block,
+    /// The escrow's logs.
+    pub logs: Vec<Log>,
+    /// The receipts of our transactions in it.
+    pub receipts: Vec<Receipt>,
+}
+
+/// Books for one house and its submitter.
+#[derive(Clone, Copy, Debug)]
+pub struct Bookkeeper {
+    /// The house.
+    pub house: House,
+    /// Our submitter.
+    pub submitter: Address,
+}
+
+impl Bookkeeper {
+    /// A block was appended to the chain.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub fn mine(&self, ledger: &Connection, mined: &MinedBlock, now: Seconds) -> Result<(), LedgerError> {
+        let block = mined.block;
+        blocks::push(ledger, block, &mined.logs)?;
+        for receipt in &mined.receipts {
+            if let Some(tx) = transactions::of_attempt(ledger, receipt.hash)? {
+                let place = Place { block: block.number, hash: block.hash, tx: receipt.hash };
+                transactions::set_mined(ledger, tx.id, place, receipt.succeeded, receipt.cost)?;
+            }
+        }
+        for log in &mined.logs {
+            let place = Place { block: block.number, hash: block.hash, tx: log.tx_hash };
+            match Fact::read(log) {
+                Some(Fact::Opened(id, terms)) => self.opened(ledger, id, &terms, place, now)?,
+                Some(Fact::Spent(spent)) => spent_mined(ledger, spent, place, now)?,
+                Some(Fact::Skipped { mandate, nonce, reason }) => {
+                    // A hint that anybody can cause: it counts only in our own transactions, by row.
+                    if let Some(tx) = transactions::of_attempt(ledger, log.tx_hash)?
+                        && let Some(payment) = payments::by_nonce(ledger, mandate, nonce)?
+                    {
+                        transactions::set_skipped(ledger, tx.id, payment.seq, reason)?;
+                    }
+                }
+                Some(Fact::Revoked { mandate, by }) => {
+                    ended(ledger, mandate, place, "mandate.revoked", json!({ "by": by.to_string() }), now)?;
+                }
+                Some(Fact::Returned { mandate, to, from_remaining, from_held }) => {
+                    let data =
+                        json!({ "to": to.to_string(), "from_remaining": from_remaining, "from_held": from_held });
+                    ended(ledger, mandate, place, "mandate.returned", data, now)?;
+                }
+                Some(Fact::SubmitterSet { guardian, submitter, allowed: true }) if guardian == self.house.guardian => {
+                    blocks::add_submitter(ledger, submitter)?;
+                }
+                Some(Fact::SubmitterSet { .. }) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The last block was taken off the chain: what it said is unknown again.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub fn unmine(&self, ledger: &Connection, block: Block, now: Seconds) -> Result<(), LedgerError> {
+        // Transactions first: whether one of ours still holds a payment decides where that goes.
+        transactions::unmine(ledger, block.hash)?;
+        for payment in payments::mined_in(ledger, block.hash)? {
+            let held = transactions::holds_live(ledger, payment.seq)?;
+            payments::step(ledger, &payment, Step::Unmine { held }, Because::default(), now)?;
+        }
+        for mandate in mandates::touched_by(ledger, block.hash)? {
+            let by_this = |place: Option<Place>| place.is_some_and(|place| place.hash == block.hash);
+            if by_this(mandate.ended) {
+                mandates::set_ended(ledger, mandate.id, None)?;
+            }
+            if by_this(mandate.opened) {
+                mandates::set_opened(ledger, mandate.id, None)?;
+                if let Some(request) = mandate.request {
+                    requests::set_mandate(ledger, request, None)?;
+                }
+            }
+            audit::append(ledger, now, mandate.event("mandate.unmined"))?;
+        }
+        blocks::pop(ledger, block)
+    }
+
+    /// A block, the next one in order, is final.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub fn finalize(&self, ledger: &Connection, block: Block, now: Seconds) -> Result<(), LedgerError> {
+        for log in blocks::logs(ledger, block.number)? {
+            let place = Place { block: block.number, hash: block.hash, tx: log.tx_hash };
+            match Fact::read(&log) {
+                Some(Fact::Spent(spent)) => spent_final(ledger, spent, place, now)?,
+                Some(Fact::Revoked { mandate, .. }) => fail_all(ledger, mandate, Code::Ended, now)?,
+                Some(Fact::Returned { mandate, from_remaining, from_held, .. }) => {
+                    fail_all(ledger, mandate, Code::Ended, now)?;
+                    returned_final(ledger, mandate, from_remaining, from_held)?;
+                }
+                _ => {}
+            }
+        }
+        for tx in transactions::finalize(ledger, block.hash)? {
+            match tx.kind {
+                Kind::Settle => self.batch_final(ledger, &tx, now)?,
+                // Dead unless it succeeded; then the opening's own event has said all.
+                Kind::Open(mandate) => {
+                    if tx.succeeded != Some(true) {
+                        transactions::set_opening_tx(ledger, mandate, None)?;
+                    }
+                }
+            }
+        }
+        self.time_final(ledger, block.time, now)?;
+        blocks::mark_final(ledger, block)
+    }
+
+    fn opened(
+        &self,
+        ledger: &Connection,
+        id: MandateId,
+        terms: &Terms,
+        place: Place,
+        now: Seconds,
+    ) -> Result<(), LedgerError> {
+        let asked_here = requests::of_intent(ledger, terms.agent, terms.intent)?.is_some();
+        // Others use the escrow too; only what we can have a part in is ours to follow.
+        if terms.guardian != self.house.guardian && !asked_here {
+            return Ok(());
+        }
+        mandates::ensure(ledger, id, terms, now)?;
+        mandates::set_opened(ledger, id, Some(place))?;
+        let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
+        if let Some(request) = mandate.request {
+            requests::set_mandate(ledger, request, Some(id))?;
+        }
+        let data = json!({
+            "cap": terms.cap, "operator": terms.operator.to_string(), "agent": terms.agent.to_string(),
+            "expiry": terms.expiry, "block": { "number": place.block, "hash": place.hash },
+        });
+        audit::append(ledger, now, audit::Event { tx_hash: Some(place.tx), data, ..mandate.event("mandate.opened") })
+    }
+
+    /// A batch of ours is final: what it did not pay waits again, or can never be paid any more.
+    fn batch_final(&self, ledger: &Connection, tx: &transactions::Record, now: Seconds) -> Result<(), LedgerError> {
+        for payment in payments::riding_in(ledger, tx.id)? {
+            if payment.state != PaymentState::Submitted || transactions::holds_live(ledger, payment.seq)? {
+                continue;
+            }
+            let skipped = transactions::skipped(ledger, tx.id, payment.seq)?;
+            let because = Because { reason: skipped, tx_hash: tx.mined.map(|place| place.tx), block: None };
+            // Nobody else can send it, and every transaction that held it is final: the money may
+            // go back, and this very commit makes sure that it is never sent again.
+            let dead = skipped.is_some() && self.only_we_submit(ledger, payment.mandate)?;
+            payments::step(ledger, &payment, if dead { Step::Fail } else { Step::GiveUp }, because, now)?;
+        }
+        Ok(())
+    }
+
+    fn only_we_submit(&self, ledger: &Connection, mandate: MandateId) -> Result<bool, LedgerError> {
+        let guarded = mandates::get(ledger, mandate)?
+            .is_some_and(|mandate| !mandate.terms.guardian.is_zero() && mandate.terms.guardian == self.house.guardian);
+        Ok(guarded && blocks::only_submitter(ledger, self.submitter)?)
+    }
+
+    /// The chain has reached `time` for good: what ended before can't happen any more.
+    fn time_final(&self, ledger: &Connection, time: Seconds, now: Seconds) -> Result<(), LedgerError> {
+        for payment in payments::overdue(ledger, time)? {
+            fail(ledger, &payment, Code::DeadlinePassed, now)?;
+        }
+        for mandate in mandates::expired_with_live_payments(ledger, time)? {
+            fail_all(ledger, mandate.id, Code::Expired, now)?;
+        }
+        for id in transactions::lapsed_openings(ledger, time)? {
+            if let Some(mandate) = mandates::get(ledger, id)?
+                && mandate.opened.is_none()
+            {
+                audit::append(ledger, now, mandate.event("mandate.opening_lapsed"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The payment that this event settles, if it is ours: equal in mandate, nonce, payee and amount.
+fn settled_by(ledger: &Connection, spent: Spent) -> Result<Option<payments::Record>, LedgerError> {
+    Ok(payments::by_nonce(ledger, spent.mandate, spent.nonce)?
+        .filter(|payment| payment.payee == spent.payee && payment.amount == spent.amount))
+}
+
+fn spent_mined(ledger: &Connection, spent: Spent, place: Place, now: Seconds) -> Result<(), LedgerError> {
+    let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
+    let because = Because { reason: None, tx_hash: Some(place.tx), block: Some((place.block, place.hash)) };
+    match settled_by(ledger, spent)? {
+        Some(payment) if matches!(payment.state, PaymentState::Reserved | PaymentState::Submitted) => {
+            payments::step(ledger, &payment, Step::Mine, because, now)
+        }
+        _ => {
+            let data = json!({ "payee": spent.payee.to_string(), "amount": spent.amount, "nonce": spent.nonce });
+            let event = |kind| audit::Event { tx_hash: Some(place.tx), data, ..mandate.event(kind) };
+            // Without a guardian anybody may send what the agent signed. With one, only we do.
+            if mandate.terms.guardian.is_zero() {
+                audit::append(ledger, now, event("mandate.spent_elsewhere"))
+            } else {
+                mandates::freeze(ledger, mandate.id, "a payment on chain that this relayer did not accept")?;
+                audit::append(ledger, now, event("mandate.frozen"))
+            }
+        }
+    }
+}
+
+fn spent_final(ledger: &Connection, spent: Spent, place: Place, now: Seconds) -> Result<(), LedgerError> {
+    let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
+    match settled_by(ledger, spent)? {
+        Some(payment) if payment.state == PaymentState::Mined => {
+            let because = Because { reason: None, tx_hash: Some(place.tx), block: Some((place.block, place.hash)) };
+            payments::step(ledger, &payment, Step::Settle, because, now)?;
+        }
+        _ => {
+            payments::insert_foreign(ledger, &spent, place.tx)?;
+            let books = mandate.books.pay(spent.amount).map_err(LedgerError::inconsistent)?;
+            mandates::set_books(ledger, mandate.id, books)?;
+        }
+    }
+    // The nonce is finally used, and it has retired those below its window.
+    for payment in payments::live(ledger, spent.mandate)? {
+        if payment.nonce == spent.nonce {
+            fail(ledger, &payment, Code::NonceUsed, now)?;
+        } else if payment.nonce < NonceWindow::floor(spent.nonce) {
+            fail(ledger, &payment, Code::NonceRetired, now)?;
+        }
+    }
+    Ok(())
+}
+
+fn ended(
+    ledger: &Connection,
+    id: MandateId,
+    place: Place,
+    kind: &str,
+    data: serde_json::Value,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
+    if mandate.ended.is_none() {
+        mandates::set_ended(ledger, id, Some(place))?;
+    }
+    audit::append(ledger, now, audit::Event { tx_hash: Some(place.tx), data, ..mandate.event(kind) })
+}
+
+fn returned_final(
+    ledger: &Connection,
+    id: MandateId,
+    from_remaining: Amount,
+    from_held: Amount,
+) -> Result<(), LedgerError> {
+    let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
+    let amount = from_remaining
+        .checked_add(from_held)
+        .ok_or_else(|| LedgerError::inconsistent("more returned than can be stored"))?;
+    let held = mandate
+        .books
+        .held
+        .checked_sub(from_held)
+        .ok_or_else(|| LedgerError::inconsistent("more returned than was held"))?;
+    let mut books = mandate.books.give_back(amount).map_err(LedgerError::inconsistent)?;
+    books.held = held;
+    mandates::set_books(ledger, id, books)
+}
+
+fn fail_all(ledger: &Connection, mandate: MandateId, reason: Code, now: Seconds) -> Result<(), LedgerError> {
+    for payment in payments::live(ledger, mandate)? {
+        fail(ledger, &payment, reason, now)?;
+    }
+    Ok(())
+}
+
+/// Fails a payment that a final block has made impossible. One that is mined is not: its block is
+/// later than that one, and settles or unmines it.
+fn fail(ledger: &Connection, payment: &payments::Record, reason: Code, now: Seconds) -> Result<(), LedgerError> {
+    if payment.state == PaymentState::Mined {
+        return Ok(());
+    }
+    payments::step(ledger, payment, Step::Fail, Because { reason: Some(reason), ..Because::default() }, now)
+}

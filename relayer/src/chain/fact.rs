@@ -1,0 +1,102 @@
+//! What the escrow's logs say.
+
+use alloy_primitives::Address;
+use alloy_sol_types::SolEvent;
+use stipend_bindings::{abi::MandateEscrow, terms_from_chain};
+use stipend_core::{Amount, Code, MandateId, Terms};
+
+use crate::ledger::{blocks::Log, payments::Spent};
+
+/// A fact of the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// A mandate was opened.
+    Opened(MandateId, Box<Terms>),
+    /// A payment was made.
+    Spent(Spent),
+    /// A row of a batch was not paid.
+    Skipped {
+        /// Its mandate.
+        mandate: MandateId,
+        /// Its nonce.
+        nonce: u32,
+        /// Why.
+        reason: Code,
+    },
+    /// A mandate was revoked.
+    Revoked {
+        /// Which.
+        mandate: MandateId,
+        /// By whom.
+        by: Address,
+    },
+    /// What was left went back, and the mandate ended.
+    Returned {
+        /// Which.
+        mandate: MandateId,
+        /// To whom.
+        to: Address,
+        /// How much was not held.
+        from_remaining: Amount,
+        /// How much was held.
+        from_held: Amount,
+    },
+    /// A guardian allowed or removed a submitter.
+    SubmitterSet {
+        /// The guardian.
+        guardian: Address,
+        /// The submitter.
+        submitter: Address,
+        /// Which of both.
+        allowed: bool,
+    },
+}
+
+impl Fact {
+    /// Reads a log of the escrow. `None` for events that this program does not know and for terms
+    /// that no ledger can hold.
+    #[must_use]
+    pub fn read(log: &Log) -> Option<Self> {
+        let topics = || log.topics.iter().copied();
+        let data = &log.data;
+        let amount = |units| Amount::from_units(units).ok();
+        Some(match *log.topics.first()? {
+            topic if topic == MandateEscrow::Opened::SIGNATURE_HASH => {
+                let event = MandateEscrow::Opened::decode_raw_log(topics(), data).ok()?;
+                Self::Opened(MandateId(event.mandate), Box::new(terms_from_chain(&event.terms).ok()?))
+            }
+            topic if topic == MandateEscrow::Spent::SIGNATURE_HASH => {
+                let event = MandateEscrow::Spent::decode_raw_log(topics(), data).ok()?;
+                Self::Spent(Spent {
+                    mandate: MandateId(event.mandate),
+                    nonce: event.nonce,
+                    payee: event.payee,
+                    amount: amount(event.amount)?,
+                })
+            }
+            topic if topic == MandateEscrow::Skipped::SIGNATURE_HASH => {
+                let event = MandateEscrow::Skipped::decode_raw_log(topics(), data).ok()?;
+                let reason = Code::from_reason(event.reason)?;
+                Self::Skipped { mandate: MandateId(event.mandate), nonce: event.nonce, reason }
+            }
+            topic if topic == MandateEscrow::Revoked::SIGNATURE_HASH => {
+                let event = MandateEscrow::Revoked::decode_raw_log(topics(), data).ok()?;
+                Self::Revoked { mandate: MandateId(event.mandate), by: event.by }
+            }
+            topic if topic == MandateEscrow::Returned::SIGNATURE_HASH => {
+                let event = MandateEscrow::Returned::decode_raw_log(topics(), data).ok()?;
+                Self::Returned {
+                    mandate: MandateId(event.mandate),
+                    to: event.to,
+                    from_remaining: amount(event.fromRemaining)?,
+                    from_held: amount(event.fromHeld)?,
+                }
+            }
+            topic if topic == MandateEscrow::SubmitterSet::SIGNATURE_HASH => {
+                let event = MandateEscrow::SubmitterSet::decode_raw_log(topics(), data).ok()?;
+                Self::SubmitterSet { guardian: event.guardian, submitter: event.submitter, allowed: event.allowed }
+            }
+            _ => return None,
+        })
+    }
+}

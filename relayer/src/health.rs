@@ -1,0 +1,67 @@
+//! What is wrong, by name. An alarm that halts stops everything that signs or accepts; reads go on.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use stipend_core::api;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gravity {
+    Warns,
+    Halts,
+}
+
+/// The relayer's state of health. Cheap to clone; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    alarms: Arc<Mutex<BTreeMap<&'static str, (Gravity, String)>>>,
+}
+
+impl Health {
+    /// Something needs a look; work goes on.
+    pub fn warn(&self, name: &'static str, what: impl Into<String>) {
+        self.raise(name, Gravity::Warns, what.into());
+    }
+
+    /// Something can't be explained or done: no new work until it is cleared.
+    pub fn halt(&self, name: &'static str, what: impl Into<String>) {
+        self.raise(name, Gravity::Halts, what.into());
+    }
+
+    fn raise(&self, name: &'static str, gravity: Gravity, what: String) {
+        let mut alarms = self.alarms();
+        if alarms.get(name).is_none_or(|(_, known)| *known != what) {
+            tracing::warn!(alarm = name, halts = gravity == Gravity::Halts, "{what}");
+            alarms.insert(name, (gravity, what));
+        }
+    }
+
+    /// It is over.
+    pub fn clear(&self, name: &'static str) {
+        if self.alarms().remove(name).is_some() {
+            tracing::info!(alarm = name, "cleared");
+        }
+    }
+
+    /// Why no new work is taken, if so.
+    #[must_use]
+    pub fn halted(&self) -> Option<String> {
+        self.alarms().values().find(|(gravity, _)| *gravity == Gravity::Halts).map(|(_, what)| what.clone())
+    }
+
+    /// As the API shows it.
+    #[must_use]
+    pub fn view(&self) -> api::Health {
+        let alarms = self.alarms();
+        api::Health {
+            ready: alarms.values().all(|(gravity, _)| *gravity == Gravity::Warns),
+            alarms: alarms.iter().map(|(name, (_, what))| format!("{name}: {what}")).collect(),
+        }
+    }
+
+    fn alarms(&self) -> MutexGuard<'_, BTreeMap<&'static str, (Gravity, String)>> {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,227 @@
+//! The durable ledger: one SQLite file, one writer, many readers.
+//!
+//! Whoever wants to change something hands a closure to the writer. The writer takes what is
+//! queued, runs it in one transaction and answers only after the commit, so that a hundred callers
+//! cost one fsync. A closure that fails takes back its own changes and nobody else's.
+
+pub mod audit;
+pub mod blocks;
+pub mod books;
+pub mod mandates;
+pub mod payments;
+pub mod requests;
+pub mod transactions;
+mod writer;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use alloy_primitives::Address;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig};
+use tokio::sync::{Semaphore, watch};
+
+pub use writer::Writer;
+
+/// The version of schema.sql that this program reads and writes.
+const VERSION: i64 = 1;
+const READERS: usize = 4;
+
+/// What a ledger belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct House {
+    /// The chain.
+    pub chain_id: u64,
+    /// The escrow.
+    pub escrow: Address,
+    /// The token.
+    pub token: Address,
+    /// The guardian.
+    pub guardian: Address,
+}
+
+/// Why the ledger can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// SQLite says so.
+    #[error("the ledger's database failed: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// The file system says so.
+    #[error("the ledger's file {path} failed: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Somebody else has it open.
+    #[error("another process uses the ledger {0}: stop it first, or give this one a file of its own")]
+    InUse(PathBuf),
+    /// A newer or a foreign file.
+    #[error(
+        "the ledger {path} has schema version {found}, this program knows {VERSION}: use the program that wrote it"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        found: i64,
+    },
+    /// It belongs to another chain, escrow, token or guardian.
+    #[error("the ledger belongs to {stored:?}, not to {given:?}: give this house a ledger of its own")]
+    OtherHouse {
+        /// In the file.
+        stored: House,
+        /// In the settings.
+        given: House,
+    },
+    /// A row that this program did not write, or a booking that cannot be.
+    #[error("the ledger is inconsistent: {0}")]
+    Inconsistent(String),
+    /// Too many commands wait.
+    #[error("the ledger's queue is full")]
+    Full,
+    /// Whether the command took effect can't be said: the commit failed, or the writer is gone.
+    #[error("the ledger can't say whether this took effect")]
+    Unknown,
+}
+
+impl LedgerError {
+    pub(crate) fn inconsistent(what: impl std::fmt::Display) -> Self {
+        Self::Inconsistent(what.to_string())
+    }
+}
+
+/// The ledger. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    path: Arc<PathBuf>,
+    writer: Writer,
+    readers: Arc<(Semaphore, Mutex<Vec<Connection>>)>,
+    // Held as long as anybody holds the ledger: a second process exits at once.
+    _lock: Arc<File>,
+}
+
+impl Ledger {
+    /// Opens or creates the ledger of `house` at `path` and starts its writer.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: in use, of another house, of an unknown version, or not writable.
+    pub fn open(path: &Path, house: House) -> Result<Self, LedgerError> {
+        let file_error = |source| LedgerError::File { path: path.to_owned(), source };
+        let lock_path = path.with_added_extension("lock");
+        let lock = File::create(&lock_path).map_err(file_error)?;
+        lock.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => LedgerError::InUse(path.to_owned()),
+            std::fs::TryLockError::Error(source) => file_error(source),
+        })?;
+
+        let mut connection = Connection::open(path)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;",
+        )?;
+        migrate(&mut connection, path)?;
+        settle_in(&connection, house)?;
+        Ok(Self {
+            path: Arc::new(path.to_owned()),
+            writer: Writer::start(connection)?,
+            readers: Arc::new((Semaphore::new(READERS), Mutex::new(Vec::new()))),
+            _lock: Arc::new(lock),
+        })
+    }
+
+    /// The writer, for commands.
+    #[must_use]
+    pub const fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// The last audit entry's `seq`; changes with every commit that adds some.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.writer.changes()
+    }
+
+    /// Reads from whole commits, off the async threads.
+    ///
+    /// # Errors
+    /// Those of `work`, and [`LedgerError::Database`] if no connection can be had.
+    pub async fn read<T, F>(&self, work: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, LedgerError> + Send + 'static,
+    {
+        let this = self.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let connection = match this.idle().pop() {
+                Some(connection) => connection,
+                None => Connection::open_with_flags(&*this.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?,
+            };
+            // One snapshot for everything that `work` reads.
+            let snapshot = connection.unchecked_transaction()?;
+            let result = work(&snapshot);
+            drop(snapshot);
+            this.idle().push(connection);
+            result
+        });
+        let _permit = self.readers.0.acquire().await.map_err(|_| LedgerError::Unknown)?;
+        task.await.map_err(|_| LedgerError::Unknown)?
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.readers.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found == VERSION {
+        return Ok(());
+    }
+    let empty: bool = connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
+    if found != 0 || !empty {
+        return Err(LedgerError::Version { path: path.to_owned(), found });
+    }
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(include_str!("ledger/schema.sql"))?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn settle_in(connection: &Connection, given: House) -> Result<(), LedgerError> {
+    let stored = connection
+        .query_row("SELECT chain_id, escrow, token, guardian FROM house", [], |row| {
+            Ok(House {
+                chain_id: row.get(0)?,
+                escrow: row.get::<_, [u8; 20]>(1)?.into(),
+                token: row.get::<_, [u8; 20]>(2)?.into(),
+                guardian: row.get::<_, [u8; 20]>(3)?.into(),
+            })
+        })
+        .optional()?;
+    match stored {
+        Some(stored) if stored == given => Ok(()),
+        Some(stored) => Err(LedgerError::OtherHouse { stored, given }),
+        None => {
+            connection.execute(
+                "INSERT INTO house VALUES (?, ?, ?, ?)",
+                (given.chain_id, given.escrow.0.0, given.token.0.0, given.guardian.0.0),
+            )?;
+            Ok(())
+        }
+    }
+}
+
+/// Reads a JSON column.
+pub(crate) fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, LedgerError> {
+    serde_json::from_str(text).map_err(LedgerError::inconsistent)
+}
+
+/// Writes a JSON column.
+pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Result<String, LedgerError> {
+    serde_json::to_string(value).map_err(LedgerError::inconsistent)
+}

@@ -1,0 +1,266 @@
+//! Mandates as the ledger holds them.
+
+use alloy_primitives::{Address, B256};
+use rusqlite::{Connection, Row};
+use stipend_core::{Amount, Intent, MandateId, RequestId, Seconds, Terms, api, policy::MandateState};
+use uuid::Uuid;
+
+use super::{LedgerError, audit, books::Books, requests};
+
+/// A place in the chain: block height, block hash, transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The block's height.
+    pub block: u64,
+    /// The block's hash.
+    pub hash: B256,
+    /// The transaction.
+    pub tx: B256,
+}
+
+/// A mandate.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its place in the ledger.
+    pub seq: u64,
+    /// Its id.
+    pub id: MandateId,
+    /// Its terms.
+    pub terms: Terms,
+    /// Its intent document, if one matches the terms.
+    pub intent: Option<Intent>,
+    /// The request it came from.
+    pub request: Option<RequestId>,
+    /// Where its money is.
+    pub books: Books,
+    /// Where it was opened; absent while that is not mined.
+    pub opened: Option<Place>,
+    /// Where it ended.
+    pub ended: Option<Place>,
+    /// Why the relayer stopped it.
+    pub frozen: Option<String>,
+    /// The highest nonce that was admitted or seen on chain.
+    pub highest_nonce: Option<u32>,
+}
+
+const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, paid, returned,
+    opened_block, opened_hash, opened_tx, ended_block, ended_hash, ended_tx, frozen,
+    (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
+        UNION ALL SELECT max(nonce) FROM foreign_payment WHERE mandate = mandate.id))";
+
+fn place(row: &Row<'_>, first: usize) -> Result<Option<Place>, LedgerError> {
+    let Some(block) = row.get::<_, Option<u64>>(first)? else { return Ok(None) };
+    let hash = row.get::<_, [u8; 32]>(first + 1)?.into();
+    Ok(Some(Place { block, hash, tx: row.get::<_, [u8; 32]>(first + 2)?.into() }))
+}
+
+fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
+    let amount = |index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
+    Ok(Record {
+        seq: row.get(0)?,
+        id: MandateId(row.get::<_, [u8; 32]>(1)?.into()),
+        terms: super::json(&row.get::<_, String>(2)?)?,
+        intent: row.get::<_, Option<String>>(3)?.map(|text| super::json(&text)).transpose()?,
+        request: row.get::<_, Option<[u8; 16]>>(4)?.map(|id| RequestId(Uuid::from_bytes(id))),
+        books: Books {
+            cap: amount(5)?,
+            reserved: amount(6)?,
+            held: amount(7)?,
+            paid: amount(8)?,
+            returned: amount(9)?,
+        },
+        opened: place(row, 10)?,
+        ended: place(row, 13)?,
+        frozen: row.get(16)?,
+        highest_nonce: row.get(17)?,
+    })
+}
+
+impl Record {
+    /// Where it stands, seen from a head at height `head`: usable `confirmations` blocks from its
+    /// opening on, that block counted.
+    #[must_use]
+    pub fn state(&self, head: u64, confirmations: u64) -> MandateState {
+        let confirmed = |place: &Place| head >= place.block && head - place.block >= confirmations.saturating_sub(1);
+        if self.ended.is_some() {
+            MandateState::Ended
+        } else if self.frozen.is_some() {
+            MandateState::Frozen
+        } else if self.opened.as_ref().is_some_and(confirmed) {
+            MandateState::Open
+        } else {
+            MandateState::Opening
+        }
+    }
+
+    /// As the API shows it.
+    #[must_use]
+    pub fn view(self, head: u64, confirmations: u64) -> api::Mandate {
+        api::Mandate {
+            id: self.id,
+            state: self.state(head, confirmations),
+            available: self.books.available(),
+            reserved: self.books.reserved,
+            held: self.books.held,
+            paid: self.books.paid,
+            returned: self.books.returned,
+            next_nonce: self.highest_nonce.map_or(0, |nonce| nonce.saturating_add(1)),
+            opened_tx: self.opened.map(|place| place.tx),
+            ended_tx: self.ended.map(|place| place.tx),
+            terms: self.terms,
+            intent: self.intent,
+            request: self.request,
+        }
+    }
+
+    /// Whether `who` may see it.
+    #[must_use]
+    pub fn belongs_to(&self, who: Address) -> bool {
+        who == self.terms.agent || who == self.terms.operator
+    }
+
+    /// An audit event about it.
+    #[must_use]
+    pub fn event(&self, kind: impl Into<String>) -> audit::Event {
+        audit::Event {
+            kind: kind.into(),
+            agent: Some(self.terms.agent),
+            operator: Some(self.terms.operator),
+            request: self.request,
+            mandate: Some(self.id),
+            ..audit::Event::default()
+        }
+    }
+}
+
+/// One mandate.
+///
+/// # Errors
+/// Those of the store.
+pub fn get(connection: &Connection, id: MandateId) -> Result<Option<Record>, LedgerError> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE id = ?"))?
+        .query_and_then([id.0.0], record)?
+        .next()
+        .transpose()
+}
+
+/// The mandates of `who` (as agent or operator), newest first, before `before`.
+///
+/// # Errors
+/// Those of the store.
+pub fn list(
+    connection: &Connection,
+    who: Address,
+    before: Option<u64>,
+    limit: u32,
+) -> Result<Vec<Record>, LedgerError> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM mandate WHERE (agent = ?1 OR operator = ?1) AND (?2 IS NULL OR seq < ?2)
+             ORDER BY seq DESC LIMIT ?3"
+        ))?
+        .query_and_then((who.0.0, before, limit), record)?
+        .collect()
+}
+
+/// Makes a mandate known, if it is not: from its operator's message or from the chain. Its intent
+/// document is the one of the request that it answers, if that matches the terms.
+///
+/// # Errors
+/// Those of the store.
+pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Seconds) -> Result<(), LedgerError> {
+    let request = requests::of_intent(connection, terms.agent, terms.intent)?
+        .filter(|request| request.intent.payees_root() == terms.payees);
+    connection
+        .prepare_cached(
+            "INSERT INTO mandate (id, operator, agent, terms, intent, request, cap, created_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        )?
+        .execute((
+            id.0.0,
+            terms.operator.0.0,
+            terms.agent.0.0,
+            super::to_json(terms)?,
+            request.as_ref().map(|request| request.intent.canonical()),
+            request.as_ref().map(|request| request.id.0.into_bytes()),
+            terms.cap.units(),
+            now,
+        ))?;
+    Ok(())
+}
+
+/// Stores where its money is.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_books(connection: &Connection, id: MandateId, books: Books) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached("UPDATE mandate SET reserved = ?, held = ?, paid = ?, returned = ? WHERE id = ?")?
+        .execute((books.reserved.units(), books.held.units(), books.paid.units(), books.returned.units(), id.0.0))?;
+    Ok(())
+}
+
+/// Stores where it was opened.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_opened(connection: &Connection, id: MandateId, place: Option<Place>) -> Result<(), LedgerError> {
+    set_place(connection, "opened", id, place)
+}
+
+/// Stores where it ended.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_ended(connection: &Connection, id: MandateId, place: Option<Place>) -> Result<(), LedgerError> {
+    set_place(connection, "ended", id, place)
+}
+
+fn set_place(connection: &Connection, what: &str, id: MandateId, place: Option<Place>) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(&format!("UPDATE mandate SET {what}_block = ?, {what}_hash = ?, {what}_tx = ? WHERE id = ?"))?
+        .execute((
+            place.map(|place| place.block),
+            place.map(|place| place.hash.0),
+            place.map(|place| place.tx.0),
+            id.0.0,
+        ))?;
+    Ok(())
+}
+
+/// The mandates that the block with this hash opened or ended.
+///
+/// # Errors
+/// Those of the store.
+pub fn touched_by(connection: &Connection, block: B256) -> Result<Vec<Record>, LedgerError> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE opened_hash = ?1 OR ended_hash = ?1"))?
+        .query_and_then([block.0], record)?
+        .collect()
+}
+
+/// Stops a mandate for good.
+///
+/// # Errors
+/// Those of the store.
+pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached("UPDATE mandate SET frozen = coalesce(frozen, ?) WHERE id = ?")?
+        .execute((why, id.0.0))?;
+    Ok(())
+}
+
+/// The mandates with payments that are not final and whose terms expire at `time` or before.
+///
+/// # Errors
+/// Those of the store.
+pub fn expired_with_live_payments(connection: &Connection, time: Seconds) -> Result<Vec<Record>, LedgerError> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM mandate WHERE terms ->> 'expiry' <= ?
+             AND id IN (SELECT mandate FROM payment WHERE state NOT IN ('settled', 'failed'))"
+        ))?
+        .query_and_then([time], record)?
+        .collect()
+}

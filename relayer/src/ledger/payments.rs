@@ -1,0 +1,396 @@
+//! Payments as the ledger holds them. A step of a payment, its booking and its audit entry are one.
+
+use alloy_primitives::{Address, B256};
+use rusqlite::{Connection, Row};
+use serde_json::json;
+use stipend_core::{
+    Amount, Code, MandateId, PaymentId, Seconds,
+    api::{self, PaymentState},
+};
+use uuid::Uuid;
+
+use super::{
+    LedgerError, audit,
+    books::{self, Step},
+    mandates,
+};
+
+/// A payment.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its place in the ledger.
+    pub seq: u64,
+    /// Its id.
+    pub id: PaymentId,
+    /// The mandate.
+    pub mandate: MandateId,
+    /// Its nonce.
+    pub nonce: u32,
+    /// Who is paid.
+    pub payee: Address,
+    /// How much.
+    pub amount: Amount,
+    /// Until when it may be paid.
+    pub deadline: Seconds,
+    /// Commits to what is paid for.
+    pub reference: B256,
+    /// What the agent signed.
+    pub digest: B256,
+    /// The agent's signature, 65 bytes.
+    pub signature: Vec<u8>,
+    /// Where it stands.
+    pub state: PaymentState,
+    /// Why it failed, or why it still waits.
+    pub reason: Option<Code>,
+    /// The transaction: the last one sent, or the one that is mined.
+    pub tx_hash: Option<B256>,
+    /// The block's height, when mined.
+    pub block: Option<u64>,
+    /// Free words.
+    pub metadata: api::Metadata,
+    /// When it was accepted.
+    pub created_at: Seconds,
+    /// When its state changed last.
+    pub updated_at: Seconds,
+}
+
+/// A payment as the chain made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Its mandate.
+    pub mandate: MandateId,
+    /// Its nonce.
+    pub nonce: u32,
+    /// Who was paid.
+    pub payee: Address,
+    /// How much.
+    pub amount: Amount,
+}
+
+const COLUMNS: &str = "seq, id, mandate, nonce, payee, amount, deadline, ref, digest, signature, state, reason,
+    tx_hash, mined_block, metadata, created_at, updated_at";
+const LIVE: &str = "state NOT IN ('settled', 'failed')";
+
+fn named<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, text: &str) -> Result<T, LedgerError> {
+    all.iter().copied().find(|value| name(*value) == text).ok_or_else(|| LedgerError::inconsistent(text))
+}
+
+fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
+    let state: String = row.get(10)?;
+    let reason: Option<String> = row.get(11)?;
+    Ok(Record {
+        seq: row.get(0)?,
+        id: PaymentId(Uuid::from_bytes(row.get(1)?)),
+        mandate: MandateId(row.get::<_, [u8; 32]>(2)?.into()),
+        nonce: row.get(3)?,
+        payee: row.get::<_, [u8; 20]>(4)?.into(),
+        amount: Amount::from_units(row.get(5)?).map_err(LedgerError::inconsistent)?,
+        deadline: row.get(6)?,
+        reference: row.get::<_, [u8; 32]>(7)?.into(),
+        digest: row.get::<_, [u8; 32]>(8)?.into(),
+        signature: row.get(9)?,
+        state: named(&PaymentState::ALL, PaymentState::name, &state)?,
+        reason: reason.map(|reason| named(Code::ALL, Code::name, &reason)).transpose()?,
+        tx_hash: row.get::<_, Option<[u8; 32]>>(12)?.map(Into::into),
+        block: row.get(13)?,
+        metadata: super::json(&row.get::<_, String>(14)?)?,
+        created_at: row.get(15)?,
+        updated_at: row.get(16)?,
+    })
+}
+
+impl Record {
+    /// As the API shows it.
+    #[must_use]
+    pub fn view(self) -> api::Payment {
+        api::Payment {
+            id: self.id,
+            mandate: self.mandate,
+            state: self.state,
+            reason: self.reason,
+            payee: self.payee,
+            amount: self.amount,
+            nonce: self.nonce,
+            deadline: self.deadline,
+            reference: self.reference,
+            digest: self.digest,
+            tx_hash: self.tx_hash,
+            block_number: self.block,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            metadata: self.metadata,
+        }
+    }
+}
+
+fn select(
+    connection: &Connection,
+    condition: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<Record>, LedgerError> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM payment WHERE {condition}"))?
+        .query_and_then(parameters, record)?
+        .collect()
+}
+
+/// The payment that was signed as `digest`.
+///
+/// # Errors
+/// Those of the store.
+pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<Record>, LedgerError> {
+    Ok(select(connection, "digest = ?", [digest.0])?.pop())
+}
+
+/// The payment with this id.
+///
+/// # Errors
+/// Those of the store.
+pub fn by_id(connection: &Connection, id: PaymentId) -> Result<Option<Record>, LedgerError> {
+    Ok(select(connection, "id = ?", [id.0.into_bytes()])?.pop())
+}
+
+/// The payment with this nonce.
+///
+/// # Errors
+/// Those of the store.
+pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<Record>, LedgerError> {
+    Ok(select(connection, "mandate = ? AND nonce = ?", (mandate.0.0, nonce))?.pop())
+}
+
+/// The payments that the block with this hash paid.
+///
+/// # Errors
+/// Those of the store.
+pub fn mined_in(connection: &Connection, block: B256) -> Result<Vec<Record>, LedgerError> {
+    select(connection, "mined_hash = ?", [block.0])
+}
+
+/// The payments of a mandate that are not final, in nonce order.
+///
+/// # Errors
+/// Those of the store.
+pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>, LedgerError> {
+    select(connection, &format!("mandate = ? AND {LIVE} ORDER BY nonce"), [mandate.0.0])
+}
+
+/// The payments that are not final and whose deadline is at `time` or before.
+///
+/// # Errors
+/// Those of the store.
+pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<Record>, LedgerError> {
+    select(connection, &format!("deadline <= ? AND {LIVE}"), [time])
+}
+
+/// At most `limit` payments that wait for a transaction, by mandate and nonce.
+///
+/// # Errors
+/// Those of the store.
+pub fn reserved(connection: &Connection, limit: usize) -> Result<Vec<Record>, LedgerError> {
+    // The longest waiting mandates first, each in nonce order.
+    select(
+        connection,
+        "state = 'reserved' ORDER BY (SELECT min(seq) FROM payment AS first
+            WHERE first.state = 'reserved' AND first.mandate = payment.mandate), nonce LIMIT ?",
+        [limit],
+    )
+}
+
+/// The payments that ride in a transaction.
+///
+/// # Errors
+/// Those of the store.
+pub fn riding_in(connection: &Connection, tx: u64) -> Result<Vec<Record>, LedgerError> {
+    select(connection, "seq IN (SELECT payment FROM tx_payment WHERE tx = ?) ORDER BY seq", [tx])
+}
+
+/// Which payments to list.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter {
+    /// Of mandates of this agent or operator.
+    pub reader: Address,
+    /// Of this mandate.
+    pub mandate: Option<MandateId>,
+    /// In this state.
+    pub state: Option<PaymentState>,
+    /// With this ref.
+    pub reference: Option<B256>,
+}
+
+/// The payments that match, newest first, before `before`.
+///
+/// # Errors
+/// Those of the store.
+pub fn list(
+    connection: &Connection,
+    filter: Filter,
+    before: Option<u64>,
+    limit: u32,
+) -> Result<Vec<Record>, LedgerError> {
+    select(
+        connection,
+        "mandate IN (SELECT id FROM mandate WHERE agent = ?1 OR operator = ?1)
+         AND (?2 IS NULL OR mandate = ?2) AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR ref = ?4)
+         AND (?5 IS NULL OR seq < ?5) ORDER BY seq DESC LIMIT ?6",
+        (
+            filter.reader.0.0,
+            filter.mandate.map(|id| id.0.0),
+            filter.state.map(PaymentState::name),
+            filter.reference.map(|reference| reference.0),
+            before,
+            limit,
+        ),
+    )
+}
+
+/// A payment that is admitted.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// Its id.
+    pub id: PaymentId,
+    /// What the agent sent.
+    pub body: api::NewPayment,
+    /// What the agent signed.
+    pub digest: B256,
+}
+
+/// Reserves the amount and stores the payment.
+///
+/// # Errors
+/// [`LedgerError::Inconsistent`] if it is not available, and those of the store.
+pub fn admit(
+    connection: &Connection,
+    mandate: &mandates::Record,
+    admission: &Admission,
+    decision: &stipend_core::policy::Decision,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let Admission { id, body, digest } = admission;
+    let books = mandate.books.reserve(body.amount).map_err(LedgerError::inconsistent)?;
+    mandates::set_books(connection, mandate.id, books)?;
+    connection
+        .prepare_cached(
+            "INSERT INTO payment (id, mandate, nonce, payee, amount, deadline, ref, digest, signature, state,
+                metadata, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, ?, ?)",
+        )?
+        .execute((
+            id.0.into_bytes(),
+            body.mandate.0.0,
+            body.nonce,
+            body.payee.0.0,
+            body.amount.units(),
+            body.deadline,
+            body.reference.0,
+            digest.0,
+            body.signature.as_ref(),
+            super::to_json(&body.metadata)?,
+            now,
+            now,
+        ))?;
+    let data = json!({
+        "payee": body.payee.to_string(), "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline,
+        "ref": body.reference, "digest": digest, "decision": decision,
+    });
+    audit::append(connection, now, audit::Event { payment: Some(*id), data, ..mandate.event("payment.reserved") })
+}
+
+/// Why and where a step was taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Because {
+    /// Why it failed, or waits.
+    pub reason: Option<Code>,
+    /// The transaction.
+    pub tx_hash: Option<B256>,
+    /// The block, as height and hash.
+    pub block: Option<(u64, B256)>,
+}
+
+/// Takes a step: state, booking and audit entry in one. A step that is impossible from the
+/// payment's state is an inconsistency.
+///
+/// # Errors
+/// [`LedgerError::Inconsistent`], and those of the store.
+pub fn step(
+    connection: &Connection,
+    payment: &Record,
+    step: Step,
+    because: Because,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let state = books::next(payment.state, step)
+        .ok_or_else(|| LedgerError::Inconsistent(format!("{} is {:?}: no {step:?}", payment.id, payment.state)))?;
+    let mandate = mandates::get(connection, payment.mandate)?
+        .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", payment.id)))?;
+    let books = match state {
+        PaymentState::Settled => Some(mandate.books.settle(payment.amount)),
+        PaymentState::Failed => Some(mandate.books.unreserve(payment.amount)),
+        _ => None,
+    };
+    if let Some(books) = books {
+        mandates::set_books(connection, mandate.id, books.map_err(LedgerError::inconsistent)?)?;
+    }
+    let tx_hash = because.tx_hash.or(payment.tx_hash);
+    connection
+        .prepare_cached(
+            "UPDATE payment SET state = ?, reason = ?, tx_hash = ?, mined_block = ?, mined_hash = ?, updated_at = ?
+             WHERE seq = ?",
+        )?
+        .execute((
+            state.name(),
+            because.reason.map(Code::name),
+            tx_hash.map(|hash| hash.0),
+            because.block.map(|(number, _)| number),
+            because.block.map(|(_, hash)| hash.0),
+            now,
+            payment.seq,
+        ))?;
+    let mut data = json!({ "amount": payment.amount, "nonce": payment.nonce, "payee": payment.payee.to_string() });
+    if let (Some(data), Some((number, hash))) = (data.as_object_mut(), because.block) {
+        data.insert("block".into(), json!({ "number": number, "hash": hash }));
+    }
+    if let (Some(data), Some(reason)) = (data.as_object_mut(), because.reason) {
+        data.insert("reason".into(), json!(reason));
+    }
+    if let (Some(data), Step::Unmine { .. }) = (data.as_object_mut(), step) {
+        data.insert("unmined".into(), json!(true));
+    }
+    let event =
+        audit::Event { payment: Some(payment.id), tx_hash, data, ..mandate.event(format!("payment.{}", state.name())) };
+    audit::append(connection, now, event)
+}
+
+/// Notes why a payment waits; no state changes.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_reason(connection: &Connection, seq: u64, reason: Option<Code>) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached("UPDATE payment SET reason = ?1 WHERE seq = ?2 AND state = 'reserved' AND reason IS NOT ?1")?
+        .execute((reason.map(Code::name), seq))?;
+    Ok(())
+}
+
+/// Notes the transaction that was sent last for the payments of `tx`.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_tx_hash(connection: &Connection, tx: u64, hash: B256) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(
+            "UPDATE payment SET tx_hash = ? WHERE state = 'submitted'
+             AND seq IN (SELECT payment FROM tx_payment WHERE tx = ?)",
+        )?
+        .execute((hash.0, tx))?;
+    Ok(())
+}
+
+/// Books a payment that the chain made and this ledger never accepted.
+///
+/// # Errors
+/// Those of the store.
+pub fn insert_foreign(connection: &Connection, spent: &Spent, tx_hash: B256) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached("INSERT INTO foreign_payment (mandate, nonce, payee, amount, tx_hash) VALUES (?, ?, ?, ?, ?)")?
+        .execute((spent.mandate.0.0, spent.nonce, spent.payee.0.0, spent.amount.units(), tx_hash.0))?;
+    Ok(())
+}

@@ -1,0 +1,180 @@
+-- The ledger. Amounts are base units, times are seconds since 1970, ids and hashes are raw bytes.
+-- One writer; readers see whole commits. `cap = available + reserved + held + paid + returned`.
+
+-- Which house this ledger belongs to: a ledger is never used for another chain or escrow.
+CREATE TABLE house (
+    chain_id INTEGER NOT NULL,
+    escrow   BLOB    NOT NULL,
+    token    BLOB    NOT NULL,
+    guardian BLOB    NOT NULL
+) STRICT;
+
+-- What an agent asked for.
+CREATE TABLE request (
+    id          BLOB PRIMARY KEY,
+    agent       BLOB    NOT NULL,
+    body        TEXT    NOT NULL, -- api::NewMandateRequest
+    intent      TEXT    NOT NULL, -- the canonical document
+    intent_hash BLOB    NOT NULL UNIQUE,
+    mandate     BLOB,             -- the one that came of it
+    created_at  INTEGER NOT NULL
+) STRICT;
+CREATE INDEX request_of_agent ON request (agent, id);
+
+CREATE TABLE mandate (
+    seq          INTEGER PRIMARY KEY,
+    id           BLOB    NOT NULL UNIQUE,
+    operator     BLOB    NOT NULL,
+    agent        BLOB    NOT NULL,
+    terms        TEXT    NOT NULL, -- core::Terms
+    intent       TEXT,             -- only if its hash and its payees are those of the terms
+    request      BLOB,
+    cap          INTEGER NOT NULL CHECK (cap > 0),
+    reserved     INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
+    held         INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0),
+    paid         INTEGER NOT NULL DEFAULT 0 CHECK (paid >= 0),
+    returned     INTEGER NOT NULL DEFAULT 0 CHECK (returned >= 0),
+    opened_block INTEGER, opened_hash BLOB, opened_tx BLOB, -- absent while not mined
+    ended_block  INTEGER, ended_hash  BLOB, ended_tx  BLOB,
+    frozen       TEXT,             -- why the relayer stopped it
+    created_at   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX mandate_of_agent ON mandate (agent, seq);
+CREATE INDEX mandate_of_operator ON mandate (operator, seq);
+CREATE INDEX mandate_opened_in ON mandate (opened_hash) WHERE opened_hash IS NOT NULL;
+CREATE INDEX mandate_ended_in ON mandate (ended_hash) WHERE ended_hash IS NOT NULL;
+
+CREATE TABLE payment (
+    seq        INTEGER PRIMARY KEY,
+    id         BLOB    NOT NULL UNIQUE,
+    mandate    BLOB    NOT NULL REFERENCES mandate (id),
+    nonce      INTEGER NOT NULL,
+    payee      BLOB    NOT NULL,
+    amount     INTEGER NOT NULL CHECK (amount > 0),
+    deadline   INTEGER NOT NULL,
+    ref        BLOB    NOT NULL,
+    digest     BLOB    NOT NULL UNIQUE,
+    signature  BLOB    NOT NULL,
+    state      TEXT    NOT NULL,
+    reason     TEXT,             -- why it failed, or why it still waits
+    tx_hash    BLOB,             -- the last one sent, or the one mined
+    mined_block INTEGER, mined_hash BLOB,
+    metadata   TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (mandate, nonce)
+) STRICT;
+CREATE INDEX payment_live ON payment (state, mandate, nonce) WHERE state NOT IN ('settled', 'failed');
+CREATE INDEX payment_due ON payment (deadline) WHERE state NOT IN ('settled', 'failed');
+CREATE INDEX payment_mined_in ON payment (mined_hash) WHERE mined_hash IS NOT NULL;
+CREATE INDEX payment_of_mandate ON payment (mandate, seq);
+
+-- Payments that the chain knows and this ledger never accepted: booked as facts.
+CREATE TABLE foreign_payment (
+    mandate    BLOB    NOT NULL REFERENCES mandate (id),
+    nonce      INTEGER NOT NULL,
+    payee      BLOB    NOT NULL,
+    amount     INTEGER NOT NULL,
+    tx_hash    BLOB    NOT NULL,
+    PRIMARY KEY (mandate, nonce)
+) STRICT;
+
+-- What a key bought: a repeated call gets the first one's answer.
+CREATE TABLE idempotency (
+    scope       BLOB NOT NULL, -- the agent (requests) or the mandate (payments)
+    key         TEXT NOT NULL,
+    fingerprint BLOB NOT NULL, -- of what was asked
+    subject     BLOB NOT NULL, -- the id of what came of it
+    PRIMARY KEY (scope, key)
+) STRICT;
+
+-- Openings by an operator's authorisation that were accepted and are not final.
+CREATE TABLE opening (
+    mandate      BLOB PRIMARY KEY REFERENCES mandate (id),
+    calldata     BLOB    NOT NULL,
+    valid_before INTEGER NOT NULL, -- from this second on the token refuses it
+    tx           INTEGER REFERENCES tx (id) -- absent: waits for a transaction
+) STRICT;
+
+-- A transaction owns a nonce; its attempts are signed bytes with that nonce. The row is written
+-- with its first attempt before anything is sent.
+CREATE TABLE tx (
+    id          INTEGER PRIMARY KEY,
+    submitter   BLOB    NOT NULL,
+    nonce       INTEGER NOT NULL,
+    kind        TEXT    NOT NULL CHECK (kind IN ('settle', 'open')),
+    mandate     BLOB,             -- of an opening
+    calldata    BLOB    NOT NULL,
+    gas_limit   INTEGER NOT NULL,
+    state       TEXT    NOT NULL CHECK (state IN ('pending', 'mined', 'final')),
+    mined_block INTEGER, mined_hash BLOB, mined_tx BLOB,
+    succeeded   INTEGER,
+    gas_cost    TEXT,             -- wei, once mined
+    UNIQUE (submitter, nonce)
+) STRICT;
+CREATE INDEX tx_live ON tx (submitter, nonce) WHERE state <> 'final';
+CREATE INDEX tx_mined_in ON tx (mined_hash) WHERE state = 'mined';
+
+CREATE TABLE attempt (
+    hash         BLOB PRIMARY KEY,
+    tx           INTEGER NOT NULL REFERENCES tx (id),
+    raw          BLOB    NOT NULL, -- the signed bytes
+    max_fee      INTEGER NOT NULL, -- wei
+    priority_fee INTEGER NOT NULL,
+    sent_at      INTEGER NOT NULL  -- the head's height
+) STRICT;
+CREATE INDEX attempt_of_tx ON attempt (tx);
+
+-- Which payments ride in which transaction.
+CREATE TABLE tx_payment (
+    tx      INTEGER NOT NULL REFERENCES tx (id),
+    payment INTEGER NOT NULL REFERENCES payment (seq),
+    skipped TEXT,                  -- the code, where the mined transaction skipped the row
+    PRIMARY KEY (tx, payment)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tx_of_payment ON tx_payment (payment);
+
+-- The chain as it is followed: a hash-linked list, and the escrow's logs of blocks that are not
+-- final yet.
+CREATE TABLE block (
+    number INTEGER PRIMARY KEY,
+    hash   BLOB    NOT NULL UNIQUE,
+    parent BLOB    NOT NULL,
+    time   INTEGER NOT NULL,
+    final  INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE log (
+    number  INTEGER NOT NULL,
+    idx     INTEGER NOT NULL,
+    tx_hash BLOB    NOT NULL,
+    topics  BLOB    NOT NULL,
+    data    BLOB    NOT NULL,
+    PRIMARY KEY (number, idx)
+) STRICT;
+
+-- Every submitter that the guardian ever allowed.
+CREATE TABLE submitter (address BLOB PRIMARY KEY) STRICT;
+
+-- The chain's nonce of a submitter when this ledger began to use it. Whatever the chain counts
+-- beyond it must be in `tx`.
+CREATE TABLE submitter_start (
+    address BLOB PRIMARY KEY,
+    nonce   INTEGER NOT NULL
+) STRICT;
+
+-- Append-only and hash-chained: the audit trail, and what the event stream sends.
+CREATE TABLE audit (
+    seq      INTEGER PRIMARY KEY,
+    at       INTEGER NOT NULL,
+    kind     TEXT    NOT NULL,
+    agent    BLOB,             -- who may read it …
+    operator BLOB,             -- … and who else
+    request  BLOB,
+    mandate  BLOB,
+    payment  BLOB,
+    tx_hash  BLOB,
+    data     TEXT    NOT NULL,
+    hash     BLOB    NOT NULL
+) STRICT;
+CREATE INDEX audit_of_agent ON audit (agent, seq);
+CREATE INDEX audit_of_operator ON audit (operator, seq);

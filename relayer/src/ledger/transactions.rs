@@ -1,0 +1,380 @@
+//! Transactions: each owns a nonce of its submitter; its attempts are signed bytes with that nonce.
+
+use alloy_primitives::{Address, B256, Bytes};
+use rusqlite::{Connection, OptionalExtension, Row};
+use stipend_core::{Code, MandateId, RequestId, Seconds};
+
+use super::{LedgerError, mandates::Place};
+
+/// What a transaction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Settles a batch of payments.
+    Settle,
+    /// Opens this mandate by its operator's authorisation.
+    Open(MandateId),
+}
+
+/// A transaction.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its place in the ledger.
+    pub id: u64,
+    /// Who sends it.
+    pub submitter: Address,
+    /// The nonce that it owns.
+    pub nonce: u64,
+    /// What it does.
+    pub kind: Kind,
+    /// The call, the same in every attempt.
+    pub calldata: Bytes,
+    /// Its gas limit.
+    pub gas_limit: u64,
+    /// Where it is mined.
+    pub mined: Option<Place>,
+    /// Whether it succeeded, once mined.
+    pub succeeded: Option<bool>,
+}
+
+/// Signed bytes.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Their hash.
+    pub hash: B256,
+    /// The bytes.
+    pub raw: Bytes,
+    /// Wei per gas at most.
+    pub max_fee: u64,
+    /// Wei per gas for the block's builder.
+    pub priority_fee: u64,
+    /// The head's height when they were signed.
+    pub sent_at: u64,
+}
+
+/// A transaction to store, with its first attempt.
+#[derive(Clone, Debug)]
+pub struct New {
+    /// Who sends it.
+    pub submitter: Address,
+    /// Its nonce.
+    pub nonce: u64,
+    /// What it does.
+    pub kind: Kind,
+    /// The call.
+    pub calldata: Bytes,
+    /// Its gas limit.
+    pub gas_limit: u64,
+    /// The first attempt.
+    pub attempt: Attempt,
+}
+
+const COLUMNS: &str =
+    "id, submitter, nonce, kind, mandate, calldata, gas_limit, mined_block, mined_hash, mined_tx, succeeded";
+
+fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
+    let mandate = row.get::<_, Option<[u8; 32]>>(4)?.map(|id| MandateId(id.into()));
+    let kind = match (row.get::<_, String>(3)?.as_str(), mandate) {
+        ("settle", None) => Kind::Settle,
+        ("open", Some(mandate)) => Kind::Open(mandate),
+        (kind, _) => return Err(LedgerError::Inconsistent(format!("a transaction of kind {kind}"))),
+    };
+    let mined = match row.get::<_, Option<u64>>(7)? {
+        None => None,
+        Some(block) => {
+            Some(Place { block, hash: row.get::<_, [u8; 32]>(8)?.into(), tx: row.get::<_, [u8; 32]>(9)?.into() })
+        }
+    };
+    Ok(Record {
+        id: row.get(0)?,
+        submitter: row.get::<_, [u8; 20]>(1)?.into(),
+        nonce: row.get(2)?,
+        kind,
+        calldata: row.get::<_, Vec<u8>>(5)?.into(),
+        gas_limit: row.get(6)?,
+        mined,
+        succeeded: row.get(10)?,
+    })
+}
+
+fn select(
+    connection: &Connection,
+    condition: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<Record>, LedgerError> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM tx WHERE {condition}"))?
+        .query_and_then(parameters, record)?
+        .collect()
+}
+
+/// Stores a transaction with its first attempt and returns its place. The nonce is unique: two
+/// transactions can never share one.
+///
+/// # Errors
+/// Those of the store.
+pub fn insert(connection: &Connection, new: &New) -> Result<u64, LedgerError> {
+    let (kind, mandate) = match new.kind {
+        Kind::Settle => ("settle", None),
+        Kind::Open(mandate) => ("open", Some(mandate.0.0)),
+    };
+    connection
+        .prepare_cached(
+            "INSERT INTO tx (submitter, nonce, kind, mandate, calldata, gas_limit, state)
+             VALUES (?, ?, ?, ?, ?, ?, 'pending')",
+        )?
+        .execute((new.submitter.0.0, new.nonce, kind, mandate, new.calldata.as_ref(), new.gas_limit))?;
+    let id = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
+    add_attempt(connection, id, &new.attempt)?;
+    Ok(id)
+}
+
+/// Stores signed bytes, before anybody sends them.
+///
+/// # Errors
+/// Those of the store.
+pub fn add_attempt(connection: &Connection, tx: u64, attempt: &Attempt) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO attempt (hash, tx, raw, max_fee, priority_fee, sent_at) VALUES (?, ?, ?, ?, ?, ?)",
+        )?
+        .execute((attempt.hash.0, tx, attempt.raw.as_ref(), attempt.max_fee, attempt.priority_fee, attempt.sent_at))?;
+    Ok(())
+}
+
+/// Puts a payment into a transaction.
+///
+/// # Errors
+/// Those of the store.
+pub fn board(connection: &Connection, tx: u64, payment: u64) -> Result<(), LedgerError> {
+    connection.prepare_cached("INSERT INTO tx_payment (tx, payment) VALUES (?, ?)")?.execute((tx, payment))?;
+    Ok(())
+}
+
+/// The transactions of a submitter that no block holds, in nonce order.
+///
+/// # Errors
+/// Those of the store.
+pub fn pending(connection: &Connection, submitter: Address) -> Result<Vec<Record>, LedgerError> {
+    select(connection, "submitter = ? AND state = 'pending' ORDER BY nonce", [submitter.0.0])
+}
+
+/// The attempts of a transaction, oldest first.
+///
+/// # Errors
+/// Those of the store.
+pub fn attempts(connection: &Connection, tx: u64) -> Result<Vec<Attempt>, LedgerError> {
+    let mut statement = connection
+        .prepare_cached("SELECT hash, raw, max_fee, priority_fee, sent_at FROM attempt WHERE tx = ? ORDER BY rowid")?;
+    let attempts = statement.query_map([tx], |row| {
+        Ok(Attempt {
+            hash: row.get::<_, [u8; 32]>(0)?.into(),
+            raw: row.get::<_, Vec<u8>>(1)?.into(),
+            max_fee: row.get(2)?,
+            priority_fee: row.get(3)?,
+            sent_at: row.get(4)?,
+        })
+    })?;
+    Ok(attempts.collect::<Result<_, _>>()?)
+}
+
+/// The transaction that one of its attempts, by hash, belongs to.
+///
+/// # Errors
+/// Those of the store.
+pub fn of_attempt(connection: &Connection, hash: B256) -> Result<Option<Record>, LedgerError> {
+    Ok(select(connection, "id = (SELECT tx FROM attempt WHERE hash = ?)", [hash.0])?.pop())
+}
+
+/// Hashes of everything that may still be mined.
+///
+/// # Errors
+/// Those of the store.
+pub fn live_hashes(connection: &Connection) -> Result<Vec<B256>, LedgerError> {
+    let mut statement =
+        connection.prepare_cached("SELECT hash FROM attempt WHERE tx IN (SELECT id FROM tx WHERE state <> 'final')")?;
+    let hashes = statement.query_map([], |row| row.get::<_, [u8; 32]>(0))?;
+    hashes.map(|hash| Ok(hash?.into())).collect()
+}
+
+/// A block holds the transaction.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_mined(
+    connection: &Connection,
+    tx: u64,
+    place: Place,
+    succeeded: bool,
+    gas_cost: u128,
+) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(
+            "UPDATE tx SET state = 'mined', mined_block = ?, mined_hash = ?, mined_tx = ?, succeeded = ?, gas_cost = ?
+             WHERE id = ?",
+        )?
+        .execute((place.block, place.hash.0, place.tx.0, succeeded, gas_cost.to_string(), tx))?;
+    Ok(())
+}
+
+/// The block with this hash is no longer in the chain: what it held may be mined again.
+///
+/// # Errors
+/// Those of the store.
+pub fn unmine(connection: &Connection, block: B256) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(
+            "UPDATE tx_payment SET skipped = NULL WHERE tx IN (SELECT id FROM tx WHERE state = 'mined' AND mined_hash = ?)",
+        )?
+        .execute([block.0])?;
+    connection
+        .prepare_cached(
+            "UPDATE tx SET state = 'pending', mined_block = NULL, mined_hash = NULL, mined_tx = NULL, succeeded = NULL,
+             gas_cost = NULL WHERE state = 'mined' AND mined_hash = ?",
+        )?
+        .execute([block.0])?;
+    Ok(())
+}
+
+/// The block with this hash is final: so are the transactions in it, which are returned.
+///
+/// # Errors
+/// Those of the store.
+pub fn finalize(connection: &Connection, block: B256) -> Result<Vec<Record>, LedgerError> {
+    let transactions = select(connection, "state = 'mined' AND mined_hash = ? ORDER BY nonce", [block.0])?;
+    connection
+        .prepare_cached("UPDATE tx SET state = 'final' WHERE state = 'mined' AND mined_hash = ?")?
+        .execute([block.0])?;
+    Ok(transactions)
+}
+
+/// The mined transaction skipped this payment's row.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_skipped(connection: &Connection, tx: u64, payment: u64, reason: Code) -> Result<(), LedgerError> {
+    connection.prepare_cached("UPDATE tx_payment SET skipped = ? WHERE tx = ? AND payment = ?")?.execute((
+        reason.name(),
+        tx,
+        payment,
+    ))?;
+    Ok(())
+}
+
+/// Why the mined transaction skipped this payment's row, if it did.
+///
+/// # Errors
+/// Those of the store.
+pub fn skipped(connection: &Connection, tx: u64, payment: u64) -> Result<Option<Code>, LedgerError> {
+    let name: Option<Option<String>> = connection
+        .prepare_cached("SELECT skipped FROM tx_payment WHERE tx = ? AND payment = ?")?
+        .query_row((tx, payment), |row| row.get(0))
+        .optional()?;
+    Ok(name.flatten().and_then(|name| Code::ALL.iter().copied().find(|code| code.name() == name)))
+}
+
+/// Whether a transaction that is not final holds the payment.
+///
+/// # Errors
+/// Those of the store.
+pub fn holds_live(connection: &Connection, payment: u64) -> Result<bool, LedgerError> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM tx_payment JOIN tx ON tx.id = tx WHERE payment = ? AND state <> 'final')",
+        )?
+        .query_row([payment], |row| row.get(0))?)
+}
+
+/// The nonce that the submitter's next transaction must have, if this ledger has used it before.
+///
+/// # Errors
+/// Those of the store.
+pub fn next_nonce(connection: &Connection, submitter: Address) -> Result<Option<u64>, LedgerError> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT max(nonce) FROM (SELECT nonce FROM submitter_start WHERE address = ?1
+             UNION ALL SELECT nonce + 1 FROM tx WHERE submitter = ?1)",
+        )?
+        .query_row([submitter.0.0], |row| row.get(0))?)
+}
+
+/// Begins to use a submitter whose nonce on chain is `nonce`.
+///
+/// # Errors
+/// Those of the store.
+pub fn start(connection: &Connection, submitter: Address, nonce: u64) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached("INSERT INTO submitter_start (address, nonce) VALUES (?, ?) ON CONFLICT DO NOTHING")?
+        .execute((submitter.0.0, nonce))?;
+    Ok(())
+}
+
+/// An accepted opening that waits for its transaction.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The mandate.
+    pub mandate: MandateId,
+    /// The call.
+    pub calldata: Bytes,
+}
+
+/// Stores an accepted opening; one per mandate.
+///
+/// # Errors
+/// Those of the store.
+pub fn add_opening(connection: &Connection, opening: &Opening, valid_before: Seconds) -> Result<(), LedgerError> {
+    connection.prepare_cached("INSERT INTO opening (mandate, calldata, valid_before) VALUES (?, ?, ?)")?.execute((
+        opening.mandate.0.0,
+        opening.calldata.as_ref(),
+        valid_before,
+    ))?;
+    Ok(())
+}
+
+/// The mandate whose opening was accepted for this request and is not final.
+///
+/// # Errors
+/// Those of the store.
+pub fn opening_for(connection: &Connection, request: RequestId) -> Result<Option<MandateId>, LedgerError> {
+    let id: Option<[u8; 32]> = connection
+        .prepare_cached("SELECT mandate FROM opening JOIN mandate ON mandate.id = mandate WHERE request = ?")?
+        .query_row([request.0.into_bytes()], |row| row.get(0))
+        .optional()?;
+    Ok(id.map(|id| MandateId(id.into())))
+}
+
+/// The openings that wait for a transaction and whose mandate is not open.
+///
+/// # Errors
+/// Those of the store.
+pub fn waiting_openings(connection: &Connection) -> Result<Vec<Opening>, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT mandate, opening.calldata FROM opening JOIN mandate ON mandate.id = mandate
+         WHERE tx IS NULL AND opened_hash IS NULL ORDER BY mandate.seq",
+    )?;
+    let openings = statement.query_map([], |row| {
+        Ok(Opening {
+            mandate: MandateId(row.get::<_, [u8; 32]>(0)?.into()),
+            calldata: row.get::<_, Vec<u8>>(1)?.into(),
+        })
+    })?;
+    Ok(openings.collect::<Result<_, _>>()?)
+}
+
+/// Puts an opening into a transaction, or takes it out of one that is finally dead.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_opening_tx(connection: &Connection, mandate: MandateId, tx: Option<u64>) -> Result<(), LedgerError> {
+    connection.prepare_cached("UPDATE opening SET tx = ? WHERE mandate = ?")?.execute((tx, mandate.0.0))?;
+    Ok(())
+}
+
+/// Removes and returns the openings that can't happen any more at a final block of this time.
+///
+/// # Errors
+/// Those of the store.
+pub fn lapsed_openings(connection: &Connection, time: Seconds) -> Result<Vec<MandateId>, LedgerError> {
+    let mut statement = connection.prepare_cached("DELETE FROM opening WHERE valid_before <= ? RETURNING mandate")?;
+    let lapsed = statement.query_map([time], |row| row.get::<_, [u8; 32]>(0))?;
+    lapsed.map(|id| Ok(MandateId(id?.into()))).collect()
+}
