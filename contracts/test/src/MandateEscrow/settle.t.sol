@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {Vm} from "forge-std/Vm.sol";
+import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
+import {Group, Mandate, Payment, Reason, Status, Terms} from "../../../src/Types.sol";
+import {EscrowTest} from "../../base/EscrowTest.sol";
+import {
+    TokenRefusingAnAmount,
+    TokenReturningFalse,
+    TokenReturningNonsense,
+    TokenRevertingWithABomb
+} from "../../mocks/HostileTokens.sol";
+import {Wallet, WalletBurningGas} from "../../mocks/Wallets.sol";
+
+contract SettleTest is EscrowTest {
+    address private alice = makeAddr("alice");
+    address private bob = makeAddr("bob");
+
+    Terms private terms;
+    bytes32 private id;
+
+    function setUp() public override {
+        super.setUp();
+        terms = _terms();
+        id = _open(terms);
+    }
+
+    function _otherTerms(uint256 i) private view returns (Terms memory other) {
+        other = _terms();
+        other.intent = keccak256(abi.encode(i));
+    }
+
+    function _transfers() private returns (uint256 count) {
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        for (uint256 i = 0; i < logs.length; ++i) {
+            if (logs[i].emitter == address(usdc)) ++count;
+        }
+    }
+
+    // ---------------------------------------------------------------- paying
+
+    function test_succeeds_withNothing() public {
+        assertEq(_settle(new Group[](0)), 0);
+        assertEq(_settle(terms, new Payment[](0)), 0);
+    }
+
+    function test_succeeds_acrossMandatesAndPayees() public {
+        Group[] memory groups = new Group[](3);
+        for (uint256 i = 0; i < 3; ++i) {
+            Terms memory other = _otherTerms(i);
+            _open(other);
+            groups[i] = Group(other, _rows(_paymentTo(other, alice, 5, 0), _paymentTo(other, bob, 7, 1)));
+        }
+        assertEq(_settle(groups), 6);
+        assertEq(usdc.balanceOf(alice), 15);
+        assertEq(usdc.balanceOf(bob), 21);
+        for (uint256 i = 0; i < 3; ++i) {
+            assertEq(escrow.mandateOf(_idOf(groups[i].terms)), Mandate(CAP - 12, 0, 3, 0, Status.Open));
+        }
+    }
+
+    function test_emitsExpectedEvents() public {
+        Payment[] memory rows =
+            _rows(_paymentTo(terms, alice, 5, 0), _paymentTo(terms, bob, 7, 1), _paymentTo(terms, alice, 9, 2));
+        for (uint256 i = 0; i < 3; ++i) {
+            _expectSpent(id, rows[i]);
+        }
+        _settle(terms, rows);
+    }
+
+    function test_transfersARunOnce() public {
+        Payment[] memory rows = new Payment[](5);
+        for (uint32 i = 0; i < 5; ++i) {
+            rows[i] = _paymentTo(terms, i == 3 ? bob : alice, 10 + i, i);
+        }
+        vm.recordLogs();
+        assertEq(_settle(terms, rows), 5);
+
+        assertEq(_transfers(), 3); // alice ×3, bob, alice
+        assertEq(usdc.balanceOf(alice), 10 + 11 + 12 + 14);
+        assertEq(usdc.balanceOf(bob), 13);
+    }
+
+    function test_endsARunWithItsGroup() public {
+        Terms memory other = _otherTerms(1);
+        _open(other);
+        Group[] memory groups = new Group[](2);
+        groups[0] = Group(terms, _rows(_paymentTo(terms, alice, 5, 0)));
+        groups[1] = Group(other, _rows(_paymentTo(other, alice, 7, 0)));
+        vm.recordLogs();
+        assertEq(_settle(groups), 2);
+        assertEq(_transfers(), 2);
+    }
+
+    /// @dev One mandate may come in several groups; each goes on where the last one ended.
+    function test_succeeds_withTheSameMandateTwice() public {
+        Group[] memory groups = new Group[](2);
+        groups[0] = Group(terms, _rows(_payment(terms, CAP - 5, 0)));
+        groups[1] = Group(terms, _rows(_payment(terms, 5, 0), _payment(terms, 6, 1), _payment(terms, 5, 2)));
+        assertEq(_settle(groups), 2);
+        assertEq(escrow.mandateOf(id), Mandate(0, 0, 5, 0, Status.Open));
+    }
+
+    /// @dev Runs are cut at 256 rows, the bits of a word.
+    function test_succeeds_withLongRuns() public {
+        _assertRunOf(256, 1);
+        _assertRunOf(257, 2);
+    }
+
+    function _assertRunOf(uint32 length, uint256 transfers) private {
+        Terms memory other = _otherTerms(length);
+        _open(other);
+        Payment[] memory rows = new Payment[](length);
+        for (uint32 i = 0; i < length; ++i) {
+            rows[i] = _paymentTo(other, alice, 1, i);
+        }
+        uint256 before = usdc.balanceOf(alice);
+        vm.recordLogs();
+        assertEq(_settle(other, rows), length);
+        assertEq(_transfers(), transfers);
+        assertEq(usdc.balanceOf(alice), before + length);
+    }
+
+    // ---------------------------------------------------------------- skipping rows
+
+    /// @dev I10: wherever the bad row is, and whether or not it shares the others' payee, the others pay.
+    function test_skipsABadRow(uint256 place, uint256 fault, bool sharedPayee) public {
+        place = bound(place, 0, 2);
+        Payment[] memory rows = new Payment[](3);
+        for (uint32 i = 0; i < 3; ++i) {
+            rows[i] = _paymentTo(terms, sharedPayee ? alice : address(uint160(0xa11ce + i)), 5, i);
+        }
+        Reason reason;
+        (rows[place], reason) = _spoil(rows[place], bound(fault, 0, 6));
+
+        _expectSkipped(id, rows[place].nonce, reason);
+        assertEq(_settle(terms, rows), 2);
+
+        assertEq(escrow.mandateOf(id).remaining, CAP - 10);
+        for (uint256 i = 0; i < 3; ++i) {
+            bool used = (escrow.mandateOf(id).nonceBits >> i) & 1 == 1;
+            assertEq(used, i != place);
+        }
+    }
+
+    function _spoil(Payment memory row, uint256 fault) private view returns (Payment memory, Reason) {
+        if (fault == 0) {
+            row.deadline = NOW;
+            _sign(terms, row);
+            return (row, Reason.DeadlinePassed);
+        }
+        if (fault == 1) return (_paymentTo(terms, row.payee, 0, row.nonce), Reason.AmountZero);
+        if (fault == 2) return (_paymentTo(terms, address(0), 5, row.nonce), Reason.BadPayee);
+        if (fault == 3) return (_paymentTo(terms, address(usdc), 5, row.nonce), Reason.BadPayee);
+        if (fault == 4) return (_paymentTo(terms, address(escrow), 5, row.nonce), Reason.BadPayee);
+        if (fault == 5) return (_paymentTo(terms, row.payee, CAP + 1, row.nonce), Reason.InsufficientBudget);
+        row.ref = ~row.ref;
+        return (row, Reason.BadSignature);
+    }
+
+    function test_skipsTheSecondUseOfANonce() public {
+        _expectSkipped(id, 4, Reason.NonceUsed);
+        assertEq(_settle(terms, _rows(_payment(terms, 5, 4), _payment(terms, 6, 4))), 1);
+        assertEq(usdc.balanceOf(payee), 5);
+    }
+
+    function test_skipsTheSameRowAgain() public {
+        Payment memory row = _paymentTo(terms, alice, 5, 4);
+        assertEq(_settle(terms, _rows(row, row, row)), 1);
+        assertEq(_settle(terms, _rows(row)), 0);
+        assertEq(usdc.balanceOf(alice), 5);
+    }
+
+    function test_skipsWhatEarlierRowsRetired() public {
+        _expectSkipped(id, 0, Reason.NonceRetired);
+        assertEq(_settle(terms, _rows(_paymentTo(terms, alice, 5, 88), _paymentTo(terms, bob, 5, 0))), 1);
+    }
+
+    function test_skipsWhatEarlierRowsLeftNoBudgetFor() public {
+        _expectSkipped(id, 1, Reason.InsufficientBudget);
+        uint256 paid = _settle(
+            terms,
+            _rows(_paymentTo(terms, alice, CAP - 5, 0), _paymentTo(terms, bob, 6, 1), _paymentTo(terms, bob, 5, 2))
+        );
+        assertEq(paid, 2);
+        assertEq(usdc.balanceOf(bob), 5);
+    }
+
+    // ---------------------------------------------------------------- skipping groups
+
+    function test_skipsAGroupThatDoesNotPay() public {
+        Terms memory unknown = _otherTerms(1);
+        Terms memory ended = _otherTerms(2);
+        _open(ended);
+        vm.prank(operator);
+        escrow.revoke(ended);
+        Terms memory foreign = _otherTerms(3);
+        foreign.guardian = stranger;
+        _open(foreign);
+        Terms memory early = _otherTerms(4);
+        early.start = NOW + 1;
+        _open(early);
+
+        Group[] memory groups = new Group[](5);
+        Terms[4] memory bad = [unknown, ended, foreign, early];
+        Reason[4] memory reasons = [Reason.UnknownMandate, Reason.Ended, Reason.NotSubmitter, Reason.NotStarted];
+        for (uint256 i = 0; i < 4; ++i) {
+            Payment[] memory rows = _rows(_payment(bad[i], 5, 0), _payment(bad[i], 5, 1));
+            groups[i] = Group(bad[i], rows);
+            _expectSkipped(_idOf(bad[i]), 0, reasons[i]);
+            _expectSkipped(_idOf(bad[i]), 1, reasons[i]);
+        }
+        groups[4] = Group(terms, _rows(_payment(terms, 5, 0)));
+        assertEq(_settle(groups), 1);
+        assertEq(usdc.balanceOf(payee), 5);
+    }
+
+    function test_skipsAnExpiredGroup() public {
+        vm.warp(terms.expiry);
+        _expectSkipped(id, 0, Reason.Expired);
+        assertEq(_settle(terms, _rows(_payment(terms, 5, 0))), 0);
+    }
+
+    function test_skipsEverything_fromAStranger() public {
+        Group[] memory groups = new Group[](1);
+        groups[0] = Group(terms, _rows(_payment(terms, 5, 0)));
+        _expectSkipped(id, 0, Reason.NotSubmitter);
+        vm.prank(stranger);
+        assertEq(escrow.settle(groups, new bytes32[][](0), new bytes[](0)), 0);
+        assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
+    }
+
+    // ---------------------------------------------------------------- a token that refuses
+
+    /// @dev I9, I10: the run as a whole is undone, and nothing else.
+    function test_skipsTheRunOfABlacklistedPayee(uint256 place) public {
+        place = bound(place, 0, 2);
+        address[3] memory to = [alice, bob, payee];
+        usdc.blacklist(to[place]);
+        Payment[] memory rows = new Payment[](6);
+        for (uint32 i = 0; i < 6; ++i) {
+            rows[i] = _paymentTo(terms, to[i / 2], 5, i);
+        }
+        _expectSkipped(id, uint32(2 * place), Reason.TransferFailed);
+        _expectSkipped(id, uint32(2 * place + 1), Reason.TransferFailed);
+        assertEq(_settle(terms, rows), 4);
+
+        Mandate memory mandate = escrow.mandateOf(id);
+        assertEq(mandate.remaining, CAP - 20);
+        assertEq(mandate.nonceBits, 63 & ~(3 << 2 * place));
+        assertEq(usdc.balanceOf(address(escrow)), CAP - 20);
+
+        usdc.unBlacklist(to[place]);
+        assertEq(_settle(terms, rows), 2);
+    }
+
+    /// @dev A refused run gives back the budget and the window that it had taken.
+    function test_restoresTheCopy_forTheRowsBehind() public {
+        usdc.blacklist(alice);
+        _expectSkipped(id, 200, Reason.TransferFailed);
+        uint256 paid = _settle(terms, _rows(_paymentTo(terms, alice, CAP, 200), _paymentTo(terms, bob, CAP, 0)));
+        assertEq(paid, 1);
+        assertEq(usdc.balanceOf(bob), CAP);
+        assertEq(escrow.mandateOf(id), Mandate(0, 0, 1, 0, Status.Open));
+    }
+
+    /// @dev Each row gets one answer: its own reason, or the run's.
+    function test_reportsEachRowOfARefusedRunOnce() public {
+        usdc.blacklist(alice);
+        Payment memory bad = _paymentTo(terms, alice, 0, 1);
+        vm.recordLogs();
+        _settle(terms, _rows(_paymentTo(terms, alice, 5, 0), bad, _paymentTo(terms, alice, 5, 2)));
+
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        assertEq(logs.length, 3);
+        uint256[3] memory nonces = [uint256(1), 0, 2];
+        for (uint256 i = 0; i < 3; ++i) {
+            assertEq(logs[i].topics[0], IMandateEscrow.Skipped.selector);
+            (uint32 nonce, Reason reason) = abi.decode(logs[i].data, (uint32, Reason));
+            assertEq(nonce, nonces[i]);
+            assertEq(reason, i == 0 ? Reason.AmountZero : Reason.TransferFailed);
+        }
+    }
+
+    function test_skipsEverything_whileTheTokenIsPaused() public {
+        usdc.pause();
+        Payment[] memory rows = _rows(_paymentTo(terms, alice, 5, 0), _paymentTo(terms, bob, 5, 1));
+        assertEq(_settle(terms, rows), 0);
+        assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
+        usdc.unpause();
+        assertEq(_settle(terms, rows), 2);
+    }
+
+    function test_skipsTheRun_whoseSumTheTokenRefuses() public {
+        _upgradeToken(address(new TokenRefusingAnAmount(10)));
+        Payment[] memory rows =
+            _rows(_paymentTo(terms, alice, 5, 0), _paymentTo(terms, alice, 5, 1), _paymentTo(terms, bob, 5, 2));
+        assertEq(_settle(terms, rows), 1);
+        assertEq(escrow.mandateOf(id), Mandate(CAP - 5, 0, 4, 0, Status.Open));
+    }
+
+    function test_skipsEverything_whenTheTokenIsHostile() public {
+        address[3] memory tokens = [
+            address(new TokenReturningFalse()),
+            address(new TokenReturningNonsense()),
+            address(new TokenRevertingWithABomb())
+        ];
+        Payment[] memory rows = _rows(_paymentTo(terms, alice, 5, 0), _paymentTo(terms, bob, 5, 1));
+        for (uint256 i = 0; i < tokens.length; ++i) {
+            _upgradeToken(tokens[i]);
+            uint256 before = gasleft();
+            assertEq(_settle(terms, rows), 0);
+            assertLt(before - gasleft(), 500_000, "a bomb is not copied");
+            assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
+        }
+    }
+
+    // ---------------------------------------------------------------- side arrays
+
+    function test_reverts_whenASideArrayHasAnotherLength(uint256 proofs, uint256 signatures) public {
+        (proofs, signatures) = (bound(proofs, 0, 5), bound(signatures, 0, 5));
+        Group[] memory groups = new Group[](2);
+        groups[0] = Group(terms, _rows(_payment(terms, 5, 0)));
+        groups[1] = Group(terms, _rows(_payment(terms, 5, 1), _payment(terms, 5, 2)));
+
+        bool sound = (proofs == 0 || proofs == 3) && (signatures == 0 || signatures == 3);
+        if (!sound) {
+            vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.BadSideArrays.selector, 3, proofs, signatures));
+        }
+        vm.prank(submitter);
+        escrow.settle(groups, new bytes32[][](proofs), new bytes[](signatures));
+    }
+
+    /// @dev The side arrays run over all rows of all groups, the skipped ones too.
+    function test_matchesSideArraysToRows() public {
+        Terms memory unknown = _otherTerms(1);
+        Terms memory listed = _otherTerms(2);
+        (bytes32 a, bytes32 b) = (_leaf(alice), _leaf(bob));
+        listed.payees = a < b ? keccak256(bytes.concat(a, b)) : keccak256(bytes.concat(b, a));
+        listed.agent = address(new Wallet(agent));
+        _open(listed);
+
+        Group[] memory groups = new Group[](3);
+        groups[0] = Group(unknown, _rows(_payment(unknown, 5, 0), _payment(unknown, 5, 1)));
+        groups[1] = Group(terms, _rows(_payment(terms, 5, 0)));
+        groups[2] = Group(
+            listed,
+            _rows(_paymentTo(listed, alice, 5, 0), _paymentTo(listed, bob, 5, 1), _paymentTo(listed, stranger, 5, 2))
+        );
+        bytes32[][] memory proofs = new bytes32[][](6);
+        (proofs[3], proofs[4], proofs[5]) = (_proof(b), _proof(a), _proof(b));
+        bytes[] memory signatures = new bytes[](6);
+        for (uint256 i = 0; i < 3; ++i) {
+            signatures[3 + i] = _walletSignature(listed, groups[2].payments[i]);
+        }
+
+        _expectSkipped(_idOf(listed), 2, Reason.PayeeNotAllowed);
+        vm.prank(submitter);
+        assertEq(escrow.settle(groups, proofs, signatures), 3);
+        assertEq(usdc.balanceOf(alice), 5);
+        assertEq(usdc.balanceOf(bob), 5);
+    }
+
+    function _leaf(address account) private pure returns (bytes32) {
+        return keccak256(bytes.concat(keccak256(abi.encode(account))));
+    }
+
+    function _proof(bytes32 sibling) private pure returns (bytes32[] memory proof) {
+        proof = new bytes32[](1);
+        proof[0] = sibling;
+    }
+
+    function _walletSignature(Terms memory of_, Payment memory payment) private view returns (bytes memory) {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(agentKey, _spendDigest(_idOf(of_), payment));
+        return abi.encodePacked(r, s, v);
+    }
+
+    // ---------------------------------------------------------------- gas
+
+    /// @dev I10: a wallet that burns its gas costs its row, not its neighbours.
+    function test_skipsARowWhoseWalletBurnsGas() public {
+        Terms memory burning = _otherTerms(1);
+        burning.agent = address(new WalletBurningGas());
+        _open(burning);
+        Group[] memory groups = new Group[](2);
+        groups[0] = Group(burning, _rows(_payment(burning, 5, 0)));
+        groups[1] = Group(terms, _rows(_payment(terms, 5, 0)));
+        bytes[] memory signatures = new bytes[](2);
+        signatures[0] = "x";
+
+        _expectSkipped(_idOf(burning), 0, Reason.BadSignature);
+        vm.prank(submitter);
+        assertEq(escrow.settle{gas: 500_000}(groups, new bytes32[][](0), signatures), 1);
+    }
+
+    /// @dev Whatever gas it gets, a batch that goes through has paid exactly what its events say.
+    function test_paysAsItSays_atAnyGas(uint256 gas_) public {
+        Group[] memory groups = new Group[](1);
+        groups[0] = Group(terms, _rows(_paymentTo(terms, alice, 5, 0), _paymentTo(terms, bob, 5, 1)));
+        vm.prank(submitter);
+        try escrow.settle{gas: bound(gas_, 20_000, 200_000)}(groups, new bytes32[][](0), new bytes[](0)) returns (
+            uint256 paid
+        ) {
+            assertEq(usdc.balanceOf(alice) + usdc.balanceOf(bob), 5 * paid);
+            assertEq(escrow.mandateOf(id).remaining, CAP - 5 * paid);
+        } catch {
+            assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
+        }
+    }
+}
