@@ -1,2 +1,127 @@
-//! .
-fn main() {}
+//! `stipend`: on-chain spending mandates for AI agents, from the command line.
+
+mod approve;
+mod balance;
+mod context;
+mod deploy;
+mod dev;
+mod keys;
+mod mandate;
+mod pay;
+mod payment;
+mod serve;
+mod show;
+mod signals;
+mod terms;
+mod trail;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use context::{Context, Globals};
+
+const ABOUT: &str = "\
+An operator approves a mandate once; the agent then pays by itself inside it; whatever lies outside \
+is refused by the infrastructure; what is left over comes back.";
+
+const EXAMPLES: &str = "\
+A first mandate, with `stipend dev` running in another terminal:
+  stipend mandate request --amount 100.00 --intent \"Automate marketing ops spend\" --duration 30d
+  stipend mandate approve req_…
+  stipend pay --mandate mand_… --to 0x… --amount 4.20
+  stipend balance
+
+Keys: --keystore FILE, or STIPEND_PRIVATE_KEY, or on anvil's chain id alone --dev-account NAME
+(chosen by itself if no key is given).
+
+Results go to stdout, everything else to stderr. With --json, stdout carries one JSON value per line,
+and an error is a problem (RFC 9457) as one line of JSON on stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the mandate's policy.";
+
+#[derive(Debug, Parser)]
+#[command(name = "stipend", version, about = ABOUT, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine for development: a chain, the contracts, a relayer, funded keys
+    Dev(dev::Args),
+    /// Run a relayer
+    Serve(Box<serve::Args>),
+    /// Deploy an escrow
+    Deploy(deploy::Args),
+    /// Ask for, approve, look at and revoke mandates
+    #[command(subcommand)]
+    Mandate(mandate::Command),
+    /// Pay from a mandate
+    Pay(pay::Args),
+    /// Look at payments
+    #[command(subcommand)]
+    Payment(payment::Command),
+    /// Show where the money of your mandates is, in the ledger and on chain
+    Balance(balance::Args),
+    /// Print the audit trail: every request, decision and payment, with its transaction
+    Audit(trail::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.globals.json;
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => show::failure(&report, json),
+    }
+}
+
+fn run(cli: Cli) -> eyre::Result<()> {
+    // Fails only if there is one already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(dispatch(Context::new(cli.globals), cli.command))
+}
+
+async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
+    match command {
+        Command::Dev(args) => dev::run(&context, args).await,
+        Command::Serve(args) => serve::run(&context, *args).await,
+        Command::Deploy(args) => deploy::run(&context, args).await,
+        Command::Mandate(command) => mandate::run(&context, command).await,
+        Command::Pay(args) => pay::run(&context, args).await,
+        Command::Payment(command) => payment::run(&context, command).await,
+        Command::Balance(args) => balance::run(&context, args).await,
+        Command::Audit(args) => trail::run(&context, args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            for sub in command.get_subcommands() {
+                check(sub, &path);
+            }
+            if command.get_subcommands().next().is_none() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("stipend "), "no example in the help of{path}");
+            }
+        }
+        check(&Cli::command(), "");
+    }
+}

@@ -153,7 +153,8 @@ impl Chain {
 
     /// Asks a contract.
     pub async fn view<C: SolCall>(&self, contract: Address, call: &C) -> Result<C::Return, ChainError> {
-        let request = TransactionRequest::default().to(contract).input(call.abi_encode().into());
+        // A call without a sender comes from the zero address, which a proxy without an admin takes for its admin.
+        let request = TransactionRequest::default().from(contract).to(contract).input(call.abi_encode().into());
         let answer = self.provider.call(request).latest().await.map_err(node("eth_call"))?;
         C::abi_decode_returns(&answer).map_err(|error| ChainError::Other(format!("{contract} answers oddly: {error}")))
     }
@@ -204,7 +205,10 @@ impl Chain {
         }
         let again = self.provider.call(request).block(receipt.block_number.unwrap_or_default().into()).await;
         Err(again.map_err(node("eth_call")).err().unwrap_or_else(|| {
-            ChainError::Reverted(format!("transaction {} reverted, for a reason that is gone", receipt.transaction_hash))
+            ChainError::Reverted(format!(
+                "transaction {} reverted, for a reason that is gone",
+                receipt.transaction_hash
+            ))
         }))
     }
 

@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn events_are_whole_wherever_the_stream_is_cut() {
-        let text = ": hello\n\nid: 7\nevent: payment.mined\ndata: {\"seq\":7}\n\nid: 8\r\ndata:{\"seq\":\r\ndata: 8}\r\n\r\n";
+        let text =
+            ": hello\n\nid: 7\nevent: payment.mined\ndata: {\"seq\":7}\n\nid: 8\r\ndata:{\"seq\":\r\ndata: 8}\r\n\r\n";
         let whole = parse(&[text]);
         assert_eq!(whole, ["{\"seq\":7}", "{\"seq\":\n8}"]);
         for cut in 0..text.len() {

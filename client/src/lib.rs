@@ -145,10 +145,16 @@ impl Client {
         self.inner.signer.address()
     }
 
-    /// Where the relayer stands.
+    /// Where the relayer at `base` stands, for whoever chooses a key by it.
     ///
     /// # Errors
     /// See [`Error`]; so for all calls.
+    pub async fn info_at(base: Url) -> Result<Info, Error> {
+        let http = Http::new(base)?;
+        http.send(Call::new(Method::GET, http.url("v1/info", &())?), None).await?.json()
+    }
+
+    /// Where the relayer stands.
     pub async fn info(&self) -> Result<Info, Error> {
         let info: Info = self.unsigned("v1/info").await?;
         if let Ok(mut clock) = self.inner.clock.lock() {

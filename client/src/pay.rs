@@ -196,8 +196,7 @@ impl Client {
         payment: &NewPayment,
         idempotency_key: Option<String>,
     ) -> Result<Accepted<Payment>, Error> {
-        let call =
-            Call::new(Method::POST, self.inner.http.url("v1/payments", &())?).body(payment, idempotency_key)?;
+        let call = Call::new(Method::POST, self.inner.http.url("v1/payments", &())?).body(payment, idempotency_key)?;
         // The payment carries its own signature; the request needs none.
         match self.inner.http.send(call, None).await {
             Ok(answer) => Ok(Accepted { replayed: answer.replayed, object: answer.json()? }),

@@ -1,0 +1,152 @@
+//! `stipend mandate approve`: the operator reads the terms, says yes, and funds the mandate.
+
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use eyre::{bail, ensure};
+use stipend_client::{chain::ChainError, now};
+use stipend_core::{
+    Code, MandateId, RequestId,
+    api::{Mandate, NewMandate, RequestState},
+    policy::MandateState,
+};
+
+use crate::{
+    context::{Caller, Context},
+    keys::DevAccount,
+    mandate, show,
+    terms::Readable,
+};
+
+/// How long a gasless approval may be used.
+const AUTHORIZATION: u64 = 3_600;
+
+/// How long the relayer may take to see the mandate open.
+const OPEN_WITHIN: Duration = Duration::from_secs(120);
+
+const POLL: Duration = Duration::from_millis(250);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The request: the full id
+    request: RequestId,
+    /// Sign one message instead of sending transactions: the relayer sends it, and you need no ETH
+    #[arg(long)]
+    gasless: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
+    let role = if args.gasless { DevAccount::GaslessOperator } else { DevAccount::Operator };
+    let caller = context.caller(role).await?;
+    let request = caller.client.mandate_request(args.request).await?;
+    if request.state == RequestState::Approved {
+        let mandate = request.mandate.map(|id| id.to_string()).unwrap_or_default();
+        bail!("{} is approved already: {mandate}", request.id);
+    }
+    let escrow = context.escrow(&caller.info).await?;
+
+    // An approval that was interrupted may have opened a mandate that the relayer has not seen yet; a second one
+    // would escrow the cap twice.
+    if let Some(id) = escrow.opened_for(caller.address(), &request.intent).await? {
+        show::note(&format!("{id} was opened for this request before"));
+        return finish(context, &caller, id).await;
+    }
+
+    let start = escrow.chain().head().await?.time;
+    let terms = request.terms(caller.address(), caller.info.guardian, start);
+    terms.check(start)?;
+    let readable = Readable::new(&terms, &request.intent, escrow.domain())?;
+    let id = readable.id();
+    let balance = escrow.balance_of(caller.address()).await?;
+    ensure!(
+        balance >= terms.cap,
+        "the operator {} holds {balance} USDC, the mandate takes {}: fund it first",
+        caller.address(),
+        terms.cap
+    );
+    let how = if args.gasless {
+        "By signing one message; the relayer sends it."
+    } else {
+        "By your own transactions: an allowance of exactly the total, if there is none, and the opening."
+    };
+    confirm(args.yes, &format!("{}\n{how}", show::facts(readable.rows())), "Approve?")?;
+
+    let progress = context.progress("approving");
+    if args.gasless {
+        let authorization = escrow.authorize(&caller.signer, &terms, start.max(now()).saturating_add(AUTHORIZATION))?;
+        let body = NewMandate { request: request.id, terms: terms.clone(), authorization };
+        progress.say("the relayer opens the mandate");
+        let _: Mandate = caller.client.open_mandate(&body).await?.object;
+    } else {
+        progress.say("allowing the escrow to take exactly the total");
+        escrow.allow(&caller.signer, terms.cap).await?;
+        progress.say("opening the mandate");
+        match escrow.open(&caller.signer, &terms).await {
+            // Whoever did it: it is open, with these very terms.
+            Ok(_) | Err(ChainError::AlreadyOpened(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    drop(progress);
+    finish(context, &caller, id).await
+}
+
+/// Waits until the relayer can use the mandate, and shows it.
+async fn finish(context: &Context, caller: &Caller, id: MandateId) -> eyre::Result<()> {
+    let progress = context.progress("waiting until the relayer sees it open");
+    let mandate = wait_until_open(caller, id).await?;
+    drop(progress);
+    show::result(context.json(), &mandate, |mandate| {
+        let opened = mandate.opened_tx.map(|tx| format!("transaction {tx}\n")).unwrap_or_default();
+        format!(
+            "{} is {}: {} USDC available\n{opened}\nThe agent pays by: stipend pay --mandate {} --to 0x… --amount 4.20",
+            mandate.id,
+            mandate::state(mandate.state),
+            mandate.available,
+            mandate.id
+        )
+    })
+}
+
+async fn wait_until_open(caller: &Caller, id: MandateId) -> eyre::Result<Mandate> {
+    let start = Instant::now();
+    loop {
+        match caller.client.mandate(id).await {
+            Ok(mandate) if mandate.state != MandateState::Opening => return Ok(mandate),
+            Ok(_) => {}
+            Err(error) if error.code() == Some(Code::NotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if start.elapsed() >= OPEN_WITHIN {
+            bail!(
+                "{id} is not open at the relayer after {} s: `stipend mandate show {id}` says when",
+                OPEN_WITHIN.as_secs()
+            );
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Shows what is about to happen and asks, unless it was said beforehand.
+pub(crate) fn confirm(yes: bool, what: &str, question: &str) -> eyre::Result<()> {
+    show::note(what);
+    if yes {
+        return Ok(());
+    }
+    ensure!(
+        io::stdin().is_terminal(),
+        "there is nobody to ask: no terminal here; read the above, then run the same with --yes"
+    );
+    let mut stderr = io::stderr().lock();
+    write!(stderr, "{question} [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    ensure!(matches!(answer.trim(), "y" | "Y" | "yes"), "not done: the answer was no");
+    Ok(())
+}

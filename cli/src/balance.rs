@@ -1,0 +1,194 @@
+//! `stipend balance`: where the money is, by the ledger and by the chain.
+
+use eyre::Result;
+use serde::Serialize;
+use stipend_client::chain::OnChain;
+use stipend_core::{Amount, MandateId, api::Mandate, policy::MandateState};
+
+use crate::{context::Context, keys::DevAccount, mandate, show};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  stipend balance
+  stipend balance --mandate mand_1f2e3d --json")]
+pub(crate) struct Args {
+    /// Of this mandate only: its id, or a unique beginning of it
+    #[arg(long)]
+    mandate: Option<String>,
+}
+
+/// One mandate's money.
+#[derive(Serialize)]
+struct Balance {
+    mandate: MandateId,
+    state: MandateState,
+    cap: Amount,
+    available: Amount,
+    reserved: Amount,
+    held: Amount,
+    paid: Amount,
+    returned: Amount,
+    /// Absent: the chain was not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chain: Option<ChainView>,
+}
+
+#[derive(Serialize)]
+struct ChainView {
+    remaining: Amount,
+    held: Amount,
+    agrees: Agrees,
+}
+
+/// Whether ledger and chain tell the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Agrees {
+    /// To the last unit, or but for what is on its way.
+    Yes,
+    /// The chain is ahead: it has ended the mandate, which is not final yet.
+    Ending,
+    /// They differ by more than what is on its way.
+    No,
+}
+
+pub(crate) async fn run(context: &Context, args: Args) -> Result<()> {
+    let caller = context.caller(DevAccount::Agent).await?;
+    let mandates = match &args.mandate {
+        Some(text) => vec![caller.find(text).await?],
+        None => caller.mandates().await?,
+    };
+    // The ledger's own numbers are worth showing without a node, too.
+    let escrow = match context.escrow(&caller.info).await {
+        Ok(escrow) => Some(escrow),
+        Err(error) => {
+            show::note(&format!("the chain is not asked: {error:#}"));
+            None
+        }
+    };
+    let mut balances = Vec::new();
+    for mandate in mandates {
+        let chain = match &escrow {
+            Some(escrow) => Some(escrow.mandate_of(mandate.id).await?),
+            None => None,
+        };
+        balances.push(balance(&mandate, chain));
+    }
+    show::result(context.json(), &balances, |balances| in_words(balances))
+}
+
+fn balance(mandate: &Mandate, chain: Option<OnChain>) -> Balance {
+    Balance {
+        mandate: mandate.id,
+        state: mandate.state,
+        cap: mandate.terms.cap,
+        available: mandate.available,
+        reserved: mandate.reserved,
+        held: mandate.held,
+        paid: mandate.paid,
+        returned: mandate.returned,
+        chain: chain.map(|chain| ChainView {
+            remaining: chain.remaining,
+            held: chain.held,
+            agrees: agrees(mandate, chain),
+        }),
+    }
+}
+
+/// What is reserved may have left the escrow or not; anything else must be the same on both sides.
+fn agrees(mandate: &Mandate, chain: OnChain) -> Agrees {
+    if chain.ended && mandate.returned.is_zero() {
+        return Agrees::Ending;
+    }
+    let most = mandate.available.checked_add(mandate.reserved);
+    let within = chain.remaining >= mandate.available && most.is_some_and(|most| chain.remaining <= most);
+    if within && chain.held == mandate.held && (chain.opened || mandate.state == MandateState::Opening) {
+        Agrees::Yes
+    } else {
+        Agrees::No
+    }
+}
+
+fn in_words(balances: &[Balance]) -> String {
+    if balances.is_empty() {
+        return "no mandates".into();
+    }
+    let mut table = show::table(&[
+        "mandate",
+        "state",
+        "cap",
+        "available",
+        "reserved",
+        "held",
+        "paid",
+        "returned",
+        "chain: left",
+        "chain: held",
+        "",
+    ]);
+    for balance in balances {
+        let chain = balance.chain.as_ref();
+        table.add_row([
+            balance.mandate.to_string(),
+            mandate::state(balance.state).into(),
+            balance.cap.to_string(),
+            balance.available.to_string(),
+            balance.reserved.to_string(),
+            balance.held.to_string(),
+            balance.paid.to_string(),
+            balance.returned.to_string(),
+            chain.map_or_else(|| "?".into(), |chain| chain.remaining.to_string()),
+            chain.map_or_else(|| "?".into(), |chain| chain.held.to_string()),
+            match chain.map(|chain| chain.agrees) {
+                None | Some(Agrees::Yes) => "",
+                Some(Agrees::Ending) => "ending",
+                Some(Agrees::No) => "DIFFERS",
+            }
+            .into(),
+        ]);
+    }
+    show::text(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::terms::tests::mandate;
+
+    fn amount(text: &str) -> Amount {
+        text.parse().unwrap()
+    }
+
+    fn chain(remaining: &str, ended: bool) -> OnChain {
+        OnChain { opened: true, ended, remaining: amount(remaining), held: Amount::ZERO }
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_no_difference() {
+        let mandate = Mandate { available: amount("90"), reserved: amount("10"), ..mandate([1; 32]) };
+        for (remaining, expected) in [
+            ("100", Agrees::Yes),
+            ("95", Agrees::Yes),
+            ("90", Agrees::Yes),
+            ("89.99", Agrees::No),
+            ("100.01", Agrees::No),
+        ] {
+            assert_eq!(agrees(&mandate, chain(remaining, false)), expected, "{remaining}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_not_final_yet_is_said() {
+        let open = mandate([1; 32]);
+        assert_eq!(agrees(&open, chain("0", true)), Agrees::Ending);
+        let ended = Mandate { available: Amount::ZERO, returned: amount("100"), ..open };
+        assert_eq!(agrees(&ended, chain("0", true)), Agrees::Yes);
+    }
+
+    #[test]
+    fn money_that_the_chain_does_not_hold_is_a_difference() {
+        let unknown = OnChain { opened: false, ended: false, remaining: Amount::ZERO, held: Amount::ZERO };
+        assert_eq!(agrees(&mandate([1; 32]), unknown), Agrees::No);
+    }
+}

@@ -1,0 +1,223 @@
+//! What every command has: where relayer and node are, whose key signs, and how to print.
+
+use std::{io, io::IsTerminal, time::Duration};
+
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::Address;
+use eyre::{WrapErr, bail, ensure};
+use indicatif::ProgressBar;
+use stipend_client::{
+    Client, PageQuery,
+    chain::{Chain, Escrow},
+};
+use stipend_core::{
+    MandateId,
+    api::{Info, Mandate},
+};
+use url::Url;
+
+use crate::{
+    keys::{DevAccount, KeyArgs},
+    show,
+};
+
+/// The fewest hex digits that stand for an id.
+const PREFIX_MIN: usize = 6;
+
+/// What can be given to every command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Globals {
+    /// Print JSON for programs instead of tables for people
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// The relayer
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "STIPEND_RELAYER_URL",
+        default_value = "http://127.0.0.1:8420"
+    )]
+    pub(crate) relayer: Url,
+    /// A node of the chain
+    #[arg(long, global = true, value_name = "URL", env = "STIPEND_RPC_URL", default_value = "http://127.0.0.1:8545")]
+    pub(crate) rpc_url: Url,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// What every command has.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) globals: Globals,
+}
+
+/// The relayer, seen with the caller's key.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) client: Client,
+    pub(crate) info: Info,
+    pub(crate) signer: PrivateKeySigner,
+}
+
+impl Context {
+    pub(crate) const fn new(globals: Globals) -> Self {
+        Self { globals }
+    }
+
+    pub(crate) const fn json(&self) -> bool {
+        self.globals.json
+    }
+
+    /// The relayer and the caller's key, by default the dev account of `role`. Nothing is signed
+    /// before the chain id is known to allow it.
+    pub(crate) async fn caller(&self, role: DevAccount) -> eyre::Result<Caller> {
+        let key = self.globals.keys.key(role)?;
+        let info = Client::info_at(self.globals.relayer.clone()).await?;
+        let signer = key.on(info.chain_id)?;
+        let client = Client::new(self.globals.relayer.clone(), signer.clone())?;
+        Ok(Caller { client, info, signer })
+    }
+
+    /// The node.
+    pub(crate) async fn chain(&self) -> eyre::Result<Chain> {
+        let chain = Chain::connect(self.globals.rpc_url.clone()).await;
+        chain.wrap_err_with(|| {
+            format!("no node at {}: set --rpc-url or STIPEND_RPC_URL", show::url(&self.globals.rpc_url))
+        })
+    }
+
+    /// The escrow that the relayer names, after the chain has confirmed what the relayer says: its
+    /// id, that there is an escrow, and which token it holds.
+    pub(crate) async fn escrow(&self, info: &Info) -> eyre::Result<Escrow> {
+        let chain = self.chain().await?;
+        ensure!(
+            chain.id() == info.chain_id,
+            "the node at {} is on chain id {}, the relayer on {}: set --rpc-url to a node of the relayer's chain",
+            show::url(&self.globals.rpc_url),
+            chain.id(),
+            info.chain_id
+        );
+        let escrow = Escrow::at(chain, info.escrow).await?;
+        ensure!(
+            escrow.token() == info.token,
+            "the escrow {} holds the token {}, and the relayer says {}: do not trust this relayer",
+            info.escrow,
+            escrow.token(),
+            info.token
+        );
+        Ok(escrow)
+    }
+
+    /// Shows that something takes its time, where somebody may be watching.
+    pub(crate) fn progress(&self, doing: impl Into<String>) -> Progress {
+        if self.json() || !io::stderr().is_terminal() {
+            return Progress(None);
+        }
+        let bar = ProgressBar::new_spinner().with_message(doing.into());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Progress(Some(bar))
+    }
+}
+
+impl Caller {
+    /// The address that signs.
+    pub(crate) const fn address(&self) -> Address {
+        self.signer.address()
+    }
+
+    /// All mandates of the caller's.
+    pub(crate) async fn mandates(&self) -> eyre::Result<Vec<Mandate>> {
+        let mut mandates = Vec::new();
+        let mut query = PageQuery { cursor: None, limit: Some(100) };
+        loop {
+            let page = self.client.mandates(&query).await?;
+            mandates.extend(page.data);
+            query.cursor = page.next_cursor;
+            if query.cursor.is_none() {
+                return Ok(mandates);
+            }
+        }
+    }
+
+    /// The mandate that an id, or the beginning of one, stands for. For reading only: what moves
+    /// money takes the full id.
+    pub(crate) async fn find(&self, text: &str) -> eyre::Result<Mandate> {
+        if let Ok(id) = text.parse::<MandateId>() {
+            return Ok(self.client.mandate(id).await?);
+        }
+        let digits = prefix(text)?;
+        let mandates = self.mandates().await?;
+        unique(mandates, digits)
+    }
+}
+
+/// The hex digits of a shortened id.
+fn prefix(text: &str) -> eyre::Result<&str> {
+    let digits = text.strip_prefix(MandateId::PREFIX).unwrap_or(text);
+    ensure!(
+        digits.len() >= PREFIX_MIN && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
+        "{} is no mandate: give mand_ and at least {PREFIX_MIN} lower-case hex digits",
+        show::plain(text)
+    );
+    Ok(digits)
+}
+
+fn unique(mandates: Vec<Mandate>, digits: &str) -> eyre::Result<Mandate> {
+    let start = format!("{}{digits}", MandateId::PREFIX);
+    let mut found = mandates.into_iter().filter(|mandate| mandate.id.to_string().starts_with(&start));
+    match (found.next(), found.next()) {
+        (Some(mandate), None) => Ok(mandate),
+        (None, _) => bail!("none of your mandates starts with {start}: `stipend mandate list` shows them"),
+        (Some(one), Some(other)) => {
+            bail!("{start} is the beginning of {} and of {}, at least: give more digits", one.id, other.id)
+        }
+    }
+}
+
+/// A spinner, gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    /// Says what is going on now.
+    pub(crate) fn say(&self, doing: impl Into<String>) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(doing.into());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = self.0.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::terms::tests::mandate;
+
+    #[test]
+    fn a_prefix_needs_six_digits() {
+        assert_eq!(prefix("mand_abc123").unwrap(), "abc123");
+        assert_eq!(prefix("abc123").unwrap(), "abc123");
+        for bad in ["mand_abc12", "mand_ABC123", "mand_", "pay_abc123", "mand_abc12z"] {
+            assert!(prefix(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_stands_for_one_mandate_or_none() {
+        let (one, other) = (mandate([0xab; 32]), mandate([0xcd; 32]));
+        let mut near = one.clone();
+        near.id.0[31] = 0;
+        assert_eq!(unique(vec![one.clone(), other.clone()], "ababab").unwrap().id, one.id);
+        assert!(unique(vec![one.clone(), other.clone()], "abcdef").unwrap_err().to_string().contains("none"));
+        let error = unique(vec![one, near, other], "ababab").unwrap_err().to_string();
+        assert!(error.contains("more digits"), "{error}");
+    }
+}

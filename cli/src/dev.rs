@@ -1,0 +1,357 @@
+//! `stipend dev`: a chain, the contracts, a relayer and funded keys, as one process tree that stops
+//! as one.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use alloy::providers::{Provider, ProviderBuilder};
+use alloy_primitives::{Address, U256};
+use eyre::{WrapErr, bail, ensure, eyre};
+use serde::Serialize;
+use stipend_bindings::abi::MockUSDC;
+use stipend_client::chain::{Chain, Escrow};
+use stipend_core::{Amount, policy::Limits};
+use stipend_relayer::{
+    api::ApiConfig,
+    app::{self, Config, Finality},
+};
+use tempfile::TempDir;
+use tokio::{
+    net::TcpListener,
+    process::{Child, Command},
+};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::{
+    context::Context,
+    deploy,
+    keys::{DEV_CHAIN, DevAccount},
+    serve::{self, LogFormat},
+    show, signals,
+};
+
+/// How long anvil may take to answer.
+const NODE_WITHIN: Duration = Duration::from_secs(20);
+
+/// What each operator gets, in base units: a million USDC.
+const FUNDS: u64 = 1_000_000_000_000;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The keys are anvil's, known to everybody: never use them on another chain. The ledger, the node's log and,
+with --data, the chain's state lie in one directory. What the relayer logs is set by RUST_LOG.
+
+Examples:
+  stipend dev
+  stipend dev --data ./dev                                   # goes on where it stopped
+  stipend dev --json --port 0 --anvil-port 0                 # prints one line of JSON when ready")]
+pub(crate) struct Args {
+    /// The relayer's port; 0 takes a free one
+    #[arg(long, default_value_t = 8420)]
+    port: u16,
+    /// The node's port; 0 takes a free one
+    #[arg(long, default_value_t = 8545)]
+    anvil_port: u16,
+    /// Seconds between blocks
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    block_time: u64,
+    /// Keep chain and ledger in this directory; without it: a fresh one, gone at the end
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The anvil to run; without it: the one on PATH, or in node_modules
+    #[arg(long, value_name = "FILE", env = "ANVIL")]
+    anvil: Option<PathBuf>,
+}
+
+/// What runs where, once it does.
+#[derive(Debug, Serialize)]
+struct Ready {
+    relayer: String,
+    rpc_url: String,
+    chain_id: u64,
+    escrow: Address,
+    token: Address,
+    guardian: Address,
+    submitter: Address,
+    operator: Address,
+    agent: Address,
+    gasless_operator: Address,
+    data: PathBuf,
+}
+
+pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
+    serve::log(LogFormat::Text, "warn");
+    let data = Data::new(args.data.as_deref())?;
+    // Before anything starts: a port that is taken is the commonest failure.
+    let listener = listen(args.port).await.wrap_err("choose another --port")?;
+    let node_port = listen(args.anvil_port).await.wrap_err("choose another --anvil-port")?.local_addr()?.port();
+
+    let progress = context.progress("starting anvil");
+    let mut node = Node::start(&find_anvil(args.anvil)?, node_port, &data)?;
+    let stop = CancellationToken::new();
+    let outcome = {
+        let chain = node.url.clone();
+        let relayer = play(context, chain, listener, &data, args.block_time, progress, &stop);
+        tokio::pin!(relayer);
+        let outcome = tokio::select! {
+            ended = &mut relayer => return finish(node, ended.and(Err(eyre!("the relayer ended by itself")))).await,
+            ended = node.child.wait() => {
+                let status = ended?;
+                Err(eyre!("anvil ended by itself ({status}): {}", last_words(&data.log())))
+            }
+            asked = signals::stop() => asked.map_err(Into::into),
+        };
+        // The relayer first, while its node still runs.
+        stop.cancel();
+        outcome.and(relayer.await)
+    };
+    finish(node, outcome).await
+}
+
+async fn finish(mut node: Node, outcome: eyre::Result<()>) -> eyre::Result<()> {
+    signals::end(&mut node.child).await?;
+    outcome
+}
+
+/// Deploys what is missing and relays until it is told to stop.
+async fn play(
+    context: &Context,
+    rpc_url: Url,
+    listener: TcpListener,
+    data: &Data,
+    block_time: u64,
+    progress: crate::context::Progress,
+    stop: &CancellationToken,
+) -> eyre::Result<()> {
+    let escrow = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        escrow = prepare(&rpc_url, block_time, &progress) => escrow?,
+    };
+    let ready = Ready {
+        relayer: format!("http://{}", listener.local_addr()?),
+        rpc_url: rpc_url.as_str().trim_end_matches('/').to_owned(),
+        chain_id: DEV_CHAIN,
+        escrow: escrow.domain().escrow,
+        token: escrow.token(),
+        guardian: DevAccount::Guardian.signer()?.address(),
+        submitter: DevAccount::Submitter.signer()?.address(),
+        operator: DevAccount::Operator.signer()?.address(),
+        agent: DevAccount::Agent.signer()?.address(),
+        gasless_operator: DevAccount::GaslessOperator.signer()?.address(),
+        data: data.directory().to_owned(),
+    };
+    let config = Config {
+        rpc_url,
+        chain_id: DEV_CHAIN,
+        escrow: ready.escrow,
+        guardian: ready.guardian,
+        submitter: DevAccount::Submitter.signer()?,
+        database: data.database(),
+        start_block: Some(0),
+        confirmations: 1,
+        finality: Finality::Depth(2),
+        poll: Duration::from_millis(200),
+        limits: Limits::default(),
+        fee_ceiling: serve::FEE_CEILING_GWEI * serve::GWEI,
+        api: ApiConfig::default(),
+    };
+    let relayer = app::run(config, listener, stop.clone());
+    tokio::pin!(relayer);
+    let announced = async {
+        let base: Url = ready.relayer.parse()?;
+        // Answered once the ledger is open and the chain is checked.
+        stipend_client::Client::info_at(base).await?;
+        drop(progress);
+        show::result(context.json(), &ready, in_words)
+    };
+    tokio::select! {
+        ended = &mut relayer => return Ok(ended?),
+        announced = announced => announced?,
+    }
+    Ok(relayer.await?)
+}
+
+fn in_words(ready: &Ready) -> String {
+    let facts = show::facts([
+        ("relayer", ready.relayer.clone()),
+        ("node", format!("{} (chain id {})", ready.rpc_url, ready.chain_id)),
+        ("escrow", ready.escrow.to_string()),
+        ("token", ready.token.to_string()),
+        ("operator", format!("{}  has USDC and ETH", ready.operator)),
+        ("", format!("{}  has USDC and no ETH, for --gasless", ready.gasless_operator)),
+        ("agent", format!("{}  asks and pays", ready.agent)),
+        ("guardian", ready.guardian.to_string()),
+        ("submitter", ready.submitter.to_string()),
+        ("data", ready.data.display().to_string()),
+    ]);
+    let mut settings = String::new();
+    if !ready.relayer.ends_with(":8420") {
+        settings += &format!("  export STIPEND_RELAYER_URL={}\n", ready.relayer);
+    }
+    if !ready.rpc_url.ends_with(":8545") {
+        settings += &format!("  export STIPEND_RPC_URL={}\n", ready.rpc_url);
+    }
+    format!(
+        "{facts}\nIn another terminal:\n{settings}  \
+         stipend mandate request --amount 100.00 --intent \"Automate marketing ops spend\" --duration 30d\n  \
+         stipend mandate approve req_…\n  \
+         stipend pay --mandate mand_… --to 0x… --amount 4.20\n  \
+         stipend balance\n\nCtrl-C stops everything."
+    )
+}
+
+/// Where chain and ledger are kept.
+enum Data {
+    Fresh(TempDir),
+    Kept(PathBuf),
+}
+
+impl Data {
+    fn new(kept: Option<&Path>) -> eyre::Result<Self> {
+        match kept {
+            None => Ok(Self::Fresh(tempfile::Builder::new().prefix("stipend-dev-").tempdir()?)),
+            Some(directory) => {
+                fs::create_dir_all(directory).wrap_err_with(|| format!("can't create {}", directory.display()))?;
+                Ok(Self::Kept(directory.canonicalize()?))
+            }
+        }
+    }
+
+    fn directory(&self) -> &Path {
+        match self {
+            Self::Fresh(directory) => directory.path(),
+            Self::Kept(directory) => directory,
+        }
+    }
+
+    fn database(&self) -> PathBuf {
+        self.directory().join("stipend.db")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory().join("anvil.log")
+    }
+
+    /// The chain's state, if it is to outlive this run: a ledger without its chain is worth nothing.
+    fn state(&self) -> Option<PathBuf> {
+        match self {
+            Self::Fresh(_) => None,
+            Self::Kept(directory) => Some(directory.join("anvil.json")),
+        }
+    }
+}
+
+async fn listen(port: u16) -> eyre::Result<TcpListener> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpListener::bind(address).await.wrap_err_with(|| format!("can't listen on {address}"))
+}
+
+/// Anvil, as a child.
+struct Node {
+    child: Child,
+    url: Url,
+}
+
+impl Node {
+    fn start(anvil: &Path, port: u16, data: &Data) -> eyre::Result<Self> {
+        let log = File::create(data.log())?;
+        let mut command = Command::new(anvil);
+        command
+            .args(["--host", "127.0.0.1", "--quiet", "--chain-id", &DEV_CHAIN.to_string(), "--port", &port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // Ctrl-C goes to a terminal's whole group: the node is told later, by us, when the relayer is done.
+            .process_group(0)
+            .kill_on_drop(true);
+        if let Some(state) = data.state() {
+            command.arg("--state").arg(state);
+        }
+        let child = command.spawn().wrap_err_with(|| format!("can't run {}", anvil.display()))?;
+        Ok(Self { child, url: format!("http://127.0.0.1:{port}").parse()? })
+    }
+}
+
+/// The end of what anvil wrote.
+fn last_words(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
+    if lines.is_empty() { "it said nothing".into() } else { lines.into_iter().rev().collect::<Vec<_>>().join("; ") }
+}
+
+/// The anvil that was named, the one on PATH, or the one that npm installed here or above.
+fn find_anvil(named: Option<PathBuf>) -> eyre::Result<PathBuf> {
+    if let Some(named) = named {
+        return Ok(named);
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|directory| directory.join("anvil")).find(|file| {
+        // npm's launcher leaves anvil behind as an orphan when it is stopped.
+        file.canonicalize().is_ok_and(|file| !file.iter().any(|part| part == OsStr::new("node_modules")))
+    });
+    if let Some(anvil) = on_path {
+        return Ok(anvil);
+    }
+    let os = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
+    let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let installed = format!("node_modules/@foundry-rs/anvil-{os}-{arch}/bin/anvil");
+    let here = env::current_dir()?;
+    here.ancestors().map(|directory| directory.join(&installed)).find(|file| file.is_file()).ok_or_else(|| {
+        eyre!("no anvil found: install Foundry (https://getfoundry.sh), run `npm ci`, or name it by --anvil")
+    })
+}
+
+/// Waits for the node and gives it what is missing: contracts, submitter, money.
+async fn prepare(rpc_url: &Url, block_time: u64, progress: &crate::context::Progress) -> eyre::Result<Escrow> {
+    let chain = connect(rpc_url).await?;
+    ensure!(chain.id() == DEV_CHAIN, "the node at {rpc_url} is on chain id {}", chain.id());
+    progress.say("deploying");
+    let guardian = DevAccount::Guardian.signer()?;
+    // The deployer's first three transactions create implementation, token and escrow, so where they are is known.
+    let (token, address) = (guardian.address().create(1), guardian.address().create(2));
+    let escrow = if chain.has_code(address).await? {
+        Escrow::at(chain, address).await?
+    } else {
+        let sent = chain.transactions_of(guardian.address()).await?;
+        ensure!(sent == 0, "this chain's deployer has been used otherwise: start with an empty --data directory");
+        let created = deploy::mock_token(&chain, &guardian).await?;
+        ensure!(created == token, "the token is at {created}, not at {token}");
+        deploy::escrow(&chain, &guardian, token).await?
+    };
+    ensure!(escrow.token() == token, "the escrow {address} is for another token: start with an empty --data directory");
+
+    let submitter = DevAccount::Submitter.signer()?.address();
+    if !escrow.is_submitter(guardian.address(), submitter).await? {
+        escrow.allow_submitter(&guardian, submitter).await?;
+    }
+    for operator in [DevAccount::Operator, DevAccount::GaslessOperator] {
+        let to = operator.signer()?.address();
+        if escrow.balance_of(to).await? == Amount::ZERO {
+            let mint = MockUSDC::mintCall { to, amount: U256::from(FUNDS) };
+            escrow.chain().send(&guardian, token, &mint).await?;
+        }
+    }
+    // Up to here every transaction had a block of its own, at once. From here on blocks come as on a real chain.
+    let anvil = ProviderBuilder::new().disable_recommended_fillers().connect_http(rpc_url.clone());
+    anvil.raw_request::<_, serde_json::Value>("evm_setIntervalMining".into(), (block_time,)).await?;
+    Ok(escrow)
+}
+
+async fn connect(rpc_url: &Url) -> eyre::Result<Chain> {
+    let start = Instant::now();
+    loop {
+        match Chain::connect(rpc_url.clone()).await {
+            Ok(chain) => return Ok(chain),
+            Err(error) if start.elapsed() >= NODE_WITHIN => bail!("anvil does not answer: {error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}

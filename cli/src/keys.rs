@@ -1,0 +1,166 @@
+//! The caller's key: an encrypted keystore, the environment, or, on anvil's chain alone, one of its
+//! well-known accounts. No key is taken from the command line, and none is ever printed.
+
+use std::{env, fs, path::PathBuf};
+
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::{B256, b256};
+use clap::ValueEnum;
+use eyre::{WrapErr, bail, eyre};
+use secrecy::{ExposeSecret, SecretString};
+
+/// The chain id of anvil, where keys that everybody knows are no secret to be kept.
+pub(crate) const DEV_CHAIN: u64 = 31_337;
+
+const PRIVATE_KEY: &str = "STIPEND_PRIVATE_KEY";
+const PASSWORD: &str = "STIPEND_PASSWORD";
+
+/// The roles of `stipend dev`, on accounts of the mnemonic that anvil is known for
+/// ("test test test … junk").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DevAccount {
+    /// Account 0: deploys the contracts and is the relayer's guardian
+    Guardian,
+    /// Account 1: approves mandates
+    Operator,
+    /// Account 2: asks for mandates and pays
+    Agent,
+    /// Account 3: sends transactions for the relayer
+    Submitter,
+    /// Account 10: approves mandates without ETH; anvil gives it none
+    GaslessOperator,
+}
+
+impl DevAccount {
+    const fn secret(self) -> B256 {
+        match self {
+            Self::Guardian => b256!("0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"),
+            Self::Operator => b256!("0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"),
+            Self::Agent => b256!("0x5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a"),
+            Self::Submitter => b256!("0x7c852118294e51e653712a81e05800f419141751be58f605c371e15141b007a6"),
+            Self::GaslessOperator => b256!("0xf214f2b2cd398c806f84e317254e0f0b801d0643303237d97a22a48e01628897"),
+        }
+    }
+
+    /// Its key. The caller sees to it that the chain is [`DEV_CHAIN`].
+    pub(crate) fn signer(self) -> eyre::Result<PrivateKeySigner> {
+        Ok(PrivateKeySigner::from_bytes(&self.secret())?)
+    }
+}
+
+/// Where the key comes from.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct KeyArgs {
+    /// Sign with the key in this encrypted keystore, as `cast wallet` writes them; the password is in
+    /// --password-file or STIPEND_PASSWORD
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "dev_account", help_heading = "Key")]
+    pub(crate) keystore: Option<PathBuf>,
+    /// The keystore's password is the first line of this file
+    #[arg(long, global = true, value_name = "FILE", requires = "keystore", help_heading = "Key")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Sign with a well-known account of anvil; refused on every chain id but 31337
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Key")]
+    pub(crate) dev_account: Option<DevAccount>,
+}
+
+/// A key, and whether the whole world has it.
+#[derive(Debug)]
+pub(crate) enum Key {
+    /// The caller's own.
+    Own(PrivateKeySigner),
+    /// A well-known one, and whether the caller named it.
+    Dev { account: DevAccount, named: bool },
+}
+
+impl KeyArgs {
+    /// The key that was asked for; the dev account of `role` if none was.
+    pub(crate) fn key(&self, role: DevAccount) -> eyre::Result<Key> {
+        if let Some(file) = &self.keystore {
+            let password = self.password()?;
+            let signer = PrivateKeySigner::decrypt_keystore(file, password.expose_secret()).wrap_err_with(|| {
+                format!("the keystore {} can't be opened: check file and password", file.display())
+            })?;
+            return Ok(Key::Own(signer));
+        }
+        if let Some(account) = self.dev_account {
+            return Ok(Key::Dev { account, named: true });
+        }
+        match env::var(PRIVATE_KEY) {
+            Ok(text) => parse(&SecretString::from(text)).map(Key::Own),
+            Err(env::VarError::NotPresent) => Ok(Key::Dev { account: role, named: false }),
+            Err(env::VarError::NotUnicode(_)) => bail!("{PRIVATE_KEY} is not text"),
+        }
+    }
+
+    fn password(&self) -> eyre::Result<SecretString> {
+        if let Some(file) = &self.password_file {
+            let text = fs::read_to_string(file).wrap_err_with(|| format!("can't read {}", file.display()))?;
+            return Ok(SecretString::from(text.lines().next().unwrap_or_default()));
+        }
+        let password = env::var(PASSWORD);
+        password.map(SecretString::from).map_err(|_| eyre!("a keystore needs --password-file or {PASSWORD}"))
+    }
+}
+
+fn parse(text: &SecretString) -> eyre::Result<PrivateKeySigner> {
+    // The parser's own error could quote what it was given.
+    text.expose_secret().trim().parse().map_err(|_| eyre!("{PRIVATE_KEY} is not a private key: 64 hex digits"))
+}
+
+impl Key {
+    /// The key for use on a chain, as every party to the command names it.
+    pub(crate) fn on(&self, chain_id: u64) -> eyre::Result<PrivateKeySigner> {
+        match self {
+            Self::Own(signer) => Ok(signer.clone()),
+            Self::Dev { account, .. } if chain_id == DEV_CHAIN => account.signer(),
+            Self::Dev { named: true, .. } => bail!(
+                "--dev-account works on chain id {DEV_CHAIN} only, and this is chain id {chain_id}: everybody has that key"
+            ),
+            Self::Dev { named: false, .. } => {
+                bail!("no key given: use --keystore FILE or {PRIVATE_KEY} (this is chain id {chain_id})")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy_primitives::address;
+
+    #[test]
+    fn dev_accounts_are_those_of_the_well_known_mnemonic() {
+        for (account, expected) in [
+            (DevAccount::Guardian, address!("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266")),
+            (DevAccount::Operator, address!("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")),
+            (DevAccount::Agent, address!("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC")),
+            (DevAccount::Submitter, address!("0x90F79bf6EB2c4f870365E785982E1f101E93b906")),
+            (DevAccount::GaslessOperator, address!("0xBcd4042DE499D14e55001CcbB24a551F3b954096")),
+        ] {
+            assert_eq!(account.signer().unwrap().address(), expected, "{account:?}");
+        }
+    }
+
+    #[test]
+    fn a_dev_account_is_refused_on_every_other_chain() {
+        for chain_id in [1, 8453, 84532, 31_338] {
+            for named in [true, false] {
+                let error = Key::Dev { account: DevAccount::Agent, named }.on(chain_id).unwrap_err().to_string();
+                assert!(error.contains(&chain_id.to_string()), "{error}");
+            }
+        }
+        assert!(Key::Dev { account: DevAccount::Agent, named: false }.on(DEV_CHAIN).is_ok());
+    }
+
+    #[test]
+    fn a_malformed_key_is_not_quoted() {
+        let error = parse(&SecretString::from("0xdeadbeef")).unwrap_err();
+        assert!(!format!("{error:?}").contains("deadbeef"));
+    }
+
+    #[test]
+    fn debug_output_holds_no_key() {
+        let key = Key::Own(DevAccount::Operator.signer().unwrap());
+        assert!(!format!("{key:?}").contains("59c6995e"));
+    }
+}

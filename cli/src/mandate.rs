@@ -1,0 +1,295 @@
+//! `stipend mandate`: ask, approve, list, show, revoke.
+
+use alloy_primitives::{Address, B256};
+use clap::Subcommand;
+use eyre::{WrapErr, bail, ensure, eyre};
+use serde::Serialize;
+use stipend_bindings::Domain;
+use stipend_client::{PageQuery, chain::Escrow};
+use stipend_core::{
+    Amount, MandateId, RequestId, Span, Terms, address,
+    api::{Mandate, MandateRequest, NewMandateRequest, Page, RequestState},
+    policy::MandateState,
+};
+
+use crate::{approve, context::Context, keys::DevAccount, show, terms::Readable};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Ask for a mandate, as an agent
+    #[command(after_help = "\
+Examples:
+  stipend mandate request --amount 100.00 --intent \"Automate marketing ops spend\" --duration 30d
+  stipend mandate request --amount 50 --intent \"Cloud bills\" --duration 12h --per-payment 25 --payee 0x…")]
+    Request(Request),
+    /// Approve what an agent asked for, as the operator: shows the terms, asks, and funds the mandate
+    #[command(after_help = "\
+Examples:
+  stipend mandate approve req_…                              # two transactions of your own
+  stipend mandate approve req_… --gasless                    # one message, no ETH
+  stipend mandate approve req_… --keystore operator.json --password-file operator.pass")]
+    Approve(approve::Args),
+    /// List your mandates, newest first
+    #[command(after_help = "\
+Examples:
+  stipend mandate list
+  stipend mandate list --json | jq -r '.data[].id'")]
+    List(List),
+    /// Show a mandate, or a request
+    #[command(after_help = "\
+Examples:
+  stipend mandate show mand_1f2e3d                           # a beginning that is unique will do
+  stipend mandate show req_…")]
+    Show {
+        /// The mandate, or a unique beginning of it with at least 6 hex digits; or a request
+        #[arg(value_name = "MANDATE|REQUEST")]
+        id: String,
+    },
+    /// End a mandate, as its operator (or its agent): what is left returns to the operator
+    #[command(after_help = "\
+Examples:
+  stipend mandate revoke mand_…
+  stipend mandate revoke mand_… --escrow 0x…                 # without any relayer")]
+    Revoke(Revoke),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Request {
+    /// How much in total, in USDC
+    #[arg(long, value_name = "USDC")]
+    amount: Amount,
+    /// What for, in plain words: shown to the operator, not enforced
+    #[arg(long, value_name = "TEXT")]
+    intent: String,
+    /// How long from the approval on: 30d, 12h, 45m or 90s
+    #[arg(long)]
+    duration: Span,
+    /// The most that one payment may be; without it: whatever is left
+    #[arg(long, value_name = "USDC")]
+    per_payment: Option<Amount>,
+    /// Who may be paid; can be repeated; without it: anyone
+    #[arg(long = "payee", value_name = "ADDRESS", value_parser = address::parse)]
+    payees: Vec<Address>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// At most so many (1 to 100)
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Go on behind a list: its `next_cursor`
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Revoke {
+    /// The mandate: the full id
+    mandate: MandateId,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Do without a relayer: read the terms from this escrow's events
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
+    escrow: Option<Address>,
+}
+
+pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()> {
+    match command {
+        Command::Request(args) => request(context, args).await,
+        Command::Approve(args) => approve::run(context, args).await,
+        Command::List(args) => list(context, args).await,
+        Command::Show { id } => show_one(context, &id).await,
+        Command::Revoke(args) => revoke(context, args).await,
+    }
+}
+
+async fn request(context: &Context, args: Request) -> eyre::Result<()> {
+    let caller = context.caller(DevAccount::Agent).await?;
+    let body = NewMandateRequest {
+        amount: args.amount,
+        intent: args.intent,
+        duration: args.duration,
+        per_payment: args.per_payment,
+        payees: (!args.payees.is_empty()).then_some(args.payees),
+        metadata: Default::default(),
+    };
+    let request = caller.client.request_mandate(&body).await?.object;
+    show::result(context.json(), &request, |request| {
+        request_in_words(request) + &format!("\nThe operator approves it by: stipend mandate approve {}\n", request.id)
+    })
+}
+
+async fn list(context: &Context, args: List) -> eyre::Result<()> {
+    let caller = context.caller(DevAccount::Agent).await?;
+    let page = caller.client.mandates(&PageQuery { cursor: args.cursor, limit: args.limit }).await?;
+    show::result(context.json(), &page, |page| list_in_words(page, caller.address()))
+}
+
+fn list_in_words(page: &Page<Mandate>, caller: Address) -> String {
+    if page.data.is_empty() {
+        return format!("no mandates of {caller} here");
+    }
+    let mut table = show::table(&["mandate", "state", "cap", "available", "until", "purpose"]);
+    for mandate in &page.data {
+        let purpose = mandate.intent.as_ref().map(|intent| show::plain(&intent.purpose)).unwrap_or_default();
+        table.add_row([
+            mandate.id.to_string(),
+            state(mandate.state).into(),
+            mandate.terms.cap.to_string(),
+            mandate.available.to_string(),
+            show::time(mandate.terms.expiry),
+            purpose,
+        ]);
+    }
+    let more = page.next_cursor.as_ref().map(|cursor| format!("more: --cursor {cursor}\n")).unwrap_or_default();
+    show::text(&table) + &more
+}
+
+async fn show_one(context: &Context, id: &str) -> eyre::Result<()> {
+    let caller = context.caller(DevAccount::Agent).await?;
+    if id.starts_with(RequestId::PREFIX) {
+        let request = caller.client.mandate_request(id.parse()?).await?;
+        return show::result(context.json(), &request, request_in_words);
+    }
+    let mandate = caller.find(id).await?;
+    let domain = Domain { chain_id: caller.info.chain_id, escrow: caller.info.escrow };
+    // Also for programs: what is shown is what the id stands for, or nothing is shown.
+    let words = in_words(&mandate, domain)?;
+    show::result(context.json(), &mandate, |_| words)
+}
+
+/// A mandate with its terms, once they are seen to be those of its id.
+pub(crate) fn in_words(mandate: &Mandate, domain: Domain) -> eyre::Result<String> {
+    ensure!(
+        domain.mandate_id(&mandate.terms)? == mandate.id,
+        "the relayer shows terms that are not those of {}: do not trust it",
+        mandate.id
+    );
+    let mut rows = match &mandate.intent {
+        Some(intent) => Readable::new(&mandate.terms, intent, domain)?.rows(),
+        None => vec![("mandate".into(), mandate.id.to_string()), ("intent".into(), "not known to this relayer".into())],
+    };
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+    row("", String::new());
+    row("state", state(mandate.state).into());
+    row("available", mandate.available.to_string());
+    row("reserved", mandate.reserved.to_string());
+    row("held", mandate.held.to_string());
+    row("paid", mandate.paid.to_string());
+    row("returned", mandate.returned.to_string());
+    for (name, tx) in [("opened by", mandate.opened_tx), ("ended by", mandate.ended_tx)] {
+        if let Some(tx) = tx {
+            row(name, tx.to_string());
+        }
+    }
+    Ok(show::facts(rows))
+}
+
+fn request_in_words(request: &MandateRequest) -> String {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+    row("request", request.id.to_string());
+    row(
+        "state",
+        match (request.state, request.mandate) {
+            (RequestState::Pending, _) => "waits for an operator".into(),
+            (RequestState::Approved, Some(mandate)) => format!("approved: {mandate}"),
+            (RequestState::Approved, None) => "approved".into(),
+        },
+    );
+    row("purpose", format!("{}  (shown, not enforced)", show::plain(&request.intent.purpose)));
+    row("in total", format!("{} USDC", request.amount));
+    if let Some(maximum) = request.per_payment {
+        row("per payment", format!("at most {maximum} USDC"));
+    }
+    match request.intent.policy.payees.as_deref() {
+        None => row("may be paid", "anyone".into()),
+        Some(payees) => {
+            for (index, payee) in payees.iter().enumerate() {
+                row(if index == 0 { "may be paid" } else { "" }, payee.to_string());
+            }
+        }
+    }
+    row("duration", request.duration.to_string());
+    row("agent", request.agent.to_string());
+    row("asked", show::time(request.created_at));
+    show::facts(rows)
+}
+
+/// A state in words.
+pub(crate) const fn state(state: MandateState) -> &'static str {
+    match state {
+        MandateState::Opening => "opening",
+        MandateState::Open => "open",
+        MandateState::Frozen => "frozen",
+        MandateState::Ended => "ended",
+    }
+}
+
+/// What a revocation did, for programs.
+#[derive(Serialize)]
+struct RevokedView {
+    mandate: MandateId,
+    tx_hash: B256,
+    returned: Amount,
+}
+
+async fn revoke(context: &Context, args: Revoke) -> eyre::Result<()> {
+    let (escrow, terms, signer) = match args.escrow {
+        Some(address) => {
+            let key = context.globals.keys.key(DevAccount::Operator)?;
+            let chain = context.chain().await?;
+            let signer = key.on(chain.id())?;
+            let escrow = Escrow::at(chain, address).await?;
+            let terms = escrow.terms_of(args.mandate).await?;
+            let terms = terms.ok_or_else(|| eyre!("the escrow {address} has opened no {}", args.mandate))?;
+            (escrow, terms, signer)
+        }
+        None => {
+            let caller = context.caller(DevAccount::Operator).await?;
+            let terms = caller.client.mandate(args.mandate).await;
+            let terms =
+                terms.wrap_err("the relayer does not tell the terms (--escrow 0x… reads them from the chain)")?.terms;
+            (context.escrow(&caller.info).await?, terms, caller.signer)
+        }
+    };
+    ensure!(
+        escrow.domain().mandate_id(&terms)? == args.mandate,
+        "these terms are not those of {}: do not trust where they came from",
+        args.mandate
+    );
+    check_party(&terms, signer.address())?;
+    let state = escrow.mandate_of(args.mandate).await?;
+    if state.ended {
+        bail!("{} has ended already; its {} USDC that are left are swept by anyone", args.mandate, state.remaining);
+    }
+    approve::confirm(
+        args.yes,
+        &format!(
+            "{}\nends now, for good. {} USDC return to the operator {}; {} USDC in holds return when those end.",
+            args.mandate, state.remaining, terms.operator, state.held
+        ),
+        "Revoke?",
+    )?;
+    let progress = context.progress("waiting for the transaction");
+    let revoked = escrow.revoke(&signer, &terms).await?;
+    drop(progress);
+    let view = RevokedView { mandate: args.mandate, tx_hash: revoked.tx_hash, returned: revoked.returned };
+    show::result(context.json(), &view, |view| {
+        format!(
+            "revoked {}\n{} USDC went back to {}\ntransaction {}",
+            view.mandate, view.returned, terms.operator, view.tx_hash
+        )
+    })
+}
+
+fn check_party(terms: &Terms, caller: Address) -> eyre::Result<()> {
+    ensure!(
+        [terms.operator, terms.agent].contains(&caller),
+        "only its operator {} and its agent {} can revoke it; this key is {caller}",
+        terms.operator,
+        terms.agent
+    );
+    Ok(())
+}

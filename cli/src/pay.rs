@@ -1,0 +1,143 @@
+//! `stipend pay`: the agent signs a payment and sends it.
+
+use std::time::Duration;
+
+use alloy_primitives::{Address, B256};
+use eyre::bail;
+use serde::Serialize;
+use stipend_bindings::Spend;
+use stipend_client::{Client, Pay, Wait};
+use stipend_core::{
+    Amount, MandateId, Seconds, address,
+    api::{NewPayment, Payment, PaymentState},
+};
+
+use crate::{
+    context::{Caller, Context},
+    keys::DevAccount,
+    payment, show,
+};
+
+/// How long a payment is waited for.
+const WAIT: Duration = Duration::from_secs(180);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  stipend pay --mandate mand_… --to 0x… --amount 4.20
+  stipend pay --mandate mand_… --to 0x… --amount 4.20 --idempotency-key invoice-17
+  stipend pay --mandate mand_… --to 0x… --amount 4.20 --nonce 3 --deadline 1800000000   # twice: paid once
+  stipend pay --mandate mand_… --to 0x… --amount 4.20 --direct                          # without the relayer")]
+pub(crate) struct Args {
+    /// The mandate: the full id
+    #[arg(long)]
+    mandate: MandateId,
+    /// Who is paid
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
+    to: Address,
+    /// How much, in USDC
+    #[arg(long, value_name = "USDC")]
+    amount: Amount,
+    /// Commits to what is paid for, such as the hash of an invoice
+    #[arg(long = "ref", value_name = "HASH")]
+    reference: Option<B256>,
+    /// The payment's nonce; without it: the next free one. With nonce and deadline the same command
+    /// gives the same payment, which is paid once
+    #[arg(long)]
+    nonce: Option<u32>,
+    /// Until when it may be paid, in seconds since 1970; without it: an hour from now
+    #[arg(long, value_name = "SECONDS")]
+    deadline: Option<Seconds>,
+    /// Makes a later payment with the same key, mandate, payee and amount this same payment
+    #[arg(long, value_name = "KEY", conflicts_with = "direct")]
+    idempotency_key: Option<String>,
+    /// What to wait for
+    #[arg(long, value_name = "STATE", default_value = "mined", conflicts_with = "direct")]
+    wait: WaitFor,
+    /// Return as soon as the relayer has accepted it
+    #[arg(long, conflicts_with_all = ["wait", "direct"])]
+    no_wait: bool,
+    /// Send it straight to the contract from the agent's own account; refused unless the mandate has
+    /// no guardian
+    #[arg(long)]
+    direct: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum WaitFor {
+    /// In a block
+    Mined,
+    /// In a block that is final
+    Settled,
+}
+
+pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
+    let caller = context.caller(DevAccount::Agent).await?;
+    let pay = Pay {
+        nonce: args.nonce,
+        deadline: args.deadline,
+        reference: args.reference,
+        idempotency_key: args.idempotency_key.clone(),
+        ..Pay::new(args.mandate, args.to, args.amount)
+    };
+    if args.direct {
+        return direct(context, &caller, pay).await;
+    }
+    let accepted = caller.client.pay(pay).await?;
+    if accepted.replayed {
+        show::note("already known: this payment was sent before, and is paid once");
+    }
+    let mut paid = accepted.object;
+    if !args.no_wait {
+        let wait = match args.wait {
+            WaitFor::Mined => Wait::Mined,
+            WaitFor::Settled => Wait::Settled,
+        };
+        paid = wait_for(context, &caller.client, paid, wait).await?;
+    }
+    show::result(context.json(), &paid, payment::in_words)?;
+    if paid.state == PaymentState::Failed {
+        let reason = paid.reason.map(|code| format!(": {code}; {}", code.hint())).unwrap_or_default();
+        bail!("the payment failed, and its amount is back in the budget{reason}");
+    }
+    Ok(())
+}
+
+async fn wait_for(context: &Context, client: &Client, paid: Payment, wait: Wait) -> eyre::Result<Payment> {
+    if wait.is_over(paid.state) {
+        return Ok(paid);
+    }
+    let progress = context.progress(format!("{} is accepted, waiting for a block", paid.id));
+    let paid = client.wait_for(paid.id, wait, WAIT).await?;
+    drop(progress);
+    if !wait.is_over(paid.state) {
+        show::note(&format!(
+            "accepted, and not there yet after {} s: don't pay again, `stipend payment watch {}` follows it",
+            WAIT.as_secs(),
+            paid.id
+        ));
+    }
+    Ok(paid)
+}
+
+/// A payment that went straight to the contract, for programs.
+#[derive(Serialize)]
+struct Direct {
+    payment: NewPayment,
+    tx_hash: B256,
+}
+
+async fn direct(context: &Context, caller: &Caller, pay: Pay) -> eyre::Result<()> {
+    let escrow = context.escrow(&caller.info).await?;
+    let mandate = caller.client.mandate(pay.mandate).await?;
+    let payment = caller.client.sign_payment(&pay).await?;
+    let spend =
+        Spend::new(payment.mandate, payment.payee, payment.amount, payment.nonce, payment.deadline, payment.reference)?;
+    let payees = mandate.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref());
+    let progress = context.progress("waiting for the transaction");
+    let tx_hash = escrow.spend(&caller.signer, &mandate.terms, &spend, &payment.signature, payees).await?;
+    drop(progress);
+    show::result(context.json(), &Direct { payment, tx_hash }, |direct| {
+        format!("paid {} USDC to {}\ntransaction {}", direct.payment.amount, direct.payment.payee, direct.tx_hash)
+    })
+}

@@ -1,0 +1,177 @@
+//! `stipend payment`: show, list, watch.
+
+use alloy_primitives::B256;
+use clap::Subcommand;
+use eyre::bail;
+use stipend_client::{PageQuery, PaymentFilter};
+use stipend_core::{
+    MandateId, PaymentId,
+    api::{Page, Payment, PaymentState},
+};
+
+use crate::{context::Context, keys::DevAccount, show, trail};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show a payment
+    #[command(after_help = "Example:\n  stipend payment show pay_…")]
+    Show {
+        /// The payment
+        payment: PaymentId,
+    },
+    /// List your payments, newest first
+    #[command(after_help = "\
+Examples:
+  stipend payment list --mandate mand_1f2e3d
+  stipend payment list --state settled --limit 100")]
+    List(List),
+    /// Print what happens as it happens; ends when the payment is final
+    #[command(after_help = "\
+Examples:
+  stipend payment watch pay_…                                # exit code 1 if it fails
+  stipend payment watch --mandate mand_1f2e3d                # until Ctrl-C")]
+    Watch(Watch),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Of this mandate: its id, or a unique beginning of it
+    #[arg(long)]
+    mandate: Option<String>,
+    /// In this state: reserved, submitted, mined, settled or failed
+    #[arg(long, value_parser = state)]
+    state: Option<PaymentState>,
+    /// With this `ref`
+    #[arg(long = "ref", value_name = "HASH")]
+    reference: Option<B256>,
+    /// At most so many (1 to 100)
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Go on behind a list: its `next_cursor`
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Watch {
+    /// The payment; without it: everything
+    payment: Option<PaymentId>,
+    /// Of this mandate: its id, or a unique beginning of it
+    #[arg(long, conflicts_with = "payment")]
+    mandate: Option<String>,
+}
+
+fn state(text: &str) -> Result<PaymentState, String> {
+    PaymentState::ALL
+        .into_iter()
+        .find(|state| state.name() == text)
+        .ok_or_else(|| format!("one of {}", PaymentState::ALL.map(PaymentState::name).join(", ")))
+}
+
+pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()> {
+    match command {
+        Command::Show { payment } => {
+            let caller = context.caller(DevAccount::Agent).await?;
+            let payment = caller.client.payment(payment, None).await?;
+            show::result(context.json(), &payment, in_words)
+        }
+        Command::List(args) => list(context, args).await,
+        Command::Watch(args) => watch(context, args).await,
+    }
+}
+
+async fn list(context: &Context, args: List) -> eyre::Result<()> {
+    let caller = context.caller(DevAccount::Agent).await?;
+    let mandate = match &args.mandate {
+        Some(text) => Some(caller.find(text).await?.id),
+        None => None,
+    };
+    let filter = PaymentFilter { mandate, state: args.state, reference: args.reference };
+    let page = caller.client.payments(&filter, &PageQuery { cursor: args.cursor, limit: args.limit }).await?;
+    show::result(context.json(), &page, list_in_words)
+}
+
+fn list_in_words(page: &Page<Payment>) -> String {
+    if page.data.is_empty() {
+        return "no payments".into();
+    }
+    let mut table = show::table(&["payment", "state", "amount", "payee", "nonce", "accepted", "transaction"]);
+    for payment in &page.data {
+        table.add_row([
+            payment.id.to_string(),
+            payment.state.name().into(),
+            payment.amount.to_string(),
+            payment.payee.to_string(),
+            payment.nonce.to_string(),
+            show::time(payment.created_at),
+            payment.tx_hash.map(|hash| hash.to_string()).unwrap_or_default(),
+        ]);
+    }
+    let more = page.next_cursor.as_ref().map(|cursor| format!("more: --cursor {cursor}\n")).unwrap_or_default();
+    show::text(&table) + &more
+}
+
+/// A payment, line by line.
+pub(crate) fn in_words(payment: &Payment) -> String {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+    row("payment", payment.id.to_string());
+    row("state", payment.state.name().into());
+    if let Some(code) = payment.reason {
+        row("reason", format!("{code}: {}", code.hint()));
+    }
+    row("amount", format!("{} USDC", payment.amount));
+    row("payee", payment.payee.to_string());
+    row("mandate", payment.mandate.to_string());
+    row("nonce", payment.nonce.to_string());
+    row("deadline", show::time(payment.deadline));
+    if !payment.reference.is_zero() {
+        row("ref", payment.reference.to_string());
+    }
+    if let Some(hash) = payment.tx_hash {
+        row("transaction", hash.to_string());
+    }
+    if let Some(number) = payment.block_number {
+        row("block", number.to_string());
+    }
+    show::facts(rows)
+}
+
+async fn watch(context: &Context, args: Watch) -> eyre::Result<()> {
+    let caller = context.caller(DevAccount::Agent).await?;
+    let mandate: Option<MandateId> = match (&args.payment, &args.mandate) {
+        (Some(id), _) => Some(caller.client.payment(*id, None).await?.mandate),
+        (None, Some(text)) => Some(caller.find(text).await?.id),
+        (None, None) => None,
+    };
+    let mut events = caller.client.events(mandate, None).await?;
+    // Looked at once the stream is open, so that nothing falls between the two.
+    if let Some(id) = args.payment {
+        let payment = caller.client.payment(id, None).await?;
+        if payment.state.is_final() {
+            return end(context, &payment);
+        }
+        show::note(&format!("{id} is {}", payment.state.name()));
+    }
+    loop {
+        let entry = events.next().await?;
+        if args.payment.is_some() && entry.payment != args.payment {
+            continue;
+        }
+        show::result(context.json(), &entry, trail::line)?;
+        if let Some(id) = args.payment {
+            let payment = caller.client.payment(id, None).await?;
+            if payment.state.is_final() {
+                return end(context, &payment);
+            }
+        }
+    }
+}
+
+fn end(context: &Context, payment: &Payment) -> eyre::Result<()> {
+    show::result(context.json(), payment, in_words)?;
+    if payment.state == PaymentState::Failed {
+        bail!("the payment failed, and its amount is back in the budget");
+    }
+    Ok(())
+}

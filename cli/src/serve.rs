@@ -1,0 +1,182 @@
+//! `stipend serve`: the relayer as one process.
+
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use alloy_primitives::Address;
+use clap::ValueEnum;
+use eyre::WrapErr;
+use stipend_core::{Amount, Seconds, address, policy::Limits};
+use stipend_relayer::{
+    api::{self, ApiConfig},
+    app::{self, Config, Finality},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use crate::{context::Context, keys::DevAccount, show, signals};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The key (--keystore, or STIPEND_PRIVATE_KEY) is the submitter's: the account that sends transactions for
+the guardian and pays for their gas. What is logged is set by RUST_LOG.
+
+Examples:
+  stipend serve --chain-id 8453 --escrow 0x… --guardian 0x… --start-block 123 --keystore submitter.json \\
+    --password-file submitter.pass --rpc-url https://…
+  stipend serve --chain-id 31337 --escrow 0x… --guardian 0x… --confirmations 1 --finality 2   # on anvil")]
+pub(crate) struct Args {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT", env = "STIPEND_LISTEN", default_value = "127.0.0.1:8420")]
+    listen: SocketAddr,
+    /// The chain that the node must be on
+    #[arg(long, env = "STIPEND_CHAIN_ID")]
+    chain_id: u64,
+    /// The MandateEscrow
+    #[arg(long, value_name = "ADDRESS", env = "STIPEND_ESCROW", value_parser = address::parse)]
+    escrow: Address,
+    /// The guardian that this relayer acts for: it has allowed the submitter
+    #[arg(long, value_name = "ADDRESS", env = "STIPEND_GUARDIAN", value_parser = address::parse)]
+    guardian: Address,
+    /// The ledger
+    #[arg(long, value_name = "FILE", env = "STIPEND_DATABASE", default_value = "stipend.db")]
+    database: PathBuf,
+    /// On an empty ledger, the first block to look at: the one that the escrow was deployed in; without
+    /// it: from now on
+    #[arg(long, value_name = "NUMBER", env = "STIPEND_START_BLOCK")]
+    start_block: Option<u64>,
+    /// Blocks, the including one counted, after which a mandate can be used
+    #[arg(long, value_name = "BLOCKS", env = "STIPEND_CONFIRMATIONS", default_value_t = 2)]
+    confirmations: u64,
+    /// When a block is final: `finalized`, the node's tag, or a number of blocks on top of it
+    #[arg(long, value_name = "finalized|BLOCKS", env = "STIPEND_FINALITY", default_value = "finalized", value_parser = finality)]
+    finality: Finality,
+    /// How often to ask the node for a new block
+    #[arg(long, value_name = "MILLISECONDS", env = "STIPEND_POLL_MS", default_value_t = 500)]
+    poll_ms: u64,
+    /// The price of gas that is never exceeded
+    #[arg(long, value_name = "GWEI", env = "STIPEND_FEE_CEILING_GWEI", default_value_t = FEE_CEILING_GWEI)]
+    fee_ceiling_gwei: u64,
+    /// A payment's deadline is at least so many seconds away
+    #[arg(long, value_name = "SECONDS", env = "STIPEND_DEADLINE_MIN", default_value_t = Limits::default().deadline_min)]
+    deadline_min: Seconds,
+    /// A payment's deadline is at most so many seconds away
+    #[arg(long, value_name = "SECONDS", env = "STIPEND_DEADLINE_MAX", default_value_t = Limits::default().deadline_max)]
+    deadline_max: Seconds,
+    /// The smallest payment, in USDC: gas is the host's money
+    #[arg(long, value_name = "USDC", env = "STIPEND_PAYMENT_MIN", default_value_t = Limits::default().payment_min)]
+    payment_min: Amount,
+    /// The address that callers use, if a proxy stands before this: what they sign names it
+    #[arg(long, value_name = "URL", env = "STIPEND_PUBLIC_URL")]
+    public_url: Option<Url>,
+    /// Calls that one peer may make per second
+    #[arg(long, value_name = "CALLS", env = "STIPEND_RATE_PEER")]
+    rate_peer: Option<u32>,
+    /// Calls that all peers together may make per second
+    #[arg(long, value_name = "CALLS", env = "STIPEND_RATE_TOTAL")]
+    rate_total: Option<u32>,
+    /// Signed calls that one key may make per second
+    #[arg(long, value_name = "CALLS", env = "STIPEND_RATE_AGENT")]
+    rate_agent: Option<u32>,
+    /// How to write the log
+    #[arg(long, value_name = "FORMAT", env = "STIPEND_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Far above what a payment is worth on any chain that this is for, and below what a mistaken node
+/// could ask.
+pub(crate) const FEE_CEILING_GWEI: u64 = 100;
+
+/// In wei.
+pub(crate) const GWEI: u64 = 1_000_000_000;
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+fn finality(text: &str) -> Result<Finality, String> {
+    match text {
+        "finalized" => Ok(Finality::Tag),
+        number => number.parse().map(Finality::Depth).map_err(|_| "`finalized`, or a number of blocks".into()),
+    }
+}
+
+pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
+    log(args.log_format, "info");
+    let api = api_config(&args);
+    let submitter = context.globals.keys.key(DevAccount::Submitter)?.on(args.chain_id)?;
+    let config = Config {
+        rpc_url: context.globals.rpc_url.clone(),
+        chain_id: args.chain_id,
+        escrow: args.escrow,
+        guardian: args.guardian,
+        submitter,
+        database: args.database,
+        start_block: args.start_block,
+        confirmations: args.confirmations,
+        finality: args.finality,
+        poll: Duration::from_millis(args.poll_ms),
+        limits: Limits {
+            deadline_min: args.deadline_min,
+            deadline_max: args.deadline_max,
+            payment_min: args.payment_min,
+        },
+        fee_ceiling: args.fee_ceiling_gwei.saturating_mul(GWEI),
+        api,
+    };
+    let listener = TcpListener::bind(args.listen).await;
+    let listener = listener.wrap_err_with(|| format!("can't listen on {}", args.listen))?;
+    show::note(&format!("listening on http://{}", listener.local_addr()?));
+
+    let stop = CancellationToken::new();
+    let relayer = app::run(config, listener, stop.clone());
+    tokio::pin!(relayer);
+    tokio::select! {
+        ended = &mut relayer => return Ok(ended?),
+        asked = signals::stop() => asked?,
+    }
+    stop.cancel();
+    Ok(relayer.await?)
+}
+
+fn api_config(args: &Args) -> ApiConfig {
+    let mut limits = api::Limits::default();
+    // A burst is two seconds' worth.
+    let rate = |calls: u32| api::Rate::new(calls, calls.saturating_mul(2));
+    for (limit, calls) in [
+        (&mut limits.per_peer, args.rate_peer),
+        (&mut limits.total, args.rate_total),
+        (&mut limits.per_agent, args.rate_agent),
+    ] {
+        *limit = calls.map_or(*limit, rate);
+    }
+    ApiConfig { public_url: args.public_url.clone(), limits }
+}
+
+/// Sends the log to stderr; `RUST_LOG` says what is in it.
+pub(crate) fn log(format: LogFormat, default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finality_is_the_tag_or_a_depth() {
+        assert!(matches!(finality("finalized"), Ok(Finality::Tag)));
+        assert!(matches!(finality("64"), Ok(Finality::Depth(64))));
+        assert!(finality("safe").is_err() && finality("-1").is_err());
+    }
+}

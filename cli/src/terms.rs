@@ -1,0 +1,173 @@
+//! Terms in plain words: what an operator reads before approving, and the id that follows from
+//! exactly that.
+
+use eyre::{WrapErr, ensure};
+use stipend_bindings::Domain;
+use stipend_core::{Amount, Intent, MandateId, Terms};
+
+use crate::show;
+
+/// Terms that have been checked against the document that they commit to, and so can be shown.
+#[derive(Debug)]
+pub(crate) struct Readable<'a> {
+    terms: &'a Terms,
+    intent: &'a Intent,
+    domain: Domain,
+    id: MandateId,
+}
+
+impl<'a> Readable<'a> {
+    /// Recomputes everything that is signed from what will be shown: the intent's hash, the root
+    /// of its payees, the id.
+    pub(crate) fn new(terms: &'a Terms, intent: &'a Intent, domain: Domain) -> eyre::Result<Self> {
+        ensure!(intent.hash() == terms.intent, "the terms commit to another intent than the one shown: do not approve");
+        ensure!(
+            intent.payees_root() == terms.payees,
+            "the terms allow other payees than the intent lists: do not approve"
+        );
+        let id = domain.mandate_id(terms).wrap_err("these terms have no id")?;
+        Ok(Self { terms, intent, domain, id })
+    }
+
+    /// The id of the mandate with exactly these terms.
+    pub(crate) const fn id(&self) -> MandateId {
+        self.id
+    }
+
+    /// What is approved, line by line.
+    pub(crate) fn rows(&self) -> Vec<(String, String)> {
+        let terms = self.terms;
+        let mut rows = Vec::new();
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+        row("mandate", self.id.to_string());
+        row("purpose", format!("{}  (shown, not enforced)", show::plain(&self.intent.purpose)));
+        row("in total", format!("{} USDC, taken from the operator when it opens", terms.cap));
+        row("per payment", maximum(terms.per_payment));
+        if terms.window != 0 {
+            row("at most", format!("{} USDC within any {} seconds", terms.window_cap, terms.window));
+        }
+        match self.intent.policy.payees.as_deref() {
+            None => row("may be paid", "anyone".into()),
+            Some([]) => row("may be paid", "nobody: the list is empty, and the chain would allow anyone".into()),
+            Some(payees) => {
+                for (index, payee) in payees.iter().enumerate() {
+                    row(if index == 0 { "may be paid" } else { "" }, payee.to_string());
+                }
+            }
+        }
+        row("from", show::time(terms.start));
+        row("until", format!("{} (excluded)", show::time(terms.expiry)));
+        row("the rest", "returns to the operator: on revoking at once, after the end by anyone's sweep".into());
+        row("held amounts", format!("return from {} on at the latest", show::time(terms.capture_end)));
+        row("refunds", if terms.refunds_restore_budget { "can be spent again" } else { "go to the operator" }.into());
+        row("operator", format!("{}  pays, and can revoke at any time", terms.operator));
+        row("agent", format!("{}  signs payments", terms.agent));
+        row(
+            "guardian",
+            if terms.guardian.is_zero() {
+                "none: whatever the agent signs can be sent by anyone".into()
+            } else {
+                format!("{}  must send every payment", terms.guardian)
+            },
+        );
+        row("escrow", format!("{} on chain {}", self.domain.escrow, self.domain.chain_id));
+        rows
+    }
+}
+
+fn maximum(amount: Amount) -> String {
+    if amount.is_zero() { "any amount up to what is left".into() } else { format!("at most {amount} USDC") }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use alloy_primitives::{Address, B256};
+    use stipend_core::{
+        api::{Mandate, MandateRequest, RequestState},
+        id::RequestId,
+        intent::Policy,
+        policy::MandateState,
+    };
+
+    fn request(payees: Option<Vec<Address>>) -> MandateRequest {
+        MandateRequest {
+            id: RequestId::generate(),
+            state: RequestState::Pending,
+            agent: Address::repeat_byte(2),
+            amount: "100.00".parse().unwrap(),
+            duration: "30d".parse().unwrap(),
+            per_payment: Some("25".parse().unwrap()),
+            intent: Intent {
+                version: 1,
+                purpose: "Marketing\u{1b}[1A".into(),
+                policy: Policy { payees },
+                nonce: B256::repeat_byte(9),
+            },
+            mandate: None,
+            created_at: 1_800_000_000,
+            metadata: Default::default(),
+        }
+    }
+
+    const DOMAIN: Domain = Domain { chain_id: 31_337, escrow: Address::repeat_byte(5) };
+
+    pub(crate) fn mandate(id: [u8; 32]) -> Mandate {
+        let request = request(None);
+        Mandate {
+            id: MandateId(B256::from(id)),
+            state: MandateState::Open,
+            terms: request.terms(Address::repeat_byte(1), Address::repeat_byte(3), 1_800_000_000),
+            intent: Some(request.intent),
+            request: None,
+            available: "100".parse().unwrap(),
+            reserved: Amount::ZERO,
+            held: Amount::ZERO,
+            paid: Amount::ZERO,
+            returned: Amount::ZERO,
+            next_nonce: 0,
+            opened_tx: None,
+            ended_tx: None,
+        }
+    }
+
+    fn words(request: &MandateRequest) -> String {
+        let terms = request.terms(Address::repeat_byte(1), Address::repeat_byte(3), 1_800_000_000);
+        show::facts(Readable::new(&terms, &request.intent, DOMAIN).unwrap().rows())
+    }
+
+    #[test]
+    fn terms_are_shown_in_plain_words() {
+        let text = words(&request(None));
+        for expected in [
+            "100.00 USDC",
+            "at most 25.00 USDC",
+            "anyone",
+            "2027-01-15 08:00:00 UTC",
+            "2027-02-14 08:00:00 UTC (excluded)",
+            "Marketing\\u{1b}[1A  (shown, not enforced)",
+            "on chain 31337",
+        ] {
+            assert!(text.contains(expected), "{expected} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_payee_is_shown() {
+        let payees = vec![Address::repeat_byte(7), Address::repeat_byte(8)];
+        let text = words(&request(Some(payees.clone())));
+        assert!(payees.iter().all(|payee| text.contains(&payee.to_string())), "{text}");
+        assert!(!text.contains("anyone"), "{text}");
+    }
+
+    #[test]
+    fn terms_that_commit_to_something_else_than_is_shown_are_refused() {
+        let request = request(Some(vec![Address::repeat_byte(7)]));
+        let honest = request.terms(Address::repeat_byte(1), Address::repeat_byte(3), 1_800_000_000);
+        let mut other = request.intent.clone();
+        other.purpose = "something else".into();
+        assert!(Readable::new(&honest, &other, DOMAIN).is_err());
+        let anyone = Terms { payees: B256::ZERO, ..honest };
+        assert!(Readable::new(&anyone, &request.intent, DOMAIN).is_err());
+    }
+}
