@@ -78,7 +78,7 @@ pub fn row(spend: &Spend, (r, vs): (B256, B256)) -> MandateEscrow::Payment {
         amount: spend.amount,
         nonce: spend.nonce,
         deadline: spend.deadline,
-        r#ref: spend.r#ref,
+        r#ref: spend.reference,
         r,
         vs,
     }

@@ -3,14 +3,15 @@
 
 use std::borrow::Cow;
 
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_sol_types::{Eip712Domain, SolStruct};
 use stipend_core::{Amount, MandateId, Seconds, Terms};
 
 use crate::convert::{OutOfRange, terms_on_chain, time};
 
 alloy_sol_types::sol! {
-    /// What an agent signs to pay.
+    /// What an agent signs to pay. The last member is `ref` in Solidity, which is a word of Rust's:
+    /// the macro would write it as `r#ref` into the type string, so that stands in `TYPE` instead.
     #[derive(Debug, PartialEq, Eq)]
     struct Spend {
         bytes32 mandate;
@@ -18,7 +19,7 @@ alloy_sol_types::sol! {
         uint64 amount;
         uint32 nonce;
         uint40 deadline;
-        bytes32 ref;
+        bytes32 reference;
     }
 
     /// What an operator signs to fund a mandate without ETH (EIP-3009).
@@ -34,6 +35,10 @@ alloy_sol_types::sol! {
 }
 
 impl Spend {
+    /// The message's EIP-712 type.
+    pub const TYPE: &str =
+        "Spend(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,bytes32 ref)";
+
     /// The message for a payment from `mandate`.
     ///
     /// # Errors
@@ -52,7 +57,7 @@ impl Spend {
             amount: amount.units(),
             nonce,
             deadline: time("deadline", deadline)?,
-            r#ref: reference,
+            reference,
         })
     }
 }
@@ -94,7 +99,9 @@ impl Domain {
     /// The digest that the agent signs.
     #[must_use]
     pub fn spend_digest(&self, spend: &Spend) -> B256 {
-        spend.eip712_signing_hash(&self.eip712())
+        let words = [keccak256(Spend::TYPE).as_slice(), &spend.eip712_encode_data()].concat();
+        let separator = self.eip712().separator();
+        keccak256([&[0x19, 0x01], separator.as_slice(), keccak256(words).as_slice()].concat())
     }
 }
 

@@ -5,6 +5,8 @@
 mod convert;
 mod digest;
 mod signature;
+#[cfg(test)]
+mod vectors;
 
 pub use convert::{OutOfRange, row, terms_from_chain, terms_on_chain};
 pub use digest::{Domain, ReceiveWithAuthorization, Spend, receive_with_authorization};

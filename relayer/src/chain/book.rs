@@ -309,3 +309,6 @@ fn fail(ledger: &Connection, payment: &payments::Record, reason: Code, now: Seco
     }
     payments::step(ledger, payment, Step::Fail, Because { reason: Some(reason), ..Because::default() }, now)
 }
+
+#[cfg(test)]
+mod tests;

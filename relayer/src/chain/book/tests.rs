@@ -1,0 +1,399 @@
+//! The bookkeeper against made-up chains.
+
+use alloy_primitives::{B256, Bytes};
+use alloy_sol_types::SolEvent;
+use proptest::{collection::vec, prelude::*};
+use stipend_bindings::{abi::MandateEscrow, terms_on_chain};
+use stipend_core::{PaymentId, api::NewPayment, policy::Decision};
+
+use super::*;
+use crate::ledger::{
+    books::Books,
+    payments::Admission,
+    transactions::{Attempt, New},
+};
+
+const GUARDIAN: Address = Address::repeat_byte(0xcc);
+const SUBMITTER: Address = Address::repeat_byte(0xdd);
+const PAYEE: Address = Address::repeat_byte(0x0a);
+const MANDATE: MandateId = MandateId(B256::repeat_byte(0x11));
+const KEEPER: Bookkeeper = Bookkeeper {
+    house: House {
+        chain_id: 1,
+        escrow: Address::repeat_byte(0xee),
+        token: Address::repeat_byte(0xef),
+        guardian: GUARDIAN,
+    },
+    submitter: SUBMITTER,
+};
+/// Block n has this time; deadlines lie beyond all blocks unless a test says otherwise.
+const DEADLINE: Seconds = 10_000;
+
+fn usdc(units: u64) -> Amount {
+    Amount::from_units(units).unwrap()
+}
+
+/// A ledger with one open mandate over 1,000 units and a chain of made-up blocks.
+struct Scene {
+    ledger: Connection,
+    /// Tells blocks of one height apart.
+    salt: u8,
+}
+
+impl Scene {
+    fn new(guardian: Address) -> Self {
+        let ledger = Connection::open_in_memory().unwrap();
+        ledger.execute_batch(include_str!("../../ledger/schema.sql")).unwrap();
+        let genesis = Block { number: 0, hash: B256::repeat_byte(0xff), parent: B256::ZERO, time: 0 };
+        blocks::restart_at(&ledger, genesis).unwrap();
+        let mut scene = Self { ledger, salt: 0 };
+        let terms = Terms {
+            operator: Address::repeat_byte(1),
+            agent: Address::repeat_byte(2),
+            guardian,
+            cap: usdc(1_000),
+            per_payment: Amount::ZERO,
+            window_cap: Amount::ZERO,
+            window: 0,
+            start: 0,
+            expiry: 20_000,
+            capture_end: 30_000,
+            payees: B256::ZERO,
+            intent: B256::repeat_byte(9),
+            refunds_restore_budget: false,
+        };
+        mandates::ensure(&scene.ledger, MANDATE, &terms, 0).unwrap();
+        let opened = MandateEscrow::Opened {
+            mandate: MANDATE.0,
+            operator: terms.operator,
+            agent: terms.agent,
+            terms: terms_on_chain(&terms).unwrap(),
+        };
+        scene.allow(SUBMITTER);
+        scene.mine(vec![log(&opened, B256::ZERO)]);
+        scene.finalize();
+        scene
+    }
+
+    fn allow(&mut self, submitter: Address) {
+        self.mine(vec![log(&MandateEscrow::SubmitterSet { guardian: GUARDIAN, submitter, allowed: true }, B256::ZERO)]);
+    }
+
+    fn mine(&mut self, logs: Vec<Log>) -> Block {
+        self.mine_with(logs, Vec::new())
+    }
+
+    fn mine_with(&mut self, mut logs: Vec<Log>, hashes: Vec<B256>) -> Block {
+        let head = blocks::head(&self.ledger).unwrap().unwrap();
+        self.salt = self.salt.wrapping_add(1);
+        let number = head.number + 1;
+        let mut hash = B256::left_padding_from(&number.to_be_bytes());
+        hash.0[0] = self.salt;
+        let block = Block { number, hash, parent: head.hash, time: number };
+        (0..).zip(&mut logs).for_each(|(index, log)| log.index = index);
+        let receipts =
+            hashes.into_iter().map(|hash| Receipt { hash, block: block.hash, succeeded: true, cost: 7 }).collect();
+        KEEPER.mine(&self.ledger, &MinedBlock { block, logs, receipts }, 0).unwrap();
+        block
+    }
+
+    /// Takes the last block away, if it is not final.
+    fn unmine(&mut self) -> Option<Block> {
+        let head = blocks::head(&self.ledger).unwrap().unwrap();
+        let last_final = blocks::last_final(&self.ledger).unwrap().unwrap();
+        (head.number > last_final.number).then(|| KEEPER.unmine(&self.ledger, head, 0).unwrap()).map(|()| head)
+    }
+
+    /// Finalizes everything.
+    fn finalize(&mut self) {
+        while let Some(block) = blocks::next_to_finalize(&self.ledger, u64::MAX >> 1).unwrap() {
+            KEEPER.finalize(&self.ledger, block, 0).unwrap();
+        }
+    }
+
+    fn admit(&self, nonce: u32, amount: u64, deadline: Seconds) {
+        let body = NewPayment {
+            mandate: MANDATE,
+            payee: PAYEE,
+            amount: usdc(amount),
+            nonce,
+            deadline,
+            reference: B256::ZERO,
+            signature: Bytes::from_static(&[1; 65]),
+            metadata: Default::default(),
+        };
+        let mut digest = B256::repeat_byte(0xab);
+        digest.0[..4].copy_from_slice(&nonce.to_be_bytes());
+        let mandate = mandates::get(&self.ledger, MANDATE).unwrap().unwrap();
+        let decision = Decision { allow: true, rules: Vec::new() };
+        payments::admit(&self.ledger, &mandate, &Admission { id: PaymentId::generate(), body, digest }, &decision, 0)
+            .unwrap();
+    }
+
+    /// Puts payments into a stored transaction and returns the hash of its attempt.
+    fn submit(&self, submitter_nonce: u64, nonces: &[u32]) -> B256 {
+        let hash = B256::left_padding_from(&(0xaaaa + submitter_nonce).to_be_bytes());
+        let attempt = Attempt { hash, raw: Bytes::new(), max_fee: 1, priority_fee: 1, sent_at: 0 };
+        let id = transactions::insert(
+            &self.ledger,
+            &New {
+                submitter: SUBMITTER,
+                nonce: submitter_nonce,
+                kind: Kind::Settle,
+                calldata: Bytes::new(),
+                gas_limit: 1,
+                attempt,
+            },
+        )
+        .unwrap();
+        for nonce in nonces {
+            let payment = self.payment(*nonce);
+            transactions::board(&self.ledger, id, payment.seq).unwrap();
+            payments::step(
+                &self.ledger,
+                &payment,
+                Step::Submit,
+                Because { tx_hash: Some(hash), ..Because::default() },
+                0,
+            )
+            .unwrap();
+        }
+        hash
+    }
+
+    fn payment(&self, nonce: u32) -> payments::Record {
+        payments::by_nonce(&self.ledger, MANDATE, nonce).unwrap().unwrap()
+    }
+
+    fn state(&self, nonce: u32) -> (PaymentState, Option<Code>) {
+        let payment = self.payment(nonce);
+        (payment.state, payment.reason)
+    }
+
+    fn mandate(&self) -> mandates::Record {
+        mandates::get(&self.ledger, MANDATE).unwrap().unwrap()
+    }
+
+    fn books(&self) -> Books {
+        self.mandate().books
+    }
+
+    fn money(&self) -> [u64; 4] {
+        let books = self.books();
+        [books.available(), books.reserved, books.paid, books.returned].map(Amount::units)
+    }
+}
+
+fn log(event: &impl SolEvent, tx_hash: B256) -> Log {
+    let data = event.encode_log_data();
+    Log { index: 0, tx_hash, topics: data.topics().to_vec(), data: data.data }
+}
+
+fn spent(nonce: u32, amount: u64, tx_hash: B256) -> Log {
+    log(&MandateEscrow::Spent { mandate: MANDATE.0, payee: PAYEE, amount, nonce, r#ref: B256::ZERO }, tx_hash)
+}
+
+fn skipped(nonce: u32, reason: Code, tx_hash: B256) -> Log {
+    let reason = reason as u8 + 1;
+    log(&MandateEscrow::Skipped { mandate: MANDATE.0, nonce, reason }, tx_hash)
+}
+
+fn revoked() -> Vec<Log> {
+    vec![log(&MandateEscrow::Revoked { mandate: MANDATE.0, by: Address::repeat_byte(1) }, B256::ZERO)]
+}
+
+fn returned(from_remaining: u64) -> Log {
+    log(
+        &MandateEscrow::Returned {
+            mandate: MANDATE.0,
+            to: Address::repeat_byte(1),
+            fromRemaining: from_remaining,
+            fromHeld: 0,
+        },
+        B256::ZERO,
+    )
+}
+
+#[test]
+fn a_reorg_takes_a_payment_back_to_submitted_and_it_is_paid_once() {
+    let mut scene = Scene::new(GUARDIAN);
+    scene.admit(0, 100, DEADLINE);
+    let hash = scene.submit(0, &[0]);
+    scene.mine_with(vec![spent(0, 100, hash)], vec![hash]);
+    assert_eq!(scene.state(0).0, PaymentState::Mined);
+    assert_eq!(scene.money(), [900, 100, 0, 0]);
+    scene.unmine();
+    assert_eq!(scene.state(0).0, PaymentState::Submitted);
+    assert_eq!(transactions::pending(&scene.ledger, SUBMITTER).unwrap().len(), 1);
+    scene.mine(Vec::new());
+    scene.mine_with(vec![spent(0, 100, hash)], vec![hash]);
+    scene.finalize();
+    assert_eq!(scene.state(0).0, PaymentState::Settled);
+    assert_eq!(scene.money(), [900, 0, 100, 0]);
+}
+
+#[test]
+fn a_revocation_fails_what_waits_only_when_it_is_final() {
+    let mut scene = Scene::new(GUARDIAN);
+    scene.admit(0, 100, DEADLINE);
+    scene.admit(1, 50, DEADLINE);
+    let hash = scene.submit(0, &[0]);
+    scene.mine_with(vec![spent(0, 100, hash)], vec![hash]);
+    let mut logs = revoked();
+    logs.push(returned(900));
+    scene.mine(logs.clone());
+    assert!(scene.mandate().ended.is_some());
+    assert_eq!(scene.state(1).0, PaymentState::Reserved);
+    scene.unmine();
+    assert!(scene.mandate().ended.is_none());
+    scene.mine(logs);
+    scene.finalize();
+    assert_eq!(scene.state(0).0, PaymentState::Settled);
+    assert_eq!(scene.state(1), (PaymentState::Failed, Some(Code::Ended)));
+    assert_eq!(scene.money(), [0, 0, 100, 900]);
+}
+
+#[test]
+fn a_skip_returns_the_money_when_it_is_final_and_only_we_could_send() {
+    for (guardian, stranger, expected) in [
+        (GUARDIAN, false, (PaymentState::Failed, Some(Code::TransferFailed))),
+        (GUARDIAN, true, (PaymentState::Reserved, Some(Code::TransferFailed))),
+        (Address::ZERO, false, (PaymentState::Reserved, Some(Code::TransferFailed))),
+    ] {
+        let mut scene = Scene::new(guardian);
+        if stranger {
+            scene.allow(Address::repeat_byte(0x77));
+        }
+        scene.admit(0, 100, DEADLINE);
+        scene.admit(1, 10, DEADLINE);
+        let hash = scene.submit(0, &[0, 1]);
+        scene.mine_with(vec![skipped(0, Code::TransferFailed, hash), spent(1, 10, hash)], vec![hash]);
+        assert_eq!(scene.state(0).0, PaymentState::Submitted);
+        scene.finalize();
+        assert_eq!(scene.state(0), expected);
+        assert_eq!(scene.state(1).0, PaymentState::Settled);
+        let reserved = if expected.0 == PaymentState::Failed { 0 } else { 100 };
+        assert_eq!(scene.money(), [990 - reserved, reserved, 10, 0]);
+    }
+}
+
+#[test]
+fn a_skip_in_somebody_else_s_transaction_means_nothing() {
+    let mut scene = Scene::new(GUARDIAN);
+    scene.admit(0, 100, DEADLINE);
+    let ours = scene.submit(0, &[0]);
+    scene.mine(vec![skipped(0, Code::BadSignature, B256::repeat_byte(0x66))]);
+    scene.finalize();
+    assert_eq!(scene.state(0), (PaymentState::Submitted, None));
+    scene.mine_with(vec![spent(0, 100, ours)], vec![ours]);
+    scene.finalize();
+    assert_eq!(scene.state(0).0, PaymentState::Settled);
+}
+
+#[test]
+fn a_deadline_fails_a_payment_at_the_final_block_that_reaches_it_and_not_before() {
+    let mut scene = Scene::new(GUARDIAN);
+    let head = blocks::head(&scene.ledger).unwrap().unwrap();
+    scene.admit(0, 100, head.time + 2);
+    scene.submit(0, &[0]);
+    scene.mine(Vec::new());
+    scene.finalize();
+    assert_eq!(scene.state(0).0, PaymentState::Submitted);
+    scene.mine(Vec::new());
+    assert_eq!(scene.state(0).0, PaymentState::Submitted);
+    scene.finalize();
+    assert_eq!(scene.state(0), (PaymentState::Failed, Some(Code::DeadlinePassed)));
+    assert_eq!(scene.money(), [1_000, 0, 0, 0]);
+}
+
+#[test]
+fn a_used_nonce_fails_its_other_content_and_retires_what_is_far_below() {
+    let mut scene = Scene::new(Address::ZERO);
+    scene.admit(5, 100, DEADLINE);
+    scene.admit(90, 30, DEADLINE);
+    // The agent itself sent other content under nonce 90, and then a far higher nonce.
+    scene.mine(vec![spent(90, 31, B256::ZERO)]);
+    assert_eq!(scene.state(90).0, PaymentState::Reserved);
+    scene.finalize();
+    assert_eq!(scene.state(90), (PaymentState::Failed, Some(Code::NonceUsed)));
+    assert_eq!(scene.state(5).0, PaymentState::Reserved);
+    scene.mine(vec![spent(93, 1, B256::ZERO)]);
+    scene.finalize();
+    assert_eq!(scene.state(5), (PaymentState::Failed, Some(Code::NonceRetired)));
+    assert_eq!(scene.money(), [968, 0, 32, 0]);
+    assert_eq!(scene.mandate().frozen, None);
+}
+
+#[test]
+fn an_outflow_of_a_guarded_mandate_that_nobody_accepted_freezes_it() {
+    let mut scene = Scene::new(GUARDIAN);
+    scene.mine(vec![spent(3, 40, B256::ZERO)]);
+    assert!(scene.mandate().frozen.is_some());
+    scene.finalize();
+    assert_eq!(scene.money(), [960, 0, 40, 0]);
+}
+
+#[test]
+fn an_unmined_opening_can_t_be_spent_until_it_is_mined_again() {
+    let scene = Scene::new(GUARDIAN);
+    let mandate = scene.mandate();
+    let place = mandate.opened.unwrap();
+    use stipend_core::policy::MandateState::{Open, Opening};
+    assert_eq!(mandate.state(place.block, 1), Open);
+    assert_eq!(mandate.state(place.block, 2), Opening);
+    assert_eq!(mandate.state(place.block + 1, 2), Open);
+    mandates::set_opened(&scene.ledger, MANDATE, None).unwrap();
+    assert_eq!(scene.mandate().state(99, 1), Opening);
+}
+
+proptest! {
+    /// Whatever the chain does above finality, at its end every payment was paid exactly once
+    /// and the books say so; on the way nothing final changes and nothing is lost.
+    #[test]
+    fn reorgs_lose_nothing_and_repeat_nothing(steps in vec((0..4_u8, any::<u8>()), 0..80)) {
+        let mut scene = Scene::new(GUARDIAN);
+        for nonce in 0..8 {
+            scene.admit(nonce, 10 + u64::from(nonce), DEADLINE);
+        }
+        // Two transactions of four payments each; each is mined once, whole, in nonce order.
+        let batches = [(scene.submit(0, &[0, 1, 2, 3]), 0..4_u32), (scene.submit(1, &[4, 5, 6, 7]), 4..8)];
+        let mut chain: Vec<Option<usize>> = Vec::new();
+        let total: u64 = (10..18).sum();
+        for (step, salt) in steps {
+            let mined = chain.iter().flatten().count();
+            match step {
+                0 => {
+                    scene.unmine();
+                    let height = usize::try_from(blocks::head(&scene.ledger).unwrap().unwrap().number).unwrap() - 2;
+                    chain.truncate(height);
+                }
+                1 if salt % 4 == 0 => scene.finalize(),
+                2 if mined < batches.len() => {
+                    let (hash, nonces) = &batches[mined];
+                    scene.mine_with(nonces.clone().map(|nonce| spent(nonce, 10 + u64::from(nonce), *hash)).collect(), vec![*hash]);
+                    chain.push(Some(mined));
+                }
+                _ => {
+                    scene.mine(Vec::new());
+                    chain.push(None);
+                }
+            }
+            let [available, reserved, paid, returned] = scene.money();
+            prop_assert_eq!(available, 1_000 - total);
+            prop_assert_eq!((reserved + paid, returned), (total, 0));
+            for (batch, (_, nonces)) in batches.iter().enumerate() {
+                let mined = chain.contains(&Some(batch));
+                for nonce in nonces.clone() {
+                    let state = scene.state(nonce).0;
+                    prop_assert_eq!(mined, matches!(state, PaymentState::Mined | PaymentState::Settled), "{} {:?}", nonce, state);
+                }
+            }
+        }
+        let mined = chain.iter().flatten().count();
+        for (hash, nonces) in &batches[mined..] {
+            scene.mine_with(nonces.clone().map(|nonce| spent(nonce, 10 + u64::from(nonce), *hash)).collect(), vec![*hash]);
+        }
+        scene.finalize();
+        prop_assert_eq!(scene.money(), [1_000 - total, 0, total, 0]);
+    }
+}
