@@ -7,7 +7,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 ensure_tools() {
   if [[ ! -e "$ROOT/node_modules/.package-lock.json" ||
         "$ROOT/package-lock.json" -nt "$ROOT/node_modules/.package-lock.json" ]]; then
-    (cd "$ROOT" && npm ci --silent) || return
+    (cd "$ROOT" && npm ci --loglevel=error >&2) || return
     touch "$ROOT/node_modules/.package-lock.json"
   fi
   find_tools
