@@ -1,0 +1,337 @@
+"""One approval, many payments: the story of Stipend, with real processes on a real chain.
+
+Everything that is told is checked, by reading the chain without any of Stipend's code. The exit code is not zero if
+anything differs from what is told.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import urllib.request
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+STIPEND = os.path.join(ROOT, "target", "debug", "stipend")
+ALICE = "0x00000000000000000000000000000000000a11ce"
+BOB = "0x0000000000000000000000000000000000000b0b"
+MALLORY = "0x00000000000000000000000000000000000bad00"
+
+# Selectors and topics of what is read from the chain, as Solidity's keccak256 gives them.
+BALANCE_OF = "0x70a08231"
+EVENTS = {
+    "Opened": "Opened(bytes32,address,address,(address,address,address,uint64,uint64,uint64,uint32,uint40,uint40,uint40,bytes32,bytes32,bool))",
+    "Spent": "Spent(bytes32,address,uint64,uint32,bytes32)",
+    "Returned": "Returned(bytes32,address,uint64,uint64)",
+}
+
+
+class Differs(Exception):
+    """Something is not as the story tells it."""
+
+
+def check(condition, what):
+    if not condition:
+        raise Differs(what)
+
+
+class Story:
+    def __init__(self, quiet):
+        self.quiet = quiet
+        self.chapter = 0
+
+    def tell(self, text=""):
+        if not self.quiet:
+            print(textwrap.fill(text, 100) if text else "", flush=True)
+
+    def heading(self, text):
+        self.chapter += 1
+        if not self.quiet:
+            bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+            print(f"\n{bold}{self.chapter}. {text}{plain}", flush=True)
+
+    def show(self, text):
+        if not self.quiet and text.strip():
+            print(textwrap.indent(text.rstrip(), "    "), flush=True)
+
+
+class Chain:
+    """A node, asked in plain JSON-RPC."""
+
+    def __init__(self, url, escrow, token):
+        self.url, self.escrow, self.token = url, escrow, token
+
+    def rpc(self, method, *params):
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+        request = urllib.request.Request(self.url, body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            answer = json.load(answer)
+        check("result" in answer, f"{method}: {answer.get('error')}")
+        return answer["result"]
+
+    def call(self, to, data):
+        # USDC's proxy answers everybody but its admin, and here that is who a call without sender comes from.
+        return self.rpc("eth_call", {"from": ALICE, "to": to, "data": data}, "latest")
+
+    def keccak(self, text):
+        return self.rpc("web3_sha3", "0x" + text.encode().hex())
+
+    def usdc(self, account):
+        return int(self.call(self.token, BALANCE_OF + account[2:].lower().rjust(64, "0")), 16)
+
+    def eth(self, account):
+        return int(self.rpc("eth_getBalance", account, "latest"), 16)
+
+    def height(self):
+        return int(self.rpc("eth_blockNumber"), 16)
+
+    def events(self, name):
+        """The escrow's events of this name as (mandate, the data's 32-byte words as numbers)."""
+        query = {"address": self.escrow, "fromBlock": "0x0", "toBlock": "latest", "topics": [self.keccak(EVENTS[name])]}
+        for log in self.rpc("eth_getLogs", query):
+            data = log["data"][2:]
+            yield log["topics"][1], [int(data[at : at + 64], 16) for at in range(0, len(data), 64)]
+
+    def left(self, mandate):
+        """What the escrow holds for a mandate: (remaining, held)."""
+        selector = self.keccak("mandateOf(bytes32)")[:10]
+        words = self.call(self.escrow, selector + mandate[2:])[2:]
+        return int(words[:64], 16), int(words[64:128], 16)
+
+
+class Cli:
+    """Runs the `stipend` command as somebody would in a terminal."""
+
+    def __init__(self, story, house):
+        self.story = story
+        self.environment = dict(os.environ, STIPEND_RELAYER_URL=house["relayer"], STIPEND_RPC_URL=house["rpc_url"])
+        for name in ("STIPEND_PRIVATE_KEY", "STIPEND_PASSWORD"):
+            self.environment.pop(name, None)
+
+    def run(self, who, *words, refused=False):
+        """Runs a command as `who`, shows it with its output, and returns what it prints for programs."""
+        command = [STIPEND, *words, "--dev-account", who]
+        shown = " ".join(f'"{word}"' if " " in word else word for word in words)
+        shown = re.sub(r"(mand_[0-9a-f]{8})[0-9a-f]+", r"\1…", shown)
+        self.story.show(f"{who}$ stipend {shown}")
+        done = subprocess.run([*command, "--json"], env=self.environment, capture_output=True, text=True, timeout=120)
+        expected = done.returncode != 0 if refused else done.returncode == 0
+        check(expected, f"stipend {shown} exits with {done.returncode}\n{done.stdout}{done.stderr}")
+        lines = (done.stderr if refused else done.stdout).strip().splitlines()
+        try:
+            return json.loads(lines[-1])
+        except (IndexError, ValueError):
+            raise Differs(f"stipend {shown} prints no JSON:\n{done.stdout}{done.stderr}") from None
+
+
+def usdc(units):
+    """Base units as people write them."""
+    return f"{units // 10**6}.{units % 10**6:06}".rstrip("0").ljust(len(str(units // 10**6)) + 3, "0")
+
+
+def units(text):
+    """A decimal string as base units, without a float."""
+    whole, _, fraction = text.partition(".")
+    return int(whole) * 10**6 + int(fraction.ljust(6, "0") or 0)
+
+
+def chain_id_of(mandate):
+    return "0x" + mandate.removeprefix("mand_")
+
+
+def eventually(what, condition, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise Differs(f"after {seconds} s still not: {what}")
+
+
+def play(story, house):
+    chain = Chain(house["rpc_url"], house["escrow"], house["token"])
+    cli = Cli(story, house)
+    operator, gasless = house["operator"], house["gasless_operator"]
+    operator_before, gasless_before = chain.usdc(operator), chain.usdc(gasless)
+
+    story.heading("The agent asks for a budget")
+    story.tell("It says how much, what for and how long; everything else has a safe default.")
+    request = cli.run(
+        "agent", "mandate", "request", "--amount", "100.00", "--intent", "Automate marketing ops spend for the Q2 campaign",
+        "--duration", "30d",
+    )
+    story.show(f"{request['id']}: {request['amount']} USDC for {request['duration']}, waits for an operator")
+
+    story.heading("The operator approves it once, by signing a transaction")
+    story.tell("The USDC moves into the escrow contract, under terms that nobody can change any more.")
+    mandate = cli.run("operator", "mandate", "approve", request["id"], "--yes")
+    first = mandate["id"]
+    check(mandate["state"] == "open" and units(mandate["available"]) == units("100"), f"the mandate is {mandate}")
+    check(operator_before - chain.usdc(operator) == units("100"), "the operator does not have exactly 100 USDC less")
+    story.show(f"{first} is open; transaction {mandate['opened_tx']}")
+    story.show(f"the operator's wallet: {usdc(operator_before)} → {usdc(chain.usdc(operator))} USDC")
+
+    story.heading("A second, narrower mandate, approved by one message and without any ETH")
+    story.tell("At most 2.00 in one payment, and only to Alice. This operator has no ETH at all: it signs one message, "
+               "which the relayer sends.")
+    check(chain.eth(gasless) == 0, "the second operator has ETH")
+    request = cli.run(
+        "agent", "mandate", "request", "--amount", "10.00", "--intent", "Alice's translations", "--duration", "7d",
+        "--per-payment", "2.00", "--payee", ALICE,
+    )
+    mandate = cli.run("gasless-operator", "mandate", "approve", request["id"], "--gasless", "--yes")
+    second = mandate["id"]
+    check(mandate["state"] == "open" and gasless_before - chain.usdc(gasless) == units("10"), f"the mandate is {mandate}")
+    check(chain.eth(gasless) == 0, "the second operator has ETH")
+    story.show(f"{second} is open; transaction {mandate['opened_tx']}")
+
+    story.heading("The agent pays three times, and nobody is asked")
+    paid = []
+    for who, to, amount in (("Alice", ALICE, "4.20"), ("Bob", BOB, "18.40"), ("Alice", ALICE, "0.000001")):
+        payment = cli.run("agent", "pay", "--mandate", first, "--to", to, "--amount", amount)
+        check(payment["state"] in ("mined", "settled"), f"the payment is {payment}")
+        paid.append(payment)
+        story.show(f"{amount} USDC to {who}: {payment['state']} in {payment['tx_hash']}")
+    check(chain.usdc(ALICE) == units("4.200001") and chain.usdc(BOB) == units("18.40"), "the payees were not paid exactly")
+
+    story.heading("What lies outside is refused, with the reason")
+    for mandate_id, to, amount, code in (
+        (second, MALLORY, "1.00", "payee_not_allowed"),
+        (second, ALICE, "2.000001", "above_per_payment"),
+        (first, BOB, "77.40", "insufficient_budget"),
+    ):
+        problem = cli.run("agent", "pay", "--mandate", mandate_id, "--to", to, "--amount", amount, refused=True)
+        check(problem["code"] == code, f"refused with {problem}, not with {code}")
+        story.show(f"refused: {problem['code']}: {problem['detail']}")
+    check(chain.usdc(MALLORY) == 0, "Mallory was paid")
+
+    story.heading("The same payment sent twice is paid once")
+    same = ("pay", "--mandate", second, "--to", ALICE, "--amount", "1.50", "--nonce", "0", "--deadline", str(int(time.time()) + 3600))
+    before = chain.usdc(ALICE)
+    once, twice = cli.run("agent", *same), cli.run("agent", *same)
+    check(once["id"] == twice["id"], "the second call made another payment")
+    check(chain.usdc(ALICE) - before == units("1.50"), "Alice was not paid exactly once")
+    story.show(f"both calls answer {once['id']}; Alice has {usdc(chain.usdc(ALICE) - before)} USDC more")
+
+    story.heading("The agent's key alone, going straight to the chain, gets nothing")
+    before = chain.usdc(MALLORY)
+    answer = cli.run("agent", "pay", "--mandate", first, "--to", MALLORY, "--amount", "1.00", "--direct", refused=True)
+    check(answer.get("code") == "not_submitter", f"refused with {answer}, not with not_submitter")
+    check(chain.usdc(MALLORY) == before, "Mallory was paid")
+    story.show(f"the contract refuses: {answer['code']}")
+
+    story.heading("The operator revokes, and has the rest back")
+    left = chain.left(chain_id_of(first))[0]
+    before = chain.usdc(operator)
+    revoked = cli.run("operator", "mandate", "revoke", first, "--yes")
+    check(chain.usdc(operator) - before == left > 0, "the rest did not come back")
+    story.show(f"{usdc(left)} USDC are back with the operator; transaction {revoked['tx_hash']}")
+    eventually("the relayer has seen the end", lambda: quietly(cli, "agent", "mandate", "show", first)["state"] == "ended")
+    problem = cli.run("agent", "pay", "--mandate", first, "--to", ALICE, "--amount", "1.00", refused=True)
+    check(problem["code"] == "mandate_ended", f"refused with {problem}")
+    story.show(f"the agent's next payment is refused: {problem['code']}")
+
+    story.heading("Everything is in the trail")
+
+    def settled():
+        payments = quietly(cli, "agent", "payment", "list")["data"]
+        return payments if all(payment["state"] == "settled" for payment in payments) else None
+
+    final = eventually("every payment final", settled)
+    check(len(final) == 4, f"{len(final)} payments instead of 4")
+    trail = cli.run("agent", "audit")["data"]
+    for entry in trail:
+        subject = entry.get("payment") or entry.get("mandate") or entry.get("request")
+        moment = time.strftime("%H:%M:%S", time.gmtime(entry["at"]))
+        story.show(f"{entry['seq']:>3}  {moment}  {entry['type']:<18}  {subject[:16]}…  {entry.get('tx_hash', '')}")
+    kinds = [entry["type"] for entry in trail]
+    check(kinds.count("payment.settled") == 4 and kinds.count("payment.denied") == 4, f"the trail tells {kinds}")
+    for payment in final:
+        receipt = chain.rpc("eth_getTransactionReceipt", payment["tx_hash"])
+        check(receipt and receipt["status"] == "0x1", f"{payment['id']} names a transaction that is not on chain")
+
+    story.heading("The books, compared with the chain to the last unit")
+
+    def returned():
+        books = quietly(cli, "agent", "mandate", "list")["data"]
+        return books if any(units(book["returned"]) for book in books) else None
+
+    balance = eventually("the return is final", returned)
+    opened = {mandate: words[3] for mandate, words in chain.events("Opened")}
+    check(len(opened) == 2, f"{len(opened)} mandates were opened")
+    story.show(f"{'':<14}{'opened':>12} = {'paid':>12} + {'remaining':>12} + {'held':>12} + {'returned':>12} − {'refunded':>9}")
+    total = 0
+    for mandate_id, cap in opened.items():
+        paid_out = sum(words[0] for mandate, words in chain.events("Spent") if mandate == mandate_id)
+        came_back = sum(words[0] + words[1] for mandate, words in chain.events("Returned") if mandate == mandate_id)
+        remaining, held = chain.left(mandate_id)
+        row = [cap, paid_out, remaining, held, came_back, 0]
+        story.show(f"{mandate_id[:12] + '…':<14}" + "{:>12} = {:>12} + {:>12} + {:>12} + {:>12} − {:>9}".format(*map(usdc, row)))
+        check(paid_out + remaining + held + came_back == cap, f"the chain's own books of {mandate_id} do not balance")
+        book = next(book for book in balance if chain_id_of(book["id"]) == mandate_id)
+        ledger = [units(book[name]) for name in ("paid", "available", "held", "returned", "reserved")]
+        check(ledger == [paid_out, remaining, held, came_back, 0], f"the ledger says {book}, the chain {row}")
+        total += remaining + held
+    check(chain.usdc(house["escrow"]) == total, "the escrow does not hold exactly what the mandates have left")
+    check(chain.usdc(operator) == operator_before - opened[chain_id_of(first)] + left, "the operator's wallet differs")
+    story.show(f"the escrow holds {usdc(total)} USDC: exactly what is left. Ledger and chain agree.")
+
+
+def quietly(cli, who, *words):
+    told, cli.story.quiet = cli.story.quiet, True
+    try:
+        return cli.run(who, *words)
+    finally:
+        cli.story.quiet = told
+
+
+def start(directory):
+    """Starts chain, contracts and relayer as one process tree; returns it and where everything is."""
+    command = [STIPEND, "dev", "--json", "--port", "0", "--anvil-port", "0", "--data", os.path.join(directory, "data")]
+    log = open(os.path.join(directory, "dev.log"), "w")
+    tree = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
+    line = tree.stdout.readline()
+    if not line:
+        tree.wait()
+        raise Differs("stipend dev did not start:\n" + open(log.name).read())
+    return tree, json.loads(line)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description="Plays the story of Stipend on this machine.")
+    arguments.add_argument("--quiet", action="store_true", help="say only whether everything was as told")
+    story = Story(arguments.parse_args().quiet)
+
+    directory = tempfile.mkdtemp(prefix="stipend-demo-")
+    tree = None
+    try:
+        story.tell("Stipend gives an AI agent a budget instead of a wallet. An operator approves a mandate once; the agent "
+                   "then pays by itself inside it; what lies outside is refused by contract and relayer; what is left "
+                   "comes back. Here is the whole story, on a chain that runs on this machine (anvil), with test USDC.")
+        tree, house = start(directory)
+        story.show(f"\nchain {house['rpc_url']}, escrow {house['escrow']}, relayer {house['relayer']}")
+        play(story, house)
+        print("\nThe demo: everything was as told, and the books balance.")
+        return 0
+    except (Differs, subprocess.TimeoutExpired, KeyError) as difference:
+        print(f"\nThe demo differs from its story: {difference!r}", file=sys.stderr)
+        return 1
+    finally:
+        if tree and tree.poll() is None:
+            tree.send_signal(signal.SIGTERM)
+            try:
+                tree.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                tree.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
