@@ -34,10 +34,14 @@ pub(crate) struct Args {
 #[derive(Debug, Serialize)]
 struct Deployment {
     chain_id: u64,
+    #[serde(with = "address::strict")]
     escrow: Address,
+    #[serde(with = "address::strict")]
     token: Address,
+    #[serde(with = "address::strict")]
     guardian: Address,
-    submitters: Vec<Address>,
+    #[serde(with = "address::list")]
+    submitters: Option<Vec<Address>>,
     /// A relayer need not look at blocks before this one.
     start_block: u64,
 }
@@ -65,7 +69,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         escrow: escrow.domain().escrow,
         token,
         guardian: signer.address(),
-        submitters: args.submitters,
+        submitters: Some(args.submitters),
         start_block,
     };
     show::result(context.json(), &deployment, |deployment| {
@@ -75,7 +79,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
             ("token", deployment.token.to_string()),
             ("guardian", deployment.guardian.to_string()),
         ];
-        rows.extend(deployment.submitters.iter().map(|submitter| ("submitter", submitter.to_string())));
+        rows.extend(deployment.submitters.iter().flatten().map(|submitter| ("submitter", submitter.to_string())));
         rows.push(("start block", deployment.start_block.to_string()));
         show::facts(rows)
     })

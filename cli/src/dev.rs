@@ -17,7 +17,7 @@ use eyre::{WrapErr, bail, ensure, eyre};
 use serde::Serialize;
 use stipend_bindings::abi::MockUSDC;
 use stipend_client::chain::{Chain, Escrow};
-use stipend_core::{Amount, policy::Limits};
+use stipend_core::{Amount, address, policy::Limits};
 use stipend_relayer::{
     api::ApiConfig,
     app::{self, Config, Finality},
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
-    context::Context,
+    context::{Context, Progress},
     deploy,
     keys::{DEV_CHAIN, DevAccount},
     serve::{self, LogFormat},
@@ -77,12 +77,19 @@ struct Ready {
     relayer: String,
     rpc_url: String,
     chain_id: u64,
+    #[serde(with = "address::strict")]
     escrow: Address,
+    #[serde(with = "address::strict")]
     token: Address,
+    #[serde(with = "address::strict")]
     guardian: Address,
+    #[serde(with = "address::strict")]
     submitter: Address,
+    #[serde(with = "address::strict")]
     operator: Address,
+    #[serde(with = "address::strict")]
     agent: Address,
+    #[serde(with = "address::strict")]
     gasless_operator: Address,
     data: PathBuf,
 }
@@ -128,7 +135,7 @@ async fn play(
     listener: TcpListener,
     data: &Data,
     block_time: u64,
-    progress: crate::context::Progress,
+    progress: Progress,
     stop: &CancellationToken,
 ) -> eyre::Result<()> {
     let escrow = tokio::select! {
@@ -310,7 +317,7 @@ fn find_anvil(named: Option<PathBuf>) -> eyre::Result<PathBuf> {
 }
 
 /// Waits for the node and gives it what is missing: contracts, submitter, money.
-async fn prepare(rpc_url: &Url, block_time: u64, progress: &crate::context::Progress) -> eyre::Result<Escrow> {
+async fn prepare(rpc_url: &Url, block_time: u64, progress: &Progress) -> eyre::Result<Escrow> {
     let chain = connect(rpc_url).await?;
     ensure!(chain.id() == DEV_CHAIN, "the node at {rpc_url} is on chain id {}", chain.id());
     progress.say("deploying");

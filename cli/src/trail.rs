@@ -1,5 +1,6 @@
 //! `stipend audit`: the trail of what was asked, decided, sent and paid.
 
+use serde_json::Value;
 use stipend_core::api::{AuditEntry, Page};
 
 use crate::{context::Context, keys::DevAccount, show};
@@ -42,12 +43,13 @@ fn in_words(page: &Page<AuditEntry>) -> String {
     if page.data.is_empty() {
         return "nothing yet".into();
     }
-    let mut table = show::table(&["seq", "time", "what", "about", "transaction"]);
+    let mut table = show::table(&["seq", "time", "what", "amount", "about", "transaction"]);
     for entry in &page.data {
         table.add_row([
             entry.seq.to_string(),
             show::time(entry.at),
-            show::plain(&entry.kind),
+            what(entry),
+            amount(entry),
             subject(entry),
             entry.tx_hash.map(|hash| hash.to_string()).unwrap_or_default(),
         ]);
@@ -58,7 +60,19 @@ fn in_words(page: &Page<AuditEntry>) -> String {
 /// An entry on one line, for streams.
 pub(crate) fn line(entry: &AuditEntry) -> String {
     let hash = entry.tx_hash.map(|hash| format!("  {hash}")).unwrap_or_default();
-    format!("{}  {}  {}{hash}", show::time(entry.at), show::plain(&entry.kind), subject(entry))
+    format!("{}  {}  {}  {}{hash}", show::time(entry.at), what(entry), amount(entry), subject(entry))
+}
+
+/// What happened, and for a refusal its code.
+fn what(entry: &AuditEntry) -> String {
+    let code = entry.data.get("code").and_then(Value::as_str);
+    show::plain(&code.map_or_else(|| entry.kind.clone(), |code| format!("{}: {code}", entry.kind)))
+}
+
+/// The amount that it is about, under the name that such entries have for it.
+fn amount(entry: &AuditEntry) -> String {
+    let amount = ["amount", "cap", "from_remaining"].into_iter().find_map(|name| entry.data.get(name)?.as_str());
+    show::plain(amount.unwrap_or_default())
 }
 
 /// The narrowest thing an entry is about.

@@ -10,7 +10,7 @@ use alloy::{
     providers::{Provider, ProviderBuilder, RootProvider},
     rpc::types::{Filter, TransactionReceipt, TransactionRequest},
     signers::{SignerSync, local::PrivateKeySigner},
-    transports::{RpcError, TransportError},
+    transports::{RpcError, TransportError, TransportErrorKind},
 };
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy_sol_types::{ContractError, SolCall, SolEvent, SolInterface};
@@ -42,6 +42,10 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// any chain.
 const RECENT_BLOCKS: u64 = 5_000;
 
+/// Solidity's `enum Status`: None, Open, Ended.
+const STATUS_NONE: u8 = 0;
+const STATUS_ENDED: u8 = 2;
+
 /// Why something on chain did not work.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
@@ -58,13 +62,12 @@ pub enum ChainError {
     #[error("the contract reverts: {0}")]
     Reverted(String),
     /// The node refuses, or does not answer.
-    #[error("the node fails on {doing}: {source}")]
+    #[error("{method} fails at the node: {reason}")]
     Node {
-        /// During what.
-        doing: &'static str,
-        /// What it said.
-        #[source]
-        source: Box<TransportError>,
+        /// What it was asked.
+        method: &'static str,
+        /// What it said, or why nothing came; without its URL, which may hold a key.
+        reason: String,
     },
     /// Sent, and not seen in a block.
     #[error("transaction {hash} is not mined after {} s: it may still be; look it up before trying again", MINED_WITHIN.as_secs())]
@@ -83,10 +86,23 @@ pub enum ChainError {
     Other(String),
 }
 
-fn node(doing: &'static str) -> impl Fn(TransportError) -> ChainError {
-    move |source| match source.as_error_resp().and_then(|error| error.as_revert_data()) {
+fn node(method: &'static str) -> impl Fn(TransportError) -> ChainError {
+    move |error| match error.as_error_resp().and_then(|error| error.as_revert_data()) {
         Some(data) => reverted(&data),
-        None => ChainError::Node { doing, source: Box::new(source) },
+        None => ChainError::Node { method, reason: reason(&error) },
+    }
+}
+
+fn reason(error: &TransportError) -> String {
+    match error {
+        RpcError::ErrorResp(error) => format!("{} (code {})", error.message, error.code),
+        RpcError::Transport(TransportErrorKind::HttpError(error)) => format!("HTTP status {}", error.status),
+        RpcError::Transport(TransportErrorKind::Custom(error)) => match error.downcast_ref::<reqwest::Error>() {
+            Some(error) if error.is_connect() => "no connection".into(),
+            Some(error) if error.is_timeout() => "no answer in time".into(),
+            _ => "the connection broke".into(),
+        },
+        _ => "an answer that no node gives".into(),
     }
 }
 
@@ -94,7 +110,7 @@ fn reverted(data: &[u8]) -> ChainError {
     use MandateEscrow::MandateEscrowErrors as Errors;
     match ContractError::<Errors>::abi_decode(data) {
         Ok(ContractError::CustomError(error)) => match error {
-            Errors::Refused(refused) => Code::from_reason(refused.reason.into())
+            Errors::Refused(refused) => Code::from_reason(refused.reason)
                 .map_or_else(|| ChainError::Reverted("refused without a reason".into()), ChainError::Refused),
             Errors::AlreadyOpened(error) => ChainError::AlreadyOpened(MandateId(error.mandate)),
             Errors::AlreadyEnded(error) => ChainError::AlreadyEnded(MandateId(error.mandate)),
@@ -303,10 +319,9 @@ impl Escrow {
     /// The state of a mandate.
     pub async fn mandate_of(&self, id: MandateId) -> Result<OnChain, ChainError> {
         let state = self.view(&MandateEscrow::mandateOfCall { mandate: id.0 }).await?;
-        let status = u8::from(state.status);
         Ok(OnChain {
-            opened: status != 0,
-            ended: status == 2,
+            opened: state.status != STATUS_NONE,
+            ended: state.status == STATUS_ENDED,
             remaining: amount(U256::from(state.remaining))?,
             held: amount(U256::from(state.held))?,
         })

@@ -71,9 +71,12 @@ impl Error {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Unknown { .. } | Self::Unreachable { .. } => true,
-            Self::Problem(problem) => {
-                matches!(problem.code, Code::Unavailable | Code::Overloaded | Code::RateLimited | Code::Timeout)
-            }
+            Self::Problem(problem) => matches!(
+                problem.code,
+                Code::Unavailable | Code::Overloaded | Code::RateLimited | Code::Timeout
+                // A relayer that has just started takes no signature older than itself. Every attempt signs anew.
+                | Code::Unauthenticated
+            ),
             Self::NotARelayer { .. } | Self::Setup(_) | Self::Signing(_) => false,
         }
     }

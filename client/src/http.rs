@@ -142,12 +142,11 @@ impl Http {
     }
 
     async fn attempt(&self, call: &Call, identity: Option<&Identity<'_>>) -> Result<Answer, Error> {
-        let unknown = |source| Error::Unknown { url: call.url.clone(), payment: None, source: Some(source) };
         let response = self.request(call, identity).await?.timeout(ANSWER).send().await;
         let response = response.map_err(|source| sending(&call.url, source))?;
         let status = response.status();
         let replayed = response.headers().contains_key("idempotent-replayed");
-        let body = response.bytes().await.map_err(unknown)?;
+        let body = response.bytes().await.map_err(|source| sending(&call.url, source))?;
         if status.is_success() || call.any_status {
             return Ok(Answer { url: call.url.clone(), status, body: body.into(), replayed });
         }
@@ -207,6 +206,8 @@ impl Http {
 }
 
 fn sending(url: &Url, source: reqwest::Error) -> Error {
+    // It is told once.
+    let source = source.without_url();
     if source.is_connect() {
         Error::Unreachable { url: url.clone(), source }
     } else {
