@@ -51,6 +51,22 @@ pub struct Accepted<T> {
     pub replayed: bool,
 }
 
+/// A payment whose signer is known.
+#[derive(Debug, Clone)]
+pub struct SignedPayment {
+    body: NewPayment,
+    digest: B256,
+    agent: Address,
+}
+
+impl SignedPayment {
+    /// Who signed it.
+    #[must_use]
+    pub const fn agent(&self) -> Address {
+        self.agent
+    }
+}
+
 /// Which page of a list.
 #[derive(Debug, Clone, Default)]
 pub struct PageQuery {
@@ -425,13 +441,12 @@ impl Service {
         Ok(paged(list, limit, |mandate| mandate.seq.to_string(), |mandate| self.view(mandate)))
     }
 
-    /// A signed payment: stored and reserved before this returns, or refused with the reasons.
+    /// Finds out who signed a payment. Costs a signature's recovery, off the async threads, and
+    /// nothing else.
     ///
     /// # Errors
-    /// Every code of the policy, with the decision; `bad_signature`, `not_found`, `nonce_taken`,
-    /// `idempotency_key_reused`, and those of the ledger.
-    pub async fn pay(&self, body: NewPayment, idempotency_key: Option<String>) -> Result<Accepted<Payment>, Problem> {
-        self.running()?;
+    /// `invalid_request` and `bad_signature`.
+    pub async fn recognise(&self, body: NewPayment) -> Result<SignedPayment, Problem> {
         let NewPayment { mandate, payee, amount, nonce, deadline, reference, .. } = body;
         let spend = Spend::new(mandate, payee, amount, nonce, deadline, reference).map_err(|error| invalid(&error))?;
         let digest = self.domain().spend_digest(&spend);
@@ -440,8 +455,22 @@ impl Service {
             .await
             .map_err(|_| Problem::new(Code::Internal, "the signature could not be checked"))?
             .map_err(|error| Problem::new(Code::BadSignature, error.to_string()))?;
+        Ok(SignedPayment { body, digest, agent })
+    }
 
+    /// A signed payment: stored and reserved before this returns, or refused with the reasons.
+    ///
+    /// # Errors
+    /// Every code of the policy, with the decision; `not_found`, `nonce_taken`,
+    /// `idempotency_key_reused`, and those of the ledger.
+    pub async fn pay(
+        &self,
+        payment: SignedPayment,
+        idempotency_key: Option<String>,
+    ) -> Result<Accepted<Payment>, Problem> {
+        self.running()?;
         // A repeated payment costs no commit.
+        let (mandate, digest, agent) = (payment.body.mandate, payment.digest, payment.agent);
         let known = self.parts.ledger.read(move |ledger| {
             let own = mandates::get(ledger, mandate)?.is_some_and(|mandate| mandate.terms.agent == agent);
             if own { payments::by_digest(ledger, digest) } else { Ok(None) }
@@ -455,7 +484,7 @@ impl Service {
         self.parts
             .ledger
             .writer()
-            .write(move |ledger| this.admit(ledger, body, (digest, agent), idempotency_key.as_deref(), (head, now)))
+            .write(move |ledger| this.admit(ledger, payment, idempotency_key.as_deref(), (head, now)))
             .await?
     }
 
@@ -463,8 +492,7 @@ impl Service {
     fn admit(
         &self,
         ledger: &Connection,
-        body: NewPayment,
-        (digest, agent): (B256, Address),
+        SignedPayment { body, digest, agent }: SignedPayment,
         idempotency_key: Option<&str>,
         (head, now): (u64, Seconds),
     ) -> Result<Result<Accepted<Payment>, Problem>, LedgerError> {

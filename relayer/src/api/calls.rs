@@ -104,7 +104,9 @@ pub(super) async fn pay(
     IdempotencyKey(key): IdempotencyKey,
     Body(body): Body<NewPayment>,
 ) -> Result<Response, Refusal> {
-    Ok(created(StatusCode::ACCEPTED, api.service.pay(body, key).await?))
+    let payment = api.service.recognise(body).await?;
+    api.gates.agent(payment.agent())?;
+    Ok(created(StatusCode::ACCEPTED, api.service.pay(payment, key).await?))
 }
 
 pub(super) async fn payment(
