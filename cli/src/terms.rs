@@ -57,7 +57,7 @@ impl<'a> Readable<'a> {
         }
         row("from", show::time(terms.start));
         row("until", format!("{} (excluded)", show::time(terms.expiry)));
-        row("the rest", "returns to the operator: on revoking at once, after the end by anyone's sweep".into());
+        row("the rest", "returns to the operator: at once when revoked, by a sweep after the end".into());
         row("held amounts", format!("return from {} on at the latest", show::time(terms.capture_end)));
         row("refunds", if terms.refunds_restore_budget { "can be spent again" } else { "go to the operator" }.into());
         row("operator", format!("{}  pays, and can revoke at any time", terms.operator));

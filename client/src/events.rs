@@ -69,7 +69,10 @@ impl Events {
                 }
                 Ok(Some(Ok(_))) => return Err(self.odd(&"an event without an end")),
                 // Ended, broken or silent: all the same.
-                Ok(Some(Err(_)) | None) | Err(_) => self.connection = None,
+                Ok(Some(Err(_)) | None) | Err(_) => {
+                    self.last = connection.parser.last_id.or(self.last);
+                    self.connection = None;
+                }
             }
         }
     }
@@ -114,13 +117,15 @@ impl Events {
     }
 }
 
-/// Cuts a stream into the data of its events (WHATWG HTML, 9.2.6). Ids and types are in the data
-/// as well, so only the data is kept.
+/// Cuts a stream into the data of its events (WHATWG HTML, 9.2.6). Types are in the data as well.
 #[derive(Debug, Default)]
 struct Parser {
     /// What has come and is not a whole line yet.
     rest: Vec<u8>,
     data: Option<String>,
+    id: Option<u64>,
+    /// The id of the last event that ended. One without data says where a stream starts.
+    last_id: Option<u64>,
     events: std::collections::VecDeque<String>,
 }
 
@@ -141,18 +146,19 @@ impl Parser {
     fn line(&mut self, line: &str) {
         if line.is_empty() {
             self.events.extend(self.data.take());
+            self.last_id = self.id;
             return;
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        if field == "data" {
-            let value = value.strip_prefix(' ').unwrap_or(value);
-            match &mut self.data {
-                Some(data) => {
-                    data.push('\n');
-                    data.push_str(value);
-                }
-                None => self.data = Some(value.to_owned()),
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match (field, &mut self.data) {
+            ("data", Some(data)) => {
+                data.push('\n');
+                data.push_str(value);
             }
+            ("data", data @ None) => *data = Some(value.to_owned()),
+            ("id", _) => self.id = value.parse().ok().or(self.id),
+            _ => {}
         }
     }
 
@@ -188,5 +194,12 @@ mod tests {
     #[test]
     fn an_event_that_did_not_end_does_not_count() {
         assert!(parse(&["data: {\"seq\":7}\n"]).is_empty());
+    }
+
+    #[test]
+    fn a_stream_can_say_where_it_starts() {
+        let mut parser = Parser::default();
+        parser.push(b"id: 41\n: from here on\n\nid: 42\ndata: {}\n");
+        assert_eq!((parser.last_id, parser.next()), (Some(41), None), "42 has not ended");
     }
 }

@@ -21,6 +21,8 @@ mod error;
 mod events;
 mod http;
 mod pay;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,0 +1,160 @@
+//! The client against a relayer that loses answers: a socket that says what each test wants.
+
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::{Address, B256};
+use futures_util::StreamExt;
+use serde_json::json;
+use stipend_bindings::{Spend, recover};
+use stipend_core::{Code, MandateId, api::Problem};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
+
+use crate::{Client, Error, Pay};
+
+/// Answers one connection after the other; an empty answer hangs up instead. Gives back what came.
+async fn relayer(answers: Vec<String>) -> (Client, JoinHandle<Vec<String>>) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let served = tokio::spawn(async move {
+        let mut requests = Vec::new();
+        for answer in answers {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = String::new();
+            let mut buffer = [0; 4_096];
+            while !is_whole(&request) {
+                let count = socket.read(&mut buffer).await.unwrap();
+                request.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+            }
+            requests.push(request);
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        }
+        requests
+    });
+    (Client::new(base, PrivateKeySigner::from_bytes(&B256::repeat_byte(1)).unwrap()).unwrap(), served)
+}
+
+fn is_whole(request: &str) -> bool {
+    let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
+    body.len() >= header(head, "content-length").map_or(0, |length| length.parse().unwrap())
+}
+
+fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {
+    let lines = request.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(": "));
+    lines.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+}
+
+fn body(request: &str) -> &str {
+    request.split_once("\r\n\r\n").unwrap().1
+}
+
+fn answer(status: &str, kind: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+}
+
+fn info() -> String {
+    let body = json!({
+        "chain_id": 31337, "escrow": Address::repeat_byte(5).to_string(), "token": Address::repeat_byte(6).to_string(),
+        "guardian": Address::repeat_byte(3).to_string(), "confirmations": 1,
+        "deadline_min": 120, "deadline_max": 86400, "payment_min": "0.00",
+        "head": {"number": 1, "hash": B256::ZERO, "time": 1_800_000_000}, "finalized": 0,
+    });
+    answer("200 OK", "application/json", &body.to_string())
+}
+
+fn payment() -> String {
+    let body = json!({
+        "id": "pay_00000000000000000000000000000001", "mandate": MandateId(B256::ZERO), "state": "reserved",
+        "payee": Address::repeat_byte(7).to_string(), "amount": "4.20", "nonce": 3, "deadline": 1_800_003_600,
+        "ref": B256::ZERO, "digest": B256::ZERO, "created_at": 1, "updated_at": 1,
+    });
+    answer("202 Accepted", "application/json", &body.to_string())
+}
+
+fn problem(code: Code) -> String {
+    let problem = serde_json::to_string(&Problem::new(code, "for a test")).unwrap();
+    answer(&format!("{} X", code.status()), "application/problem+json", &problem)
+}
+
+fn pay() -> Pay {
+    Pay {
+        nonce: Some(3),
+        deadline: Some(1_800_003_600),
+        ..Pay::new(MandateId(B256::ZERO), Address::repeat_byte(7), "4.20".parse().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_payment_whose_answer_is_lost_is_sent_again_with_the_same_bytes() {
+    let (client, served) = relayer(vec![info(), String::new(), problem(Code::Unavailable), payment()]).await;
+    let paid = client.pay(pay()).await.unwrap();
+    assert_eq!(paid.object.nonce, 3);
+
+    let requests = served.await.unwrap();
+    let [_, first, second, third] = requests.as_slice() else { panic!("{requests:?}") };
+    assert!(first.starts_with("POST /v1/payments HTTP/1.1"));
+    assert_eq!(body(first), body(second));
+    assert_eq!(body(first), body(third));
+}
+
+#[tokio::test]
+async fn a_payment_carries_the_agents_own_signature() {
+    let (client, served) = relayer(vec![info(), payment()]).await;
+    client.pay(pay()).await.unwrap();
+
+    let requests = served.await.unwrap();
+    let sent: stipend_core::api::NewPayment = serde_json::from_str(body(&requests[1])).unwrap();
+    let spend = Spend::new(sent.mandate, sent.payee, sent.amount, sent.nonce, sent.deadline, sent.reference).unwrap();
+    let digest = client.domain().await.unwrap().spend_digest(&spend);
+    assert_eq!(recover(digest, &sent.signature).unwrap(), client.address());
+}
+
+#[tokio::test]
+async fn a_payment_without_any_answer_is_unknown_and_comes_back_signed() {
+    let mut answers = vec![info()];
+    answers.resize(7, String::new());
+    let (client, served) = relayer(answers).await;
+    let error = client.pay(pay()).await.unwrap_err();
+    served.await.unwrap();
+    let Error::Unknown { payment: Some(payment), .. } = error else { panic!("{error:?}") };
+    assert_eq!((payment.nonce, payment.deadline), (3, 1_800_003_600));
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_refusal_at_once() {
+    let (client, served) = relayer(vec![info(), problem(Code::InsufficientBudget)]).await;
+    let error = client.pay(pay()).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::InsufficientBudget));
+    assert_eq!(served.await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_call_that_is_repeated_keeps_its_key_and_is_signed_anew() {
+    let page = answer("200 OK", "application/json", r#"{"data":[]}"#);
+    let (client, served) = relayer(vec![info(), problem(Code::Unauthenticated), page]).await;
+    client.mandates(&Default::default()).await.unwrap();
+
+    let requests = served.await.unwrap();
+    let signatures: Vec<_> = requests[1..].iter().map(|request| header(request, "signature").unwrap()).collect();
+    assert_ne!(signatures[0], signatures[1], "a signature's nonce is good for one request");
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_goes_on_behind_the_last_entry() {
+    let entry = |seq: u64| {
+        let entry = json!({"seq": seq, "at": 1, "type": "payment.mined", "data": {}, "hash": B256::ZERO});
+        answer("200 OK", "text/event-stream", &format!("id: {seq}\nevent: payment.mined\ndata: {entry}\n\n"))
+    };
+    let (client, served) = relayer(vec![info(), entry(7), String::new(), entry(8)]).await;
+    let events = client.events(None, None).await.unwrap();
+    let seqs: Vec<_> = events.into_stream().take(2).map(|entry| entry.unwrap().seq).collect().await;
+    assert_eq!(seqs, [7, 8]);
+
+    let requests = served.await.unwrap();
+    let resumed: Vec<_> = requests.iter().map(|request| header(request, "last-event-id")).collect();
+    assert_eq!(resumed, [None, None, Some("7"), Some("7")]);
+}
