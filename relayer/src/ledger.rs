@@ -10,6 +10,8 @@ pub mod books;
 pub mod mandates;
 pub mod payments;
 pub mod requests;
+#[cfg(test)]
+mod tests;
 pub mod transactions;
 mod writer;
 

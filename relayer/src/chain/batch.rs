@@ -111,3 +111,91 @@ impl Batch {
         Some(MandateEscrow::settleCall { groups, proofs, signatures: Vec::new() }.abi_encode().into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::btree_set, prelude::*, sample::subsequence};
+    use stipend_core::{Amount, PaymentId, api::PaymentState};
+
+    use super::*;
+
+    fn candidate(mandate: u8, nonce: u32) -> Row {
+        let terms = Terms {
+            operator: Address::repeat_byte(1),
+            agent: Address::repeat_byte(2),
+            guardian: Address::ZERO,
+            cap: Amount::MAX,
+            per_payment: Amount::ZERO,
+            window_cap: Amount::ZERO,
+            window: 0,
+            start: 0,
+            expiry: 1,
+            capture_end: 1,
+            payees: B256::ZERO,
+            intent: B256::ZERO,
+            refunds_restore_budget: false,
+        };
+        let mut signature = vec![1; 65];
+        signature[64] = 27;
+        let payment = payments::Record {
+            seq: nonce.into(),
+            id: PaymentId::generate(),
+            mandate: MandateId(B256::repeat_byte(mandate)),
+            nonce,
+            payee: Address::repeat_byte(3),
+            amount: Amount::MAX,
+            deadline: 1,
+            reference: B256::ZERO,
+            digest: B256::ZERO,
+            signature,
+            state: PaymentState::Reserved,
+            reason: None,
+            tx_hash: None,
+            block: None,
+            metadata: Default::default(),
+            created_at: 0,
+            updated_at: 0,
+        };
+        Row { payment, terms, intent: None }
+    }
+
+    proptest! {
+        /// Played through the contract's window, no row that goes makes one that waits impossible.
+        #[test]
+        fn what_goes_retires_nothing_that_waits(
+            (nonces, held) in btree_set(0..400_u32, 1..80).prop_flat_map(|nonces| {
+                let nonces: Vec<u32> = nonces.into_iter().collect();
+                let held = subsequence(nonces.clone(), 0..=nonces.len());
+                (Just(nonces), held)
+            })
+        ) {
+            let mandate = MandateId(B256::repeat_byte(7));
+            let candidates = nonces.iter().map(|nonce| candidate(7, *nonce)).collect();
+            let held_back: Vec<_> = held.iter().map(|nonce| (mandate, *nonce)).collect();
+            let batch = Batch::pack(candidates, &held_back);
+            let mut window = NonceWindow::default();
+            for row in &batch.rows {
+                prop_assert!(!held.contains(&row.payment.nonce));
+                prop_assert_eq!(window.insert(row.payment.nonce), Ok(()));
+            }
+            for nonce in &held {
+                prop_assert_eq!(window.insert(*nonce), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_a_mandate_share_a_group_and_its_terms() {
+        let batch = Batch { rows: vec![candidate(1, 0), candidate(1, 1), candidate(2, 0)] };
+        let call = MandateEscrow::settleCall::abi_decode(&batch.calldata().unwrap()).unwrap();
+        assert_eq!(call.groups.iter().map(|group| group.payments.len()).collect::<Vec<_>>(), [2, 1]);
+        assert!(call.proofs.is_empty() && call.signatures.is_empty());
+    }
+
+    #[test]
+    fn a_full_batch_stays_under_the_gas_limit_of_a_transaction() {
+        let batch = Batch::pack((0..1_000).map(|nonce| candidate(1, nonce)).collect(), &[]);
+        assert_eq!(batch.rows.len(), ROWS);
+        assert!(batch.gas_limit() < 16_777_216);
+    }
+}

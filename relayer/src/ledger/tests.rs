@@ -1,0 +1,83 @@
+//! The ledger's file and its writer, on a real disk.
+
+use alloy_primitives::Address;
+
+use super::{House, Ledger, LedgerError, audit};
+
+const HOUSE: House = House {
+    chain_id: 1,
+    escrow: Address::repeat_byte(1),
+    token: Address::repeat_byte(2),
+    guardian: Address::repeat_byte(3),
+};
+const READER: Address = Address::repeat_byte(4);
+
+fn note(ledger: &rusqlite::Connection, kind: &str) -> Result<(), LedgerError> {
+    audit::append(ledger, 0, audit::Event { kind: kind.into(), agent: Some(READER), ..audit::Event::default() })
+}
+
+async fn kinds(ledger: &Ledger) -> Vec<String> {
+    let entries = ledger.read(|ledger| audit::list(ledger, READER, None, 0, 1_000)).await.unwrap();
+    entries.into_iter().map(|entry| entry.kind).collect()
+}
+
+#[tokio::test]
+async fn a_command_that_fails_takes_back_its_own_changes_and_nobody_else_s() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&directory.path().join("ledger"), HOUSE).unwrap();
+    let writer = ledger.writer();
+    // Queued together, so that they share a commit.
+    let (first, bad, last) = tokio::join!(
+        writer.write(|ledger| note(ledger, "first")),
+        writer.write(|ledger| {
+            note(ledger, "bad")?;
+            Err::<(), _>(LedgerError::inconsistent("made up"))
+        }),
+        writer.write(|ledger| note(ledger, "last")),
+    );
+    assert!(first.is_ok() && last.is_ok());
+    assert!(matches!(bad, Err(LedgerError::Inconsistent(_))));
+    assert_eq!(kinds(&ledger).await, ["first", "last"]);
+    assert_eq!(*ledger.changes().borrow(), 2);
+}
+
+#[tokio::test]
+async fn what_was_answered_is_there_for_every_reader_and_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    for index in 0..20 {
+        ledger.writer().write(move |ledger| note(ledger, &index.to_string())).await.unwrap();
+        assert_eq!(kinds(&ledger).await.len(), index + 1);
+    }
+    drop(ledger);
+    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    assert_eq!(kinds(&ledger).await.len(), 20);
+}
+
+#[tokio::test]
+async fn one_process_one_house_one_version() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    assert!(matches!(Ledger::open(&path, HOUSE), Err(LedgerError::InUse(_))));
+    drop(ledger);
+
+    let other = House { escrow: Address::repeat_byte(9), ..HOUSE };
+    assert!(matches!(Ledger::open(&path, other), Err(LedgerError::OtherHouse { .. })));
+
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(Ledger::open(&path, HOUSE), Err(LedgerError::Version { found: 99, .. })));
+
+    let foreign = directory.path().join("foreign");
+    rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE somebody (x)").unwrap();
+    assert!(matches!(Ledger::open(&foreign, HOUSE), Err(LedgerError::Version { found: 0, .. })));
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_reader_can_t_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&directory.path().join("ledger"), HOUSE).unwrap();
+    let written = ledger.read(|ledger| note(ledger, "sneaky")).await;
+    assert!(matches!(written, Err(LedgerError::Database(_))));
+}
