@@ -32,7 +32,7 @@ use limits::Gates;
 const BODY_MAX: usize = 64 * 1024;
 
 /// How long a client may take to send a body.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long an answer may take: longer than the longest `?wait=`.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -90,6 +90,7 @@ fn routes(api: Api) -> Router {
         // Whoever watches over the relayer is answered under any load.
         .route("/healthz", get(calls::healthz))
         .route("/readyz", get(calls::readyz))
+        .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(middleware::from_fn(edge::edge))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(api)

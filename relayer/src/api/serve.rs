@@ -24,7 +24,7 @@ use super::{Api, ApiConfig, routes};
 use crate::service::Service;
 
 /// How long a client may take to send a head, and a kept connection may be idle.
-const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+const HEAD_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The largest head that is read.
 const HEAD_MAX: usize = 64 * 1024;
