@@ -1,1 +1,23 @@
-//! .
+//! What the end-to-end tests stand on: a real anvil, a real relayer process, and an eye on both.
+//!
+//! Nothing here is called in-process: a [`World`] starts processes on free loopback ports, talks to
+//! them over HTTP, kills them by their id, and when it ends looks for secrets in what they wrote.
+
+mod anvil;
+mod books;
+mod eventually;
+mod http;
+mod keys;
+mod process;
+mod relayer;
+mod secrets;
+mod world;
+
+pub use anvil::Anvil;
+pub use books::{Books, balance};
+pub use eventually::{eventually, eventually_within};
+pub use http::{Answer, Call, HttpSigner};
+pub use keys::{Keys, key};
+pub use relayer::{Relayer, Settings};
+pub use secrets::Secrets;
+pub use world::World;

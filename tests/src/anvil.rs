@@ -1,0 +1,121 @@
+//! A node of its own for every test.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use alloy::providers::{Provider, RootProvider};
+use alloy_primitives::B256;
+use eyre::{Result, bail};
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::{
+    eventually,
+    process::{Process, free_port},
+};
+
+/// A running anvil. It mines each transaction at once until told otherwise.
+#[derive(Debug)]
+pub struct Anvil {
+    process: Process,
+    url: Url,
+    provider: RootProvider,
+}
+
+impl Anvil {
+    /// Starts one.
+    pub(crate) async fn start(dir: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let url: Url = format!("http://127.0.0.1:{port}").parse()?;
+        let mut command = Command::new(binary()?);
+        // Silent: it would print the keys of its accounts.
+        command.args(["--silent", "--host", "127.0.0.1", "--port", &port.to_string()]);
+        let mut process = Process::start(&mut command, &dir.join("anvil.log"))?;
+        let provider = RootProvider::new_http(url.clone());
+        eventually("anvil answers", async || {
+            process.must_run()?;
+            Ok(provider.get_chain_id().await.ok())
+        })
+        .await?;
+        Ok(Self { process, url, provider })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// For everything that is not below.
+    #[must_use]
+    pub const fn provider(&self) -> &RootProvider {
+        &self.provider
+    }
+
+    /// Whether each transaction is mined at once; otherwise blocks are made by [`Anvil::mine`] alone.
+    ///
+    /// # Errors
+    /// If anvil refuses; so for all calls.
+    pub async fn automine(&self, on: bool) -> Result<()> {
+        self.rpc("evm_setAutomine", json!([on])).await.map(drop)
+    }
+
+    /// Makes so many blocks.
+    pub async fn mine(&self, blocks: u64) -> Result<()> {
+        self.rpc("anvil_mine", json!([blocks])).await.map(drop)
+    }
+
+    /// Replaces the last `depth` blocks by empty ones; their transactions are gone.
+    pub async fn reorg(&self, depth: u64) -> Result<()> {
+        self.rpc("anvil_reorg", json!([depth, []])).await.map(drop)
+    }
+
+    /// The hashes of what waits for a block.
+    pub async fn waiting(&self) -> Result<Vec<B256>> {
+        let pool = self.rpc("txpool_content", json!([])).await?;
+        let senders = pool.get("pending").and_then(Value::as_object).into_iter().flatten();
+        let transactions = senders.filter_map(|(_, by_nonce)| by_nonce.as_object()).flatten();
+        let hashes = transactions.filter_map(|(_, transaction)| transaction.get("hash")?.as_str());
+        Ok(hashes.map(str::parse).collect::<Result<_, _>>()?)
+    }
+
+    /// Forgets a transaction that waits for a block.
+    pub async fn drop_transaction(&self, hash: B256) -> Result<()> {
+        self.rpc("anvil_dropTransaction", json!([hash])).await.map(drop)
+    }
+
+    async fn rpc(&self, method: &'static str, params: Value) -> Result<Value> {
+        Ok(self.provider.raw_request(method.into(), params).await?)
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+}
+
+/// `$ANVIL`, or one on PATH, or the one that package-lock.json pins.
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("ANVIL") {
+        return Ok(path.into());
+    }
+    // npm's launcher orphans the anvil that it starts when it is killed.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|dir| dir.join("anvil")).find(|file| {
+        file.canonicalize().is_ok_and(|real| !real.components().any(|part| part.as_os_str() == "node_modules"))
+    });
+    if let Some(binary) = on_path {
+        return Ok(binary);
+    }
+    let os = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
+    let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let pinned = format!("../node_modules/@foundry-rs/anvil-{os}-{arch}/bin/anvil");
+    let pinned = Path::new(env!("CARGO_MANIFEST_DIR")).join(pinned);
+    if !pinned.is_file() {
+        bail!("no anvil found: run `npm ci` in the repository, or set ANVIL to one");
+    }
+    Ok(pinned)
+}

@@ -1,0 +1,150 @@
+//! Requests made by hand, so that they can be made wrong.
+
+use alloy::signers::local::PrivateKeySigner;
+use erc8128::{SignOptions, eoa::EoaSigner, sign_request};
+use eyre::{Result, WrapErr, ensure};
+use reqwest::{
+    Method,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
+use serde_json::Value;
+use stipend_core::api::Problem;
+use url::Url;
+
+/// A key that signs requests for a chain.
+#[derive(Clone, Debug)]
+pub struct HttpSigner(EoaSigner);
+
+impl HttpSigner {
+    /// This key, for this chain.
+    ///
+    /// # Errors
+    /// None for a key that is one.
+    pub fn new(key: &PrivateKeySigner, chain_id: u64) -> Result<Self> {
+        Ok(Self(EoaSigner::from_slice(key.to_bytes().as_slice(), chain_id)?))
+    }
+}
+
+/// A request, whose parts can be changed until it is sent, and after.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Its method.
+    pub method: Method,
+    /// Where it goes.
+    pub url: Url,
+    /// What it carries besides what HTTP needs.
+    pub headers: HeaderMap,
+    /// Its body; empty: none.
+    pub body: Vec<u8>,
+}
+
+impl Call {
+    /// A GET.
+    #[must_use]
+    pub fn get(url: Url) -> Self {
+        Self { method: Method::GET, url, headers: HeaderMap::new(), body: Vec::new() }
+    }
+
+    /// A POST of JSON.
+    #[must_use]
+    pub fn post(url: Url, body: impl Into<Vec<u8>>) -> Self {
+        let json = HeaderValue::from_static("application/json");
+        let headers = HeaderMap::from_iter([(reqwest::header::CONTENT_TYPE, json)]);
+        Self { method: Method::POST, url, headers, body: body.into() }
+    }
+
+    /// With a header more, or another value of it.
+    ///
+    /// # Errors
+    /// If it is no header.
+    pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Result<Self> {
+        self.headers.insert(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_bytes(value.as_ref())?);
+        Ok(self)
+    }
+
+    /// Signed as it is now.
+    ///
+    /// # Errors
+    /// Those of the signer.
+    pub async fn signed(self, signer: &HttpSigner) -> Result<Self> {
+        self.signed_with(signer, &SignOptions::default()).await
+    }
+
+    /// Signed as it is now, in another way than usual.
+    ///
+    /// # Errors
+    /// Those of the signer.
+    pub async fn signed_with(self, signer: &HttpSigner, options: &SignOptions) -> Result<Self> {
+        let request = erc8128::Request {
+            method: self.method.as_str(),
+            url: self.url.as_str(),
+            headers: &[],
+            body: (!self.body.is_empty()).then_some(self.body.as_slice()),
+        };
+        let signed = sign_request(&request, &signer.0, options).await?;
+        let call = self.with("signature-input", signed.signature_input)?.with("signature", signed.signature)?;
+        match signed.content_digest {
+            Some(digest) => call.with("content-digest", digest),
+            None => Ok(call),
+        }
+    }
+
+    /// Sends it, on a connection of its own.
+    ///
+    /// # Errors
+    /// If no answer comes.
+    pub async fn send(&self) -> Result<Answer> {
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build()?;
+        let request = client.request(self.method.clone(), self.url.clone()).headers(self.headers.clone());
+        let request = if self.body.is_empty() { request } else { request.body(self.body.clone()) };
+        let response = request.send().await.wrap_err_with(|| format!("{} {}", self.method, self.url))?;
+        Ok(Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.bytes().await?.to_vec(),
+        })
+    }
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_slice(&self.body)
+            .wrap_err_with(|| format!("{} with {:?}", self.status, String::from_utf8_lossy(&self.body)))
+    }
+
+    /// A header as text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The problem that every failure must be, in every detail that RFC 9457 and we promise.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn problem(&self) -> Result<Problem> {
+        let problem: Problem = serde_json::from_value(self.json()?)?;
+        ensure!(self.header("content-type") == Some("application/problem+json"), "{:?}", self.headers);
+        ensure!(self.header("x-request-id").is_some(), "no request id: {:?}", self.headers);
+        ensure!(problem.status == self.status && problem.code.status() == self.status, "{} {problem:?}", self.status);
+        let retry_after = problem.retry_after.map(|seconds| seconds.to_string());
+        ensure!(self.header("retry-after") == retry_after.as_deref(), "{:?} {problem:?}", self.headers);
+        ensure!(!problem.hint.is_empty() && !problem.title.is_empty(), "{problem:?}");
+        Ok(problem)
+    }
+}

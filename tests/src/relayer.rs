@@ -1,0 +1,163 @@
+//! `stipend serve` as a process.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use alloy::signers::{k256::elliptic_curve::rand_core::OsRng, local::PrivateKeySigner};
+use eyre::{Result, bail};
+use stipend_bindings::Domain;
+use url::Url;
+
+use crate::{
+    eventually,
+    keys::Keys,
+    process::{Process, free_port},
+};
+
+/// How a relayer is set up, where tests differ.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Blocks on top of which what happened is final.
+    pub finality: u64,
+    /// Whether the submitter's key comes from an encrypted keystore, as a host's would, or from the
+    /// environment, which is quicker.
+    pub keystore: bool,
+    /// More arguments of `stipend serve`.
+    pub more: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { finality: 2, keystore: false, more: Vec::new() }
+    }
+}
+
+/// A relayer, running or not. Its address stays the same.
+#[derive(Debug)]
+pub struct Relayer {
+    process: Option<Process>,
+    arguments: Vec<String>,
+    /// What only its environment holds.
+    secret: (&'static str, String),
+    dir: PathBuf,
+    url: Url,
+}
+
+impl Relayer {
+    /// Starts one on an empty ledger below `dir`.
+    pub(crate) async fn start(
+        dir: &Path,
+        node: &Url,
+        domain: Domain,
+        keys: &Keys,
+        settings: &Settings,
+    ) -> Result<Self> {
+        let port = free_port()?;
+        let mut arguments: Vec<String> = [
+            ("--listen", format!("127.0.0.1:{port}")),
+            ("--rpc-url", node.to_string()),
+            ("--database", dir.join("ledger.db").display().to_string()),
+            ("--chain-id", domain.chain_id.to_string()),
+            ("--escrow", domain.escrow.to_string()),
+            ("--guardian", keys.guardian.address().to_string()),
+            ("--start-block", "0".into()),
+            ("--confirmations", "1".into()),
+            ("--finality", settings.finality.to_string()),
+            ("--poll-ms", "50".into()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect();
+        arguments.extend_from_slice(&settings.more);
+        let secret = if settings.keystore {
+            let file = keystore(dir, keys)?;
+            arguments.extend(["--keystore".to_owned(), file.display().to_string()]);
+            ("STIPEND_PASSWORD", KEYSTORE_PASSWORD.to_owned())
+        } else {
+            ("STIPEND_PRIVATE_KEY", keys.submitter.to_bytes().to_string())
+        };
+        let url = format!("http://127.0.0.1:{port}").parse()?;
+        let mut relayer = Self { process: None, arguments, secret, dir: dir.to_owned(), url };
+        relayer.restart().await?;
+        Ok(relayer)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Starts it again on what it left behind, and waits until it takes work.
+    ///
+    /// # Errors
+    /// If it ends, or is not ready within a minute.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process = None;
+        let mut command = Command::new(binary()?);
+        command
+            .arg("serve")
+            .args(&self.arguments)
+            // What a developer's shell sets must not change a test.
+            .env_clear()
+            .env(self.secret.0, &self.secret.1)
+            .env("RUST_LOG", "debug");
+        let mut process = Process::start(&mut command, &self.dir.join("relayer.log"))?;
+        let ready = self.url.join("readyz")?;
+        eventually("the relayer is ready", async || {
+            process.must_run()?;
+            let answer = reqwest::get(ready.clone()).await;
+            Ok(answer.ok().filter(|answer| answer.status().is_success()))
+        })
+        .await?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it as a crash would: it gets no chance to tidy up.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.kill(),
+            None => bail!("the relayer does not run"),
+        }
+    }
+
+    /// Asks it to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// If it does not run, or its exit is no success.
+    pub fn stop(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.stop(),
+            None => bail!("the relayer does not run"),
+        }
+    }
+}
+
+/// The password of the submitter's keystore.
+pub(crate) const KEYSTORE_PASSWORD: &str = "correct horse battery staple";
+
+/// The submitter's key as `cast wallet` would keep it.
+fn keystore(dir: &Path, keys: &Keys) -> Result<PathBuf> {
+    let (name, key) = ("submitter.keystore", keys.submitter.to_bytes());
+    PrivateKeySigner::encrypt_keystore(dir, &mut OsRng, key, KEYSTORE_PASSWORD, Some(name))?;
+    Ok(dir.join(name))
+}
+
+/// The `stipend` that was built with this test.
+fn binary() -> Result<PathBuf> {
+    let test = env::current_exe()?;
+    // target/<profile>/deps/<test>
+    let profile = test.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    let binary = profile.join(format!("stipend{}", env::consts::EXE_SUFFIX));
+    if !binary.is_file() {
+        bail!("there is no {}: build it with `cargo build --workspace`, or test with `--workspace`", binary.display());
+    }
+    Ok(binary)
+}

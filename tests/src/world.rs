@@ -1,0 +1,316 @@
+//! One test's world: a chain with an escrow, a relayer, and the people around them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, SystemTime},
+};
+
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::{Address, Bytes, U256};
+use alloy_sol_types::{SolConstructor, SolValue};
+use eyre::{Result, ensure};
+use stipend_bindings::abi::{MandateEscrow, MockUSDC, MockUSDCProxy};
+use stipend_client::{
+    Accepted, Client, Error, Pay,
+    chain::{Chain, Escrow},
+    now,
+};
+use stipend_core::{
+    Amount, MandateId,
+    api::{Mandate, MandateRequest, NewMandateRequest, NewPayment, Payment, PaymentState},
+    policy::MandateState,
+};
+use url::Url;
+
+use crate::{Anvil, Call, HttpSigner, Keys, Relayer, Secrets, Settings, eventually, relayer::KEYSTORE_PASSWORD};
+
+/// What operators have to begin with.
+const FUNDS: u64 = 1_000_000_000_000;
+
+/// Logs and ledgers of earlier runs are kept so long.
+const KEPT: Duration = Duration::from_secs(3_600);
+
+/// A chain, a relayer and the people around them. When it ends, everything that its processes wrote
+/// is searched for secrets, and the test fails if there are any.
+#[derive(Debug)]
+pub struct World {
+    /// The node.
+    pub anvil: Anvil,
+    /// The relayer.
+    pub relayer: Relayer,
+    /// The escrow on the node.
+    pub escrow: Escrow,
+    /// Whose keys play which part.
+    pub keys: Keys,
+    /// What must not leak.
+    pub secrets: Secrets,
+    dir: PathBuf,
+}
+
+impl World {
+    /// A world with an empty ledger. `name` is the test's.
+    ///
+    /// # Errors
+    /// If anything does not start.
+    pub async fn start(name: &str) -> Result<Self> {
+        Self::with(name, &Settings::default()).await
+    }
+
+    /// The same with a relayer that is set up otherwise.
+    ///
+    /// # Errors
+    /// If anything does not start.
+    pub async fn with(name: &str, settings: &Settings) -> Result<Self> {
+        // Fails only if there is one already, which serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = directory(name)?;
+        let keys = Keys::of_the_world()?;
+        let secrets = Secrets::default();
+        for (name, key) in [
+            ("the guardian's key", &keys.guardian),
+            ("the operator's key", &keys.operator),
+            ("the agent's key", &keys.agent),
+            ("the submitter's key", &keys.submitter),
+            ("the gasless operator's key", &keys.gasless),
+        ] {
+            secrets.key(name, key);
+        }
+        secrets.password("the keystore's password", KEYSTORE_PASSWORD);
+        let anvil = Anvil::start(&dir).await?;
+        let escrow = deploy(&anvil, &keys).await?;
+        let relayer = Relayer::start(&dir, anvil.url(), escrow.domain(), &keys, settings).await?;
+        Ok(Self { anvil, relayer, escrow, keys, secrets, dir })
+    }
+
+    /// The relayer as somebody sees it.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn client(&self, key: &PrivateKeySigner) -> Result<Client> {
+        self.secrets.key("a client's key", key);
+        Ok(Client::new(self.relayer.url().clone(), key.clone())?)
+    }
+
+    /// The relayer as the agent sees it.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn agent(&self) -> Result<Client> {
+        self.client(&self.keys.agent)
+    }
+
+    /// The relayer as the operator sees it.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn operator(&self) -> Result<Client> {
+        self.client(&self.keys.operator)
+    }
+
+    /// A path of the relayer's.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn url(&self, path: &str) -> Result<Url> {
+        Ok(self.relayer.url().join(path)?)
+    }
+
+    /// Signs requests made by hand.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn signer(&self, key: &PrivateKeySigner) -> Result<HttpSigner> {
+        HttpSigner::new(key, self.escrow.domain().chain_id)
+    }
+
+    /// A signed GET, made by hand.
+    ///
+    /// # Errors
+    /// Those of signing.
+    pub async fn get(&self, path: &str, key: &PrivateKeySigner) -> Result<Call> {
+        Call::get(self.url(path)?).signed(&self.signer(key)?).await
+    }
+
+    /// A signed POST, made by hand.
+    ///
+    /// # Errors
+    /// Those of signing.
+    pub async fn post(&self, path: &str, body: impl Into<Vec<u8>>, key: &PrivateKeySigner) -> Result<Call> {
+        Call::post(self.url(path)?, body).signed(&self.signer(key)?).await
+    }
+
+    /// The agent asks, the operator approves by a transaction, the relayer takes note.
+    ///
+    /// # Errors
+    /// If any of them fails.
+    pub async fn open(&self, body: &NewMandateRequest) -> Result<Mandate> {
+        self.open_for(&self.agent()?, body).await
+    }
+
+    /// The same for another agent.
+    ///
+    /// # Errors
+    /// If any of them fails.
+    pub async fn open_for(&self, agent: &Client, body: &NewMandateRequest) -> Result<Mandate> {
+        let request = agent.request_mandate(body).await?.object;
+        let id = self.approve(&request).await?;
+        self.mandate_in(agent, id, MandateState::Open).await
+    }
+
+    /// The operator approves what was asked for, by a transaction of its own.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub async fn approve(&self, request: &MandateRequest) -> Result<MandateId> {
+        let operator = &self.keys.operator;
+        let terms = request.terms(operator.address(), self.keys.guardian.address(), self.time().await?);
+        self.escrow.allow(operator, terms.cap).await?;
+        self.escrow.open(operator, &terms).await?;
+        Ok(self.escrow.domain().mandate_id(&terms)?)
+    }
+
+    /// A mandate, once it is in this state.
+    ///
+    /// # Errors
+    /// If it does not come to be.
+    pub async fn mandate_in(&self, client: &Client, id: MandateId, state: MandateState) -> Result<Mandate> {
+        eventually(&format!("{id} is {state:?}"), async || match client.mandate(id).await {
+            Ok(mandate) => Ok(Some(mandate).filter(|mandate| mandate.state == state)),
+            // Until the opening is confirmed.
+            Err(Error::Problem(problem)) if problem.status == 404 => Ok(None),
+            Err(error) => Err(error.into()),
+        })
+        .await
+    }
+
+    /// Signs a payment, whose signature must not be in any log from now on.
+    ///
+    /// # Errors
+    /// If the relayer does not know the mandate.
+    pub async fn sign(&self, agent: &Client, pay: &Pay) -> Result<NewPayment> {
+        let payment = agent.sign_payment(pay).await?;
+        self.secrets.signature("a payment's signature", &payment.signature);
+        Ok(payment)
+    }
+
+    /// Signs a payment and sends it.
+    ///
+    /// # Errors
+    /// What the client says, in an error of its own.
+    pub async fn pay(&self, agent: &Client, pay: &Pay) -> Result<Result<Accepted<Payment>, Error>> {
+        let payment = self.sign(agent, pay).await?;
+        Ok(agent.send_payment(&payment, pay.idempotency_key.clone()).await)
+    }
+
+    /// A payment, once it is in this state.
+    ///
+    /// # Errors
+    /// If it does not come to be.
+    pub async fn payment_in(&self, client: &Client, payment: &Payment, state: PaymentState) -> Result<Payment> {
+        eventually(&format!("{} is {}", payment.id, state.name()), async || {
+            let payment = client.payment(payment.id, None).await?;
+            ensure!(payment.state == state || !payment.state.is_final(), "{payment:?}");
+            Ok(Some(payment).filter(|payment| payment.state == state))
+        })
+        .await
+    }
+
+    /// A payment, once it is settled; makes the blocks that it takes.
+    ///
+    /// # Errors
+    /// If it does not come to be.
+    pub async fn settled(&self, client: &Client, payment: &Payment) -> Result<Payment> {
+        eventually(&format!("{} is settled", payment.id), async || {
+            let payment = client.payment(payment.id, None).await?;
+            ensure!(payment.state != PaymentState::Failed, "{payment:?}");
+            self.anvil.mine(1).await?;
+            Ok(Some(payment).filter(|payment| payment.state == PaymentState::Settled))
+        })
+        .await
+    }
+
+    /// Waits until this much has gone back to the operator for good; makes the blocks that it takes.
+    ///
+    /// # Errors
+    /// If it does not come to be.
+    pub async fn returned(&self, client: &Client, id: MandateId, amount: Amount) -> Result<()> {
+        eventually(&format!("{amount} of {id} is returned"), async || {
+            self.anvil.mine(1).await?;
+            Ok((client.mandate(id).await?.returned == amount).then_some(()))
+        })
+        .await
+    }
+
+    /// The later of the chain's time and ours, as the relayer counts.
+    ///
+    /// # Errors
+    /// If the node does not answer.
+    pub async fn time(&self) -> Result<u64> {
+        Ok(self.escrow.chain().head().await?.time.max(now()))
+    }
+
+    /// Where this world's files are.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.relayer.kill();
+        let _ = self.anvil.kill();
+        let scanned = self.secrets.scan(&self.dir);
+        if !std::thread::panicking() {
+            assert!(scanned.is_ok_and(|files| files >= 3), "{:?}", self.secrets.scan(&self.dir));
+        }
+    }
+}
+
+async fn deploy(anvil: &Anvil, keys: &Keys) -> Result<Escrow> {
+    let chain = Chain::connect(anvil.url().clone()).await?;
+    let by = &keys.guardian;
+    let implementation = chain.create(by, MockUSDC::BYTECODE.clone()).await?;
+    let token = chain.create(by, code(&MockUSDCProxy::BYTECODE, &implementation.abi_encode())).await?;
+    let arguments = MandateEscrow::constructorCall { token_: token }.abi_encode();
+    let escrow = chain.create(by, code(&MandateEscrow::BYTECODE, &arguments)).await?;
+    let escrow = Escrow::at(chain, escrow).await?;
+    escrow.allow_submitter(by, keys.submitter.address()).await?;
+    for operator in [&keys.operator, &keys.gasless] {
+        mint(&escrow, by, operator.address()).await?;
+    }
+    Ok(escrow)
+}
+
+async fn mint(escrow: &Escrow, by: &PrivateKeySigner, to: Address) -> Result<()> {
+    let call = MockUSDC::mintCall { to, amount: U256::from(FUNDS) };
+    escrow.chain().send(by, escrow.token(), &call).await?;
+    ensure!(escrow.balance_of(to).await? == Amount::from_units(FUNDS)?);
+    Ok(())
+}
+
+fn code(creation: &Bytes, arguments: &[u8]) -> Bytes {
+    [creation, arguments].concat().into()
+}
+
+/// A new directory below the build's own for temporary files; those of old runs are removed.
+fn directory(name: &str) -> Result<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let test = std::env::current_exe()?;
+    let target = test.ancestors().nth(3).unwrap_or(Path::new("target"));
+    let runs = target.join("tmp").join("e2e");
+    let run = runs.join(std::process::id().to_string());
+    fs::create_dir_all(&run)?;
+    for old in fs::read_dir(&runs)?.flatten() {
+        let modified = old.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        if modified.elapsed().is_ok_and(|age| age > KEPT) {
+            // Another test may be removing it as well.
+            let _ = fs::remove_dir_all(old.path());
+        }
+    }
+    let dir = run.join(format!("{:02}-{name}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    fs::create_dir(&dir)?;
+    Ok(dir)
+}

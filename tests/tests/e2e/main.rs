@@ -1,0 +1,59 @@
+//! What a user would see, of real processes on a real chain.
+#![expect(clippy::indexing_slicing, clippy::panic, reason = "a test fails by a panic")]
+
+mod edge;
+mod events;
+mod malformed;
+mod payments;
+mod reorg;
+mod restart;
+mod secrets;
+mod signed;
+mod story;
+mod tenants;
+
+use alloy_primitives::Address;
+use eyre::Result;
+use stipend_client::Error;
+use stipend_core::{
+    Amount, Code,
+    api::{Mandate, NewMandateRequest},
+};
+use stipend_e2e::World;
+
+/// An amount of USDC.
+fn usdc(text: &str) -> Result<Amount> {
+    Ok(text.parse()?)
+}
+
+/// Somebody to pay, who has nothing yet.
+const fn payee(number: u8) -> Address {
+    Address::repeat_byte(0xa0 + number)
+}
+
+/// What an agent asks for at least.
+fn asking(amount: &str) -> Result<NewMandateRequest> {
+    Ok(NewMandateRequest {
+        amount: usdc(amount)?,
+        intent: "Automate marketing ops spend for Q2 campaign".into(),
+        duration: "30d".parse()?,
+        per_payment: None,
+        payees: None,
+        metadata: Default::default(),
+    })
+}
+
+/// A world with an open mandate.
+async fn opened(name: &str, amount: &str) -> Result<(World, Mandate)> {
+    let world = World::start(name).await?;
+    let mandate = world.open(&asking(amount)?).await?;
+    Ok((world, mandate))
+}
+
+/// The code of a refusal.
+fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> Code {
+    match result {
+        Err(Error::Problem(problem)) => problem.code,
+        other => panic!("no refusal: {other:?}"),
+    }
+}

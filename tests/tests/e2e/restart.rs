@@ -1,0 +1,132 @@
+//! The relayer is killed in the middle of its work, and starts where it stopped.
+
+use eyre::Result;
+use stipend_client::{Pay, PaymentFilter};
+use stipend_core::{
+    Code,
+    api::{Payment, PaymentState},
+};
+use stipend_e2e::{World, balance, eventually};
+
+use crate::{code, opened, payee, usdc};
+
+/// Accepts so many payments while no block is made.
+async fn accepted(world: &World, mandate: &stipend_core::api::Mandate, count: u32) -> Result<Vec<Payment>> {
+    let agent = world.agent()?;
+    let mut payments = Vec::new();
+    for _ in 0..count {
+        payments.push(world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object);
+    }
+    Ok(payments)
+}
+
+/// Each is settled, in one event each, and there are no others.
+async fn settled_once(world: &World, mandate: &stipend_core::api::Mandate, payments: &[Payment]) -> Result<()> {
+    let agent = world.agent()?;
+    for payment in payments {
+        world.settled(&agent, payment).await?;
+    }
+    let filter = PaymentFilter { mandate: Some(mandate.id), ..PaymentFilter::default() };
+    assert_eq!(agent.payments(&filter, &Default::default()).await?.data.len(), payments.len());
+    let sum = payments.iter().map(|payment| payment.amount.units()).sum::<u64>();
+    assert_eq!(world.escrow.balance_of(payee(1)).await?.units(), sum);
+    balance(world, &agent, &[mandate.id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_is_paid_once_after_a_crash() -> Result<()> {
+    let (mut world, mandate) = opened("crash-after-accepting", "100").await?;
+    world.anvil.automine(false).await?;
+    let payments = accepted(&world, &mandate, 5).await?;
+    world.relayer.kill()?;
+    world.relayer.restart().await?;
+
+    // The first answer stands, whoever asks again.
+    let agent = world.agent()?;
+    let again = Pay {
+        nonce: Some(payments[0].nonce),
+        deadline: Some(payments[0].deadline),
+        ..Pay::new(mandate.id, payee(1), usdc("1")?)
+    };
+    let again = world.pay(&agent, &again).await??;
+    assert!(again.replayed);
+    assert_eq!(again.object.id, payments[0].id);
+    settled_once(&world, &mandate, &payments).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_is_paid_once_after_a_crash() -> Result<()> {
+    let (mut world, mandate) = opened("crash-after-sending", "100").await?;
+    let agent = world.agent()?;
+    world.anvil.automine(false).await?;
+    let mut payments = accepted(&world, &mandate, 3).await?;
+    let sent = world.payment_in(&agent, &payments[0], PaymentState::Submitted).await?.tx_hash;
+    eventually("the transaction is with the node", async || Ok(world.anvil.waiting().await?.first().copied())).await?;
+    world.relayer.kill()?;
+
+    // Meanwhile the node loses it. The same bytes are sent again.
+    for hash in world.anvil.waiting().await? {
+        world.anvil.drop_transaction(hash).await?;
+    }
+    world.relayer.restart().await?;
+    let again = eventually("it is sent again", async || Ok(world.anvil.waiting().await?.first().copied())).await?;
+    assert_eq!(Some(again), sent);
+    payments.extend(accepted(&world, &mandate, 2).await?);
+    settled_once(&world, &mandate, &payments).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_mined_meanwhile_is_booked() -> Result<()> {
+    let (mut world, mandate) = opened("mined-meanwhile", "100").await?;
+    let agent = world.agent()?;
+    world.anvil.automine(false).await?;
+    let payments = accepted(&world, &mandate, 3).await?;
+    world.payment_in(&agent, &payments[0], PaymentState::Submitted).await?;
+    eventually("the transaction is with the node", async || Ok(world.anvil.waiting().await?.first().copied())).await?;
+    world.relayer.kill()?;
+    world.anvil.mine(10).await?;
+    assert!(!world.escrow.balance_of(payee(1)).await?.is_zero());
+    world.relayer.restart().await?;
+    settled_once(&world, &mandate, &payments).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_meanwhile_is_known() -> Result<()> {
+    let (mut world, mandate) = opened("ended-meanwhile", "100").await?;
+    let agent = world.agent()?;
+    world.relayer.kill()?;
+    world.escrow.revoke(&world.keys.operator, &mandate.terms).await?;
+    world.relayer.restart().await?;
+    let paid = Pay { nonce: Some(0), ..Pay::new(mandate.id, payee(1), usdc("1")?) };
+    assert_eq!(code(world.pay(&agent, &paid).await?), Code::Ended);
+    world.returned(&agent, mandate.id, mandate.terms.cap).await?;
+    balance(&world, &agent, &[mandate.id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crash_after_crash_each_payment_is_paid_once() -> Result<()> {
+    let (mut world, mandate) = opened("crashes", "100").await?;
+    let mut payments = Vec::new();
+    for round in 0..4 {
+        payments.extend(accepted(&world, &mandate, 3).await?);
+        world.relayer.kill()?;
+        world.anvil.mine(round % 2).await?;
+        world.relayer.restart().await?;
+    }
+    settled_once(&world, &mandate, &payments).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_is_asked_for_ends_streams_and_exits_well() -> Result<()> {
+    let (mut world, mandate) = opened("stop", "100").await?;
+    let stream = world.get("/v1/events?after=0", &world.keys.agent).await?;
+    let response = reqwest::Client::new().get(stream.url).headers(stream.headers).send().await?;
+    assert_eq!(response.status(), 200);
+    let payments = accepted(&world, &mandate, 2).await?;
+    world.relayer.stop()?;
+    // It ends instead of breaking off.
+    let text = response.text().await?;
+    assert!(text.contains(&payments[1].id.to_string()), "{text}");
+    world.relayer.restart().await?;
+    settled_once(&world, &mandate, &payments).await
+}
