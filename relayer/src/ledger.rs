@@ -156,6 +156,7 @@ impl Ledger {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, LedgerError> + Send + 'static,
     {
+        let _permit = self.readers.0.acquire().await.map_err(|_| LedgerError::Unknown)?;
         let this = self.clone();
         let task = tokio::task::spawn_blocking(move || {
             let connection = match this.idle().pop() {
@@ -169,7 +170,6 @@ impl Ledger {
             this.idle().push(connection);
             result
         });
-        let _permit = self.readers.0.acquire().await.map_err(|_| LedgerError::Unknown)?;
         task.await.map_err(|_| LedgerError::Unknown)?
     }
 

@@ -5,7 +5,7 @@
 use alloy_primitives::Address;
 use rusqlite::Connection;
 use serde_json::json;
-use stipend_core::{Amount, Code, MandateId, Seconds, Terms, api::PaymentState, nonce::NonceWindow};
+use stipend_core::{Amount, Code, MandateId, Seconds, Terms, api::PaymentState};
 
 use super::{fact::Fact, rpc::Receipt};
 use crate::ledger::{
@@ -176,8 +176,11 @@ impl Bookkeeper {
             let skipped = transactions::skipped(ledger, tx.id, payment.seq)?;
             let because = Because { reason: skipped, tx_hash: tx.mined.map(|place| place.tx), block: None };
             // Nobody else can send it, and every transaction that held it is final: the money may
-            // go back, and this very commit makes sure that it is never sent again.
-            let dead = skipped.is_some() && self.only_we_submit(ledger, payment.mandate)?;
+            // go back, and this very commit makes sure that it is never sent again. What only came
+            // too early, as when a reorg moved the opening behind it, is sent again instead.
+            let refused = skipped
+                .is_some_and(|reason| !matches!(reason, Code::UnknownMandate | Code::NotSubmitter | Code::NotStarted));
+            let dead = refused && self.only_we_submit(ledger, payment.mandate)?;
             payments::step(ledger, &payment, if dead { Step::Fail } else { Step::GiveUp }, because, now)?;
         }
         Ok(())
@@ -249,12 +252,9 @@ fn spent_final(ledger: &Connection, spent: Spent, place: Place, now: Seconds) ->
         }
     }
     // The nonce is finally used, and it has retired those below its window.
-    for payment in payments::live(ledger, spent.mandate)? {
-        if payment.nonce == spent.nonce {
-            fail(ledger, &payment, Code::NonceUsed, now)?;
-        } else if payment.nonce < NonceWindow::floor(spent.nonce) {
-            fail(ledger, &payment, Code::NonceRetired, now)?;
-        }
+    for payment in payments::ruled_out_by(ledger, spent.mandate, spent.nonce)? {
+        let reason = if payment.nonce == spent.nonce { Code::NonceUsed } else { Code::NonceRetired };
+        fail(ledger, &payment, reason, now)?;
     }
     Ok(())
 }

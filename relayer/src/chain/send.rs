@@ -149,7 +149,7 @@ impl Sender {
             changes.mark_unchanged();
             if self.health.halted().is_none() {
                 match self.step(head, &mut sent_at).await {
-                    Ok(()) => ["sender", "funds"].into_iter().for_each(|alarm| self.health.clear(alarm)),
+                    Ok(()) => {}
                     Err(error @ SendError::ForeignTransaction { .. }) => self.health.halt("nonce", error.to_string()),
                     Err(error @ SendError::ShortOfEth { .. }) => self.health.warn("funds", error.to_string()),
                     Err(error) => self.health.warn("sender", error.to_string()),
@@ -177,7 +177,10 @@ impl Sender {
             return Ok(());
         }
         sent_at.clear();
-        let Some(work) = self.next_work(head).await? else { return Ok(()) };
+        let Some(work) = self.next_work(head).await? else {
+            self.at_ease();
+            return Ok(());
+        };
         if let Some(tx) = self.sign_and_store(work, head).await? {
             sent_at.insert(tx.id, head.block.number);
             self.push(&tx, head).await?;
@@ -200,7 +203,11 @@ impl Sender {
         let message = message.unwrap_or_default();
         tracing::info!(tx = %last.hash, nonce = tx.nonce, ?outcome, %message, "sent");
         match outcome {
-            Sent::Accepted | Sent::Unknown => Ok(()),
+            Sent::Accepted => {
+                self.at_ease();
+                Ok(())
+            }
+            Sent::Unknown => Ok(()),
             Sent::Underpriced => self.replace(tx, &last, head).await.map(|_| ()),
             // Mined by one of our attempts, which the follower will tell; or by a stranger.
             Sent::NonceUsed => self.expect_own_transaction(tx, &attempts).await,
@@ -211,6 +218,11 @@ impl Sender {
             }
             Sent::Rejected => Err(RpcError::Refused { method: "eth_sendRawTransaction", message, revert: None }.into()),
         }
+    }
+
+    /// Nothing stands in the way.
+    fn at_ease(&self) {
+        ["sender", "funds", "fees"].into_iter().for_each(|alarm| self.health.clear(alarm));
     }
 
     async fn expect_own_transaction(&self, tx: &transactions::Record, attempts: &[Attempt]) -> Result<(), SendError> {
@@ -242,7 +254,6 @@ impl Sender {
                 return Ok(None);
             }
         };
-        self.health.clear("fees");
         let attempt = self.sign(tx.nonce, tx.gas_limit, &tx.calldata, fees, head)?;
         let (id, stored) = (tx.id, attempt.clone());
         self.ledger

@@ -6,6 +6,7 @@ use serde_json::json;
 use stipend_core::{
     Amount, Code, MandateId, PaymentId, Seconds,
     api::{self, PaymentState},
+    nonce::NonceWindow,
 };
 use uuid::Uuid;
 
@@ -172,6 +173,16 @@ pub fn mined_in(connection: &Connection, block: B256) -> Result<Vec<Record>, Led
 /// Those of the store.
 pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>, LedgerError> {
     select(connection, &format!("mandate = ? AND {LIVE} ORDER BY nonce"), [mandate.0.0])
+}
+
+/// The payments of a mandate that are not final and that a payment with `nonce` makes impossible:
+/// another one with this nonce, and those that it retires.
+///
+/// # Errors
+/// Those of the store.
+pub fn ruled_out_by(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Vec<Record>, LedgerError> {
+    let floor = NonceWindow::floor(nonce);
+    select(connection, &format!("mandate = ? AND {LIVE} AND (nonce = ? OR nonce < ?)"), (mandate.0.0, nonce, floor))
 }
 
 /// The payments that are not final and whose deadline is at `time` or before.

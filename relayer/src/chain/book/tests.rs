@@ -259,7 +259,10 @@ fn a_skip_returns_the_money_when_it_is_final_and_only_we_could_send() {
         (GUARDIAN, false, (PaymentState::Failed, Some(Code::TransferFailed))),
         (GUARDIAN, true, (PaymentState::Reserved, Some(Code::TransferFailed))),
         (Address::ZERO, false, (PaymentState::Reserved, Some(Code::TransferFailed))),
+        // It came before its mandate's opening: it is sent again.
+        (GUARDIAN, false, (PaymentState::Reserved, Some(Code::UnknownMandate))),
     ] {
+        let reason = expected.1.unwrap();
         let mut scene = Scene::new(guardian);
         if stranger {
             scene.allow(Address::repeat_byte(0x77));
@@ -267,7 +270,7 @@ fn a_skip_returns_the_money_when_it_is_final_and_only_we_could_send() {
         scene.admit(0, 100, DEADLINE);
         scene.admit(1, 10, DEADLINE);
         let hash = scene.submit(0, &[0, 1]);
-        scene.mine_with(vec![skipped(0, Code::TransferFailed, hash), spent(1, 10, hash)], vec![hash]);
+        scene.mine_with(vec![skipped(0, reason, hash), spent(1, 10, hash)], vec![hash]);
         assert_eq!(scene.state(0).0, PaymentState::Submitted);
         scene.finalize();
         assert_eq!(scene.state(0), expected);
