@@ -300,8 +300,7 @@ contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
         if (amount == 0) return Reason.AmountZero;
         if (payee == address(0) || payee == address(this) || payee == address(TOKEN)) return Reason.BadPayee;
         if (!Payees.allows(terms.payees, payee, proof)) return Reason.PayeeNotAllowed;
-        uint64 perPayment = terms.perPayment;
-        if (perPayment != 0 && amount > perPayment) return Reason.AbovePerPayment;
+        if (terms.perPayment != 0 && amount > terms.perPayment) return Reason.AbovePerPayment;
         if (amount > mandate.remaining) return Reason.InsufficientBudget;
 
         Reason reason = mandate.check(payment.nonce);

@@ -175,9 +175,17 @@ contract SignaturesTest is EscrowTest {
         assertEq(_ask(address(new WalletAcceptingAll()), ""), Reason.BadSignature);
     }
 
-    /// @dev An account without code answers any call with success.
+    /// @dev An account without code answers any call with success. It is not asked, so gas does not matter.
     function test_reverts_whenTheAgentHasNoCode() public {
         assertEq(_ask(stranger, "x"), Reason.BadSignature);
+
+        Terms memory terms = _terms();
+        _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        payment.ref = 0;
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.Refused.selector, Reason.BadSignature));
+        vm.prank(submitter);
+        escrow.spend{gas: 100_000}(terms, payment, noProof, "x");
     }
 
     /// @dev Precompile 4 answers with what it was asked.
