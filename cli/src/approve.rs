@@ -57,6 +57,12 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         return finish(context, &caller, id).await;
     }
 
+    ensure!(
+        !escrow.chain().is_waiting(caller.address()).await?,
+        "a transaction of {} waits for a block, and may open a mandate for this request: run this again when it is mined",
+        caller.address()
+    );
+
     let start = escrow.chain().head().await?.time;
     let terms = request.terms(caller.address(), caller.info.guardian, start);
     terms.check(start)?;
@@ -74,7 +80,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     } else {
         "By your own transactions: an allowance of exactly the total, if there is none, and the opening."
     };
-    confirm(args.yes, &format!("{}\n{how}", show::facts(readable.rows())), "Approve?")?;
+    confirm(context, args.yes, &format!("{}\n{how}", show::facts(readable.rows())), "Approve?")?;
 
     let progress = context.progress("approving");
     if args.gasless {
@@ -133,8 +139,10 @@ async fn wait_until_open(caller: &Caller, id: MandateId) -> eyre::Result<Mandate
 }
 
 /// Shows what is about to happen and asks, unless it was said beforehand.
-pub(crate) fn confirm(yes: bool, what: &str, question: &str) -> eyre::Result<()> {
-    show::note(what);
+pub(crate) fn confirm(context: &Context, yes: bool, what: &str, question: &str) -> eyre::Result<()> {
+    if !(yes && context.json()) {
+        show::note(what);
+    }
     if yes {
         return Ok(());
     }

@@ -294,7 +294,8 @@ fn last_words(log: &Path) -> String {
     if lines.is_empty() { "it said nothing".into() } else { lines.into_iter().rev().collect::<Vec<_>>().join("; ") }
 }
 
-/// The anvil that was named, the one on PATH, or the one that npm installed here or above.
+/// The anvil that was named, the one on PATH, or the one that npm installed: here or above, or where
+/// this program was built.
 fn find_anvil(named: Option<PathBuf>) -> eyre::Result<PathBuf> {
     if let Some(named) = named {
         return Ok(named);
@@ -310,8 +311,9 @@ fn find_anvil(named: Option<PathBuf>) -> eyre::Result<PathBuf> {
     let os = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
     let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let installed = format!("node_modules/@foundry-rs/anvil-{os}-{arch}/bin/anvil");
-    let here = env::current_dir()?;
-    here.ancestors().map(|directory| directory.join(&installed)).find(|file| file.is_file()).ok_or_else(|| {
+    let (here, program) = (env::current_dir()?, env::current_exe()?);
+    let mut places = here.ancestors().chain(program.ancestors()).map(|directory| directory.join(&installed));
+    places.find(|file| file.is_file()).ok_or_else(|| {
         eyre!("no anvil found: install Foundry (https://getfoundry.sh), run `npm ci`, or name it by --anvil")
     })
 }

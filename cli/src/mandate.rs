@@ -265,6 +265,7 @@ async fn revoke(context: &Context, args: Revoke) -> eyre::Result<()> {
         bail!("{} has ended already; its {} USDC that are left are swept by anyone", args.mandate, state.remaining);
     }
     approve::confirm(
+        context,
         args.yes,
         &format!(
             "{}\nends now, for good. {} USDC return to the operator {}; {} USDC in holds return when those end.",

@@ -51,9 +51,9 @@ pub(crate) fn facts(rows: impl IntoIterator<Item = (impl Into<String>, impl Into
     text(&table)
 }
 
-/// A table as text.
+/// A table as text, without the padding around it.
 pub(crate) fn text(table: &Table) -> String {
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned() + "\n").collect()
 }
 
 /// Seconds since 1970 as people read them.

@@ -1,0 +1,211 @@
+use alloy::{
+    eips::BlockNumberOrTag,
+    providers::Provider,
+    rpc::types::Filter,
+    signers::{SignerSync, local::PrivateKeySigner},
+};
+use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_sol_types::{SolCall, SolEvent};
+use stipend_bindings::{
+    Domain, Spend,
+    abi::{MandateEscrow, MockUSDC},
+    compact, receive_with_authorization, row, terms_from_chain, terms_on_chain,
+};
+use stipend_core::{Amount, Intent, MandateId, Seconds, Terms, api::Authorization, merkle};
+
+use super::{Chain, ChainError, node};
+
+/// How far back [`Escrow::opened_for`] looks: what public nodes allow in one query, and hours on
+/// any chain.
+const RECENT_BLOCKS: u64 = 5_000;
+
+/// Solidity's `enum Status`: None, Open, Ended.
+const STATUS_NONE: u8 = 0;
+const STATUS_ENDED: u8 = 2;
+
+/// A `MandateEscrow` and its token.
+#[derive(Clone, Debug)]
+pub struct Escrow {
+    chain: Chain,
+    domain: Domain,
+    token: Address,
+}
+
+/// What the chain says of a mandate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnChain {
+    /// Whether it was ever opened.
+    pub opened: bool,
+    /// Whether it was revoked or swept.
+    pub ended: bool,
+    /// What can still be spent, or returned.
+    pub remaining: Amount,
+    /// What is set aside in holds.
+    pub held: Amount,
+}
+
+/// What a revocation did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// The transaction.
+    pub tx_hash: B256,
+    /// What went back to the operator with it.
+    pub returned: Amount,
+}
+
+impl Escrow {
+    /// The escrow at an address, once it is seen that there is code there and at its token.
+    pub async fn at(chain: Chain, address: Address) -> Result<Self, ChainError> {
+        if !chain.has_code(address).await? {
+            return Err(ChainError::NoCode(address));
+        }
+        let token = chain.view(address, &MandateEscrow::tokenCall {}).await?;
+        if !chain.has_code(token).await? {
+            return Err(ChainError::NoCode(token));
+        }
+        Ok(Self { domain: Domain { chain_id: chain.id, escrow: address }, chain, token })
+    }
+
+    /// The chain it is on.
+    #[must_use]
+    pub const fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// Where signatures for it are valid.
+    #[must_use]
+    pub const fn domain(&self) -> Domain {
+        self.domain
+    }
+
+    /// Its token.
+    #[must_use]
+    pub const fn token(&self) -> Address {
+        self.token
+    }
+
+    /// The state of a mandate.
+    pub async fn mandate_of(&self, id: MandateId) -> Result<OnChain, ChainError> {
+        let state = self.view(&MandateEscrow::mandateOfCall { mandate: id.0 }).await?;
+        Ok(OnChain {
+            opened: state.status != STATUS_NONE,
+            ended: state.status == STATUS_ENDED,
+            remaining: amount(U256::from(state.remaining))?,
+            held: amount(U256::from(state.held))?,
+        })
+    }
+
+    /// The terms of a mandate that was opened, as its `Opened` event tells them.
+    pub async fn terms_of(&self, id: MandateId) -> Result<Option<Terms>, ChainError> {
+        let filter = self.opened().from_block(BlockNumberOrTag::Earliest).topic1(id.0);
+        let opened = self.openings(&filter).await?;
+        opened.first().map(|event| terms_from_chain(&event.terms).map_err(ChainError::from)).transpose()
+    }
+
+    /// The mandate that `operator` opened lately for an intent document, which has a random nonce
+    /// and so stands for one request.
+    pub async fn opened_for(&self, operator: Address, intent: &Intent) -> Result<Option<MandateId>, ChainError> {
+        let head = self.chain.head().await?.number;
+        let filter = self.opened().from_block(head.saturating_sub(RECENT_BLOCKS)).topic2(operator.into_word());
+        let hash = intent.hash();
+        let openings = self.openings(&filter).await?;
+        Ok(openings.into_iter().find(|event| event.terms.intent == hash).map(|event| MandateId(event.mandate)))
+    }
+
+    fn opened(&self) -> Filter {
+        Filter::new().address(self.domain.escrow).event_signature(MandateEscrow::Opened::SIGNATURE_HASH)
+    }
+
+    async fn openings(&self, filter: &Filter) -> Result<Vec<MandateEscrow::Opened>, ChainError> {
+        let logs = self.chain.provider.get_logs(filter).await.map_err(node("eth_getLogs"))?;
+        let events = logs.iter().map(|log| MandateEscrow::Opened::decode_log(&log.inner).map(|log| log.data));
+        events.collect::<Result<_, _>>().map_err(|error| ChainError::Other(format!("an odd Opened event: {error}")))
+    }
+
+    /// An account's tokens.
+    pub async fn balance_of(&self, account: Address) -> Result<Amount, ChainError> {
+        amount(self.chain.view(self.token, &MockUSDC::balanceOfCall { account }).await?)
+    }
+
+    /// Lets the escrow pull exactly `cap` from the operator, unless it may pull that much already.
+    /// Returns the transaction, if there had to be one.
+    pub async fn allow(&self, operator: &PrivateKeySigner, cap: Amount) -> Result<Option<B256>, ChainError> {
+        let call = MockUSDC::allowanceCall { owner: operator.address(), spender: self.domain.escrow };
+        if self.chain.view(self.token, &call).await? >= U256::from(cap.units()) {
+            return Ok(None);
+        }
+        let call = MockUSDC::approveCall { spender: self.domain.escrow, value: U256::from(cap.units()) };
+        Ok(Some(self.chain.send(operator, self.token, &call).await?.transaction_hash))
+    }
+
+    /// Opens a mandate; its cap is pulled by allowance.
+    pub async fn open(&self, operator: &PrivateKeySigner, terms: &Terms) -> Result<B256, ChainError> {
+        let call = MandateEscrow::openCall { terms: terms_on_chain(terms)? };
+        Ok(self.chain.send(operator, self.domain.escrow, &call).await?.transaction_hash)
+    }
+
+    /// Signs what opens a mandate without ETH: an EIP-3009 authorisation whose nonce is the
+    /// mandate's id, so that it fits these terms and no others.
+    pub fn authorize(
+        &self,
+        operator: &PrivateKeySigner,
+        terms: &Terms,
+        valid_before: Seconds,
+    ) -> Result<Authorization, ChainError> {
+        let id = self.domain.mandate_id(terms)?;
+        let from = (operator.address(), terms.cap);
+        let (_, digest) = receive_with_authorization(self.domain, self.token, from, (0, valid_before), id);
+        let signature = operator.sign_hash_sync(&digest).map_err(|error| ChainError::Other(error.to_string()))?;
+        Ok(Authorization { valid_after: 0, valid_before, signature: signature.as_bytes().into() })
+    }
+
+    /// Ends a mandate, as its operator or its agent.
+    pub async fn revoke(&self, by: &PrivateKeySigner, terms: &Terms) -> Result<Revoked, ChainError> {
+        let call = MandateEscrow::revokeCall { terms: terms_on_chain(terms)? };
+        let receipt = self.chain.send(by, self.domain.escrow, &call).await?;
+        let returned = receipt.logs().iter().filter(|log| log.address() == self.domain.escrow).find_map(|log| {
+            let event = MandateEscrow::Returned::decode_log(&log.inner).ok()?.data;
+            Amount::from_units(event.fromRemaining.checked_add(event.fromHeld)?).ok()
+        });
+        Ok(Revoked { tx_hash: receipt.transaction_hash, returned: returned.unwrap_or_default() })
+    }
+
+    /// Sends a payment that the agent signed straight to the contract.
+    pub async fn spend(
+        &self,
+        from: &PrivateKeySigner,
+        terms: &Terms,
+        spend: &Spend,
+        signature: &[u8],
+        payees: Option<&[Address]>,
+    ) -> Result<B256, ChainError> {
+        let words = compact(signature).map_err(|error| ChainError::Other(error.to_string()))?;
+        let call = MandateEscrow::spend_0Call {
+            terms: terms_on_chain(terms)?,
+            payment: row(spend, words),
+            proof: payees.and_then(|payees| merkle::proof(payees, spend.payee)).unwrap_or_default(),
+            signature: Bytes::new(),
+        };
+        Ok(self.chain.send(from, self.domain.escrow, &call).await?.transaction_hash)
+    }
+
+    /// Whether the guardian has allowed a submitter.
+    pub async fn is_submitter(&self, guardian: Address, submitter: Address) -> Result<bool, ChainError> {
+        self.view(&MandateEscrow::isSubmitterCall { guardian, submitter }).await
+    }
+
+    /// Allows a submitter, as the guardian.
+    pub async fn allow_submitter(&self, guardian: &PrivateKeySigner, submitter: Address) -> Result<B256, ChainError> {
+        let call = MandateEscrow::setSubmitterCall { submitter, allowed: true };
+        Ok(self.chain.send(guardian, self.domain.escrow, &call).await?.transaction_hash)
+    }
+
+    async fn view<C: SolCall>(&self, call: &C) -> Result<C::Return, ChainError> {
+        self.chain.view(self.domain.escrow, call).await
+    }
+}
+
+fn amount(units: U256) -> Result<Amount, ChainError> {
+    let known = u64::try_from(units).ok().and_then(|units| Amount::from_units(units).ok());
+    known.ok_or_else(|| ChainError::Other(format!("the chain tells of {units} units, more than can be stored")))
+}
