@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn chain(remaining: &str, ended: bool) -> OnChain {
-        OnChain { opened: true, ended, remaining: amount(remaining), held: Amount::ZERO }
+        OnChain { opened: true, ended, remaining: amount(remaining), held: Amount::ZERO, next_nonce: 0 }
     }
 
     #[test]
@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn money_that_the_chain_does_not_hold_is_a_difference() {
-        let unknown = OnChain { opened: false, ended: false, remaining: Amount::ZERO, held: Amount::ZERO };
+        let unknown =
+            OnChain { opened: false, ended: false, remaining: Amount::ZERO, held: Amount::ZERO, next_nonce: 0 };
         assert_eq!(agrees(&mandate([1; 32]), unknown), Agrees::No);
     }
 }

@@ -127,9 +127,13 @@ struct Direct {
     tx_hash: B256,
 }
 
-async fn direct(context: &Context, caller: &Caller, pay: Pay) -> eyre::Result<()> {
+async fn direct(context: &Context, caller: &Caller, mut pay: Pay) -> eyre::Result<()> {
     let escrow = context.escrow(&caller.info).await?;
     let mandate = caller.client.mandate(pay.mandate).await?;
+    if pay.nonce.is_none() {
+        // Payments that went past the relayer before count too.
+        pay.nonce = Some(escrow.mandate_of(pay.mandate).await?.next_nonce.max(mandate.next_nonce));
+    }
     let payment = caller.client.sign_payment(&pay).await?;
     let spend =
         Spend::new(payment.mandate, payment.payee, payment.amount, payment.nonce, payment.deadline, payment.reference)?;

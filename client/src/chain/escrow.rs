@@ -42,6 +42,8 @@ pub struct OnChain {
     pub remaining: Amount,
     /// What is set aside in holds.
     pub held: Amount,
+    /// The nonce above the highest one used: free for whoever counts upwards.
+    pub next_nonce: u32,
 }
 
 /// What a revocation did.
@@ -92,6 +94,7 @@ impl Escrow {
             ended: state.status == STATUS_ENDED,
             remaining: amount(U256::from(state.remaining))?,
             held: amount(U256::from(state.held))?,
+            next_nonce: state.nonceBase.saturating_add(u32::try_from(state.nonceBits.bit_len()).unwrap_or(u32::MAX)),
         })
     }
 
