@@ -28,7 +28,7 @@ const PREFIX_MIN: usize = 6;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Globals {
     /// Print JSON for programs instead of tables for people
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     pub(crate) json: bool,
     /// The relayer
     #[arg(
@@ -36,11 +36,21 @@ pub(crate) struct Globals {
         global = true,
         value_name = "URL",
         env = "STIPEND_RELAYER_URL",
-        default_value = "http://127.0.0.1:8420"
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8420",
+        help_heading = "Everywhere"
     )]
     pub(crate) relayer: Url,
     /// A node of the chain
-    #[arg(long, global = true, value_name = "URL", env = "STIPEND_RPC_URL", default_value = "http://127.0.0.1:8545")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "STIPEND_RPC_URL",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8545",
+        help_heading = "Everywhere"
+    )]
     pub(crate) rpc_url: Url,
     #[command(flatten)]
     pub(crate) keys: KeyArgs,

@@ -46,13 +46,14 @@ const FUNDS: u64 = 1_000_000_000_000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The keys are anvil's, known to everybody: never use them on another chain. The ledger, the node's log and,
-with --data, the chain's state lie in one directory. What the relayer logs is set by RUST_LOG.
+The keys are anvil's, known to everybody: never use them on another chain. The ledger, the node's
+log and, with --data, the chain's state lie in one directory. What the relayer logs is set by
+RUST_LOG.
 
 Examples:
   stipend dev
-  stipend dev --data ./dev                                   # goes on where it stopped
-  stipend dev --json --port 0 --anvil-port 0                 # prints one line of JSON when ready")]
+  stipend dev --data ./dev                    # goes on where it stopped
+  stipend dev --json --port 0 --anvil-port 0  # prints one line of JSON when ready")]
 pub(crate) struct Args {
     /// The relayer's port; 0 takes a free one
     #[arg(long, default_value_t = 8420)]

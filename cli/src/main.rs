@@ -35,8 +35,8 @@ A first mandate, with `stipend dev` running in another terminal:
 Keys: --keystore FILE, or STIPEND_PRIVATE_KEY, or on anvil's chain id alone --dev-account NAME
 (chosen by itself if no key is given).
 
-Results go to stdout, everything else to stderr. With --json, stdout carries one JSON value per line,
-and an error is a problem (RFC 9457) as one line of JSON, the last on stderr.
+Results go to stdout, everything else to stderr. With --json, stdout carries one JSON value per
+line, and an error is a problem (RFC 9457) as one line of JSON, the last on stderr.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the mandate's policy.";
 

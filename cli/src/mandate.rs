@@ -25,8 +25,8 @@ Examples:
     /// Approve what an agent asked for, as the operator: shows the terms, asks, and funds the mandate
     #[command(after_help = "\
 Examples:
-  stipend mandate approve req_…                              # two transactions of your own
-  stipend mandate approve req_… --gasless                    # one message, no ETH
+  stipend mandate approve req_…  # two transactions of your own
+  stipend mandate approve req_… --gasless  # one message, no ETH
   stipend mandate approve req_… --keystore operator.json --password-file operator.pass")]
     Approve(approve::Args),
     /// List your mandates, newest first
@@ -38,7 +38,7 @@ Examples:
     /// Show a mandate, or a request
     #[command(after_help = "\
 Examples:
-  stipend mandate show mand_1f2e3d                           # a beginning that is unique will do
+  stipend mandate show mand_1f2e3d  # a beginning that is unique will do
   stipend mandate show req_…")]
     Show {
         /// The mandate, or a unique beginning of it with at least 6 hex digits; or a request
@@ -49,7 +49,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   stipend mandate revoke mand_…
-  stipend mandate revoke mand_… --escrow 0x…                 # without any relayer")]
+  stipend mandate revoke mand_… --escrow 0x…  # without any relayer")]
     Revoke(Revoke),
 }
 

@@ -26,8 +26,12 @@ const WAIT: Duration = Duration::from_secs(180);
 Examples:
   stipend pay --mandate mand_… --to 0x… --amount 4.20
   stipend pay --mandate mand_… --to 0x… --amount 4.20 --idempotency-key invoice-17
-  stipend pay --mandate mand_… --to 0x… --amount 4.20 --nonce 3 --deadline 1800000000   # twice: paid once
-  stipend pay --mandate mand_… --to 0x… --amount 4.20 --direct                          # without the relayer")]
+  stipend pay --mandate mand_… --to 0x… --amount 4.20 --no-wait --json
+
+With nonce and deadline, the same command can be repeated at will and pays once:
+  stipend pay --mandate mand_… --to 0x… --amount 4.20 --nonce 3 --deadline 1800000000
+
+Exit code 3: the mandate's policy refuses it; every rule that does is named.")]
 pub(crate) struct Args {
     /// The mandate: the full id
     #[arg(long)]

@@ -28,8 +28,8 @@ Examples:
     /// Print what happens as it happens; ends when the payment is final
     #[command(after_help = "\
 Examples:
-  stipend payment watch pay_…                                # exit code 1 if it fails
-  stipend payment watch --mandate mand_1f2e3d                # until Ctrl-C")]
+  stipend payment watch pay_…  # exit code 1 if it fails
+  stipend payment watch --mandate mand_1f2e3d  # until Ctrl-C")]
     Watch(Watch),
 }
 

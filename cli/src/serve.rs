@@ -19,13 +19,13 @@ use crate::{context::Context, keys::DevAccount, show, signals};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The key (--keystore, or STIPEND_PRIVATE_KEY) is the submitter's: the account that sends transactions for
-the guardian and pays for their gas. What is logged is set by RUST_LOG.
+The key (--keystore, or STIPEND_PRIVATE_KEY) is the submitter's: the account that sends
+transactions for the guardian and pays for their gas. What is logged is set by RUST_LOG.
 
 Examples:
-  stipend serve --chain-id 8453 --escrow 0x… --guardian 0x… --start-block 123 --keystore submitter.json \\
-    --password-file submitter.pass --rpc-url https://…
-  stipend serve --chain-id 31337 --escrow 0x… --guardian 0x… --confirmations 1 --finality 2   # on anvil")]
+  stipend serve --chain-id 8453 --escrow 0x… --guardian 0x… --start-block 123 --rpc-url https://… \\
+    --keystore submitter.json --password-file submitter.pass
+  stipend serve --chain-id 31337 --escrow 0x… --guardian 0x… --confirmations 1 --finality 2")]
 pub(crate) struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", env = "STIPEND_LISTEN", default_value = "127.0.0.1:8420")]
