@@ -4,7 +4,7 @@ use std::{
     fs::OpenOptions,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU16, Ordering},
 };
 
@@ -28,13 +28,18 @@ impl Process {
 
     /// Fails with the end of its log if it has ended.
     pub(crate) fn must_run(&mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
+        if let Some(status) = self.ended()? {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             let tail: Vec<_> = log.lines().rev().take(20).collect();
             let tail: Vec<_> = tail.into_iter().rev().collect();
             bail!("it ended with {status}; the end of {}:\n{}", self.log.display(), tail.join("\n"));
         }
         Ok(())
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// Kills it (SIGKILL), and waits until it is gone.

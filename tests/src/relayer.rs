@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy::signers::{k256::elliptic_curve::rand_core::OsRng, local::PrivateKeySigner};
-use eyre::{Result, bail};
+use eyre::{Result, bail, eyre};
 use stipend_bindings::Domain;
 use url::Url;
 
@@ -91,21 +91,35 @@ impl Relayer {
         &self.url
     }
 
+    /// Starts another one, with some arguments otherwise. It must end by itself, and not well; returns
+    /// what it said.
+    ///
+    /// # Errors
+    /// If it runs on, or ends well.
+    pub async fn must_not_start(&self, otherwise: &[(&str, &str)]) -> Result<String> {
+        let listen = format!("127.0.0.1:{}", free_port()?);
+        let mut arguments = self.arguments.clone();
+        for (name, value) in otherwise.iter().chain([&("--listen", listen.as_str())]) {
+            let at = arguments.iter().position(|argument| argument == name);
+            let place = at.and_then(|at| arguments.get_mut(at + 1));
+            *place.ok_or_else(|| eyre!("{name} is not an argument"))? = (*value).to_owned();
+        }
+        let log = self.dir.join(format!("not-started-{listen}.log"));
+        let mut process = Process::start(&mut self.command(&arguments)?, &log)?;
+        let status = eventually("it ends", async || process.ended()).await?;
+        if status.success() {
+            bail!("it ended well: {arguments:?}");
+        }
+        Ok(std::fs::read_to_string(log)?)
+    }
+
     /// Starts it again on what it left behind, and waits until it takes work.
     ///
     /// # Errors
     /// If it ends, or is not ready within a minute.
     pub async fn restart(&mut self) -> Result<()> {
         self.process = None;
-        let mut command = Command::new(binary()?);
-        command
-            .arg("serve")
-            .args(&self.arguments)
-            // What a developer's shell sets must not change a test.
-            .env_clear()
-            .env(self.secret.0, &self.secret.1)
-            .env("RUST_LOG", "debug");
-        let mut process = Process::start(&mut command, &self.dir.join("relayer.log"))?;
+        let mut process = Process::start(&mut self.command(&self.arguments)?, &self.dir.join("relayer.log"))?;
         let ready = self.url.join("readyz")?;
         eventually("the relayer is ready", async || {
             process.must_run()?;
@@ -115,6 +129,18 @@ impl Relayer {
         .await?;
         self.process = Some(process);
         Ok(())
+    }
+
+    fn command(&self, arguments: &[String]) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        command
+            .arg("serve")
+            .args(arguments)
+            // What a developer's shell sets must not change a test.
+            .env_clear()
+            .env(self.secret.0, &self.secret.1)
+            .env("RUST_LOG", "debug");
+        Ok(command)
     }
 
     /// Kills it as a crash would: it gets no chance to tidy up.

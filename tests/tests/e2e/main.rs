@@ -3,6 +3,7 @@
 
 mod edge;
 mod events;
+mod guards;
 mod malformed;
 mod payments;
 mod reorg;

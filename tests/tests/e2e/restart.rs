@@ -1,17 +1,24 @@
 //! The relayer is killed in the middle of its work, and starts where it stopped.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
 use eyre::Result;
-use stipend_client::{Pay, PaymentFilter};
+use stipend_client::{Error, PageQuery, Pay, PaymentFilter};
 use stipend_core::{
     Code,
-    api::{Payment, PaymentState},
+    api::{Mandate, Payment, PaymentState},
 };
 use stipend_e2e::{World, balance, eventually};
+
+use tokio::task::JoinSet;
 
 use crate::{code, opened, payee, usdc};
 
 /// Accepts so many payments while no block is made.
-async fn accepted(world: &World, mandate: &stipend_core::api::Mandate, count: u32) -> Result<Vec<Payment>> {
+async fn accepted(world: &World, mandate: &Mandate, count: u32) -> Result<Vec<Payment>> {
     let agent = world.agent()?;
     let mut payments = Vec::new();
     for _ in 0..count {
@@ -21,13 +28,14 @@ async fn accepted(world: &World, mandate: &stipend_core::api::Mandate, count: u3
 }
 
 /// Each is settled, in one event each, and there are no others.
-async fn settled_once(world: &World, mandate: &stipend_core::api::Mandate, payments: &[Payment]) -> Result<()> {
+async fn settled_once(world: &World, mandate: &Mandate, payments: &[Payment]) -> Result<()> {
     let agent = world.agent()?;
     for payment in payments {
         world.settled(&agent, payment).await?;
     }
     let filter = PaymentFilter { mandate: Some(mandate.id), ..PaymentFilter::default() };
-    assert_eq!(agent.payments(&filter, &Default::default()).await?.data.len(), payments.len());
+    let page = PageQuery { cursor: None, limit: Some(100) };
+    assert_eq!(agent.payments(&filter, &page).await?.data.len(), payments.len());
     let sum = payments.iter().map(|payment| payment.amount.units()).sum::<u64>();
     assert_eq!(world.escrow.balance_of(payee(1)).await?.units(), sum);
     balance(world, &agent, &[mandate.id]).await
@@ -112,6 +120,51 @@ async fn crash_after_crash_each_payment_is_paid_once() -> Result<()> {
         world.relayer.kill()?;
         world.anvil.mine(round % 2).await?;
         world.relayer.restart().await?;
+    }
+    settled_once(&world, &mandate, &payments).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_and_crashes_each_payment_is_paid_once() -> Result<()> {
+    const PAYMENTS: u32 = 60;
+    const CRASHES: u32 = 4;
+    let (mut world, mandate) = opened("load-and-crashes", "100").await?;
+    let agent = world.agent()?;
+    let mut signed = Vec::new();
+    for _ in 0..PAYMENTS {
+        signed.push(world.sign(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?);
+    }
+
+    // Agents that do not give up, and a relayer that is shot while they send.
+    let accepted = Arc::new(AtomicU32::new(0));
+    let mut senders = JoinSet::new();
+    for payments in signed.chunks(signed.len() / 4) {
+        let (agent, payments, accepted) = (agent.clone(), payments.to_vec(), Arc::clone(&accepted));
+        senders.spawn(async move {
+            let mut taken = Vec::new();
+            for payment in payments {
+                taken.push(loop {
+                    match agent.send_payment(&payment, None).await {
+                        Ok(taken) => break taken.object,
+                        Err(Error::Unknown { .. } | Error::Unreachable { .. }) => {}
+                        Err(Error::Problem(problem)) if problem.status == 503 => {}
+                        Err(error) => return Err(error),
+                    }
+                });
+                accepted.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(taken)
+        });
+    }
+    for crash in 1..=CRASHES {
+        let due = crash * PAYMENTS / (CRASHES + 1);
+        eventually("enough are accepted", async || Ok((accepted.load(Ordering::Relaxed) >= due).then_some(()))).await?;
+        world.relayer.kill()?;
+        world.relayer.restart().await?;
+    }
+    let mut payments = Vec::new();
+    while let Some(taken) = senders.join_next().await {
+        payments.extend(taken??);
     }
     settled_once(&world, &mandate, &payments).await
 }

@@ -1,0 +1,95 @@
+//! What can't be explained stops the relayer, or keeps it from starting; reads go on.
+
+use std::fs;
+
+use eyre::Result;
+use stipend_bindings::Spend;
+use stipend_client::Pay;
+use stipend_core::{Code, api::PaymentState, policy::MandateState};
+use stipend_e2e::{World, eventually};
+
+use crate::{asking, code, opened, payee, usdc};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_does_not_start_on_what_is_not_its_house() -> Result<()> {
+    let mut world = World::start("not-its-house").await?;
+    let taken = world.relayer.must_not_start(&[]).await?;
+    assert!(taken.contains("ledger.db"), "{taken}");
+    world.relayer.kill()?;
+
+    let fresh = world.dir().join("other.db").display().to_string();
+    let token = world.escrow.token().to_string();
+    let (operator, nobody) = (world.keys.operator.address().to_string(), payee(9).to_string());
+    for (otherwise, why) in [
+        (&[("--database", fresh.as_str()), ("--chain-id", "1")][..], "chain"),
+        (&[("--database", &fresh), ("--escrow", &nobody)], "contract"),
+        (&[("--database", &fresh), ("--escrow", &token)], ""),
+        (&[("--database", &fresh), ("--guardian", &operator)], "has not allowed the submitter"),
+        (&[("--guardian", &operator)], ""),
+    ] {
+        let said = world.relayer.must_not_start(otherwise).await?;
+        assert!(said.contains(why), "{otherwise:?}: {said}");
+    }
+    world.relayer.restart().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn yesterday_s_ledger_is_not_trusted() -> Result<()> {
+    let (mut world, mandate) = opened("yesterday", "100").await?;
+    let agent = world.agent()?;
+    world.relayer.stop()?;
+    for part in ["", "-wal"] {
+        let [ledger, backup] = ["ledger", "backup"].map(|name| world.dir().join(format!("{name}.db{part}")));
+        if ledger.exists() {
+            fs::copy(ledger, backup)?;
+        }
+    }
+    world.relayer.restart().await?;
+    let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
+    world.settled(&agent, &payment).await?;
+    world.relayer.stop()?;
+
+    let backup = world.dir().join("backup.db").display().to_string();
+    let said = world.relayer.must_not_start(&[("--database", &backup)]).await?;
+    assert!(said.contains("not in the ledger"), "{said}");
+    world.relayer.restart().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_past_the_ledger_freezes_the_mandate_and_stops_the_relayer() -> Result<()> {
+    let (world, mandate) = opened("past-the-ledger", "100").await?;
+    let agent = world.agent()?;
+    let other = world.open(&asking("5")?).await?;
+    let before = world.pay(&agent, &Pay::new(mandate.id, payee(2), usdc("1")?)).await??.object;
+    world.settled(&agent, &before).await?;
+
+    // Whoever has both keys can pay what was signed; nobody told the ledger.
+    let payment = world.sign(&agent, &Pay::new(mandate.id, payee(1), usdc("3")?)).await?;
+    let spend =
+        Spend::new(payment.mandate, payment.payee, payment.amount, payment.nonce, payment.deadline, payment.reference)?;
+    world.escrow.spend(&world.keys.submitter, &mandate.terms, &spend, &payment.signature, None).await?;
+
+    world.mandate_in(&agent, mandate.id, MandateState::Frozen).await?;
+    assert_eq!(code(world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?), Code::Frozen);
+
+    // The submitter's key was used by somebody else: nothing is signed with it any more, for any mandate.
+    let waiting = world.pay(&agent, &Pay::new(other.id, payee(1), usdc("1")?)).await??.object;
+    let health =
+        eventually("it stops", async || Ok(Some(agent.readyz().await?).filter(|health| !health.ready))).await?;
+    assert!(!health.alarms.is_empty());
+    assert!(agent.healthz().await.is_ok());
+    assert_eq!(code(world.pay(&agent, &Pay::new(other.id, payee(1), usdc("1")?)).await?), Code::Halted);
+    assert_eq!(agent.payment(waiting.id, None).await?.state, PaymentState::Reserved);
+
+    // It pays nobody, and says where the money went.
+    let frozen = eventually("it is booked", async || {
+        world.anvil.mine(1).await?;
+        Ok(Some(agent.mandate(mandate.id).await?).filter(|mandate| mandate.paid.units() == 4_000_000))
+    })
+    .await?;
+    assert_eq!(frozen.available, usdc("96")?, "{frozen:?}");
+    assert_eq!(world.escrow.balance_of(payee(1)).await?, usdc("3")?);
+    let trail = agent.audit(Some(mandate.id), 0, Some(100)).await?.data;
+    assert!(trail.iter().any(|entry| entry.kind == "mandate.frozen"), "{trail:?}");
+    Ok(())
+}
