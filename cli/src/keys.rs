@@ -4,7 +4,7 @@
 use std::{env, fs, path::PathBuf};
 
 use alloy::signers::local::PrivateKeySigner;
-use alloy_primitives::{B256, b256};
+use alloy_primitives::{Address, B256, address, b256};
 use clap::ValueEnum;
 use eyre::{WrapErr, bail, eyre};
 use secrecy::{ExposeSecret, SecretString};
@@ -14,6 +14,21 @@ pub(crate) const DEV_CHAIN: u64 = 31_337;
 
 const PRIVATE_KEY: &str = "STIPEND_PRIVATE_KEY";
 const PASSWORD: &str = "STIPEND_PASSWORD";
+
+/// Anvil's accounts: the first ten of its mnemonic, and the one after them that this program uses.
+const WELL_KNOWN: [Address; 11] = [
+    address!("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"),
+    address!("0x70997970C51812dc3A010C7d01b50e0d17dc79C8"),
+    address!("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"),
+    address!("0x90F79bf6EB2c4f870365E785982E1f101E93b906"),
+    address!("0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65"),
+    address!("0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc"),
+    address!("0x976EA74026E726554dB657fA54763abd0C3a0aa9"),
+    address!("0x14dC79964da2C08b23698B3D3cc7Ca32193d9955"),
+    address!("0x23618e81E3f5cdF7f54C3d65f7FBc0aBf5B21E8f"),
+    address!("0xa0Ee7A142d267C1f36714E4a8F75612F20a79720"),
+    address!("0xBcd4042DE499D14e55001CcbB24a551F3b954096"),
+];
 
 /// The roles of `stipend dev`, on accounts of the mnemonic that anvil is known for
 /// ("test test test … junk").
@@ -111,6 +126,10 @@ impl Key {
     /// The key for use on a chain, as every party to the command names it.
     pub(crate) fn on(&self, chain_id: u64) -> eyre::Result<PrivateKeySigner> {
         match self {
+            Self::Own(signer) if chain_id != DEV_CHAIN && WELL_KNOWN.contains(&signer.address()) => bail!(
+                "{} is a well-known account of anvil and works on chain id {DEV_CHAIN} only, and this is chain id {chain_id}: everybody has that key",
+                signer.address()
+            ),
             Self::Own(signer) => Ok(signer.clone()),
             Self::Dev { account, .. } if chain_id == DEV_CHAIN => account.signer(),
             Self::Dev { named: true, .. } => bail!(
@@ -126,7 +145,6 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloy_primitives::address;
 
     #[test]
     fn dev_accounts_are_those_of_the_well_known_mnemonic() {
@@ -150,6 +168,15 @@ mod tests {
             }
         }
         assert!(Key::Dev { account: DevAccount::Agent, named: false }.on(DEV_CHAIN).is_ok());
+    }
+
+    #[test]
+    fn a_well_known_key_is_refused_there_however_it_comes() {
+        for account in DevAccount::value_variants() {
+            let key = Key::Own(account.signer().unwrap());
+            assert!(key.on(8453).is_err(), "{account:?}");
+            assert!(key.on(DEV_CHAIN).is_ok(), "{account:?}");
+        }
     }
 
     #[test]

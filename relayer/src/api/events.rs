@@ -11,7 +11,7 @@ use axum::{
         sse::{Event, KeepAlive},
     },
 };
-use futures_util::stream;
+use futures_util::{StreamExt, future::ready, stream};
 use serde::Deserialize;
 use stipend_core::{
     MandateId,
@@ -75,12 +75,14 @@ pub(super) async fn events(
     // What can fail at all fails here, with a status, and not in the stream.
     feed.read().await?;
 
+    // An id without data: no event, but where to resume if the stream breaks before the first one.
+    let start = stream::once(ready(Ok(Event::default().id(after.to_string()))));
     let events = stream::unfold(feed, |mut feed| async move {
         let entry = feed.next().await?;
         let event = Event::default().id(entry.seq.to_string()).event(&entry.kind).json_data(&entry).ok()?;
         Some((Ok::<_, Infallible>(event), feed))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    Ok(Sse::new(start.chain(events)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
 /// One caller's view of the trail, read on demand: nothing is pushed, so nothing piles up.
