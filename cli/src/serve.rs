@@ -132,7 +132,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     };
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.wrap_err_with(|| format!("can't listen on {}", args.listen))?;
-    show::note(&format!("listening on http://{}", listener.local_addr()?));
+    show::note(&format!("starting on http://{}", listener.local_addr()?));
 
     let stop = CancellationToken::new();
     let relayer = app::run(config, listener, stop.clone());

@@ -63,6 +63,31 @@ pub mod strict {
     }
 }
 
+/// `#[serde(with = "stipend_core::address::or_zero")]` for an [`Address`] whose zero means "none".
+pub mod or_zero {
+    use alloy_primitives::Address;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    /// Writes the checksummed form.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(address: &Address, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(address)
+    }
+
+    /// Reads by [`super::parse`], and zero too.
+    ///
+    /// # Errors
+    /// Those of [`super::parse`].
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+        match super::parse(&String::deserialize(deserializer)?) {
+            Err(super::AddressError::Zero) => Ok(Address::ZERO),
+            other => other.map_err(de::Error::custom),
+        }
+    }
+}
+
 /// `#[serde(with = "stipend_core::address::list")]` for an optional list of addresses.
 pub mod list {
     use alloy_primitives::Address;

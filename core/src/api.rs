@@ -134,6 +134,13 @@ impl MandateRequest {
             refunds_restore_budget: true,
         }
     }
+
+    /// Whether these terms are what was asked for, whoever approves it and whenever. Without this
+    /// anybody could answer somebody's request with a mandate over next to nothing.
+    #[must_use]
+    pub fn is_answered_by(&self, terms: &Terms) -> bool {
+        *terms == self.terms(terms.operator, terms.guardian, terms.start)
+    }
 }
 
 /// `POST /v1/mandates`: the operator's one-message approval of a request, which the relayer sends.
@@ -176,7 +183,7 @@ pub struct Mandate {
     /// The request it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestId>,
-    /// Can be paid from now.
+    /// In none of the other four; while the mandate is open, this can be paid.
     pub available: Amount,
     /// Accepted, not final yet.
     pub reserved: Amount,

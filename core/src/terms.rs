@@ -24,6 +24,7 @@ pub struct Terms {
     #[serde(with = "address::strict")]
     pub agent: Address,
     /// Whose submitters may act; zero: anybody may submit what the agent signed.
+    #[serde(with = "address::or_zero")]
     pub guardian: Address,
     /// Escrowed in full when opened.
     pub cap: Amount,

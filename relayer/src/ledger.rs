@@ -120,6 +120,8 @@ impl Ledger {
             std::fs::TryLockError::Error(source) => file_error(source),
         })?;
 
+        // Signed payments are nobody else's business. The files that SQLite adds take the same mode.
+        private(path).map_err(file_error)?;
         let mut connection = Connection::open(path)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.execute_batch(
@@ -176,6 +178,15 @@ impl Ledger {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.readers.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Creates the file for its owner alone, if it is not there.
+fn private(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use stipend_bindings::{Domain, Spend, abi::MandateEscrow, receive_with_authorization, recover, terms_on_chain};
 use stipend_core::{
-    Code, Intent, MandateId, PaymentId, RequestId, Seconds, Terms,
+    Code, Intent, MandateId, PaymentId, RequestId, Seconds,
     api::{
         AuditEntry, Health, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest, NewPayment, Page, Payment,
         PaymentState, Problem, RequestState,
@@ -357,15 +357,15 @@ impl Service {
     ) -> Result<MandateId, Problem> {
         let Parts { house, .. } = *self.parts;
         let refuse = |detail: String| Err(Problem::new(Code::InvalidTerms, detail));
-        let Terms { agent, guardian, intent, payees, .. } = body.terms;
+        let guardian = body.terms.guardian;
         if body.terms.operator != operator {
             return refuse(format!(
                 "the terms name the operator {}, the request is signed by {operator}",
                 body.terms.operator
             ));
         }
-        if agent != request.agent || intent != request.intent.hash() || payees != request.intent.payees_root() {
-            return refuse("agent, intent and payees of the terms must be those of the request".into());
+        if !request.is_answered_by(&body.terms) {
+            return refuse("the terms are not those that were asked for".into());
         }
         if guardian != house.guardian {
             return refuse(format!("the guardian of this relayer is {}, the terms name {guardian}", house.guardian));

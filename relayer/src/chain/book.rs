@@ -100,7 +100,9 @@ impl Bookkeeper {
             }
             if by_this(mandate.opened) {
                 mandates::set_opened(ledger, mandate.id, None)?;
-                if let Some(request) = mandate.request {
+                if let Some(request) = mandate.request
+                    && requests::get(ledger, request)?.is_some_and(|request| request.mandate == Some(mandate.id))
+                {
                     requests::set_mandate(ledger, request, None)?;
                 }
             }
@@ -149,16 +151,18 @@ impl Bookkeeper {
         place: Place,
         now: Seconds,
     ) -> Result<(), LedgerError> {
-        let asked_here = requests::of_intent(ledger, terms.agent, terms.intent)?.is_some();
+        let request = requests::of_intent(ledger, terms.agent, terms.intent)?;
         // Others use the escrow too; only what we can have a part in is ours to follow.
-        if terms.guardian != self.house.guardian && !asked_here {
+        if terms.guardian != self.house.guardian && request.is_none() {
             return Ok(());
         }
         mandates::ensure(ledger, id, terms, now)?;
         mandates::set_opened(ledger, id, Some(place))?;
         let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
-        if let Some(request) = mandate.request {
-            requests::set_mandate(ledger, request, Some(id))?;
+        // The first mandate that gives what was asked for answers the request; from then on its
+        // intent's hash is public, and anybody could open another one under it.
+        if let Some(request) = request.filter(|request| request.mandate.is_none() && request.is_answered_by(terms)) {
+            requests::set_mandate(ledger, request.id, Some(id))?;
         }
         let data = json!({
             "cap": terms.cap, "operator": terms.operator.to_string(), "agent": terms.agent.to_string(),

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use alloy_primitives::{Address, B256};
 use stipend_core::api::BlockRef;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     clock,
     health::Health,
-    ledger::{Ledger, LedgerError, blocks, transactions},
+    ledger::{Ledger, LedgerError, blocks, mandates, transactions},
 };
 
 /// How many blocks are fetched and committed at once when far behind.
@@ -43,7 +44,7 @@ pub enum FollowError {
     Ledger(#[from] LedgerError),
     /// The chain changed while it was read.
     #[error("the node lost block {0} while it was read")]
-    Gone(alloy_primitives::B256),
+    Gone(B256),
     /// What was booked as final is not.
     #[error(
         "the chain no longer holds the final block {number} {hash}: nothing is signed until an operator has looked"
@@ -52,7 +53,7 @@ pub enum FollowError {
         /// Its height.
         number: u64,
         /// Its hash.
-        hash: alloy_primitives::B256,
+        hash: B256,
     },
 }
 
@@ -100,7 +101,17 @@ impl Follower {
                 method: "eth_getBlock",
                 reason: format!("it has no block {height} to start from"),
             })?;
-            self.ledger.writer().write(move |ledger| blocks::restart_at(ledger, anchor.block)).await?;
+            let everything = start.is_some();
+            self.ledger
+                .writer()
+                .write(move |ledger| {
+                    if !everything {
+                        // Whom the guardian allowed before is not known: somebody, to be safe.
+                        blocks::add_submitter(ledger, Address::ZERO)?;
+                    }
+                    blocks::restart_at(ledger, anchor.block)
+                })
+                .await?;
         }
         loop {
             let (head, caught_up) = self.step().await?;
@@ -118,6 +129,10 @@ impl Follower {
                 Ok((head, caught_up)) => {
                     failures = 0;
                     self.health.clear("chain");
+                    if let Ok(Some(frozen)) = self.ledger.read(mandates::any_frozen).await {
+                        let why = frozen.frozen.unwrap_or_default();
+                        self.health.warn("frozen", format!("{} is frozen: {why}", frozen.id));
+                    }
                     heads.send_if_modified(|last| std::mem::replace(last, head) != head);
                     if !caught_up {
                         continue;

@@ -149,7 +149,7 @@ impl Sender {
             changes.mark_unchanged();
             if self.health.halted().is_none() {
                 match self.step(head, &mut sent_at).await {
-                    Ok(()) => {}
+                    Ok(()) => self.health.clear("sender"),
                     Err(error @ SendError::ForeignTransaction { .. }) => self.health.halt("nonce", error.to_string()),
                     Err(error @ SendError::ShortOfEth { .. }) => self.health.warn("funds", error.to_string()),
                     Err(error) => self.health.warn("sender", error.to_string()),
@@ -177,10 +177,7 @@ impl Sender {
             return Ok(());
         }
         sent_at.clear();
-        let Some(work) = self.next_work(head).await? else {
-            self.at_ease();
-            return Ok(());
-        };
+        let Some(work) = self.next_work(head).await? else { return Ok(()) };
         if let Some(tx) = self.sign_and_store(work, head).await? {
             sent_at.insert(tx.id, head.block.number);
             self.push(&tx, head).await?;
@@ -220,9 +217,9 @@ impl Sender {
         }
     }
 
-    /// Nothing stands in the way.
+    /// The node takes what we send: nothing stands in the way.
     fn at_ease(&self) {
-        ["sender", "funds", "fees"].into_iter().for_each(|alarm| self.health.clear(alarm));
+        ["funds", "fees", "submitter"].into_iter().for_each(|alarm| self.health.clear(alarm));
     }
 
     async fn expect_own_transaction(&self, tx: &transactions::Record, attempts: &[Attempt]) -> Result<(), SendError> {
@@ -381,6 +378,11 @@ impl Sender {
             let before = held_back.len();
             for row in &batch.rows {
                 if let Some(reason) = self.refusal(row, head).await? {
+                    if reason == Code::NotSubmitter {
+                        let submitter = self.submitter.address();
+                        let what = format!("the guardian does not allow the submitter {submitter}: payments wait");
+                        self.health.warn("submitter", what);
+                    }
                     self.note(std::slice::from_ref(row), Some(reason)).await?;
                     held_back.push((row.payment.mandate, row.payment.nonce));
                 }

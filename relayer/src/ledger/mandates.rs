@@ -251,6 +251,18 @@ pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), L
     Ok(())
 }
 
+/// A frozen mandate, if there is one.
+///
+/// # Errors
+/// Those of the store.
+pub fn any_frozen(connection: &Connection) -> Result<Option<Record>, LedgerError> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE frozen IS NOT NULL LIMIT 1"))?
+        .query_and_then([], record)?
+        .next()
+        .transpose()
+}
+
 /// The mandates with payments that are not final and whose terms expire at `time` or before.
 ///
 /// # Errors

@@ -44,6 +44,8 @@ CREATE INDEX mandate_of_operator ON mandate (operator, seq);
 CREATE INDEX mandate_opened_in ON mandate (opened_hash) WHERE opened_hash IS NOT NULL;
 CREATE INDEX mandate_ended_in ON mandate (ended_hash) WHERE ended_hash IS NOT NULL;
 
+CREATE INDEX mandate_frozen ON mandate (id) WHERE frozen IS NOT NULL;
+
 CREATE TABLE payment (
     seq        INTEGER PRIMARY KEY,
     id         BLOB    NOT NULL UNIQUE,

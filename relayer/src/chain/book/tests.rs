@@ -400,3 +400,65 @@ proptest! {
         prop_assert_eq!(scene.money(), [1_000 - total, 0, total, 0]);
     }
 }
+
+/// What an agent asked for; its id is known.
+fn ask(scene: &Scene, amount: u64) -> stipend_core::api::MandateRequest {
+    let id = stipend_core::RequestId::generate();
+    let body = stipend_core::api::NewMandateRequest {
+        amount: usdc(amount),
+        intent: "p".into(),
+        duration: "1h".parse().unwrap(),
+        per_payment: None,
+        payees: None,
+        metadata: Default::default(),
+    };
+    let intent =
+        stipend_core::Intent { version: 1, purpose: "p".into(), policy: Default::default(), nonce: B256::random() };
+    requests::insert(&scene.ledger, id, Address::repeat_byte(2), &body, &intent, 0).unwrap();
+    requests::get(&scene.ledger, id).unwrap().unwrap()
+}
+
+fn opened(id: u8, terms: &Terms) -> Vec<Log> {
+    let event = MandateEscrow::Opened {
+        mandate: B256::repeat_byte(id),
+        operator: terms.operator,
+        agent: terms.agent,
+        terms: terms_on_chain(terms).unwrap(),
+    };
+    vec![log(&event, B256::ZERO)]
+}
+
+#[test]
+fn a_request_is_answered_once_and_only_by_what_was_asked_for() {
+    let mut scene = Scene::new(GUARDIAN);
+    let request = ask(&scene, 500);
+    let answer = |scene: &Scene| requests::get(&scene.ledger, request.id).unwrap().unwrap().mandate;
+    let honest = request.terms(Address::repeat_byte(1), GUARDIAN, 5);
+
+    // A stranger who knows the request opens a mandate over one unit under it.
+    let stranger = Terms { operator: Address::repeat_byte(8), cap: usdc(1), ..honest.clone() };
+    scene.mine(opened(0x21, &stranger));
+    assert_eq!(answer(&scene), None);
+
+    scene.mine(opened(0x22, &honest));
+    assert_eq!(answer(&scene), Some(MandateId(B256::repeat_byte(0x22))));
+    // Its document is public now: another mandate under it changes nothing.
+    scene.mine(opened(0x23, &Terms { operator: Address::repeat_byte(8), ..honest.clone() }));
+    assert_eq!(answer(&scene), Some(MandateId(B256::repeat_byte(0x22))));
+
+    scene.unmine();
+    assert_eq!(answer(&scene), Some(MandateId(B256::repeat_byte(0x22))));
+    scene.unmine();
+    assert_eq!(answer(&scene), None);
+}
+
+#[test]
+fn a_guardian_s_unknown_past_may_hold_other_submitters() {
+    let mut scene = Scene::new(GUARDIAN);
+    blocks::add_submitter(&scene.ledger, Address::ZERO).unwrap();
+    scene.admit(0, 100, DEADLINE);
+    let hash = scene.submit(0, &[0]);
+    scene.mine_with(vec![skipped(0, Code::TransferFailed, hash)], vec![hash]);
+    scene.finalize();
+    assert_eq!(scene.state(0).0, PaymentState::Reserved);
+}
