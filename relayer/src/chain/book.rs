@@ -132,11 +132,10 @@ impl Bookkeeper {
             match tx.kind {
                 Kind::Settle => self.batch_final(ledger, &tx, now)?,
                 // Dead unless it succeeded; then the opening's own event has said all.
-                Kind::Open(mandate) => {
-                    if tx.succeeded != Some(true) {
-                        transactions::set_opening_tx(ledger, mandate, None)?;
-                    }
+                Kind::Open(mandate) if tx.succeeded != Some(true) => {
+                    transactions::set_opening_tx(ledger, mandate, None)?;
                 }
+                Kind::Open(_) | Kind::Sweep(_) => {}
             }
         }
         self.time_final(ledger, block.time, now)?;

@@ -18,7 +18,8 @@ use alloy::{
     signers::local::PrivateKeySigner,
 };
 use alloy_primitives::{Bytes, TxKind, U256};
-use stipend_bindings::abi::MandateEscrow;
+use alloy_sol_types::SolCall;
+use stipend_bindings::{abi::MandateEscrow, terms_on_chain};
 use stipend_core::{Code, MandateId, api::PaymentState, policy::MandateState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -42,8 +43,8 @@ use crate::{
     },
 };
 
-/// Gas of an opening by authorisation, with room to spare.
-const OPENING_GAS: u64 = 300_000;
+/// Gas of an opening by authorisation or of a sweep, with room to spare.
+const CALL_GAS: u64 = 300_000;
 /// After so many blocks without being mined an attempt is replaced by one with higher fees.
 const REPLACE_AFTER: u64 = 3;
 /// How many waiting payments are looked at for a batch.
@@ -113,7 +114,7 @@ pub struct Sender {
 /// Something to send.
 enum Work {
     Batch(Batch),
-    Opening(transactions::Opening),
+    Call(Kind, Bytes),
 }
 
 impl Sender {
@@ -294,7 +295,7 @@ impl Sender {
     /// something of it changed meanwhile: then the next step looks again.
     async fn sign_and_store(&self, work: Work, head: Head) -> Result<Option<transactions::Record>, SendError> {
         let (kind, calldata, gas_limit) = match &work {
-            Work::Opening(opening) => (Kind::Open(opening.mandate), opening.calldata.clone(), OPENING_GAS),
+            Work::Call(kind, calldata) => (*kind, calldata.clone(), CALL_GAS),
             Work::Batch(batch) => {
                 let calldata =
                     batch.calldata().ok_or_else(|| LedgerError::inconsistent("a batch that can't be encoded"))?;
@@ -327,7 +328,8 @@ impl Sender {
                 // The nonce is unique in the ledger: if another transaction took it, this fails.
                 let id = transactions::insert(ledger, &new)?;
                 match &work {
-                    Work::Opening(opening) => transactions::set_opening_tx(ledger, opening.mandate, Some(id))?,
+                    Work::Call(Kind::Open(mandate), _) => transactions::set_opening_tx(ledger, *mandate, Some(id))?,
+                    Work::Call(..) => {}
                     Work::Batch(batch) => {
                         for row in &batch.rows {
                             let payment = payments::by_id(ledger, row.payment.id)?
@@ -346,20 +348,43 @@ impl Sender {
             .await?)
     }
 
-    /// What to send next: openings first, since others wait for them; then a batch. Everything has
-    /// been simulated at a block that is followed.
+    /// What to send next: openings first, since others wait for them; then a batch; then what is
+    /// left of mandates that are over. Everything has been simulated at a block that is followed.
     async fn next_work(&self, head: Head) -> Result<Option<Work>, SendError> {
         for opening in self.ledger.read(transactions::waiting_openings).await? {
-            match self.simulate::<MandateEscrow::openWithAuthorizationCall>(&opening.calldata, OPENING_GAS, head).await
-            {
-                Ok(_) => return Ok(Some(Work::Opening(opening))),
-                // It waits until its authorisation has lapsed for good.
-                Err(error @ RpcError::Refused { .. }) => {
-                    tracing::info!(mandate = %opening.mandate, %error, "an opening would fail");
-                }
-                Err(error) => return Err(error.into()),
+            let calldata = opening.calldata;
+            if self.would_pass::<MandateEscrow::openWithAuthorizationCall>(&calldata, head).await? {
+                return Ok(Some(Work::Call(Kind::Open(opening.mandate), calldata)));
             }
         }
+        if let Some(batch) = self.next_batch(head).await? {
+            return Ok(Some(Work::Batch(batch)));
+        }
+        let (guardian, time) = (self.house.guardian, head.block.time);
+        for mandate in self.ledger.read(move |ledger| mandates::to_sweep(ledger, guardian, time)).await? {
+            let terms = terms_on_chain(&mandate.terms).map_err(LedgerError::inconsistent)?;
+            let calldata = MandateEscrow::sweepCall { terms }.abi_encode().into();
+            if self.would_pass::<MandateEscrow::sweepCall>(&calldata, head).await? {
+                return Ok(Some(Work::Call(Kind::Sweep(mandate.id), calldata)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a call would succeed now. One that would not waits: it may later.
+    async fn would_pass<C: SolCall>(&self, calldata: &Bytes, head: Head) -> Result<bool, SendError> {
+        match self.simulate::<C>(calldata, CALL_GAS, head).await {
+            Ok(_) => Ok(true),
+            Err(error @ RpcError::Refused { .. }) => {
+                tracing::info!(call = C::SIGNATURE, %error, "a call would fail now");
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The next batch, of rows that all pass together.
+    async fn next_batch(&self, head: Head) -> Result<Option<Batch>, SendError> {
         let candidates = self.candidates(head).await?;
         let mut held_back: Vec<(MandateId, u32)> = Vec::new();
         let mut batch = Batch::pack(candidates.clone(), &held_back);
@@ -372,7 +397,7 @@ impl Sender {
             let paid = self.simulate::<MandateEscrow::settleCall>(&calldata, batch.gas_limit(), head).await?;
             if paid == U256::from(batch.rows.len()) {
                 self.note(&batch.rows, None).await?;
-                return Ok(Some(Work::Batch(batch)));
+                return Ok(Some(batch));
             }
             // Find the rows that fail by themselves; where none does, fewer rows may do together.
             let before = held_back.len();
@@ -424,12 +449,7 @@ impl Sender {
         Ok(rows.await?)
     }
 
-    async fn simulate<C: alloy_sol_types::SolCall>(
-        &self,
-        calldata: &Bytes,
-        gas: u64,
-        head: Head,
-    ) -> Result<C::Return, RpcError> {
+    async fn simulate<C: SolCall>(&self, calldata: &Bytes, gas: u64, head: Head) -> Result<C::Return, RpcError> {
         let call = Call {
             from: Some(self.submitter.address()),
             to: self.house.escrow,

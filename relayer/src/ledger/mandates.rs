@@ -174,8 +174,8 @@ pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Second
         .filter(|request| request.intent.payees_root() == terms.payees);
     connection
         .prepare_cached(
-            "INSERT INTO mandate (id, operator, agent, terms, intent, request, cap, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO mandate (id, operator, agent, terms, intent, request, expiry, cap, created_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
         )?
         .execute((
             id.0.0,
@@ -184,6 +184,7 @@ pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Second
             super::to_json(terms)?,
             request.as_ref().map(|request| request.intent.canonical()),
             request.as_ref().map(|request| request.id.0.into_bytes()),
+            terms.expiry,
             terms.cap.units(),
             now,
         ))?;
@@ -251,6 +252,23 @@ pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), L
     Ok(())
 }
 
+/// The mandates under this guardian that are over by time and still hold money that nothing
+/// accepted can claim, unless a transaction is about to return it.
+///
+/// # Errors
+/// Those of the store.
+pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Result<Vec<Record>, LedgerError> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM mandate WHERE opened_hash IS NOT NULL AND ended_hash IS NULL
+             AND expiry <= ?1 AND cap > held + paid + returned AND reserved = 0
+             AND NOT EXISTS (SELECT 1 FROM tx WHERE kind = 'sweep' AND tx.mandate = mandate.id AND state <> 'final')"
+        ))?
+        .query_and_then([time], record)?
+        .filter(|mandate| mandate.as_ref().map_or(true, |mandate| mandate.terms.guardian == guardian))
+        .collect()
+}
+
 /// A frozen mandate, if there is one.
 ///
 /// # Errors
@@ -270,7 +288,7 @@ pub fn any_frozen(connection: &Connection) -> Result<Option<Record>, LedgerError
 pub fn expired_with_live_payments(connection: &Connection, time: Seconds) -> Result<Vec<Record>, LedgerError> {
     connection
         .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM mandate WHERE terms ->> 'expiry' <= ?
+            "SELECT {COLUMNS} FROM mandate WHERE ended_hash IS NULL AND expiry <= ?
              AND id IN (SELECT mandate FROM payment WHERE state NOT IN ('settled', 'failed'))"
         ))?
         .query_and_then([time], record)?

@@ -29,6 +29,7 @@ CREATE TABLE mandate (
     terms        TEXT    NOT NULL, -- core::Terms
     intent       TEXT,             -- only if its hash and its payees are those of the terms
     request      BLOB,
+    expiry       INTEGER NOT NULL,
     cap          INTEGER NOT NULL CHECK (cap > 0),
     reserved     INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
     held         INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0),
@@ -44,6 +45,7 @@ CREATE INDEX mandate_of_operator ON mandate (operator, seq);
 CREATE INDEX mandate_opened_in ON mandate (opened_hash) WHERE opened_hash IS NOT NULL;
 CREATE INDEX mandate_ended_in ON mandate (ended_hash) WHERE ended_hash IS NOT NULL;
 
+CREATE INDEX mandate_expiring ON mandate (expiry) WHERE ended_hash IS NULL;
 CREATE INDEX mandate_frozen ON mandate (id) WHERE frozen IS NOT NULL;
 
 CREATE TABLE payment (
@@ -104,8 +106,8 @@ CREATE TABLE tx (
     id          INTEGER PRIMARY KEY,
     submitter   BLOB    NOT NULL,
     nonce       INTEGER NOT NULL,
-    kind        TEXT    NOT NULL CHECK (kind IN ('settle', 'open')),
-    mandate     BLOB,             -- of an opening
+    kind        TEXT    NOT NULL CHECK (kind IN ('settle', 'open', 'sweep')),
+    mandate     BLOB,             -- of an opening or a sweep
     calldata    BLOB    NOT NULL,
     gas_limit   INTEGER NOT NULL,
     state       TEXT    NOT NULL CHECK (state IN ('pending', 'mined', 'final')),

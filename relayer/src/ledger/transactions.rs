@@ -13,6 +13,8 @@ pub enum Kind {
     Settle,
     /// Opens this mandate by its operator's authorisation.
     Open(MandateId),
+    /// Returns to the operator what is left of this mandate, which is over.
+    Sweep(MandateId),
 }
 
 /// A transaction.
@@ -76,6 +78,7 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     let kind = match (row.get::<_, String>(3)?.as_str(), mandate) {
         ("settle", None) => Kind::Settle,
         ("open", Some(mandate)) => Kind::Open(mandate),
+        ("sweep", Some(mandate)) => Kind::Sweep(mandate),
         (kind, _) => return Err(LedgerError::Inconsistent(format!("a transaction of kind {kind}"))),
     };
     let mined = match row.get::<_, Option<u64>>(7)? {
@@ -116,6 +119,7 @@ pub fn insert(connection: &Connection, new: &New) -> Result<u64, LedgerError> {
     let (kind, mandate) = match new.kind {
         Kind::Settle => ("settle", None),
         Kind::Open(mandate) => ("open", Some(mandate.0.0)),
+        Kind::Sweep(mandate) => ("sweep", Some(mandate.0.0)),
     };
     connection
         .prepare_cached(
