@@ -6,10 +6,21 @@ const { existsSync, mkdirSync, readFileSync, writeFileSync } = require("node:fs"
 const CONTRACTS = ["MandateEscrow", "MockUSDC", "MockUSDCProxy"];
 const check = process.argv.includes("--check");
 
-// One line per ABI entry: small, and a change shows as the line that changed.
-function render({ abi, bytecode }) {
+// One line per ABI entry: small, and a change shows as the line that changed. `immutables` are the places, 32 bytes
+// each, that a constructor fills in.
+function render({ abi, bytecode, deployedBytecode }) {
   const entries = abi.map((entry) => `    ${JSON.stringify(entry)}`).join(",\n");
-  return `{\n  "abi": [\n${entries}\n  ],\n  "bytecode": "${bytecode.object}"\n}\n`;
+  const places = Object.values(deployedBytecode.immutableReferences ?? {}).flat();
+  const immutables = places.map(({ start }) => start).sort((a, b) => a - b);
+  return `{
+  "abi": [
+${entries}
+  ],
+  "bytecode": "${bytecode.object}",
+  "deployedBytecode": "${deployedBytecode.object}",
+  "immutables": ${JSON.stringify(immutables)}
+}
+`;
 }
 
 const stale = [];

@@ -2,12 +2,14 @@
 //! committed ABI, the EIP-712 digests that agents and operators sign, and the signatures over
 //! them. No I/O.
 
+mod code;
 mod convert;
 mod digest;
 mod signature;
 #[cfg(test)]
 mod vectors;
 
+pub use code::is_mandate_escrow;
 pub use convert::{OutOfRange, row, terms_from_chain, terms_on_chain};
 pub use digest::{Domain, ReceiveWithAuthorization, Spend, receive_with_authorization};
 pub use signature::{SignatureError, compact, recover};

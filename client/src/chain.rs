@@ -66,6 +66,11 @@ pub enum ChainError {
     /// No contract where one should be.
     #[error("there is no contract at {0} on this chain: check the address and the RPC URL")]
     NoCode(Address),
+    /// Something else stands where the escrow should be.
+    #[error(
+        "what stands at {0} is not the MandateEscrow that this program was built with: check the address and the RPC URL, and do not send anything there"
+    )]
+    NotAnEscrow(Address),
     /// A number that does not fit.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -147,7 +152,12 @@ impl Chain {
 
     /// Whether there is a contract.
     pub async fn has_code(&self, address: Address) -> Result<bool, ChainError> {
-        Ok(!self.provider.get_code_at(address).await.map_err(node("eth_getCode"))?.is_empty())
+        Ok(!self.code(address).await?.is_empty())
+    }
+
+    /// The code of a contract; empty if there is none.
+    pub async fn code(&self, address: Address) -> Result<Bytes, ChainError> {
+        self.provider.get_code_at(address).await.map_err(node("eth_getCode"))
     }
 
     /// How many transactions of an account are in blocks.

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use alloy::{eips::BlockId, signers::local::PrivateKeySigner};
 use alloy_primitives::Address;
 use alloy_sol_types::SolCall;
-use stipend_bindings::abi::MandateEscrow;
+use stipend_bindings::{abi::MandateEscrow, is_mandate_escrow};
 use stipend_core::policy::Limits;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -74,9 +74,11 @@ pub enum AppError {
         /// The settings'.
         expected: u64,
     },
-    /// Nothing there.
-    #[error("there is no contract at {0}: check the escrow's address and the chain")]
-    NoContract(Address),
+    /// Nothing there, or something else.
+    #[error(
+        "what stands at {0} is not the MandateEscrow that this program was built with: check the escrow's address and the chain"
+    )]
+    NotAnEscrow(Address),
     /// The guardian did not allow the submitter.
     #[error(
         "the guardian {guardian} has not allowed the submitter {submitter}: send setSubmitter({submitter}, true) to the escrow from the guardian"
@@ -169,8 +171,8 @@ async fn inspect(rpc: &Rpc, config: &Config) -> Result<House, AppError> {
     if found != config.chain_id {
         return Err(AppError::OtherChain { found, expected: config.chain_id });
     }
-    if !rpc.has_code(config.escrow).await? {
-        return Err(AppError::NoContract(config.escrow));
+    if !is_mandate_escrow(&rpc.code(config.escrow).await?) {
+        return Err(AppError::NotAnEscrow(config.escrow));
     }
     let ask = |data: Vec<u8>| Call { from: None, to: config.escrow, data: data.into(), gas: None };
     let token =

@@ -9,7 +9,7 @@ use alloy_sol_types::{SolCall, SolEvent};
 use stipend_bindings::{
     Domain, Spend,
     abi::{MandateEscrow, MockUSDC},
-    compact, receive_with_authorization, row, terms_from_chain, terms_on_chain,
+    compact, is_mandate_escrow, receive_with_authorization, row, terms_from_chain, terms_on_chain,
 };
 use stipend_core::{Amount, Intent, MandateId, Seconds, Terms, api::Authorization, merkle};
 
@@ -58,8 +58,8 @@ pub struct Revoked {
 impl Escrow {
     /// The escrow at an address, once it is seen that there is code there and at its token.
     pub async fn at(chain: Chain, address: Address) -> Result<Self, ChainError> {
-        if !chain.has_code(address).await? {
-            return Err(ChainError::NoCode(address));
+        if !is_mandate_escrow(&chain.code(address).await?) {
+            return Err(ChainError::NotAnEscrow(address));
         }
         let token = chain.view(address, &MandateEscrow::tokenCall {}).await?;
         if !chain.has_code(token).await? {

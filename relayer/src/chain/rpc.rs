@@ -233,13 +233,12 @@ impl Rpc {
         Ok(u128::try_from(balance).unwrap_or(u128::MAX))
     }
 
-    /// Whether there is a contract.
+    /// The code of a contract; empty if there is none.
     ///
     /// # Errors
     /// [`RpcError`].
-    pub async fn has_code(&self, account: Address) -> Result<bool, RpcError> {
-        let code = self.provider.get_code_at(account).await.map_err(RpcError::of("eth_getCode"))?;
-        Ok(!code.is_empty())
+    pub async fn code(&self, account: Address) -> Result<Bytes, RpcError> {
+        self.provider.get_code_at(account).await.map_err(RpcError::of("eth_getCode"))
     }
 
     /// The tip that the node suggests, in wei per gas.
