@@ -117,10 +117,15 @@ async fn an_operator_without_eth_approves_by_one_message() -> Result<()> {
     };
     world.secrets.signature("the operator's authorisation", &approval.authorization.signature);
 
-    // Terms other than those that were signed open nothing.
-    let mut greedy = approval.clone();
-    greedy.terms.cap = usdc("6")?;
-    assert_eq!(code(operator.open_mandate(&greedy).await), Code::BadSignature);
+    // Terms other than those that were asked for open nothing, nor do terms other than those that were signed.
+    let greedy = Terms { cap: usdc("6")?, ..terms.clone() };
+    let authorization = world.escrow.authorize(&world.keys.gasless, &greedy, terms.start + 3_600)?;
+    let greedy = NewMandate { terms: greedy, authorization, ..approval.clone() };
+    assert_eq!(code(operator.open_mandate(&greedy).await), Code::InvalidTerms);
+    let later = Terms { start: terms.start + 1, ..terms.clone() };
+    let authorization = world.escrow.authorize(&world.keys.gasless, &later, terms.start + 3_600)?;
+    let unsigned = NewMandate { authorization, ..approval.clone() };
+    assert_eq!(code(operator.open_mandate(&unsigned).await), Code::BadSignature);
 
     // Neither does the signature of somebody who has no money.
     let poor = key("poor operator")?;
