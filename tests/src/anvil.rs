@@ -68,6 +68,12 @@ impl Anvil {
         self.rpc("anvil_mine", json!([blocks])).await.map(drop)
     }
 
+    /// Lets so many seconds pass, and makes a block.
+    pub async fn pass(&self, seconds: u64) -> Result<()> {
+        self.rpc("evm_increaseTime", json!([seconds])).await?;
+        self.mine(1).await
+    }
+
     /// Replaces the last `depth` blocks by empty ones; their transactions are gone.
     pub async fn reorg(&self, depth: u64) -> Result<()> {
         self.rpc("anvil_reorg", json!([depth, []])).await.map(drop)

@@ -231,6 +231,18 @@ impl World {
         .await
     }
 
+    /// Waits until the relayer has seen the chain's head.
+    ///
+    /// # Errors
+    /// If it does not come to be.
+    pub async fn followed(&self, client: &Client) -> Result<()> {
+        let head = self.escrow.chain().head().await?;
+        eventually(&format!("block {} is seen", head.number), async || {
+            Ok((client.info().await?.head.number >= head.number).then_some(()))
+        })
+        .await
+    }
+
     /// Waits until this much has gone back to the operator for good; makes the blocks that it takes.
     ///
     /// # Errors

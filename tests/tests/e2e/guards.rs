@@ -22,8 +22,8 @@ async fn it_does_not_start_on_what_is_not_its_house() -> Result<()> {
     let (operator, nobody) = (world.keys.operator.address().to_string(), payee(9).to_string());
     for (otherwise, why) in [
         (&[("--database", fresh.as_str()), ("--chain-id", "1")][..], "chain"),
-        (&[("--database", &fresh), ("--escrow", &nobody)], "contract"),
-        (&[("--database", &fresh), ("--escrow", &token)], ""),
+        (&[("--database", &fresh), ("--escrow", &nobody)], "check the escrow's address"),
+        (&[("--database", &fresh), ("--escrow", &token)], "check the escrow's address"),
         (&[("--database", &fresh), ("--guardian", &operator)], "has not allowed the submitter"),
         (&[("--guardian", &operator)], ""),
     ] {
@@ -72,6 +72,12 @@ async fn a_payment_past_the_ledger_freezes_the_mandate_and_stops_the_relayer() -
     world.mandate_in(&agent, mandate.id, MandateState::Frozen).await?;
     assert_eq!(code(world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?), Code::Frozen);
 
+    let warned = eventually("there is an alarm", async || {
+        Ok(Some(agent.readyz().await?.alarms).filter(|alarms| !alarms.is_empty()))
+    })
+    .await?;
+    assert!(warned[0].contains(&mandate.id.to_string()), "{warned:?}");
+
     // The submitter's key was used by somebody else: nothing is signed with it any more, for any mandate.
     let waiting = world.pay(&agent, &Pay::new(other.id, payee(1), usdc("1")?)).await??.object;
     let health =
@@ -91,5 +97,27 @@ async fn a_payment_past_the_ledger_freezes_the_mandate_and_stops_the_relayer() -
     assert_eq!(world.escrow.balance_of(payee(1)).await?, usdc("3")?);
     let trail = agent.audit(Some(mandate.id), 0, Some(100)).await?.data;
     assert!(trail.iter().any(|entry| entry.kind == "mandate.frozen"), "{trail:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reorg_past_finality_stops_the_relayer_and_reads_go_on() -> Result<()> {
+    let (mut world, mandate) = opened("past-finality", "100").await?;
+    let agent = world.agent()?;
+    let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
+    world.settled(&agent, &payment).await?;
+    world.anvil.mine(10).await?;
+    world.followed(&agent).await?;
+    world.anvil.reorg(10).await?;
+    let stopped = async || Ok(Some(agent.readyz().await?).filter(|health| !health.ready));
+    let health = eventually("it stops", stopped).await?;
+    assert!(health.alarms[0].contains("finality"), "{health:?}");
+    assert_eq!(code(world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?), Code::Halted);
+    assert_eq!(agent.payment(payment.id, None).await?.state, PaymentState::Settled);
+    assert_eq!(agent.healthz().await?.alarms, health.alarms);
+
+    // Starting again explains nothing.
+    world.relayer.stop()?;
+    assert!(world.relayer.must_not_start(&[]).await?.contains("final"));
     Ok(())
 }

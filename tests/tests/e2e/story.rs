@@ -12,7 +12,7 @@ use stipend_core::{
     api::{Mandate, NewMandate, NewMandateRequest, PaymentState, RequestState},
     policy::MandateState,
 };
-use stipend_e2e::{World, balance, key};
+use stipend_e2e::{World, balance, eventually, key};
 
 use crate::{asking, code, payee, usdc};
 
@@ -143,6 +143,55 @@ async fn an_operator_without_eth_approves_by_one_message() -> Result<()> {
     world.settled(&agent, &payment).await?;
     assert_eq!(world.escrow.balance_of(payee(1)).await?, usdc("5")?);
     balance(&world, &operator, &[id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_when_the_time_is_over_goes_back_by_itself() -> Result<()> {
+    let world = World::start("expiry").await?;
+    let agent = world.agent()?;
+    let mandate = world.open(&NewMandateRequest { duration: "2h".parse()?, ..asking("10")? }).await?;
+    let funds = world.escrow.balance_of(world.keys.operator.address()).await?;
+    let pay = Pay::new(mandate.id, payee(1), usdc("3")?);
+    let payment = world.pay(&agent, &pay).await??.object;
+    world.settled(&agent, &payment).await?;
+
+    world.anvil.pass(7_200).await?;
+    world.followed(&agent).await?;
+    let late = Pay { deadline: Some(mandate.terms.expiry), ..pay.clone() };
+    assert_eq!(code(world.pay(&agent, &late).await?), Code::Expired);
+    world.returned(&agent, mandate.id, usdc("7")?).await?;
+    assert_eq!(world.escrow.balance_of(world.keys.operator.address()).await?.checked_sub(funds), Some(usdc("7")?));
+    balance(&world, &agent, &[mandate.id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_t_be_paid_any_more_is_in_the_budget_again() -> Result<()> {
+    let world = World::start("too-late").await?;
+    let agent = world.agent()?;
+    let mandate = world.open(&asking("10")?).await?;
+    world.anvil.automine(false).await?;
+    let pay = Pay::new(mandate.id, payee(1), usdc("4")?);
+    let late = Pay { deadline: Some(world.time().await? + 180), ..pay.clone() };
+    let late = world.pay(&agent, &late).await??.object;
+    world.payment_in(&agent, &late, PaymentState::Submitted).await?;
+    let during = agent.mandate(mandate.id).await?;
+    assert_eq!((during.available, during.reserved), (usdc("6")?, usdc("4")?));
+
+    // No block comes in time.
+    world.anvil.pass(200).await?;
+    let failed = eventually("it has failed", async || {
+        world.anvil.mine(1).await?;
+        Ok(Some(agent.payment(late.id, None).await?).filter(|payment| payment.state == PaymentState::Failed))
+    })
+    .await?;
+    assert_eq!(failed.reason, Some(Code::DeadlinePassed));
+    let after = agent.mandate(mandate.id).await?;
+    assert_eq!((after.available, after.reserved), (usdc("10")?, usdc("0")?));
+
+    let in_time = world.pay(&agent, &pay).await??.object;
+    world.settled(&agent, &in_time).await?;
+    assert_eq!(world.escrow.balance_of(payee(1)).await?, usdc("4")?);
+    balance(&world, &agent, &[mandate.id]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
