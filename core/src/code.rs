@@ -99,7 +99,7 @@ codes! {
     /// No valid ERC-8128 signature.
     Unauthenticated, "unauthenticated", 401, "sign the request by ERC-8128 with your key, now, with a new nonce";
     /// Nothing here, or not yours.
-    NotFound, "not_found", 404, "check the id, and that the key you sign with may see it";
+    NotFound, "not_found", 404, "check the id, and that you sign with the key that may see it, for this chain id and escrow";
     /// Not with this method.
     MethodNotAllowed, "method_not_allowed", 405, "use the method that the documentation names";
     /// The body is not JSON by its content type.

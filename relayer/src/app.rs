@@ -162,6 +162,9 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     stop.cancel();
     chain_stop.cancel();
     tasks.wait().await;
+    if let Err(error) = ledger.checkpoint().await {
+        tracing::warn!(%error, "the ledger's newest part stays in its -wal file");
+    }
     outcome
 }
 

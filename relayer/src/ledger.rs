@@ -149,6 +149,21 @@ impl Ledger {
         self.writer.changes()
     }
 
+    /// Moves everything from the write-ahead log into the file itself, so that after a stop the file
+    /// alone is the whole ledger.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`]; nothing is lost then, it only stays in the log.
+    pub async fn checkpoint(&self) -> Result<(), LedgerError> {
+        let path = self.path.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let connection = Connection::open(&*path)?;
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            Ok(())
+        });
+        task.await.map_err(|_| LedgerError::Unknown)?
+    }
+
     /// Reads from whole commits, off the async threads.
     ///
     /// # Errors

@@ -56,6 +56,19 @@ async fn what_was_answered_is_there_for_every_reader_and_after_a_restart() {
 }
 
 #[tokio::test]
+async fn after_a_stop_the_file_alone_is_the_ledger() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    ledger.writer().write(|ledger| note(ledger, "kept")).await.unwrap();
+    assert_eq!(kinds(&ledger).await, ["kept"]);
+    ledger.checkpoint().await.unwrap();
+    let copy = directory.path().join("copy");
+    std::fs::copy(&path, &copy).unwrap();
+    assert_eq!(kinds(&Ledger::open(&copy, HOUSE).unwrap()).await, ["kept"]);
+}
+
+#[tokio::test]
 async fn one_process_one_house_one_version() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger");
