@@ -91,6 +91,32 @@ codes! {
     /// Below the host's minimum.
     BelowMinimum, "below_minimum", 403, "pay at least the host's minimum (see payment_min in /v1/info)";
 
+    // Why a card is refused, or a charge of one is declined.
+    /// No cards here.
+    CardsNotOffered, "cards_not_offered", 501, "this relayer has no card issuer: pay on chain instead";
+    /// Not whole cents.
+    NotWholeCents, "not_whole_cents", 403, "ask for an amount of whole cents";
+    /// The hold does not last as long as clearings may take.
+    CaptureByTooSoon, "capture_by_too_soon", 403, "sign the hold again with the capture_by that /v1/info asks for";
+    /// The hold lasts longer than the mandate allows, or than is needed.
+    CaptureByTooLate, "capture_by_too_late", 403, "sign the hold again with the capture_by that /v1/info asks for, or ask for a mandate that lasts longer";
+    /// Charged already.
+    CardUsed, "card_used", 403, "a card can be charged once: create another one";
+    /// Not charged yet, or not any more.
+    CardNotActive, "card_not_active", 403, "create another card, or wait until this one is active";
+    /// Too late.
+    CardExpired, "card_expired", 403, "create another card and use it before it expires";
+    /// The merchant's category is not among those of the mandate.
+    MerchantNotAllowed, "merchant_not_allowed", 403, "use the card at the merchants that the mandate allows";
+    /// More than the card was created for.
+    AboveCardAmount, "above_card_amount", 403, "create a card for the whole amount of the purchase";
+    /// Not in US dollars.
+    CurrencyNotAllowed, "currency_not_allowed", 403, "pay in US dollars";
+    /// Cash, credit or a question instead of a purchase.
+    ChargeNotPlain, "charge_not_plain", 403, "use the card for a purchase alone";
+    /// The issuer did not make a card.
+    IssuerFailed, "issuer_failed", 502, "create another card; if it persists, ask the host";
+
     // Failures of a call.
     /// Not understood.
     InvalidRequest, "invalid_request", 400, "send what the documentation of this call shows";

@@ -1,5 +1,7 @@
 //! What the relayer can be asked for. The API, and later other skins, decide nothing themselves.
 
+pub mod cards;
+
 use std::{sync::Arc, time::Duration};
 
 use alloy::eips::BlockId;
@@ -14,7 +16,7 @@ use stipend_core::{
         AuditEntry, Health, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest, NewPayment, Page, Payment,
         PaymentState, Problem, RequestState,
     },
-    intent::{PAYEES_MAX, PURPOSE_MAX, Policy},
+    intent::{MCCS_MAX, PAYEES_MAX, PURPOSE_MAX, Policy},
     policy::{self, Limits, Proposal, Standing},
 };
 use tokio::{sync::watch, time::Instant};
@@ -28,12 +30,14 @@ use crate::{
     clock,
     health::Health as Alarms,
     ledger::{
-        House, Ledger, LedgerError, audit, mandates,
+        House, Ledger, LedgerError, audit, cards as records, mandates,
         payments::{self, Admission},
         requests,
         transactions::{self, Opening},
     },
 };
+
+pub use cards::{Cards, Question, SignedHold};
 
 /// How long `?wait=` waits at most.
 const WAIT: Duration = Duration::from_secs(25);
@@ -119,6 +123,8 @@ pub struct Parts {
     pub heads: watch::Receiver<Head>,
     /// What is wrong.
     pub alarms: Alarms,
+    /// What cards need, if they are offered.
+    pub cards: Option<Cards>,
 }
 
 /// The service. Cheap to clone.
@@ -170,6 +176,7 @@ impl Service {
             guardian: house.guardian,
             confirmations,
             limits,
+            cards: self.parts.cards.as_ref().map(Cards::info),
             head: head.block,
             finalized: head.finalized,
         })
@@ -220,7 +227,7 @@ impl Service {
                 let intent = Intent {
                     version: 1,
                     purpose: body.intent.clone(),
-                    policy: Policy { payees: body.payees.clone() },
+                    policy: Policy { payees: body.payees.clone(), mccs: body.mccs.clone() },
                     nonce: B256::random(),
                 };
                 requests::insert(ledger, id, agent, &body, &intent, now)?;
@@ -271,6 +278,11 @@ impl Service {
             if distinct.len() != payees.len() {
                 return refuse("the list of payees names one twice".into());
             }
+        }
+        if let Some(mccs) = &body.mccs
+            && (mccs.is_empty() || mccs.len() > MCCS_MAX)
+        {
+            return refuse(format!("a list of merchant categories has 1 to {MCCS_MAX}; leave it out to allow any"));
         }
         Ok(())
     }
@@ -517,22 +529,12 @@ impl Service {
             let payment = |id| Ok(payments::by_id(ledger, PaymentId(id))?.map(payments::Record::view));
             return replayed(bought, fingerprint, key, payment);
         }
-        if let Some(other) = payments::by_nonce(ledger, body.mandate, body.nonce)? {
-            let detail = format!("nonce {} belongs to {}", body.nonce, other.id);
-            return Ok(Err(Problem::new(Code::NonceTaken, detail)));
+        if let Some(taken) = taken(ledger, body.mandate, body.nonce)? {
+            return Ok(Err(taken));
         }
 
-        let Parts { house, limits, confirmations, .. } = *self.parts;
-        let standing = Standing {
-            terms: &mandate.terms,
-            intent: mandate.intent.as_ref(),
-            state: mandate.state(head, confirmations),
-            available: mandate.books.available(),
-            highest_nonce: mandate.highest_nonce,
-        };
         let proposal = Proposal { payee: body.payee, amount: body.amount, nonce: body.nonce, deadline: body.deadline };
-        let house = policy::House { escrow: house.escrow, token: house.token, guardian: house.guardian };
-        let decision = policy::decide(&standing, &proposal, &house, &limits, now);
+        let decision = self.decide(&mandate, &proposal, head, now);
         if let Some((verdict, code)) = decision.refusal() {
             let mut problem = Problem::new(code, verdict.detail.clone());
             let data = json!({
@@ -551,6 +553,20 @@ impl Service {
         let payment = payments::by_id(ledger, admission.id)?
             .ok_or_else(|| LedgerError::inconsistent("a payment that was just stored is gone"))?;
         Ok(Ok(Accepted { object: payment.view(), replayed: false }))
+    }
+
+    /// What the policy says about an outflow of `mandate`.
+    fn decide(&self, mandate: &mandates::Record, proposal: &Proposal, head: u64, now: Seconds) -> policy::Decision {
+        let Parts { house, limits, confirmations, .. } = *self.parts;
+        let standing = Standing {
+            terms: &mandate.terms,
+            intent: mandate.intent.as_ref(),
+            state: mandate.state(head, confirmations),
+            available: mandate.books.available(),
+            highest_nonce: mandate.highest_nonce,
+        };
+        let house = policy::House { escrow: house.escrow, token: house.token, guardian: house.guardian };
+        policy::decide(&standing, proposal, &house, &limits, now)
     }
 
     /// One payment of the caller's; with `wait`, once it is in that state or final, but after 25 s
@@ -641,6 +657,15 @@ fn invalid(error: &impl std::fmt::Display) -> Problem {
 
 fn not_found(what: &str) -> Problem {
     Problem::new(Code::NotFound, format!("no such {what}"))
+}
+
+/// That the nonce belongs to a payment or a card already: they share one sequence.
+fn taken(ledger: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<Problem>, LedgerError> {
+    let by = match payments::by_nonce(ledger, mandate, nonce)? {
+        Some(payment) => Some(payment.id.to_string()),
+        None => records::by_nonce(ledger, mandate, nonce)?.map(|card| card.id.to_string()),
+    };
+    Ok(by.map(|by| Problem::new(Code::NonceTaken, format!("nonce {nonce} belongs to {by}"))))
 }
 
 /// The answer to an idempotency key that came before.

@@ -46,6 +46,7 @@ pub struct Record {
 const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, paid, returned,
     opened_block, opened_hash, opened_tx, ended_block, ended_hash, ended_tx, frozen,
     (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
+        UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
         UNION ALL SELECT max(nonce) FROM foreign_payment WHERE mandate = mandate.id))";
 
 fn place(row: &Row<'_>, first: usize) -> Result<Option<Place>, LedgerError> {
@@ -289,7 +290,8 @@ pub fn expired_with_live_payments(connection: &Connection, time: Seconds) -> Res
     connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM mandate WHERE ended_hash IS NULL AND expiry <= ?
-             AND id IN (SELECT mandate FROM payment WHERE state NOT IN ('settled', 'failed'))"
+             AND (id IN (SELECT mandate FROM payment WHERE state NOT IN ('settled', 'failed'))
+                OR id IN (SELECT mandate FROM card WHERE state = 'requested'))"
         ))?
         .query_and_then([time], record)?
         .collect()
