@@ -88,6 +88,11 @@ impl Anvil {
         Ok(hashes.map(str::parse).collect::<Result<_, _>>()?)
     }
 
+    /// One of them, once there is any: what is said to be sent may still be on its way.
+    pub async fn arrived(&self) -> Result<B256> {
+        eventually("a transaction waits for a block", async || Ok(self.waiting().await?.first().copied())).await
+    }
+
     /// Forgets a transaction that waits for a block.
     pub async fn drop_transaction(&self, hash: B256) -> Result<()> {
         self.rpc("anvil_dropTransaction", json!([hash])).await.map(drop)

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use eyre::{Result, bail};
-use tokio::time::{Instant, sleep};
+use eyre::{Result, WrapErr, bail};
+use stipend_client::Events;
+use stipend_core::api::AuditEntry;
+use tokio::time::{Instant, sleep, timeout};
 
 /// Nothing that works takes longer, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -14,25 +16,22 @@ const POLL: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// Those of `ask`, or that there was no answer for a minute.
-pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
-    eventually_within(PATIENCE, what, ask).await
-}
-
-/// Asks until there is an answer, for so long.
-///
-/// # Errors
-/// Those of `ask`, or that there was no answer in time.
-pub async fn eventually_within<T>(
-    patience: Duration,
-    what: &str,
-    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
-    while start.elapsed() < patience {
+    while start.elapsed() < PATIENCE {
         if let Some(answer) = ask().await? {
             return Ok(answer);
         }
         sleep(POLL).await;
     }
-    bail!("{what}: still not so after {patience:?}")
+    bail!("{what}: still not so after {PATIENCE:?}")
+}
+
+/// The stream's next entry. One that never comes would be waited on for ever otherwise.
+///
+/// # Errors
+/// Those of the stream, or that nothing came for a minute.
+pub async fn next_entry(events: &mut Events) -> Result<AuditEntry> {
+    let next = timeout(PATIENCE, events.next()).await;
+    Ok(next.wrap_err_with(|| format!("no event for {PATIENCE:?}"))??)
 }

@@ -15,7 +15,7 @@ mod world;
 
 pub use anvil::Anvil;
 pub use books::{Books, balance};
-pub use eventually::{eventually, eventually_within};
+pub use eventually::{eventually, next_entry};
 pub use http::{Answer, Call, HttpSigner};
 pub use keys::{Keys, key};
 pub use relayer::{Relayer, Settings};

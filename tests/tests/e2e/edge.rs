@@ -105,7 +105,7 @@ async fn a_payment_can_be_waited_for() -> Result<()> {
     let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
     let wait = agent.payment(payment.id, Some(stipend_client::Wait::Mined));
     let mine = async {
-        world.payment_in(&agent, &payment, PaymentState::Submitted).await?;
+        world.anvil.arrived().await?;
         world.anvil.mine(1).await
     };
     let (waited, mined) = tokio::join!(wait, mine);

@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use stipend_client::Pay;
 use stipend_core::{MandateId, api::PaymentState};
-use stipend_e2e::{Call, World};
+use stipend_e2e::{Call, World, next_entry};
 
 use crate::{asking, opened, payee, usdc};
 
@@ -92,7 +92,7 @@ async fn the_typed_stream_goes_on_over_a_restart() -> Result<()> {
         let payment = world.pay(&agent, &pay).await??.object;
         world.settled(&agent, &payment).await?;
         loop {
-            let entry = events.next().await?;
+            let entry = next_entry(&mut events).await?;
             seen.push((entry.seq, entry.kind.clone()));
             if entry.payment == Some(payment.id) && entry.kind == "payment.settled" {
                 break;
@@ -114,7 +114,7 @@ async fn a_stream_without_a_start_begins_now_and_shows_what_comes_at_once() -> R
     let other = world.open(&asking("1")?).await?;
     let mut events = agent.events(None, None).await?;
     let payment = world.pay(&agent, &Pay::new(other.id, payee(1), usdc("1")?)).await??.object;
-    let entry = events.next().await?;
+    let entry = next_entry(&mut events).await?;
     assert_eq!((entry.kind.as_str(), entry.payment), ("payment.reserved", Some(payment.id)));
     assert_ne!(entry.mandate, Some(mandate.id));
     world.payment_in(&agent, &payment, PaymentState::Mined).await?;

@@ -3,7 +3,7 @@
 use eyre::Result;
 use stipend_client::{Events, Pay};
 use stipend_core::{PaymentId, api::PaymentState, policy::MandateState};
-use stipend_e2e::{Settings, World, balance};
+use stipend_e2e::{Settings, World, balance, next_entry};
 
 use crate::{asking, payee, usdc};
 
@@ -15,7 +15,7 @@ fn patient() -> Settings {
 /// The stream's next event about a payment.
 async fn next(events: &mut Events, payment: PaymentId) -> Result<String> {
     loop {
-        let entry = events.next().await?;
+        let entry = next_entry(events).await?;
         if entry.payment == Some(payment) {
             return Ok(entry.kind);
         }
@@ -29,12 +29,14 @@ async fn a_payment_is_mined_unmined_mined_again_and_settled_once() -> Result<()>
     let mandate = world.open(&asking("10")?).await?;
     // What opened the mandate stays out of the reorg.
     world.anvil.mine(10).await?;
+    world.followed(&agent).await?;
     world.anvil.automine(false).await?;
     let mut events = agent.events(Some(mandate.id), Some(0)).await?;
 
     let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("3")?)).await??.object;
     assert_eq!(next(&mut events, payment.id).await?, "payment.reserved");
     assert_eq!(next(&mut events, payment.id).await?, "payment.submitted");
+    world.anvil.arrived().await?;
     world.anvil.mine(2).await?;
     assert_eq!(next(&mut events, payment.id).await?, "payment.mined");
     let mined = world.payment_in(&agent, &payment, PaymentState::Mined).await?;
@@ -50,8 +52,7 @@ async fn a_payment_is_mined_unmined_mined_again_and_settled_once() -> Result<()>
     assert_eq!((during.available, during.reserved), (usdc("7")?, usdc("3")?));
 
     // The same transaction is sent again: it is only to be mined.
-    stipend_e2e::eventually("it is with the node again", async || Ok(world.anvil.waiting().await?.first().copied()))
-        .await?;
+    world.anvil.arrived().await?;
     world.anvil.mine(1).await?;
     assert_eq!(next(&mut events, payment.id).await?, "payment.mined");
     world.anvil.mine(10).await?;

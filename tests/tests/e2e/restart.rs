@@ -69,7 +69,7 @@ async fn what_was_sent_is_paid_once_after_a_crash() -> Result<()> {
     world.anvil.automine(false).await?;
     let mut payments = accepted(&world, &mandate, 3).await?;
     let sent = world.payment_in(&agent, &payments[0], PaymentState::Submitted).await?.tx_hash;
-    eventually("the transaction is with the node", async || Ok(world.anvil.waiting().await?.first().copied())).await?;
+    world.anvil.arrived().await?;
     world.relayer.kill()?;
 
     // Meanwhile the node loses it. The same bytes are sent again.
@@ -77,7 +77,7 @@ async fn what_was_sent_is_paid_once_after_a_crash() -> Result<()> {
         world.anvil.drop_transaction(hash).await?;
     }
     world.relayer.restart().await?;
-    let again = eventually("it is sent again", async || Ok(world.anvil.waiting().await?.first().copied())).await?;
+    let again = world.anvil.arrived().await?;
     assert_eq!(Some(again), sent);
     payments.extend(accepted(&world, &mandate, 2).await?);
     settled_once(&world, &mandate, &payments).await
@@ -90,7 +90,7 @@ async fn what_was_mined_meanwhile_is_booked() -> Result<()> {
     world.anvil.automine(false).await?;
     let payments = accepted(&world, &mandate, 3).await?;
     world.payment_in(&agent, &payments[0], PaymentState::Submitted).await?;
-    eventually("the transaction is with the node", async || Ok(world.anvil.waiting().await?.first().copied())).await?;
+    world.anvil.arrived().await?;
     world.relayer.kill()?;
     world.anvil.mine(10).await?;
     assert!(!world.escrow.balance_of(payee(1)).await?.is_zero());

@@ -8,7 +8,7 @@ use stipend_core::{
     Code, MandateId, PaymentId,
     api::{NewMandateRequest, Problem},
 };
-use stipend_e2e::{World, key};
+use stipend_e2e::{World, balance, key, next_entry};
 
 use crate::{asking, code, opened, payee, usdc};
 
@@ -83,11 +83,11 @@ async fn two_agents_share_a_relayer_and_see_their_own() -> Result<()> {
         assert!(trail.iter().any(|entry| entry.payment == Some(payment.id)));
         let mut events = client.events(None, Some(0)).await?;
         for expected in &trail {
-            assert_eq!(events.next().await?, *expected);
+            assert_eq!(next_entry(&mut events).await?, *expected);
         }
     }
     // Who funded both sees both.
     let operator = world.operator()?;
     assert_eq!(operator.mandates(&Default::default()).await?.data.len(), 2);
-    stipend_e2e::balance(&world, &operator, &[mandate.id, theirs.id]).await
+    balance(&world, &operator, &[mandate.id, theirs.id]).await
 }
