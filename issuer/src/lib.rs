@@ -15,6 +15,8 @@ mod issuer;
 mod number;
 mod signing;
 mod store;
+#[cfg(test)]
+mod tests;
 mod time;
 mod transaction;
 
