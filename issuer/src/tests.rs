@@ -450,7 +450,7 @@ async fn no_number_is_in_a_log_or_can_be_read_from_the_file() {
         house.post("/v1/simulate/return", charge(&card, 1_000)).await;
         secrets.push(card["pan"].as_str().unwrap().to_owned());
     }
-    house.receiver.wait_for_events(6).await;
+    house.receiver.wait_for_events(7).await;
     let files = house.stop().await;
     let log = log.text();
     assert!(log.contains("answered") && log.contains("/v1/simulate/authorize"), "something was logged");
