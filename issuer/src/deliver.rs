@@ -20,8 +20,10 @@ use crate::{
 const AT_ONCE: usize = 32;
 /// How long a receiver may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long to wait after the store failed, and at most if nothing is due.
+/// How long to wait after the store failed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait at most: the clock that deliveries are due by can be set.
+const LOOK: Duration = Duration::from_secs(60);
 /// How old the timestamp of a delivery is that the switchboard makes stale.
 const STALE: Duration = Duration::from_secs(600);
 
@@ -32,7 +34,7 @@ pub(crate) async fn run(issuer: Issuer, stop: CancellationToken) {
     let mut under_way = HashSet::new();
     loop {
         let wait = match start(&issuer, &mut attempts, &mut under_way).await {
-            Ok(next) => next.map_or(PAUSE, Time::wait).min(PAUSE),
+            Ok(next) => next.map_or(LOOK, Time::wait).min(LOOK),
             Err(error) => {
                 tracing::error!(%error, "can't tell what is to be delivered");
                 PAUSE

@@ -7,6 +7,7 @@ use reqwest::Client;
 use rusqlite::Connection;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{
@@ -84,6 +85,8 @@ struct Parts {
     asa_limit: Duration,
     schedule: Vec<Duration>,
     wake: Notify,
+    /// What goes on when its caller has left.
+    tasks: TaskTracker,
 }
 
 /// A purchase that the issuer itself has nothing against.
@@ -95,8 +98,8 @@ struct Opened {
 
 impl Issuer {
     pub(crate) fn new(store: Store, http: Client, asa_limit: Duration, schedule: Vec<Duration>) -> Self {
-        let (faults, wake) = (Switchboard::default(), Notify::new());
-        Self(Arc::new(Parts { store, faults, http, asa_limit, schedule, wake }))
+        let (faults, wake, tasks) = (Switchboard::default(), Notify::new(), TaskTracker::new());
+        Self(Arc::new(Parts { store, faults, http, asa_limit, schedule, wake, tasks }))
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -120,29 +123,41 @@ impl Issuer {
         self.0.wake.notified().await;
     }
 
+    /// Waits for what callers have begun. To be called when there are no callers any more.
+    pub(crate) async fn finished(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
     /// When to try again after so many attempts before this one; None: never.
     pub(crate) fn next_attempt(&self, attempts: u32) -> Option<Time> {
         let wait = self.0.schedule.get(usize::try_from(attempts).ok()?.checked_add(1)?)?;
         Some(Time::now().after(*wait))
     }
 
-    /// Runs `work` in one transaction of the store, and has delivered what it announces.
+    /// Runs `work` in one transaction of the store, and has what it announces delivered.
     pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, Refusal>
     where
         T: Send + 'static,
         F: FnOnce(&Books<'_>) -> Result<T, Refusal> + Send + 'static,
     {
-        let first = self.0.schedule.first().copied().unwrap_or_default();
-        let result = self
-            .0
-            .store
-            .run(move |store| {
-                let now = Time::now();
-                work(&Books { store, now, due: now.after(first) })
-            })
-            .await;
+        let result = self.read(work).await;
         self.wake();
         result
+    }
+
+    /// Runs `work`, which changes nothing, in one transaction of the store.
+    pub(crate) async fn read<T, F>(&self, work: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Books<'_>) -> Result<T, Refusal> + Send + 'static,
+    {
+        let first = self.0.schedule.first().copied().unwrap_or_default();
+        let work = move |store: &Connection| {
+            let now = Time::now();
+            work(&Books { store, now, due: now.after(first) })
+        };
+        self.0.store.run(work).await
     }
 
     /// Creates a card, once per idempotency key.
@@ -186,12 +201,19 @@ impl Issuer {
 
     /// A merchant asks for an authorisation. The card's own rules come first, then the program is
     /// asked, with no lock held; whether the card still allows it is settled when the answer is
-    /// written down, so that of two that race for one card only one can win.
+    /// written down, so that of two that race for one card only one can win. It comes to its end even
+    /// if the caller hangs up: a terminal that does has not unasked the program.
     ///
     /// # Errors
     /// [`Refusal::Declined`]: there is a transaction all the same.
     pub(crate) async fn authorise(&self, number: CardNumber, purchase: Purchase) -> Result<Uuid, Refusal> {
         purchase.check()?;
+        let this = self.clone();
+        let authorisation = self.0.tasks.spawn(async move { this.decide(number, purchase).await });
+        authorisation.await.map_err(|_| StoreError::CutOff)?
+    }
+
+    async fn decide(&self, number: CardNumber, purchase: Purchase) -> Result<Uuid, Refusal> {
         let (request, amount, capable) = (purchase.request, purchase.amount, purchase.partial_approval_capable);
         let opened = self.write(move |books| books.open(number, &purchase)).await?;
         let Opened { card, transaction, responder } = match opened {

@@ -4,7 +4,7 @@
 //! Its cards are worth nothing. What it adds to Lithic's surface is `/_mock`: a switchboard that
 //! makes it misbehave.
 //!
-//! Imports point one way: `number, time ← card, transaction ← store ← asa, deliver ← issuer ← api`.
+//! Imports point one way: `number, time, signing ← card ← transaction ← store ← issuer ← deliver, api`.
 
 mod api;
 mod asa;
@@ -85,8 +85,9 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build()?;
     let issuer = Issuer::new(store, http, config.asa_limit, config.retry_schedule);
     let deliveries = tokio::spawn(deliver::run(issuer.clone(), stop.clone()));
-    let served = api::serve(listener, issuer, config.api_key, stop.clone()).await;
+    let served = api::serve(listener, issuer.clone(), config.api_key, stop.clone()).await;
     stop.cancel();
+    issuer.finished().await;
     if deliveries.await.is_err() {
         tracing::error!("the task that delivers events panicked");
     }

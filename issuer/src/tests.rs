@@ -104,6 +104,10 @@ async fn what_can_not_be_understood_is_refused_and_not_quoted() {
     for path in ["/v1/cards?page_size=0", "/v1/cards?page_size=101", "/v1/cards?begin=now", "/v1/cards?stat=OPEN"] {
         assert_eq!(house.get(path).await.0, 400, "{path}");
     }
+    let card = house.create(new_card(1)).await;
+    let mut in_euro = charge(&card, 1);
+    in_euro["billing_currency"] = "EUR".into();
+    assert_eq!(house.post("/v1/simulate/authorize", in_euro).await.0, 422);
     let large = house.post("/v1/cards", json!({ "type": SINGLE_USE, "memo": "x".repeat(70_000) })).await;
     assert_eq!(large.0, 413);
     house.stop().await;
@@ -254,6 +258,20 @@ async fn nothing_is_signed_before_the_secret_was_fetched() {
     let card = house.create(new_card(2_500)).await;
     assert_eq!(house.post("/v1/simulate/authorize", charge(&card, 500)).await.0, 201, "nobody has to be asked");
     assert_eq!(house.receiver.questions().len(), 1);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_terminal_that_hangs_up_has_not_unasked_the_program() {
+    let house = House::start().await;
+    house.enrol().await;
+    house.receiver.answer(Answer::json(json!({ "result": "APPROVED" })).after(Duration::from_millis(300)));
+    let card = house.create(new_card(2_500)).await;
+    let request = house.http.post(house.url("/v1/simulate/authorize")).header("authorization", house::KEY);
+    let hung_up = request.json(&charge(&card, 500)).timeout(Duration::from_millis(100)).send().await;
+    assert!(hung_up.unwrap_err().is_timeout());
+    let approved = async || house.get("/v1/transactions?result=APPROVED").await.1["data"][0]["card_token"].clone();
+    house::eventually(async || approved().await == card["token"]).await;
     house.stop().await;
 }
 

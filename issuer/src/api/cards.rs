@@ -68,13 +68,13 @@ pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filte
     let page = page(query.page_size, query.starting_after, query.ending_before)?;
     let span = span(query.begin.as_deref(), query.end.as_deref())?;
     let filter = CardFilter { account: query.account_token, state: query.state, memo: query.memo, span };
-    let found = issuer.store().run::<_, Refusal, _>(move |store| Ok(books::cards(store, filter, &page)?)).await?;
+    let found = issuer.read(move |books| Ok(books::cards(books.store, filter, &page)?)).await?;
     let (cards, more) = found.ok_or(Refusal::NotFound("card to page from"))?;
     Ok(Json(json!({ "data": cards.iter().map(Card::view).collect::<Vec<_>>(), "has_more": more })))
 }
 
 pub(super) async fn spend_limits(State(issuer): State<Issuer>, Token(token): Token) -> Result<Json<Value>, Refusal> {
-    let limits = issuer.write(move |books| {
+    let limits = issuer.read(move |books| {
         let (card, _) = books.card(token)?;
         Ok(card.limits_view(&books::velocity(books.store, token, books.now)?))
     });
@@ -82,5 +82,5 @@ pub(super) async fn spend_limits(State(issuer): State<Issuer>, Token(token): Tok
 }
 
 async fn card_of(issuer: &Issuer, token: Uuid) -> Result<(Card, crate::card::Secrets), Refusal> {
-    issuer.write(move |books| books.card(token)).await
+    issuer.read(move |books| books.card(token)).await
 }

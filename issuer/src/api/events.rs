@@ -40,14 +40,14 @@ pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filte
     let page = page(query.page_size, query.starting_after, query.ending_before)?;
     let span = span(query.begin.as_deref(), query.end.as_deref())?;
     let types: Vec<_> = query.event_types.split(',').filter(|kind| !kind.is_empty()).map(str::to_owned).collect();
-    let found = issuer.store().run::<_, Refusal, _>(move |store| Ok(outbox::events(store, &types, span, &page)?));
+    let found = issuer.read(move |books| Ok(outbox::events(books.store, &types, span, &page)?));
     let (events, more) = found.await?.ok_or(Refusal::NotFound("event to page from"))?;
     let view = |event| event_view(event, query.with_content);
     Ok(Json(json!({ "data": events.into_iter().map(view).collect::<Vec<_>>(), "has_more": more })))
 }
 
 pub(super) async fn get(State(issuer): State<Issuer>, Path(token): Path<String>) -> Result<Json<Value>, Refusal> {
-    let found = issuer.store().run::<_, Refusal, _>(move |store| Ok(outbox::event(store, &token)?)).await?;
+    let found = issuer.read(move |books| Ok(outbox::event(books.store, &token)?)).await?;
     Ok(Json(event_view(found.ok_or(Refusal::NotFound("event"))?, true)))
 }
 
@@ -99,7 +99,7 @@ pub(super) async fn subscriptions(
     Query(query): Query<PageOnly>,
 ) -> Result<Json<Value>, Refusal> {
     let page = page(query.page_size, query.starting_after, query.ending_before)?;
-    let found = issuer.store().run::<_, Refusal, _>(move |store| Ok(outbox::subscriptions(store, &page)?)).await?;
+    let found = issuer.read(move |books| Ok(outbox::subscriptions(books.store, &page)?)).await?;
     let (list, more) = found.ok_or(Refusal::NotFound("subscription to page from"))?;
     Ok(Json(json!({ "data": list.iter().map(subscription_view).collect::<Vec<_>>(), "has_more": more })))
 }
@@ -221,7 +221,7 @@ pub(super) async fn enrolled(
     State(issuer): State<Issuer>,
     Query(_): Query<ResponderQuery>,
 ) -> Result<Json<Value>, Refusal> {
-    let url = issuer.store().run::<_, Refusal, _>(|store| Ok(outbox::responder(store)?)).await?;
+    let url = issuer.read(|books| Ok(outbox::responder(books.store)?)).await?;
     Ok(Json(json!({ "enrolled": url.is_some(), "url": url })))
 }
 
@@ -253,7 +253,7 @@ pub(super) async fn rotate_asa(State(issuer): State<Issuer>) -> Result<StatusCod
 const SUBSCRIPTION: Refusal = Refusal::NotFound("event subscription");
 
 async fn find(issuer: &Issuer, token: String) -> Result<Subscription, Refusal> {
-    let found = issuer.store().run::<_, Refusal, _>(move |store| Ok(outbox::subscription(store, &token)?)).await?;
+    let found = issuer.read(move |books| Ok(outbox::subscription(books.store, &token)?)).await?;
     found.ok_or(SUBSCRIPTION)
 }
 

@@ -19,7 +19,7 @@ use crate::{
 type Created = (StatusCode, Json<Value>);
 
 pub(super) async fn get(State(issuer): State<Issuer>, Token(token): Token) -> Result<Json<Value>, Refusal> {
-    let found = issuer.store().run::<_, Refusal, _>(move |store| Ok(books::transaction(store, token)?)).await?;
+    let found = issuer.read(move |books| Ok(books::transaction(books.store, token)?)).await?;
     Ok(Json(found.ok_or(Refusal::NotFound("transaction"))?.view()))
 }
 
@@ -53,7 +53,7 @@ pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filte
         approved: query.result.map(|outcome| outcome == Outcome::Approved),
         span: span(query.begin.as_deref(), query.end.as_deref())?,
     };
-    let found = issuer.store().run::<_, Refusal, _>(move |store| Ok(books::transactions(store, filter, &page)?));
+    let found = issuer.read(move |books| Ok(books::transactions(books.store, filter, &page)?));
     let (list, more) = found.await?.ok_or(Refusal::NotFound("transaction to page from"))?;
     Ok(Json(json!({ "data": list.iter().map(Transaction::view).collect::<Vec<_>>(), "has_more": more })))
 }
@@ -76,6 +76,8 @@ pub(super) struct Authorize {
     merchant_acceptor_country: Option<String>,
     merchant_amount: Option<i64>,
     merchant_currency: Option<String>,
+    billing_currency: Option<String>,
+    settlement_currency: Option<String>,
     #[serde(default)]
     partial_approval_capable: bool,
     pin: Option<String>,
@@ -83,6 +85,7 @@ pub(super) struct Authorize {
 }
 
 pub(super) async fn authorize(State(issuer): State<Issuer>, Body(body): Body<Authorize>) -> Result<Created, Refusal> {
+    only_dollars([body.billing_currency, body.settlement_currency])?;
     let usual = Merchant::named(body.descriptor);
     let purchase = Purchase {
         request: body.status.unwrap_or(Request::Authorization),
@@ -160,9 +163,12 @@ pub(super) struct Return {
     amount: i64,
     descriptor: String,
     pan: String,
+    billing_currency: Option<String>,
+    settlement_currency: Option<String>,
 }
 
 pub(super) async fn give_back(State(issuer): State<Issuer>, Body(body): Body<Return>) -> Result<Created, Refusal> {
+    only_dollars([body.billing_currency, body.settlement_currency])?;
     let card = Target::Number(number(&body.pan)?);
     Ok(created(Some(issuer.post(card, EventKind::Return, posting(body.amount, body.descriptor)).await?)))
 }
@@ -192,6 +198,13 @@ pub(super) fn posting(amount: i64, descriptor: String) -> Purchase {
         partial_approval_capable: false,
         pin_entered: false,
     }
+}
+
+fn only_dollars(currencies: [Option<String>; 2]) -> Result<(), Refusal> {
+    if currencies.iter().flatten().all(|currency| currency == "USD") {
+        return Ok(());
+    }
+    Err(Refusal::Unprocessable("the mock's cards are billed and settled in USD".into()))
 }
 
 fn number(pan: &str) -> Result<CardNumber, Refusal> {

@@ -285,7 +285,7 @@ async fn asked(State(receiver): State<Receiver>, headers: HeaderMap, raw: Bytes)
     (answer.status, Json(answer.body)).into_response()
 }
 
-async fn eventually(reached: impl AsyncFn() -> bool) {
+pub(super) async fn eventually(reached: impl AsyncFn() -> bool) {
     let waiting = async {
         while !reached().await {
             sleep(Duration::from_millis(5)).await;
