@@ -22,14 +22,14 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Its cards are worth nothing. It speaks the part of Lithic's API that Stipend needs, on this machine alone;
-with Lithic's sandbox instead of it, only the base URL and the key change. `/_mock` is its own: a
-switchboard of faults. What is logged is set by RUST_LOG; no number of a card ever is.
+Its cards are worth nothing. It speaks the part of Lithic's API that Stipend needs, on this machine
+alone; with Lithic's sandbox in its place, only the base URL and the key change. `/_mock` is its
+own: a switchboard of faults. What is logged is set by RUST_LOG; the number of a card never is.
 
 Examples:
-  stipend issuer                                             # prints the key that it made up
+  stipend issuer                                       # prints the key that it made up
   STIPEND_ISSUER_API_KEY=… stipend issuer --database cards.db
-  stipend issuer --port 0 --retry-schedule-ms 0,100,100 --json   # quick to try again, for tests")]
+  stipend issuer --port 0 --retry-schedule-ms 0,100,100 --json      # for tests")]
 pub(crate) struct Args {
     /// The port; 0 takes a free one
     #[arg(long, env = "STIPEND_ISSUER_PORT", default_value_t = 8430)]
@@ -89,16 +89,13 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     let stop = CancellationToken::new();
     let issuer = stipend_issuer::run(config, listener, stop.clone());
     tokio::pin!(issuer);
-    let announced = async {
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        // Answered once the database is open.
-        client.get(format!("{}/v1/status", ready.issuer)).send().await?.error_for_status()?;
-        show::result(context.json(), &ready, in_words)
-    };
+    // Its first turn opens the database: what can't be opened ends it here.
     tokio::select! {
+        biased;
         ended = &mut issuer => return Ok(ended?),
-        announced = announced => announced?,
+        () = std::future::ready(()) => {}
     }
+    show::result(context.json(), &ready, in_words)?;
     tokio::select! {
         ended = &mut issuer => return Ok(ended?),
         asked = signals::stop() => asked?,
