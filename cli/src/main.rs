@@ -5,6 +5,7 @@ mod balance;
 mod context;
 mod deploy;
 mod dev;
+mod issuer;
 mod keys;
 mod mandate;
 mod pay;
@@ -55,6 +56,8 @@ enum Command {
     Dev(dev::Args),
     /// Run a relayer
     Serve(Box<serve::Args>),
+    /// Run the mock card issuer
+    Issuer(issuer::Args),
     /// Deploy an escrow
     Deploy(deploy::Args),
     /// Ask for, approve, look at and revoke mandates
@@ -91,6 +94,7 @@ async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
     match command {
         Command::Dev(args) => dev::run(&context, args).await,
         Command::Serve(args) => serve::run(&context, *args).await,
+        Command::Issuer(args) => issuer::run(&context, args).await,
         Command::Deploy(args) => deploy::run(&context, args).await,
         Command::Mandate(command) => mandate::run(&context, command).await,
         Command::Pay(args) => pay::run(&context, args).await,
