@@ -98,12 +98,18 @@ impl Keeper {
                 if ask {
                     self.ask(card).await?;
                 }
-                match (card.state, self.over(card, head).await?) {
-                    (CardState::Active, Some(reason)) => self.step(card, CardState::Closing, Some(reason)).await,
-                    _ => Ok(()),
+                match self.over(card, head).await? {
+                    // Of a charge too: whether it still comes to anything is settled while closing.
+                    Some(reason) => self.step(card, CardState::Closing, Some(reason)).await,
+                    None => Ok(()),
                 }
             }
-            CardState::Closing if card.to_capture.is_none() => self.conclude(card).await,
+            CardState::Closing if card.to_capture.is_none() => {
+                let seq = card.seq;
+                let waits = self.ledger.read(move |ledger| Ok(cards::tally(ledger, seq)?.pending > 0)).await?;
+                // A clearing may take days: no hurry to ask for it.
+                if waits && !ask { Ok(()) } else { self.conclude(card).await }
+            }
             _ => Ok(()),
         }
     }
