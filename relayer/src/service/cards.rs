@@ -11,7 +11,7 @@ use stipend_core::{
     policy::{Decision, Proposal, Verdict},
 };
 
-use super::{Accepted, PageQuery, Service, invalid, not_found, paged, replayed, taken};
+use super::{Accepted, PageQuery, Service, invalid, not_found, paged, payments::taken, replayed};
 use crate::{
     cards::{
         CardsConfig,
