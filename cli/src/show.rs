@@ -9,7 +9,7 @@ use std::{
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
-use stipend_client::{Error, chain::ChainError};
+use stipend_client::{Error, Signed, chain::ChainError};
 use stipend_core::{Code, Seconds, api::Problem};
 use url::Url;
 
@@ -126,9 +126,9 @@ fn problem(report: &eyre::Report) -> Option<Problem> {
     }
     match report.downcast_ref::<Error>()? {
         Error::Problem(problem) => Some((**problem).clone()),
-        error @ Error::Unknown { payment, .. } => {
+        error @ Error::Unknown { signed, .. } => {
             let mut problem = Problem::new(Code::Unavailable, error.to_string());
-            if let Some(payment) = payment {
+            if let Some(Signed::Payment(payment)) = signed {
                 // With both, the same command signs the same bytes.
                 problem.hint = format!(
                     "run the same command again with --nonce {} --deadline {}: it is never paid twice",
