@@ -214,11 +214,14 @@ impl Service {
     /// A card's number, for its agent alone. The look is in the trail before the number is fetched.
     ///
     /// # Errors
-    /// `not_found`, `card_not_active`, `unavailable`, and those of the ledger.
+    /// `not_found`, `card_not_active` before there is a number and after the end, `unavailable`, and
+    /// those of the ledger.
     pub async fn reveal_card(&self, caller: Address, id: CardId) -> Result<CardSecrets, Problem> {
         let issuer = self.cards_offered()?.issuer.clone();
         let card = self.card_of(caller, id, true).await?;
-        let (CardState::Active, Some(token)) = (card.state, card.token.clone()) else {
+        // Once charged, a number is no use for another charge, but merchants ask for it on refunds.
+        let token = card.token.clone().filter(|_| !card.state.is_final());
+        let Some(token) = token else {
             return Err(Problem::new(Code::CardNotActive, format!("{id} is {}", card.state.name())));
         };
         let note = move |ledger: &rusqlite::Transaction<'_>| {
