@@ -106,7 +106,7 @@ impl Keeper {
             }
             CardState::Closing if card.to_capture.is_none() => {
                 let seq = card.seq;
-                let waits = self.ledger.read(move |ledger| Ok(cards::tally(ledger, seq)?.pending > 0)).await?;
+                let waits = self.ledger.read(move |ledger| Ok(cards::tally(ledger, seq, None)?.pending > 0)).await?;
                 // A clearing may take days: no hurry to ask for it.
                 if waits && !ask { Ok(()) } else { self.conclude(card).await }
             }
@@ -189,18 +189,24 @@ impl Keeper {
         let seq = card.seq;
         let settle = move |ledger: &rusqlite::Transaction<'_>| {
             let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
-            let tally = cards::tally(ledger, seq)?;
-            if tally.pending > 0 {
+            let all = cards::tally(ledger, seq, None)?;
+            if all.pending > 0 {
                 return Ok(());
             }
-            let cleared = Amount::from_cents(tally.cleared).unwrap_or(Amount::MAX);
-            if cleared > card.amount {
-                // The hold bounds what the mandate pays; the rest is between host and merchant.
-                let shortfall = cleared.checked_sub(card.amount);
-                let data = serde_json::json!({ "cleared": cleared, "shortfall": shortfall });
+            // Only what we approved is captured, and only up to the hold: an issuer that errs or lies
+            // about anything else has that to settle with its host.
+            let ours = match &card.charge {
+                Some(charge) => cards::tally(ledger, seq, Some(charge))?.cleared,
+                None => 0,
+            };
+            let cleared = Amount::from_cents(ours).unwrap_or(Amount::MAX);
+            let to_capture = cleared.min(card.amount);
+            let told = Amount::from_cents(all.cleared).unwrap_or(Amount::MAX);
+            if let Some(shortfall) = told.checked_sub(to_capture).filter(|shortfall| !shortfall.is_zero()) {
+                let data = serde_json::json!({ "cleared": told, "captured": to_capture, "shortfall": shortfall });
                 cards::note(ledger, &card, "card.shortfall", None, data, clock::now())?;
             }
-            cards::set_to_capture(ledger, seq, cleared.min(card.amount))
+            cards::set_to_capture(ledger, seq, to_capture)
         };
         self.ledger.writer().write(settle).await?;
         Ok(())
@@ -241,13 +247,10 @@ pub fn take_in(ledger: &rusqlite::Connection, seq: u64, events: &[cards::IssuerE
     if !news || !charged {
         return Ok(());
     }
-    let tally = cards::tally(ledger, seq)?;
-    let over = tally.pending == 0;
+    let over = cards::tally(ledger, seq, None)?.pending == 0;
     match card.state {
-        // An approval that is not ours: the card is used up all the same.
-        CardState::Active => {
-            cards::step(ledger, &card, if over { CardState::Closing } else { CardState::Used }, None, None, now)
-        }
+        // An approval that is not ours: nothing more may be charged.
+        CardState::Active => cards::step(ledger, &card, CardState::Closing, None, None, now),
         CardState::Used if over => cards::step(ledger, &card, CardState::Closing, None, None, now),
         _ => Ok(()),
     }

@@ -57,6 +57,8 @@ pub struct Record {
     pub last_four: Option<String>,
     /// Whether it is paused at the issuer.
     pub paused: bool,
+    /// The issuer's transaction that was approved.
+    pub charge: Option<String>,
     /// What it was charged.
     pub authorized: Option<Amount>,
     /// How its hold is to be settled, once that is certain: so much is captured, the rest released.
@@ -76,7 +78,7 @@ pub struct Record {
 const COLUMNS: &str =
     "seq, id, mandate, nonce, amount, deadline, capture_by, ref, digest, signature, expires_at, state,
     reason, held_block, held_hash, held_tx, hold_final, settle_tx, token, last_four, paused, authorized, captured,
-    released, metadata, created_at, updated_at, payee, to_capture";
+    released, metadata, created_at, updated_at, payee, to_capture, charge";
 const LIVE: &str = "state NOT IN ('closed', 'failed')";
 
 fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
@@ -112,6 +114,7 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
         paused: row.get(20)?,
         authorized: authorized.map(Amount::from_units).transpose().map_err(LedgerError::inconsistent)?,
         to_capture: to_capture.map(Amount::from_units).transpose().map_err(LedgerError::inconsistent)?,
+        charge: row.get(29)?,
         captured: amount(22)?,
         released: amount(23)?,
         metadata: super::json(&row.get::<_, String>(24)?)?,
@@ -549,16 +552,17 @@ pub fn add_event(connection: &Connection, card: u64, event: &IssuerEvent) -> Res
     Ok(added > 0)
 }
 
-/// What the card's charges come to. Refunds are not charges.
+/// What the card's charges come to, or this one of them. Refunds are not charges.
 ///
 /// # Errors
 /// Those of the store.
-pub fn tally(connection: &Connection, card: u64) -> Result<Tally, LedgerError> {
+pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> Result<Tally, LedgerError> {
     let mut statement = connection.prepare_cached(
-        "SELECT transaction_token, kind, cents FROM issuer_event WHERE card = ? AND approved
+        "SELECT transaction_token, kind, cents FROM issuer_event
+         WHERE card = ?1 AND approved AND (?2 IS NULL OR transaction_token = ?2)
          ORDER BY transaction_token, created, rowid",
     )?;
-    let mut rows = statement.query([card])?;
+    let mut rows = statement.query((card, transaction))?;
     let mut moves: Vec<(String, Vec<Move>)> = Vec::new();
     while let Some(row) = rows.next()? {
         let (transaction, kind, cents): (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);

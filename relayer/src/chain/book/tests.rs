@@ -622,7 +622,7 @@ fn the_issuer_s_news_lead_to_one_end_in_any_order_and_any_number() {
         // All of them at once, as asking gives them.
         take_in(&scene.ledger, seq, &[authorised.clone(), cleared.clone(), declined.clone()]).unwrap();
         assert_eq!(card(&scene, id).state, CardState::Closing);
-        let tally = cards::tally(&scene.ledger, seq).unwrap();
+        let tally = cards::tally(&scene.ledger, seq, Some("t")).unwrap();
         assert_eq!((tally.pending, tally.cleared), (0, 184));
     }
 }
