@@ -1,5 +1,6 @@
 //! `stipend audit`: the trail of what was asked, decided, sent, paid and charged.
 
+use serde_json::Value;
 use stipend_core::{
     Amount,
     api::{AuditEntry, Page},
@@ -65,19 +66,34 @@ pub(crate) fn line(entry: &AuditEntry) -> String {
     format!("{}  {}  {}  {}{hash}", show::time(entry.at), what(entry), amount(entry), subject(entry))
 }
 
-/// What happened, and for a refusal its code, for an end its reason, for an issuer's event its kind.
+/// What happened, and with a refusal its code, with an end its reason, with money that moved where
+/// to, and with what an issuer tells its kind.
 fn what(entry: &AuditEntry) -> String {
-    let detail = ["code", "reason", "event"].into_iter().find_map(|name| entry.data.get(name)?.as_str());
-    show::plain(&detail.map_or_else(|| entry.kind.clone(), |detail| format!("{}: {detail}", entry.kind)))
+    let told = |name: &str| entry.data.get(name).and_then(Value::as_str);
+    let declined = entry.data.get("approved").and_then(Value::as_bool) == Some(false);
+    let detail = told("code").or_else(|| told("reason")).or_else(|| told("event"));
+    let detail = detail.or_else(|| settled(entry).map(|(name, _)| name));
+    let what = detail.map_or_else(|| entry.kind.clone(), |detail| format!("{}: {detail}", entry.kind));
+    show::plain(&what) + if declined { ", declined" } else { "" }
 }
 
 /// The amount that it is about, under the name that such entries have for it.
 fn amount(entry: &AuditEntry) -> String {
-    let named = ["captured", "released", "amount", "cap", "from_remaining", "shortfall"];
-    let amount = named.into_iter().find_map(|name| entry.data.get(name)?.as_str());
+    let named = || ["amount", "cap", "from_remaining"].into_iter().find_map(|name| entry.data.get(name)?.as_str());
     // An issuer counts in cents.
     let cents = || Amount::from_cents(entry.data.get("cents")?.as_i64()?).map(|amount| amount.to_string());
+    let amount = settled(entry).map(|(_, amount)| amount).or_else(named);
     amount.map(show::plain).or_else(cents).unwrap_or_default()
+}
+
+/// What of a hold has moved, and whether to the payee or back to the mandate.
+fn settled(entry: &AuditEntry) -> Option<(&'static str, &str)> {
+    let moved = |name| {
+        let amount = entry.data.get(name)?.as_str()?;
+        let nothing = amount.parse::<Amount>().is_ok_and(Amount::is_zero);
+        (!nothing).then_some((name, amount))
+    };
+    ["captured", "released"].into_iter().find_map(moved)
 }
 
 /// The narrowest thing an entry is about.
@@ -92,7 +108,7 @@ fn subject(entry: &AuditEntry) -> String {
 mod tests {
     use super::*;
     use alloy_primitives::B256;
-    use serde_json::{Value, json};
+    use serde_json::json;
     use stipend_core::CardId;
 
     fn entry(kind: &str, data: Value) -> AuditEntry {
@@ -129,6 +145,14 @@ mod tests {
         assert_eq!(
             told("card.issuer_event", json!({"event": "CLEARING", "cents": 1_840, "approved": true})),
             pair("card.issuer_event: CLEARING", "18.40")
+        );
+        assert_eq!(
+            told("card.issuer_event", json!({"event": "AUTHORIZATION", "cents": 500, "approved": false})),
+            pair("card.issuer_event: AUTHORIZATION, declined", "5.00")
+        );
+        assert_eq!(
+            told("card.settled", json!({"captured": "0.00", "released": "6.60"})),
+            pair("card.settled: released", "6.60")
         );
         assert_eq!(
             told("card.closing", json!({"amount": "25.00", "reason": "card_expired"})),
