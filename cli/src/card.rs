@@ -292,6 +292,14 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_answer_says_how_to_ask_for_the_same_card_again() {
+        let lost = Error::Unknown { url: "http://127.0.0.1:8420".parse().unwrap(), signed: None, source: None };
+        let Error::Problem(problem) = repeatable(lost, "order-17") else { panic!("not a problem") };
+        assert_eq!(problem.code, Code::Unavailable);
+        assert!(problem.hint.contains("--idempotency-key order-17"), "{}", problem.hint);
+    }
+
+    #[test]
     fn a_card_that_never_was_is_a_failure_with_its_reason() {
         let failed = Card { reason: Some(Code::DeadlinePassed), ..card(CardState::Failed) };
         let text = end_without_use(&failed).unwrap();

@@ -26,14 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Charge a card: fetch its number as its agent, ask for authorisation, and clear what is approved
+    /// Charge a card: fetch its number as its agent, ask for authorisation, and clear it if approved
     #[command(after_help = "\
 Examples, with the key that `stipend dev` prints in STIPEND_ISSUER_API_KEY:
   stipend merchant charge --card card_… --amount 18.40 --descriptor \"ADS INC\" --mcc 5734
   stipend merchant charge --card card_… --amount 18.40 --descriptor \"ADS INC\" --mcc 5734 --no-clear
-  stipend merchant charge --card card_… --amount 18.40 --amount 5.00 --descriptor \"ADS INC\" --mcc 5734
 
-Exit code 3: a charge was declined.")]
+Exit code 3: the charge was declined.")]
     Charge(Charge),
     /// Clear a transaction: the merchant takes the money
     #[command(after_help = "\
@@ -54,16 +53,16 @@ pub(crate) struct Charge {
     /// The card
     #[arg(long)]
     card: CardId,
-    /// How much, in US dollars; repeated: several charges with the same details, one after the other
-    #[arg(long = "amount", value_name = "USD", required = true, value_parser = cents)]
-    amounts: Vec<Amount>,
+    /// How much, in US dollars
+    #[arg(long, value_name = "USD", value_parser = cents)]
+    amount: Amount,
     /// The merchant's name, up to 25 characters
     #[arg(long, value_name = "TEXT")]
     descriptor: String,
     /// The merchant's category (ISO 18245)
     #[arg(long)]
     mcc: Mcc,
-    /// Leave what is approved open, for `clear` and `void`
+    /// Leave it open, for `clear` and `void`
     #[arg(long)]
     no_clear: bool,
     #[command(flatten)]
@@ -119,24 +118,17 @@ async fn charge(context: &Context, args: Charge) -> eyre::Result<()> {
     let terminal = Terminal::new(args.issuer)?;
     let caller = context.caller(DevAccount::Agent).await?;
     let secrets = caller.client.card_secrets(args.card).await?;
-    let (mut approved, mut declined) = (Vec::new(), false);
-    for amount in args.amounts {
-        let transaction = terminal.authorize(&secrets, amount, &args.descriptor, args.mcc).await?;
-        let receipt = terminal.receipt(transaction).await?;
-        if receipt.is_approved() {
-            approved.push(transaction);
-        } else {
-            declined = true;
-        }
-        show::result(context.json(), &receipt, Receipt::in_words)?;
+    let transaction = terminal.authorize(&secrets, args.amount, &args.descriptor, args.mcc).await?;
+    let receipt = terminal.receipt(transaction).await?;
+    show::result(context.json(), &receipt, Receipt::in_words)?;
+    if !receipt.is_approved() {
+        return Err(Declined.into());
     }
-    if !args.no_clear {
-        for transaction in approved {
-            terminal.simulate("clearing", json!({ "token": transaction })).await?;
-            show::result(context.json(), &terminal.receipt(transaction).await?, Receipt::in_words)?;
-        }
+    if args.no_clear {
+        return Ok(());
     }
-    if declined { Err(Declined.into()) } else { Ok(()) }
+    terminal.simulate("clearing", json!({ "token": transaction })).await?;
+    show::result(context.json(), &terminal.receipt(transaction).await?, Receipt::in_words)
 }
 
 async fn step(context: &Context, args: Step, what: &str) -> eyre::Result<()> {

@@ -16,13 +16,13 @@ use url::Url;
 /// The exit code of what the mandate's policy refused.
 const REFUSED: u8 = 3;
 
-/// A charge was declined: said already, and told apart by the exit code.
+/// The charge was declined: said already, and told apart by the exit code.
 #[derive(Debug)]
 pub(crate) struct Declined;
 
 impl fmt::Display for Declined {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a charge was declined")
+        f.write_str("the charge was declined")
     }
 }
 

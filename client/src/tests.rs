@@ -61,11 +61,15 @@ fn answer(status: &str, kind: &str, body: &str) -> String {
 }
 
 fn info() -> String {
+    info_with(json!({"treasury": Address::repeat_byte(4).to_string(), "ttl": 3_600, "clearing_reserve": 86_400}))
+}
+
+fn info_with(cards: serde_json::Value) -> String {
     let body = json!({
         "chain_id": 31337, "escrow": Address::repeat_byte(5).to_string(), "token": Address::repeat_byte(6).to_string(),
         "guardian": Address::repeat_byte(3).to_string(), "confirmations": 1,
         "deadline_min": 120, "deadline_max": 86400, "payment_min": "0.00",
-        "cards": {"treasury": Address::repeat_byte(4).to_string(), "ttl": 3_600, "clearing_reserve": 86_400},
+        "cards": cards,
         "head": {"number": 1, "hash": B256::ZERO, "time": 1_800_000_000}, "finalized": 0,
     });
     answer("200 OK", "application/json", &body.to_string())
@@ -196,6 +200,14 @@ async fn cards_and_payments_take_their_nonces_from_one_sequence() {
     let nonce = |request: &String| serde_json::from_str::<serde_json::Value>(body(request)).unwrap()["nonce"].clone();
     let nonces: Vec<_> = requests[2..].iter().map(nonce).collect();
     assert_eq!(nonces, [3, 4, 5, 5], "what was denied is used again");
+}
+
+#[tokio::test]
+async fn a_relayer_without_cards_is_not_asked_for_one() {
+    let (client, served) = relayer(vec![info_with(json!(null))]).await;
+    let error = client.create_card(CreateCard::new(MandateId(B256::ZERO), amount("25"))).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::CardsNotOffered));
+    assert_eq!(served.await.unwrap().len(), 1);
 }
 
 #[tokio::test]
