@@ -3,7 +3,6 @@ pragma solidity 0.8.37;
 
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
-import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {EIP712} from "./EIP712.sol";
 import {IMandateEscrow} from "./interfaces/IMandateEscrow.sol";
 import {IUSDC} from "./interfaces/IUSDC.sol";
@@ -11,6 +10,7 @@ import {Digests} from "./libraries/Digests.sol";
 import {NonceWindow} from "./libraries/NonceWindow.sol";
 import {Payees} from "./libraries/Payees.sol";
 import {Signatures} from "./libraries/Signatures.sol";
+import {Slots} from "./libraries/Slots.sol";
 import {Group, Mandate, Payment, Reason, Status, Terms} from "./Types.sol";
 
 /// @title MandateEscrow
@@ -29,6 +29,7 @@ import {Group, Mandate, Payment, Reason, Status, Terms} from "./Types.sol";
 contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
     using NonceWindow for Mandate;
     using SafeERC20 for IUSDC;
+    using Slots for Mandate;
 
     /// @dev Mandates end within what a hold's slot can store.
     uint40 private constant LATEST_CAPTURE_END = type(uint32).max;
@@ -80,7 +81,9 @@ contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
         if (_mandates[mandate].status != Status.None) revert AlreadyOpened(mandate);
         _requireSound(terms);
 
-        _mandates[mandate] = Mandate({remaining: terms.cap, held: 0, nonceBits: 0, nonceBase: 0, status: Status.Open});
+        _mandates[mandate].write(
+            Mandate({remaining: terms.cap, held: 0, nonceBits: 0, nonceBase: 0, status: Status.Open})
+        );
         emit Opened(mandate, terms.operator, terms.agent, terms);
     }
 
@@ -132,7 +135,7 @@ contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
         if (reason != Reason.None) revert Refused(reason);
 
         _commit(mandate, payment);
-        _mandates[id] = mandate;
+        _mandates[id].write(mandate);
         emit Spent(id, payment.payee, payment.amount, payment.nonce, payment.ref);
 
         if (!TOKEN.trySafeTransfer(payment.payee, payment.amount)) revert Refused(Reason.TransferFailed);
@@ -188,12 +191,12 @@ contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
         uint256 next = 0;
         while (next < payments.length) {
             uint256 first = next;
-            address payee = payments[first].payee;
             (uint64 remaining, uint88 nonceBits, uint32 nonceBase) =
                 (mandate.remaining, mandate.nonceBits, mandate.nonceBase);
 
+            address payee;
             uint256 passed;
-            (next, passed) = _commitRun(domain, id, terms, mandate, payee, payments, first, row, proofs, signatures);
+            (next, payee, passed) = _commitRun(domain, id, terms, mandate, payments, first, row, proofs, signatures);
             if (passed == 0) continue;
 
             bool moved = TOKEN.trySafeTransfer(payee, remaining - mandate.remaining);
@@ -202,30 +205,32 @@ contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
             }
             paid += _report(id, payee, payments, first, next, passed, moved);
         }
-        if (paid != 0) _mandates[id] = mandate;
+        if (paid != 0) _mandates[id].write(mandate);
     }
 
     /// @dev Commits to the copy what passes of the run that starts at `first`, and skips the rest.
     /// @return next The row after the run
+    /// @return payee The run's payee
     /// @return passed Bit i: whether row `first + i` passed
     function _commitRun(
         bytes32 domain,
         bytes32 id,
         Terms calldata terms,
         Mandate memory mandate,
-        address payee,
         Payment[] calldata payments,
         uint256 first,
         uint256 row,
         bytes32[][] calldata proofs,
         bytes[] calldata signatures
-    ) private returns (uint256 next, uint256 passed) {
-        uint256 end = Math.min(first + MAX_RUN, payments.length);
+    ) private returns (uint256 next, address payee, uint256 passed) {
+        uint256 end = first + MAX_RUN;
+        if (end > payments.length) end = payments.length;
         uint256 bit = 1;
 
         for (next = first; next < end; ++next) {
             Payment calldata payment = payments[next];
-            if (payment.payee != payee) break;
+            if (next == first) payee = payment.payee;
+            else if (payment.payee != payee) break;
             Reason reason = _checkPayment(
                 domain,
                 id,
@@ -299,7 +304,7 @@ contract MandateEscrow is IMandateEscrow, EIP712, ReentrancyGuardTransient {
         if (block.timestamp >= payment.deadline) return Reason.DeadlinePassed;
         if (amount == 0) return Reason.AmountZero;
         if (payee == address(0) || payee == address(this) || payee == address(TOKEN)) return Reason.BadPayee;
-        if (!Payees.allows(terms.payees, payee, proof)) return Reason.PayeeNotAllowed;
+        if (terms.payees != 0 && !Payees.allows(terms.payees, payee, proof)) return Reason.PayeeNotAllowed;
         if (terms.perPayment != 0 && amount > terms.perPayment) return Reason.AbovePerPayment;
         if (amount > mandate.remaining) return Reason.InsufficientBudget;
 
