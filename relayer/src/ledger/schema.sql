@@ -46,6 +46,7 @@ CREATE INDEX mandate_opened_in ON mandate (opened_hash) WHERE opened_hash IS NOT
 CREATE INDEX mandate_ended_in ON mandate (ended_hash) WHERE ended_hash IS NOT NULL;
 
 CREATE INDEX mandate_expiring ON mandate (expiry) WHERE ended_hash IS NULL;
+CREATE INDEX mandate_unreturned ON mandate (ended_block) WHERE ended_block IS NOT NULL AND cap > held + paid + returned;
 CREATE INDEX mandate_frozen ON mandate (id) WHERE frozen IS NOT NULL;
 
 CREATE TABLE payment (
