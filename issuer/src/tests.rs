@@ -181,7 +181,7 @@ async fn an_approval_closes_a_single_use_card_and_the_next_attempt_says_why() {
 
 #[tokio::test]
 async fn whatever_is_no_clear_yes_in_time_declines() {
-    let house = House::with_limit(Duration::from_millis(400)).await;
+    let house = House::with_limit(Duration::from_secs(1)).await;
     house.enrol().await;
     let yes = json!({ "result": "APPROVED" });
     for (answer, detail, asked) in [
@@ -225,7 +225,7 @@ async fn one_bad_moment_of_the_responder_is_forgiven_with_the_same_question() {
 
 #[tokio::test]
 async fn the_switchboard_makes_the_question_late_absent_double_or_forged() {
-    let house = House::with_limit(Duration::from_millis(400)).await;
+    let house = House::with_limit(Duration::from_secs(1)).await;
     house.enrol().await;
     let secret = house.asa_secret().await;
     let authorise = async || {
