@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use stipend_core::{Amount, Code, MandateId, card::CardState, policy::MandateState};
+use stipend_core::{Amount, Code, MandateId, Seconds, card::CardState, policy::MandateState};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,11 @@ use crate::{
         mandates,
     },
 };
+
+/// A charge is cleared within so long: hotels and cars take longest.
+const CLEARED_WITHIN: Seconds = 31 * 86_400;
+/// What a clearing left open is cleared within so long, or never.
+const REST_WITHIN: Seconds = 7 * 86_400;
 
 /// Why a step was not taken. The next round tries again.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +111,7 @@ impl Keeper {
             }
             CardState::Closing if card.to_capture.is_none() => {
                 let seq = card.seq;
-                let waits = self.ledger.read(move |ledger| Ok(cards::tally(ledger, seq, None)?.pending > 0)).await?;
+                let waits = self.ledger.read(move |ledger| is_pending(ledger, seq, clock::now())).await?;
                 // A clearing may take days: no hurry to ask for it.
                 if waits && !ask { Ok(()) } else { self.conclude(card).await }
             }
@@ -190,7 +195,7 @@ impl Keeper {
         let settle = move |ledger: &rusqlite::Transaction<'_>| {
             let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
             let all = cards::tally(ledger, seq, None)?;
-            if all.pending > 0 {
+            if is_pending(ledger, seq, clock::now())? {
                 return Ok(());
             }
             // Only what we approved is captured, and only up to the hold: an issuer that errs or lies
@@ -206,6 +211,10 @@ impl Keeper {
                 let data = serde_json::json!({ "cleared": told, "captured": to_capture, "shortfall": shortfall });
                 cards::note(ledger, &card, "card.shortfall", None, data, clock::now())?;
             }
+            // Into the trail as well: it is what wakes the sender, on a chain where no block comes by itself too.
+            let release = card.amount.checked_sub(to_capture).unwrap_or_default();
+            let data = serde_json::json!({ "capture": to_capture, "release": release });
+            cards::note(ledger, &card, "card.concluded", None, data, clock::now())?;
             cards::set_to_capture(ledger, seq, to_capture)
         };
         self.ledger.writer().write(settle).await?;
@@ -225,6 +234,15 @@ impl Keeper {
     }
 }
 
+/// Whether something of the card's charges may still come: what is pending is given up when nothing
+/// has come for longer than the networks allow.
+fn is_pending(ledger: &rusqlite::Connection, seq: u64, now: Seconds) -> Result<bool, LedgerError> {
+    let tally = cards::tally(ledger, seq, None)?;
+    let patience = if tally.cleared > 0 { REST_WITHIN } else { CLEARED_WITHIN };
+    let silent = |since: Seconds| now.saturating_sub(since) >= patience;
+    Ok(tally.pending > 0 && !cards::last_news(ledger, seq)?.is_some_and(silent))
+}
+
 /// Takes in what the issuer tells of a card, in any order and any number of times, and draws the
 /// conclusion: a charge that is over takes the card to closing.
 ///
@@ -235,7 +253,7 @@ pub fn take_in(ledger: &rusqlite::Connection, seq: u64, events: &[cards::IssuerE
     let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
     let mut news = false;
     for event in events {
-        if cards::add_event(ledger, seq, event)? {
+        if cards::add_event(ledger, seq, event, now)? {
             news = true;
             let data = serde_json::json!({
                 "event": event.kind, "cents": event.cents, "approved": event.approved, "transaction": event.transaction,
@@ -253,5 +271,37 @@ pub fn take_in(ledger: &rusqlite::Connection, seq: u64, events: &[cards::IssuerE
         CardState::Active => cards::step(ledger, &card, CardState::Closing, None, None, now),
         CardState::Used if over => cards::step(ledger, &card, CardState::Closing, None, None, now),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pending_is_given_up_after_the_networks_time() {
+        let ledger = rusqlite::Connection::open_in_memory().unwrap();
+        ledger.execute_batch(include_str!("../ledger/schema.sql")).unwrap();
+        ledger.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        let tell = |token: &str, kind: &str, cents, at| {
+            let event = cards::IssuerEvent {
+                token: token.into(),
+                transaction: "t".into(),
+                created: token.into(),
+                kind: kind.into(),
+                cents,
+                approved: true,
+            };
+            cards::add_event(&ledger, 1, &event, at).unwrap();
+        };
+        assert!(!is_pending(&ledger, 1, 0).unwrap());
+        tell("a", "AUTHORIZATION", 900, 100);
+        assert!(is_pending(&ledger, 1, 100 + CLEARED_WITHIN - 1).unwrap());
+        assert!(!is_pending(&ledger, 1, 100 + CLEARED_WITHIN).unwrap());
+        tell("b", "CLEARING", 500, 200);
+        assert!(is_pending(&ledger, 1, 200 + REST_WITHIN - 1).unwrap());
+        assert!(!is_pending(&ledger, 1, 200 + REST_WITHIN).unwrap());
+        tell("c", "CLEARING", 400, 300);
+        assert!(!is_pending(&ledger, 1, 300).unwrap());
     }
 }
