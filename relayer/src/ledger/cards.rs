@@ -542,14 +542,33 @@ pub struct IssuerEvent {
 ///
 /// # Errors
 /// Those of the store.
-pub fn add_event(connection: &Connection, card: u64, event: &IssuerEvent) -> Result<bool, LedgerError> {
+pub fn add_event(connection: &Connection, card: u64, event: &IssuerEvent, now: Seconds) -> Result<bool, LedgerError> {
     let added = connection
         .prepare_cached(
-            "INSERT INTO issuer_event (token, card, transaction_token, created, kind, cents, approved)
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO issuer_event (token, card, transaction_token, created, kind, cents, approved, at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )?
-        .execute((&event.token, card, &event.transaction, &event.created, &event.kind, event.cents, event.approved))?;
+        .execute((
+            &event.token,
+            card,
+            &event.transaction,
+            &event.created,
+            &event.kind,
+            event.cents,
+            event.approved,
+            now,
+        ))?;
     Ok(added > 0)
+}
+
+/// When the last news of a card was taken in.
+///
+/// # Errors
+/// Those of the store.
+pub fn last_news(connection: &Connection, card: u64) -> Result<Option<Seconds>, LedgerError> {
+    Ok(connection
+        .prepare_cached("SELECT max(at) FROM issuer_event WHERE card = ? AND approved")?
+        .query_row([card], |row| row.get(0))?)
 }
 
 /// What the card's charges come to, or this one of them. Refunds are not charges.

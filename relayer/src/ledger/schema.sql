@@ -138,7 +138,8 @@ CREATE TABLE issuer_event (
     created     TEXT    NOT NULL, -- the issuer's time, which orders them
     kind        TEXT    NOT NULL,
     cents       INTEGER NOT NULL,
-    approved    INTEGER NOT NULL
+    approved    INTEGER NOT NULL,
+    at          INTEGER NOT NULL  -- when it was taken in
 ) STRICT;
 CREATE INDEX issuer_event_of_card ON issuer_event (card, transaction_token, created);
 
