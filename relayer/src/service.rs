@@ -6,8 +6,9 @@ mod payments;
 
 use std::sync::Arc;
 
-use alloy_primitives::{Address, B256};
-use stipend_bindings::Domain;
+use alloy_primitives::{Address, B256, Bytes};
+use rusqlite::Connection;
+use stipend_bindings::{Domain, recover};
 use stipend_core::{
     Code, MandateId, Seconds,
     api::{AuditEntry, Health, Info, Mandate, Page, Problem},
@@ -23,7 +24,10 @@ use crate::{
     },
     clock,
     health::Health as Alarms,
-    ledger::{House, Ledger, LedgerError, audit, mandates::Record},
+    ledger::{
+        House, Ledger, LedgerError, audit,
+        mandates::{self as records, Record},
+    },
 };
 
 pub use cards::{Cards, Question, SignedHold};
@@ -194,6 +198,25 @@ fn invalid(error: &impl std::fmt::Display) -> Problem {
 
 fn not_found(what: &str) -> Problem {
     Problem::new(Code::NotFound, format!("no such {what}"))
+}
+
+/// Who signed `digest`, found off the async threads.
+async fn signer(digest: B256, signature: Bytes) -> Result<Address, Problem> {
+    tokio::task::spawn_blocking(move || recover(digest, &signature))
+        .await
+        .map_err(|_| Problem::new(Code::Internal, "the signature could not be checked"))?
+        .map_err(|error| Problem::new(Code::BadSignature, error.to_string()))
+}
+
+/// The mandate of this agent. Another agent's is answered like none at all.
+fn of_agent(ledger: &Connection, id: MandateId, agent: Address) -> Result<Result<Record, Problem>, LedgerError> {
+    let mandate = records::get(ledger, id)?.filter(|mandate| mandate.terms.agent == agent);
+    Ok(mandate.ok_or_else(|| {
+        let detail = format!(
+            "the agent {agent} has no mandate {id}; it was recovered from the signature, so if it is not the one expected, the signed message differs"
+        );
+        Problem::new(Code::NotFound, detail)
+    }))
 }
 
 /// The answer to an idempotency key that came before.

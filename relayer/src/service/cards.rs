@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256, keccak256};
 use rusqlite::Connection;
 use serde_json::json;
-use stipend_bindings::{Hold, recover};
+use stipend_bindings::Hold;
 use stipend_core::{
     Amount, CardId, Code, MandateId, Seconds,
     api::{Card, CardSecrets, CardsInfo, NewCard, Page, Problem},
@@ -11,7 +11,7 @@ use stipend_core::{
     policy::{Decision, Proposal, Verdict},
 };
 
-use super::{Accepted, PageQuery, Service, invalid, not_found, paged, payments::taken, replayed};
+use super::{Accepted, PageQuery, Service, invalid, not_found, of_agent, paged, payments::taken, replayed, signer};
 use crate::{
     cards::{
         CardsConfig,
@@ -94,11 +94,7 @@ impl Service {
         let hold = Hold::new(body.mandate, (treasury, body.amount), body.nonce, times, body.reference)
             .map_err(|error| invalid(&error))?;
         let digest = self.domain().hold_digest(&hold);
-        let signature = body.signature.clone();
-        let agent = tokio::task::spawn_blocking(move || recover(digest, &signature))
-            .await
-            .map_err(|_| Problem::new(Code::Internal, "the signature could not be checked"))?
-            .map_err(|error| Problem::new(Code::BadSignature, error.to_string()))?;
+        let agent = signer(digest, body.signature.clone()).await?;
         Ok(SignedHold { body, digest, agent })
     }
 
@@ -133,13 +129,9 @@ impl Service {
             Ok(cards) => &cards.config,
             Err(problem) => return Ok(Err(problem)),
         };
-        let mandate = mandates::get(ledger, body.mandate)?.filter(|mandate| mandate.terms.agent == agent);
-        let Some(mandate) = mandate else {
-            let detail = format!(
-                "the agent {agent} has no mandate {}; it was recovered from the signature, so if it is not the one expected, the signed message differs",
-                body.mandate
-            );
-            return Ok(Err(Problem::new(Code::NotFound, detail)));
+        let mandate = match of_agent(ledger, body.mandate, agent)? {
+            Ok(mandate) => mandate,
+            Err(problem) => return Ok(Err(problem)),
         };
         if let Some(known) = records::by_digest(ledger, digest)? {
             return Ok(Ok(Accepted { object: known.view(), replayed: true }));

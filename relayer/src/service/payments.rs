@@ -5,7 +5,7 @@ use std::time::Duration;
 use alloy_primitives::{Address, B256, keccak256};
 use rusqlite::Connection;
 use serde_json::json;
-use stipend_bindings::{Spend, recover};
+use stipend_bindings::Spend;
 use stipend_core::{
     Code, MandateId, PaymentId, Seconds,
     api::{NewPayment, Page, Payment, PaymentState, Problem},
@@ -13,7 +13,7 @@ use stipend_core::{
 };
 use tokio::time::Instant;
 
-use super::{Accepted, PageQuery, Parts, Service, invalid, not_found, paged, replayed};
+use super::{Accepted, PageQuery, Parts, Service, invalid, not_found, of_agent, paged, replayed, signer};
 use crate::ledger::{
     LedgerError, audit, cards as records, mandates,
     payments::{self, Admission},
@@ -59,11 +59,7 @@ impl Service {
         let NewPayment { mandate, payee, amount, nonce, deadline, reference, .. } = body;
         let spend = Spend::new(mandate, payee, amount, nonce, deadline, reference).map_err(|error| invalid(&error))?;
         let digest = self.domain().spend_digest(&spend);
-        let signature = body.signature.clone();
-        let agent = tokio::task::spawn_blocking(move || recover(digest, &signature))
-            .await
-            .map_err(|_| Problem::new(Code::Internal, "the signature could not be checked"))?
-            .map_err(|error| Problem::new(Code::BadSignature, error.to_string()))?;
+        let agent = signer(digest, body.signature.clone()).await?;
         Ok(SignedPayment { body, digest, agent })
     }
 
@@ -105,13 +101,9 @@ impl Service {
         idempotency_key: Option<&str>,
         (head, now): (u64, Seconds),
     ) -> Result<Result<Accepted<Payment>, Problem>, LedgerError> {
-        let mandate = mandates::get(ledger, body.mandate)?.filter(|mandate| mandate.terms.agent == agent);
-        let Some(mandate) = mandate else {
-            let detail = format!(
-                "the agent {agent} has no mandate {}; it was recovered from the signature, so if it is not the one expected, the signed message differs",
-                body.mandate
-            );
-            return Ok(Err(Problem::new(Code::NotFound, detail)));
+        let mandate = match of_agent(ledger, body.mandate, agent)? {
+            Ok(mandate) => mandate,
+            Err(problem) => return Ok(Err(problem)),
         };
         if let Some(known) = payments::by_digest(ledger, digest)? {
             return Ok(Ok(Accepted { object: known.view(), replayed: true }));
