@@ -51,10 +51,17 @@ async fn charge(world: &World, agent: &Client, card: CardId, cents: i64) -> Resu
 
 /// What the trail says about a card.
 async fn trail(agent: &Client, card: &Card) -> Result<Vec<AuditEntry>> {
-    let (mut entries, mut after) = (Vec::new(), Some(0));
+    let mut entries = trail_after(agent, card.mandate, 0).await?;
+    entries.retain(|entry| entry.card == Some(card.id));
+    Ok(entries)
+}
+
+/// What the trail says about a mandate after an entry.
+async fn trail_after(agent: &Client, mandate: MandateId, entry: u64) -> Result<Vec<AuditEntry>> {
+    let (mut entries, mut after) = (Vec::new(), Some(entry));
     while let Some(from) = after {
-        let page = agent.audit(Some(card.mandate), from, Some(100)).await?;
-        entries.extend(page.data.into_iter().filter(|entry| entry.card == Some(card.id)));
+        let page = agent.audit(Some(mandate), from, Some(100)).await?;
+        entries.extend(page.data);
         after = page.next_cursor.map(|cursor| cursor.parse()).transpose()?;
     }
     Ok(entries)
