@@ -261,17 +261,20 @@ pub fn take_in(ledger: &rusqlite::Connection, seq: u64, events: &[cards::IssuerE
             cards::note(ledger, &card, "card.issuer_event", None, data, now)?;
         }
     }
-    let charged = events.iter().any(|event| event.approved);
-    if !news || !charged {
+    if !news {
         return Ok(());
     }
-    let over = cards::tally(ledger, seq, None)?.pending == 0;
-    match card.state {
+    let charged = events.iter().any(|event| event.approved);
+    let ours = |event: &&cards::IssuerEvent| card.charge.as_deref() == Some(&event.transaction);
+    // Our approval came too late for the issuer.
+    let lost = events.iter().filter(ours).any(|event| !event.approved && event.kind == "AUTHORIZATION");
+    let over = match card.state {
         // An approval that is not ours: nothing more may be charged.
-        CardState::Active => cards::step(ledger, &card, CardState::Closing, None, None, now),
-        CardState::Used if over => cards::step(ledger, &card, CardState::Closing, None, None, now),
-        _ => Ok(()),
-    }
+        CardState::Active => charged,
+        CardState::Used => lost || (charged && cards::tally(ledger, seq, None)?.pending == 0),
+        _ => false,
+    };
+    if over { cards::step(ledger, &card, CardState::Closing, None, None, now) } else { Ok(()) }
 }
 
 #[cfg(test)]
