@@ -28,6 +28,7 @@ BALANCE_OF = "0x70a08231"
 EVENTS = {
     "Opened": "Opened(bytes32,address,address,(address,address,address,uint64,uint64,uint64,uint32,uint40,uint40,uint40,bytes32,bytes32,bool))",
     "Spent": "Spent(bytes32,address,uint64,uint32,bytes32)",
+    "Captured": "Captured(bytes32,address,uint64,uint32)",
     "Returned": "Returned(bytes32,address,uint64,uint64)",
 }
 
@@ -110,17 +111,16 @@ class Cli:
 
     def __init__(self, story, house):
         self.story = story
-        self.environment = dict(os.environ, STIPEND_RELAYER_URL=house["relayer"], STIPEND_RPC_URL=house["rpc_url"])
+        self.environment = dict(
+            os.environ, STIPEND_RELAYER_URL=house["relayer"], STIPEND_RPC_URL=house["rpc_url"],
+            STIPEND_ISSUER_URL=house["issuer"], STIPEND_ISSUER_API_KEY=house["issuer_key"],
+        )
         for name in ("STIPEND_PRIVATE_KEY", "STIPEND_PASSWORD"):
             self.environment.pop(name, None)
 
     def run(self, who, *words, refused=False):
-        """Runs a command as `who`, shows it with its output, and returns what it prints for programs."""
-        command = [STIPEND, *words, "--dev-account", who]
-        shown = " ".join(f'"{word}"' if " " in word else word for word in words)
-        shown = re.sub(r"(mand_[0-9a-f]{8})[0-9a-f]+", r"\1…", shown)
-        self.story.show(f"{who}$ stipend {shown}")
-        done = subprocess.run([*command, "--json"], env=self.environment, capture_output=True, text=True, timeout=120)
+        """Runs a command as `who`, shows it, and returns the last thing that it prints for programs."""
+        done, shown = self.call(who, *words)
         expected = done.returncode != 0 if refused else done.returncode == 0
         check(expected, f"stipend {shown} exits with {done.returncode}\n{done.stdout}{done.stderr}")
         lines = (done.stderr if refused else done.stdout).strip().splitlines()
@@ -128,6 +128,21 @@ class Cli:
             return json.loads(lines[-1])
         except (IndexError, ValueError):
             raise Differs(f"stipend {shown} prints no JSON:\n{done.stdout}{done.stderr}") from None
+
+    def charge(self, card, amount, mcc):
+        """Charges a card as a merchant does; returns what the terminal prints."""
+        done, shown = self.call("agent", "merchant", "charge", "--card", card, "--amount", amount,
+                                "--descriptor", "ADS INC", "--mcc", mcc, "--no-clear")
+        check(done.stdout.strip(), f"stipend {shown} prints nothing:\n{done.stderr}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def call(self, who, *words):
+        shown = " ".join(f'"{word}"' if " " in word else word for word in words)
+        shown = re.sub(r"(mand_[0-9a-f]{8})[0-9a-f]+", r"\1…", shown)
+        self.story.show(f"{who}$ stipend {shown}")
+        command = [STIPEND, *words, "--dev-account", who, "--json"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
+        return done, shown
 
 
 def usdc(units):
@@ -238,6 +253,8 @@ def play(story, house):
     check(problem["code"] == "mandate_ended", f"refused with {problem}")
     story.show(f"the agent's next payment is refused: {problem['code']}")
 
+    third = play_cards(story, chain, cli, house)
+
     story.heading("Everything is in the trail")
 
     def settled():
@@ -248,11 +265,12 @@ def play(story, house):
     check(len(final) == 4, f"{len(final)} payments instead of 4")
     trail = cli.run("agent", "audit")["data"]
     for entry in trail:
-        subject = entry.get("payment") or entry.get("mandate") or entry.get("request")
+        subject = entry.get("payment") or entry.get("card") or entry.get("mandate") or entry.get("request")
         moment = time.strftime("%H:%M:%S", time.gmtime(entry["at"]))
-        story.show(f"{entry['seq']:>3}  {moment}  {entry['type']:<18}  {subject[:16]}…  {entry.get('tx_hash', '')}")
+        story.show(f"{entry['seq']:>3}  {moment}  {entry['type']:<19}  {subject[:16]}…  {entry.get('tx_hash', '')}")
     kinds = [entry["type"] for entry in trail]
     check(kinds.count("payment.settled") == 4 and kinds.count("payment.denied") == 4, f"the trail tells {kinds}")
+    check(kinds.count("card.authorized") == 1 and kinds.count("card.closed") == 2, f"the trail tells {kinds}")
     for payment in final:
         receipt = chain.rpc("eth_getTransactionReceipt", payment["tx_hash"])
         check(receipt and receipt["status"] == "0x1", f"{payment['id']} names a transaction that is not on chain")
@@ -265,11 +283,12 @@ def play(story, house):
 
     balance = eventually("the return is final", returned)
     opened = {mandate: words[3] for mandate, words in chain.events("Opened")}
-    check(len(opened) == 2, f"{len(opened)} mandates were opened")
+    check(len(opened) == 3, f"{len(opened)} mandates were opened")
     story.show(f"{'':<14}{'opened':>12} = {'paid':>12} + {'remaining':>12} + {'held':>12} + {'returned':>12} − {'refunded':>9}")
     total = 0
     for mandate_id, cap in opened.items():
-        paid_out = sum(words[0] for mandate, words in chain.events("Spent") if mandate == mandate_id)
+        outflows = [*chain.events("Spent"), *chain.events("Captured")]
+        paid_out = sum(words[0] for mandate, words in outflows if mandate == mandate_id)
         came_back = sum(words[0] + words[1] for mandate, words in chain.events("Returned") if mandate == mandate_id)
         remaining, held = chain.left(mandate_id)
         row = [cap, paid_out, remaining, held, came_back, 0]
@@ -280,8 +299,67 @@ def play(story, house):
         check(ledger == [paid_out, remaining, held, came_back, 0], f"the ledger says {book}, the chain {row}")
         total += remaining + held
     check(chain.usdc(house["escrow"]) == total, "the escrow does not hold exactly what the mandates have left")
-    check(chain.usdc(operator) == operator_before - opened[chain_id_of(first)] + left, "the operator's wallet differs")
+    spent_by_operator = opened[chain_id_of(first)] - left + opened[chain_id_of(third)]
+    check(chain.usdc(operator) == operator_before - spent_by_operator, "the operator's wallet differs")
+    check(chain.usdc(house["treasury"]) == units("18.40"), "the card programme's treasury differs")
     story.show(f"the escrow holds {usdc(total)} USDC: exactly what is left. Ledger and chain agree.")
+
+
+def play_cards(story, chain, cli, house):
+    """The second act: what can't be paid on chain is paid by card. Returns the mandate."""
+    story.heading("A merchant takes only cards: a mandate for software shops (category 5734)")
+    request = cli.run(
+        "agent", "mandate", "request", "--amount", "60.00", "--intent", "Licences for the team", "--duration", "30d",
+        "--mcc", "5734",
+    )
+    mandate = cli.run("operator", "mandate", "approve", request["id"], "--yes")["id"]
+
+    story.heading("A card for 25.00: its money is set aside on chain before the card exists")
+    began = time.monotonic()
+    card = cli.run("agent", "card", "create", "--amount", "25.00", "--mandate", mandate)
+    check(card["state"] == "active", f"the card is {card}")
+    check(chain.left(chain_id_of(mandate)) == (units("35"), units("25")), "25.00 are not held on chain")
+    story.show(f"{card['id']} ending in {card['last_four']}, {time.monotonic() - began:.1f} s after it was asked for; "
+               f"hold {card['hold_tx']}")
+
+    story.heading("The merchant charges 18.40; a second charge is declined")
+    approved = cli.charge(card["id"], "18.40", "5734")
+    check(approved["result"] == "APPROVED", f"the terminal says {approved}")
+    story.show(f"approved: {approved['amount']} USD at {approved['merchant']}")
+    again = cli.charge(card["id"], "1.00", "5734")
+    check(again["status"] == "DECLINED", f"the terminal says {again}")
+    story.show(f"the second charge: {again['result']}")
+
+    story.heading("The clearing is captured, and 6.60 is back in the mandate")
+    cleared = cli.run("agent", "merchant", "clear", "--transaction", approved["transaction"])
+    check((cleared["status"], cleared["cleared"]) == ("SETTLED", "18.40"), f"the terminal says {cleared}")
+    closed = closed_card(cli, card["id"])
+    check((closed["captured"], closed["released"]) == ("18.40", "6.60"), f"the card is {closed}")
+    check(chain.left(chain_id_of(mandate)) == (units("41.60"), 0), "6.60 is not back in the mandate")
+    check(chain.usdc(house["treasury"]) == units("18.40"), "the treasury was not paid exactly")
+    story.show(f"captured {closed['captured']}, released {closed['released']}; transaction {closed['settle_tx']}")
+
+    story.heading("A merchant outside the mandate is declined, with the reason")
+    card = cli.run("agent", "card", "create", "--amount", "20.00", "--mandate", mandate)
+    declined = cli.charge(card["id"], "20.00", "7995")
+    check(declined["result"] == "UNAUTHORIZED_MERCHANT", f"the terminal says {declined}")
+    entries = quietly(cli, "agent", "audit", "--mandate", mandate)["data"]
+    reasons = [entry["data"]["code"] for entry in entries if entry["type"] == "card.declined"]
+    check("merchant_not_allowed" in reasons, f"the trail gives the reasons {reasons}")
+    story.show(f"the merchant sees {declined['result']}; the trail says merchant_not_allowed (category 7995)")
+    cli.run("agent", "card", "close", card["id"])
+    closed = closed_card(cli, card["id"])
+    check((closed["captured"], closed["released"]) == ("0.00", "20.00"), f"the card is {closed}")
+    story.show("closed unused: its 20.00 are back in the mandate")
+    return mandate
+
+
+def closed_card(cli, card):
+    def closed():
+        found = quietly(cli, "agent", "card", "show", card)
+        return found if found["state"] == "closed" else None
+
+    return eventually(f"{card} is closed", closed)
 
 
 def quietly(cli, who, *words):
@@ -294,7 +372,7 @@ def quietly(cli, who, *words):
 
 def start(directory):
     """Starts chain, contracts and relayer as one process tree; returns it and where everything is."""
-    command = [STIPEND, "dev", "--json", "--port", "0", "--anvil-port", "0", "--data", os.path.join(directory, "data")]
+    command = [STIPEND, "dev", "--json", "--port", "0", "--anvil-port", "0", "--issuer-port", "0", "--data", os.path.join(directory, "data")]
     log = open(os.path.join(directory, "dev.log"), "w")
     tree = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
     line = tree.stdout.readline()

@@ -6,7 +6,7 @@ use alloy_primitives::{
 };
 use stipend_core::{Amount, Seconds, Terms};
 
-use crate::{Spend, abi::MandateEscrow};
+use crate::{Hold, Spend, abi::MandateEscrow};
 
 /// A number that the other side can't hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +79,21 @@ pub fn row(spend: &Spend, (r, vs): (B256, B256)) -> MandateEscrow::Payment {
         nonce: spend.nonce,
         deadline: spend.deadline,
         r#ref: spend.reference,
+        r,
+        vs,
+    }
+}
+
+/// A signed hold as the contract takes it.
+#[must_use]
+pub fn hold_row(hold: &Hold, (r, vs): (B256, B256)) -> MandateEscrow::Hold {
+    MandateEscrow::Hold {
+        payee: hold.payee,
+        amount: hold.amount,
+        nonce: hold.nonce,
+        deadline: hold.deadline,
+        captureBy: hold.captureBy,
+        r#ref: hold.reference,
         r,
         vs,
     }

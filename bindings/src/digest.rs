@@ -22,6 +22,18 @@ alloy_sol_types::sol! {
         bytes32 reference;
     }
 
+    /// What an agent signs to set an amount aside. For `reference` see [`Spend`].
+    #[derive(Debug, PartialEq, Eq)]
+    struct Hold {
+        bytes32 mandate;
+        address payee;
+        uint64 amount;
+        uint32 nonce;
+        uint40 deadline;
+        uint40 captureBy;
+        bytes32 reference;
+    }
+
     /// What an operator signs to fund a mandate without ETH (EIP-3009).
     #[derive(Debug, PartialEq, Eq)]
     struct ReceiveWithAuthorization {
@@ -57,6 +69,34 @@ impl Spend {
             amount: amount.units(),
             nonce,
             deadline: time("deadline", deadline)?,
+            reference,
+        })
+    }
+}
+
+impl Hold {
+    /// The message's EIP-712 type.
+    pub const TYPE: &str =
+        "Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)";
+
+    /// The message for a hold from `mandate`.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] for a time beyond 40 bits.
+    pub fn new(
+        mandate: MandateId,
+        (payee, amount): (Address, Amount),
+        nonce: u32,
+        (deadline, capture_by): (Seconds, Seconds),
+        reference: B256,
+    ) -> Result<Self, OutOfRange> {
+        Ok(Self {
+            mandate: mandate.0,
+            payee,
+            amount: amount.units(),
+            nonce,
+            deadline: time("deadline", deadline)?,
+            captureBy: time("capture_by", capture_by)?,
             reference,
         })
     }
@@ -99,7 +139,17 @@ impl Domain {
     /// The digest that the agent signs.
     #[must_use]
     pub fn spend_digest(&self, spend: &Spend) -> B256 {
-        let words = [keccak256(Spend::TYPE).as_slice(), &spend.eip712_encode_data()].concat();
+        self.digest(Spend::TYPE, &spend.eip712_encode_data())
+    }
+
+    /// The digest that the agent signs for a hold.
+    #[must_use]
+    pub fn hold_digest(&self, hold: &Hold) -> B256 {
+        self.digest(Hold::TYPE, &hold.eip712_encode_data())
+    }
+
+    fn digest(&self, type_string: &str, data: &[u8]) -> B256 {
+        let words = [keccak256(type_string).as_slice(), data].concat();
         let separator = self.eip712().separator();
         keccak256([&[0x19, 0x01], separator.as_slice(), keccak256(words).as_slice()].concat())
     }

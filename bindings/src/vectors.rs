@@ -8,7 +8,7 @@ use serde_json::Value;
 use stipend_core::{Amount, Code, MandateId, merkle};
 
 use crate::{
-    Domain, ReceiveWithAuthorization,
+    Domain, Hold, ReceiveWithAuthorization,
     SignatureError::{HighS, Length, RecoveryId, Unrecoverable},
     Spend,
     abi::MandateEscrow,
@@ -68,6 +68,13 @@ fn spend(value: &Value) -> Spend {
     }
 }
 
+/// A signature as it is sent: `r ‖ s ‖ v`, from its two words on chain.
+fn wire(r: B256, vs: B256) -> Vec<u8> {
+    let mut signature = [r.as_slice(), vs.as_slice(), &[27 + (vs[0] >> 7)]].concat();
+    signature[32] &= 0x7f;
+    signature
+}
+
 /// The escrow's domain on the chain that most vectors are for.
 fn home(vectors: &Value) -> Domain {
     domain(&vectors["domains"][0]["domain"])
@@ -79,6 +86,7 @@ fn type_strings_are_those_of_solidity() {
     let ours = [
         ("Terms", MandateEscrow::Terms::eip712_encode_type()),
         ("Spend", Spend::TYPE.into()),
+        ("Hold", Hold::TYPE.into()),
         ("ReceiveWithAuthorization", ReceiveWithAuthorization::eip712_encode_type()),
     ];
     for (name, ours) in ours {
@@ -122,13 +130,33 @@ fn payments_have_the_digests_of_solidity_and_their_signers_are_found() {
         assert_eq!(digest, get::<B256>(&vector["digest"]), "{}", vector["name"]);
 
         let (r, vs): (B256, B256) = (get(&vector["r"]), get(&vector["vs"]));
-        let mut signature = [r.as_slice(), vs.as_slice()].concat();
-        let odd = signature[32] >> 7;
-        signature[32] &= 0x7f;
-        signature.push(27 + odd);
+        let signature = wire(r, vs);
         assert_eq!(recover(digest, &signature), Ok(agent), "{}", vector["name"]);
         assert_eq!(compact(&signature), Ok((r, vs)));
         assert_ne!(recover(B256::ZERO, &signature), Ok(agent));
+    }
+}
+
+#[test]
+fn holds_have_the_digests_of_solidity_and_their_signers_are_found() {
+    let vectors = vectors();
+    let agent: Address = get(&vectors["agent"]["address"]);
+    for vector in list(&vectors["holds"]) {
+        let hold = &vector["hold"];
+        let hold = Hold {
+            mandate: get(&hold["mandate"]),
+            payee: get(&hold["payee"]),
+            amount: number(&hold["amount"]),
+            nonce: number(&hold["nonce"]),
+            deadline: number(&hold["deadline"]),
+            captureBy: number(&hold["captureBy"]),
+            reference: get(&hold["ref"]),
+        };
+        let domain = Domain { chain_id: number(&vector["chainId"]), ..home(&vectors) };
+        let digest = domain.hold_digest(&hold);
+        assert_eq!(digest, get::<B256>(&vector["digest"]), "{}", vector["name"]);
+        let signature = wire(get(&vector["r"]), get(&vector["vs"]));
+        assert_eq!(recover(digest, &signature), Ok(agent), "{}", vector["name"]);
     }
 }
 
@@ -190,8 +218,7 @@ fn signatures_that_nobody_makes_are_refused() {
     let vector = &vectors()["spends"][0];
     let (r, vs): (B256, B256) = (get(&vector["r"]), get(&vector["vs"]));
     let digest: B256 = get(&vector["digest"]);
-    let mut good = [r.as_slice(), vs.as_slice(), &[27 + (vs[0] >> 7)]].concat();
-    good[32] &= 0x7f;
+    let good = wire(r, vs);
     assert!(recover(digest, &good).is_ok());
 
     assert_eq!(recover(digest, &good[..64]), Err(Length(64)));

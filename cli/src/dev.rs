@@ -1,5 +1,5 @@
-//! `stipend dev`: a chain, the contracts, a relayer and funded keys, as one process tree that stops
-//! as one.
+//! `stipend dev`: a chain, the contracts, a relayer, a card issuer and funded keys, as one process
+//! tree that stops as one.
 
 use std::{
     env,
@@ -17,10 +17,11 @@ use eyre::{WrapErr, bail, ensure, eyre};
 use serde::Serialize;
 use stipend_bindings::abi::MockUSDC;
 use stipend_client::chain::{Chain, Escrow};
-use stipend_core::{Amount, address, policy::Limits};
+use stipend_core::{Amount, Seconds, address, policy::Limits};
 use stipend_relayer::{
     api::ApiConfig,
     app::{self, Config, Finality},
+    cards::CardsConfig,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -29,11 +30,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use url::Url;
+use uuid::Uuid;
 
 use crate::{
     context::{Context, Progress},
     deploy,
-    keys::{DEV_CHAIN, DevAccount},
+    keys::{DEV_CHAIN, DEV_TREASURY, DevAccount},
     serve::{self, LogFormat},
     show, signals,
 };
@@ -44,16 +46,22 @@ const NODE_WITHIN: Duration = Duration::from_secs(20);
 /// What each operator gets, in base units: a million USDC.
 const FUNDS: u64 = 1_000_000_000_000;
 
+/// How long a card can be charged.
+const CARD_TTL: Seconds = 3_600;
+
+/// How often the issuer is asked what its webhooks should have told.
+const ISSUER_POLL: Duration = Duration::from_secs(2);
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The keys are anvil's, known to everybody: never use them on another chain. The ledger, the node's
-log and, with --data, the chain's state lie in one directory. What the relayer logs is set by
-RUST_LOG.
+The keys are anvil's, known to everybody: never use them on another chain. The issuer is a mock: its
+cards are worth nothing. The ledger, the issuer's database, the node's log and, with --data, the
+chain's state lie in one directory. What is logged is set by RUST_LOG.
 
 Examples:
   stipend dev
-  stipend dev --data ./dev                    # goes on where it stopped
-  stipend dev --json --port 0 --anvil-port 0  # prints one line of JSON when ready")]
+  stipend dev --data ./dev  # goes on where it stopped
+  stipend dev --json --port 0 --anvil-port 0 --issuer-port 0  # prints one line of JSON when ready")]
 pub(crate) struct Args {
     /// The relayer's port; 0 takes a free one
     #[arg(long, default_value_t = 8420)]
@@ -61,6 +69,9 @@ pub(crate) struct Args {
     /// The node's port; 0 takes a free one
     #[arg(long, default_value_t = 8545)]
     anvil_port: u16,
+    /// The card issuer's port; 0 takes a free one
+    #[arg(long, default_value_t = 8430)]
+    issuer_port: u16,
     /// Seconds between blocks
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     block_time: u64,
@@ -92,14 +103,28 @@ struct Ready {
     agent: Address,
     #[serde(with = "address::strict")]
     gasless_operator: Address,
+    issuer: String,
+    /// Of a mock, and for this run.
+    issuer_key: String,
+    #[serde(with = "address::strict")]
+    treasury: Address,
     data: PathBuf,
+}
+
+/// Where calls come in.
+struct Listeners {
+    relayer: TcpListener,
+    issuer: TcpListener,
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     serve::log(LogFormat::Text, "warn");
     let data = Data::new(args.data.as_deref())?;
     // Before anything starts: a port that is taken is the commonest failure.
-    let listener = listen(args.port).await.wrap_err("choose another --port")?;
+    let listeners = Listeners {
+        relayer: listen(args.port).await.wrap_err("choose another --port")?,
+        issuer: listen(args.issuer_port).await.wrap_err("choose another --issuer-port")?,
+    };
     let node_port = listen(args.anvil_port).await.wrap_err("choose another --anvil-port")?.local_addr()?.port();
 
     let progress = context.progress("starting anvil");
@@ -107,7 +132,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     let stop = CancellationToken::new();
     let outcome = {
         let chain = node.url.clone();
-        let relayer = play(context, chain, listener, &data, args.block_time, progress, &stop);
+        let relayer = play(context, chain, listeners, &data, args.block_time, progress, &stop);
         tokio::pin!(relayer);
         let outcome = tokio::select! {
             ended = &mut relayer => return finish(node, ended.and(Err(eyre!("the relayer ended by itself")))).await,
@@ -133,7 +158,7 @@ async fn finish(mut node: Node, outcome: eyre::Result<()>) -> eyre::Result<()> {
 async fn play(
     context: &Context,
     rpc_url: Url,
-    listener: TcpListener,
+    listeners: Listeners,
     data: &Data,
     block_time: u64,
     progress: Progress,
@@ -144,7 +169,7 @@ async fn play(
         escrow = prepare(&rpc_url, block_time, &progress) => escrow?,
     };
     let ready = Ready {
-        relayer: format!("http://{}", listener.local_addr()?),
+        relayer: format!("http://{}", listeners.relayer.local_addr()?),
         rpc_url: rpc_url.as_str().trim_end_matches('/').to_owned(),
         chain_id: DEV_CHAIN,
         escrow: escrow.domain().escrow,
@@ -154,6 +179,9 @@ async fn play(
         operator: DevAccount::Operator.signer()?.address(),
         agent: DevAccount::Agent.signer()?.address(),
         gasless_operator: DevAccount::GaslessOperator.signer()?.address(),
+        issuer: format!("http://{}", listeners.issuer.local_addr()?),
+        issuer_key: Uuid::new_v4().to_string(),
+        treasury: DEV_TREASURY,
         data: data.directory().to_owned(),
     };
     let config = Config {
@@ -170,9 +198,18 @@ async fn play(
         limits: Limits::default(),
         fee_ceiling: serve::FEE_CEILING_GWEI * serve::GWEI,
         api: ApiConfig::default(),
+        cards: Some(CardsConfig {
+            issuer: ready.issuer.parse()?,
+            api_key: ready.issuer_key.clone().into(),
+            callback: ready.relayer.parse()?,
+            treasury: ready.treasury,
+            ttl: CARD_TTL,
+            poll: ISSUER_POLL,
+        }),
     };
-    let relayer = app::run(config, listener, stop.clone());
-    tokio::pin!(relayer);
+    let issuer = stipend_issuer::Config::new(ready.issuer_key.clone().into(), data.issuer());
+    let house = run_both(config, issuer, listeners, stop);
+    tokio::pin!(house);
     let announced = async {
         let base: Url = ready.relayer.parse()?;
         // Answered once the ledger is open and the chain is checked.
@@ -181,10 +218,34 @@ async fn play(
         show::result(context.json(), &ready, in_words)
     };
     tokio::select! {
-        ended = &mut relayer => return Ok(ended?),
+        ended = &mut house => return ended,
         announced = announced => announced?,
     }
-    Ok(relayer.await?)
+    house.await
+}
+
+/// Relayer and issuer, until one of them ends: then the other does.
+async fn run_both(
+    relayer: Config,
+    issuer: stipend_issuer::Config,
+    listeners: Listeners,
+    stop: &CancellationToken,
+) -> eyre::Result<()> {
+    // The issuer stops last: the relayer may be asking it something.
+    let issuer_stop = CancellationToken::new();
+    let relayer = async {
+        let ended = app::run(relayer, listeners.relayer, stop.clone()).await;
+        issuer_stop.cancel();
+        ended
+    };
+    let issuer = async {
+        let ended = stipend_issuer::run(issuer, listeners.issuer, issuer_stop.clone()).await;
+        stop.cancel();
+        ended
+    };
+    let (relayer, issuer) = tokio::join!(relayer, issuer);
+    issuer?;
+    Ok(relayer?)
 }
 
 fn in_words(ready: &Ready) -> String {
@@ -198,6 +259,8 @@ fn in_words(ready: &Ready) -> String {
         ("agent", format!("{}  asks and pays", ready.agent)),
         ("guardian", ready.guardian.to_string()),
         ("submitter", ready.submitter.to_string()),
+        ("issuer", format!("{}  a mock: its cards are worth nothing", ready.issuer)),
+        ("treasury", ready.treasury.to_string()),
         ("data", ready.data.display().to_string()),
     ]);
     let mut settings = String::new();
@@ -207,11 +270,17 @@ fn in_words(ready: &Ready) -> String {
     if !ready.rpc_url.ends_with(":8545") {
         settings += &format!("  export STIPEND_RPC_URL={}\n", ready.rpc_url);
     }
+    if !ready.issuer.ends_with(":8430") {
+        settings += &format!("  export STIPEND_ISSUER_URL={}\n", ready.issuer);
+    }
+    settings += &format!("  export STIPEND_ISSUER_API_KEY={}\n", ready.issuer_key);
     format!(
         "{facts}\nIn another terminal:\n{settings}  \
          stipend mandate request --amount 100.00 --intent \"Automate marketing ops spend\" --duration 30d\n  \
          stipend mandate approve req_…\n  \
          stipend pay --mandate mand_… --to 0x… --amount 4.20\n  \
+         stipend card create --mandate mand_… --amount 25.00\n  \
+         stipend merchant charge --card card_… --amount 18.40 --descriptor \"ADS INC\" --mcc 5734\n  \
          stipend balance\n\nCtrl-C stops everything."
     )
 }
@@ -242,6 +311,10 @@ impl Data {
 
     fn database(&self) -> PathBuf {
         self.directory().join("stipend.db")
+    }
+
+    fn issuer(&self) -> PathBuf {
+        self.directory().join("issuer.db")
     }
 
     fn log(&self) -> PathBuf {

@@ -12,6 +12,9 @@ use secrecy::{ExposeSecret, SecretString};
 /// The chain id of anvil, where keys that everybody knows are no secret to be kept.
 pub(crate) const DEV_CHAIN: u64 = 31_337;
 
+/// Account 4 of anvil: the treasury of the card programme that `stipend dev` plays.
+pub(crate) const DEV_TREASURY: Address = address!("0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65");
+
 const PRIVATE_KEY: &str = "STIPEND_PRIVATE_KEY";
 const PASSWORD: &str = "STIPEND_PASSWORD";
 
@@ -21,7 +24,7 @@ const WELL_KNOWN: [Address; 11] = [
     address!("0x70997970C51812dc3A010C7d01b50e0d17dc79C8"),
     address!("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"),
     address!("0x90F79bf6EB2c4f870365E785982E1f101E93b906"),
-    address!("0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65"),
+    DEV_TREASURY,
     address!("0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc"),
     address!("0x976EA74026E726554dB657fA54763abd0C3a0aa9"),
     address!("0x14dC79964da2C08b23698B3D3cc7Ca32193d9955"),

@@ -2,11 +2,14 @@
 
 mod approve;
 mod balance;
+mod card;
 mod context;
 mod deploy;
 mod dev;
+mod issuer;
 mod keys;
 mod mandate;
+mod merchant;
 mod pay;
 mod payment;
 mod serve;
@@ -30,6 +33,7 @@ A first mandate, with `stipend dev` running in another terminal:
   stipend mandate request --amount 100.00 --intent \"Automate marketing ops spend\" --duration 30d
   stipend mandate approve req_…
   stipend pay --mandate mand_… --to 0x… --amount 4.20
+  stipend card create --mandate mand_… --amount 25.00
   stipend balance
 
 Keys: --keystore FILE, or STIPEND_PRIVATE_KEY, or on anvil's chain id alone --dev-account NAME
@@ -38,7 +42,7 @@ Keys: --keystore FILE, or STIPEND_PRIVATE_KEY, or on anvil's chain id alone --de
 Results go to stdout, everything else to stderr. With --json, stdout carries one JSON value per
 line, and an error is a problem (RFC 9457) as one line of JSON, the last on stderr.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the mandate's policy.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the mandate's policy, or a charge declined.";
 
 #[derive(Debug, Parser)]
 #[command(name = "stipend", version, about = ABOUT, after_help = EXAMPLES, max_term_width = 110)]
@@ -51,10 +55,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on this machine for development: a chain, the contracts, a relayer, funded keys
+    /// Run everything on this machine for development: a chain, the contracts, a relayer, a card issuer,
+    /// funded keys
     Dev(dev::Args),
     /// Run a relayer
     Serve(Box<serve::Args>),
+    /// Run the mock card issuer
+    Issuer(issuer::Args),
     /// Deploy an escrow
     Deploy(deploy::Args),
     /// Ask for, approve, look at and revoke mandates
@@ -65,9 +72,15 @@ enum Command {
     /// Look at payments
     #[command(subcommand)]
     Payment(payment::Command),
+    /// Create, look at, reveal and close single-use cards
+    #[command(subcommand)]
+    Card(card::Command),
+    /// Stand in for a merchant's terminal, at the mock issuer or a sandbox
+    #[command(subcommand)]
+    Merchant(merchant::Command),
     /// Show where the money of your mandates is, in the ledger and on chain
     Balance(balance::Args),
-    /// Print the audit trail: every request, decision and payment, with its transaction
+    /// Print the audit trail: every request, decision, payment and card, with its transaction
     Audit(trail::Args),
 }
 
@@ -91,10 +104,13 @@ async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
     match command {
         Command::Dev(args) => dev::run(&context, args).await,
         Command::Serve(args) => serve::run(&context, *args).await,
+        Command::Issuer(args) => issuer::run(&context, args).await,
         Command::Deploy(args) => deploy::run(&context, args).await,
         Command::Mandate(command) => mandate::run(&context, command).await,
         Command::Pay(args) => pay::run(&context, args).await,
         Command::Payment(command) => payment::run(&context, command).await,
+        Command::Card(command) => card::run(&context, command).await,
+        Command::Merchant(command) => merchant::run(&context, command).await,
         Command::Balance(args) => balance::run(&context, args).await,
         Command::Audit(args) => trail::run(&context, args).await,
     }

@@ -9,10 +9,17 @@ use stipend_client::{PageQuery, chain::Escrow};
 use stipend_core::{
     Amount, MandateId, RequestId, Span, Terms, address,
     api::{Mandate, MandateRequest, NewMandateRequest, Page, RequestState},
+    card::Mcc,
     policy::MandateState,
 };
 
-use crate::{approve, context::Context, keys::DevAccount, show, terms::Readable};
+use crate::{
+    approve,
+    context::Context,
+    keys::DevAccount,
+    show,
+    terms::{self, Readable},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -20,7 +27,8 @@ pub(crate) enum Command {
     #[command(after_help = "\
 Examples:
   stipend mandate request --amount 100.00 --intent \"Automate marketing ops spend\" --duration 30d
-  stipend mandate request --amount 50 --intent \"Cloud bills\" --duration 12h --per-payment 25 --payee 0x…")]
+  stipend mandate request --amount 50 --intent \"Cloud bills\" --duration 12h --per-payment 25 --payee 0x…
+  stipend mandate request --amount 50 --intent \"Software\" --duration 7d --mcc 5734 --mcc 7372")]
     Request(Request),
     /// Approve what an agent asked for, as the operator: shows the terms, asks, and funds the mandate
     #[command(after_help = "\
@@ -70,6 +78,10 @@ pub(crate) struct Request {
     /// Who may be paid; can be repeated; without it: anyone
     #[arg(long = "payee", value_name = "ADDRESS", value_parser = address::parse)]
     payees: Vec<Address>,
+    /// At which merchants cards may be used, by their category (ISO 18245); can be repeated; without
+    /// it: at any
+    #[arg(long = "mcc", value_name = "MCC")]
+    mccs: Vec<Mcc>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -112,6 +124,7 @@ async fn request(context: &Context, args: Request) -> eyre::Result<()> {
         duration: args.duration,
         per_payment: args.per_payment,
         payees: (!args.payees.is_empty()).then_some(args.payees),
+        mccs: (!args.mccs.is_empty()).then_some(args.mccs),
         metadata: Default::default(),
     };
     let request = caller.client.request_mandate(&body).await?.object;
@@ -211,6 +224,7 @@ fn request_in_words(request: &MandateRequest) -> String {
             }
         }
     }
+    row("cards may be used", terms::cards(&request.intent.policy));
     row("duration", request.duration.to_string());
     row("agent", request.agent.to_string());
     row("asked", show::time(request.created_at));

@@ -4,18 +4,20 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use alloy_primitives::Address;
 use clap::ValueEnum;
-use eyre::WrapErr;
-use stipend_core::{Amount, Seconds, address, policy::Limits};
+use eyre::{WrapErr, eyre};
+use secrecy::SecretString;
+use stipend_core::{Amount, Seconds, Span, address, policy::Limits};
 use stipend_relayer::{
     api::{self, ApiConfig},
     app::{self, Config, Finality},
+    cards::CardsConfig,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use crate::{context::Context, keys::DevAccount, show, signals};
+use crate::{context::Context, issuer, keys::DevAccount, show, signals};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -25,7 +27,10 @@ transactions for the guardian and pays for their gas. What is logged is set by R
 Examples:
   stipend serve --chain-id 8453 --escrow 0x… --guardian 0x… --start-block 123 --rpc-url https://… \\
     --keystore submitter.json --password-file submitter.pass
-  stipend serve --chain-id 31337 --escrow 0x… --guardian 0x… --confirmations 1 --finality 2")]
+  stipend serve --chain-id 31337 --escrow 0x… --guardian 0x… --confirmations 1 --finality 2
+
+With cards (the issuer's key is in STIPEND_ISSUER_API_KEY):
+  stipend serve … --issuer-url https://sandbox.lithic.com --treasury 0x… --callback-url https://…")]
 pub(crate) struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", env = "STIPEND_LISTEN", default_value = "127.0.0.1:8420")]
@@ -82,6 +87,56 @@ pub(crate) struct Args {
     /// How to write the log
     #[arg(long, value_name = "FORMAT", env = "STIPEND_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
+    #[command(flatten)]
+    cards: CardArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Cards")]
+struct CardArgs {
+    /// The card issuer's API; without it: no cards are offered
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "STIPEND_ISSUER_URL",
+        hide_env_values = true,
+        requires_all = ["issuer_key", "treasury"]
+    )]
+    issuer_url: Option<Url>,
+    /// The key to it; better given by the environment
+    #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = issuer::api_key)]
+    issuer_key: Option<SecretString>,
+    /// The card programme's treasury, whom holds are for
+    #[arg(long, value_name = "ADDRESS", env = "STIPEND_TREASURY", value_parser = address::parse)]
+    treasury: Option<Address>,
+    /// Where the issuer reaches this relayer; without it: where it listens, if that is on this machine
+    /// alone
+    #[arg(long, value_name = "URL", env = "STIPEND_CALLBACK_URL", hide_env_values = true)]
+    callback_url: Option<Url>,
+    /// How long a card can be charged: 1h, 45m or 90s
+    #[arg(long, value_name = "SPAN", env = "STIPEND_CARD_TTL", default_value = "1h")]
+    card_ttl: Span,
+    /// How often to ask the issuer what its webhooks should have told
+    #[arg(long, value_name = "SPAN", env = "STIPEND_ISSUER_POLL", default_value = "30s")]
+    issuer_poll: Span,
+}
+
+impl CardArgs {
+    /// The settings of cards on a relayer that listens there, if they are offered.
+    fn config(self, listen: SocketAddr) -> eyre::Result<Option<CardsConfig>> {
+        let (Some(issuer), Some(api_key), Some(treasury)) = (self.issuer_url, self.issuer_key, self.treasury) else {
+            return Ok(None);
+        };
+        let callback = match self.callback_url {
+            Some(url) => url,
+            None if listen.ip().is_loopback() => format!("http://{listen}").parse()?,
+            None => {
+                return Err(eyre!("cards need --callback-url: {listen} does not say where the issuer reaches this"));
+            }
+        };
+        let (ttl, poll) = (self.card_ttl.seconds(), Duration::from_secs(self.issuer_poll.seconds()));
+        Ok(Some(CardsConfig { issuer, api_key, callback, treasury, ttl, poll }))
+    }
 }
 
 /// Far above what a payment is worth on any chain that this is for, and below what a mistaken node
@@ -111,6 +166,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     log(args.log_format, "info");
     let api = api_config(&args);
     let submitter = context.globals.keys.key(DevAccount::Submitter)?.on(args.chain_id)?;
+    let listener = TcpListener::bind(args.listen).await;
+    let listener = listener.wrap_err_with(|| format!("can't listen on {}", args.listen))?;
     let config = Config {
         rpc_url: context.globals.rpc_url.clone(),
         chain_id: args.chain_id,
@@ -129,9 +186,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         },
         fee_ceiling: args.fee_ceiling_gwei.saturating_mul(GWEI),
         api,
+        cards: args.cards.config(listener.local_addr()?)?,
     };
-    let listener = TcpListener::bind(args.listen).await;
-    let listener = listener.wrap_err_with(|| format!("can't listen on {}", args.listen))?;
     show::note(&format!("starting on http://{}", listener.local_addr()?));
 
     let stop = CancellationToken::new();
@@ -172,6 +228,36 @@ pub(crate) fn log(format: LogFormat, default: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn card_args() -> CardArgs {
+        CardArgs {
+            issuer_url: "http://127.0.0.1:8430".parse().ok(),
+            issuer_key: Some("key".into()),
+            treasury: Some(Address::repeat_byte(4)),
+            callback_url: None,
+            card_ttl: "1h".parse().unwrap(),
+            issuer_poll: "30s".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_issuer_reaches_a_relayer_on_its_own_machine_and_is_told_about_any_other() {
+        let callback = |listen: &str, callback_url: Option<&str>| {
+            let callback_url = callback_url.map(|url| url.parse().unwrap());
+            let config = CardArgs { callback_url, ..card_args() }.config(listen.parse().unwrap());
+            config.map(|config| config.unwrap().callback.to_string())
+        };
+        assert_eq!(callback("127.0.0.1:8420", None).unwrap(), "http://127.0.0.1:8420/");
+        assert_eq!(callback("[::1]:8420", None).unwrap(), "http://[::1]:8420/");
+        assert_eq!(callback("0.0.0.0:80", Some("https://pay.example")).unwrap(), "https://pay.example/");
+        assert!(callback("0.0.0.0:80", None).unwrap_err().to_string().contains("--callback-url"));
+    }
+
+    #[test]
+    fn without_an_issuer_there_are_no_cards() {
+        let none = CardArgs { issuer_url: None, ..card_args() };
+        assert!(none.config("0.0.0.0:80".parse().unwrap()).unwrap().is_none());
+    }
 
     #[test]
     fn finality_is_the_tag_or_a_depth() {

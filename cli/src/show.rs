@@ -1,7 +1,7 @@
 //! How things are printed: tables for people, JSON for programs, and errors with what to do.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io::{self, Write},
     process::ExitCode,
 };
@@ -9,12 +9,24 @@ use std::{
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
-use stipend_client::{Error, chain::ChainError};
+use stipend_client::{Error, Signed, chain::ChainError};
 use stipend_core::{Code, Seconds, api::Problem};
 use url::Url;
 
-/// The exit code of a payment that the mandate's policy refused.
+/// The exit code of what the mandate's policy refused.
 const REFUSED: u8 = 3;
+
+/// The charge was declined: said already, and told apart by the exit code.
+#[derive(Debug)]
+pub(crate) struct Declined;
+
+impl fmt::Display for Declined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the charge was declined")
+    }
+}
+
+impl std::error::Error for Declined {}
 
 /// Prints a line to stdout. A reader that has left, as `head` does, is no failure worth a word.
 pub(crate) fn line(text: &str) -> eyre::Result<()> {
@@ -115,7 +127,8 @@ pub(crate) fn failure(report: &eyre::Report, json: bool) -> ExitCode {
         (None, false) => format!("error: {}", causes(report)),
     });
     let refused = problem.is_some_and(|problem| problem.decision.is_some_and(|decision| !decision.allow))
-        || matches!(report.downcast_ref(), Some(ChainError::Refused(_)));
+        || matches!(report.downcast_ref(), Some(ChainError::Refused(_)))
+        || report.is::<Declined>();
     ExitCode::from(if refused { REFUSED } else { 1 })
 }
 
@@ -126,9 +139,9 @@ fn problem(report: &eyre::Report) -> Option<Problem> {
     }
     match report.downcast_ref::<Error>()? {
         Error::Problem(problem) => Some((**problem).clone()),
-        error @ Error::Unknown { payment, .. } => {
+        error @ Error::Unknown { signed, .. } => {
             let mut problem = Problem::new(Code::Unavailable, error.to_string());
-            if let Some(payment) = payment {
+            if let Some(Signed::Payment(payment)) = signed {
                 // With both, the same command signs the same bytes.
                 problem.hint = format!(
                     "run the same command again with --nonce {} --deadline {}: it is never paid twice",

@@ -3,7 +3,7 @@
 
 use eyre::{WrapErr, ensure};
 use stipend_bindings::Domain;
-use stipend_core::{Amount, Intent, MandateId, Terms};
+use stipend_core::{Amount, Intent, MandateId, Terms, intent::Policy};
 
 use crate::show;
 
@@ -55,6 +55,7 @@ impl<'a> Readable<'a> {
                 }
             }
         }
+        row("cards may be used", cards(&self.intent.policy));
         row("from", show::time(terms.start));
         row("until", format!("{} (excluded)", show::time(terms.expiry)));
         row("the rest", "returns to the operator: at once when revoked, by a sweep after the end".into());
@@ -75,6 +76,20 @@ impl<'a> Readable<'a> {
     }
 }
 
+/// Where cards may be used.
+pub(crate) fn cards(policy: &Policy) -> String {
+    let at = match policy.mccs.as_deref() {
+        None => "at any merchant".to_owned(),
+        Some([]) => "nowhere: the list of categories is empty".to_owned(),
+        Some(mccs) => {
+            let mccs: Vec<_> = mccs.iter().map(ToString::to_string).collect();
+            format!("at merchants of the categories {}", mccs.join(", "))
+        }
+    };
+    // A card's hold is a payment to the card programme's treasury, and held to the same list.
+    if policy.payees.is_some() { at + ", if their treasury is one of those who may be paid" } else { at }
+}
+
 fn maximum(amount: Amount) -> String {
     if amount.is_zero() { "any amount up to what is left".into() } else { format!("at most {amount} USDC") }
 }
@@ -86,7 +101,6 @@ pub(crate) mod tests {
     use stipend_core::{
         api::{Mandate, MandateRequest, RequestState},
         id::RequestId,
-        intent::Policy,
         policy::MandateState,
     };
 
@@ -101,7 +115,7 @@ pub(crate) mod tests {
             intent: Intent {
                 version: 1,
                 purpose: "Marketing\u{1b}[1A".into(),
-                policy: Policy { payees },
+                policy: Policy { payees, mccs: None },
                 nonce: B256::repeat_byte(9),
             },
             mandate: None,
@@ -143,6 +157,7 @@ pub(crate) mod tests {
             "100.00 USDC",
             "at most 25.00 USDC",
             "anyone",
+            "at any merchant",
             "2027-01-15 08:00:00 UTC",
             "2027-02-14 08:00:00 UTC (excluded)",
             "Marketing\\u{1b}[1A  (shown, not enforced)",
@@ -158,6 +173,18 @@ pub(crate) mod tests {
         let text = words(&request(Some(payees.clone())));
         assert!(payees.iter().all(|payee| text.contains(&payee.to_string())), "{text}");
         assert!(!text.contains("anyone"), "{text}");
+    }
+
+    #[test]
+    fn where_cards_may_be_used_is_shown() {
+        let mut narrow = request(None);
+        narrow.intent.policy.mccs = Some(vec!["5734".parse().unwrap(), "7372".parse().unwrap()]);
+        let text = words(&narrow);
+        assert!(text.contains("at merchants of the categories 5734, 7372\n"), "{text}");
+        narrow.intent.policy.mccs = Some(Vec::new());
+        assert!(words(&narrow).contains("nowhere"));
+        let listed = words(&request(Some(vec![Address::repeat_byte(7)])));
+        assert!(listed.contains("any merchant, if their treasury is one of those who may be paid"), "{listed}");
     }
 
     #[test]

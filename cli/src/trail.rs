@@ -1,7 +1,10 @@
-//! `stipend audit`: the trail of what was asked, decided, sent and paid.
+//! `stipend audit`: the trail of what was asked, decided, sent, paid and charged.
 
 use serde_json::Value;
-use stipend_core::api::{AuditEntry, Page};
+use stipend_core::{
+    Amount,
+    api::{AuditEntry, Page},
+};
 
 use crate::{context::Context, keys::DevAccount, show};
 
@@ -63,21 +66,97 @@ pub(crate) fn line(entry: &AuditEntry) -> String {
     format!("{}  {}  {}  {}{hash}", show::time(entry.at), what(entry), amount(entry), subject(entry))
 }
 
-/// What happened, and for a refusal its code.
+/// What happened, and with a refusal its code, with an end its reason, with money that moved where
+/// to, and with what an issuer tells its kind.
 fn what(entry: &AuditEntry) -> String {
-    let code = entry.data.get("code").and_then(Value::as_str);
-    show::plain(&code.map_or_else(|| entry.kind.clone(), |code| format!("{}: {code}", entry.kind)))
+    let told = |name: &str| entry.data.get(name).and_then(Value::as_str);
+    let declined = entry.data.get("approved").and_then(Value::as_bool) == Some(false);
+    let detail = told("code").or_else(|| told("reason")).or_else(|| told("event"));
+    let detail = detail.or_else(|| settled(entry).map(|(name, _)| name));
+    let what = detail.map_or_else(|| entry.kind.clone(), |detail| format!("{}: {detail}", entry.kind));
+    show::plain(&what) + if declined { ", declined" } else { "" }
 }
 
 /// The amount that it is about, under the name that such entries have for it.
 fn amount(entry: &AuditEntry) -> String {
-    let amount = ["amount", "cap", "from_remaining"].into_iter().find_map(|name| entry.data.get(name)?.as_str());
-    show::plain(amount.unwrap_or_default())
+    let named = || ["amount", "cap", "from_remaining"].into_iter().find_map(|name| entry.data.get(name)?.as_str());
+    // An issuer counts in cents.
+    let cents = || Amount::from_cents(entry.data.get("cents")?.as_i64()?).map(|amount| amount.to_string());
+    let amount = settled(entry).map(|(_, amount)| amount).or_else(named);
+    amount.map(show::plain).or_else(cents).unwrap_or_default()
+}
+
+/// What of a hold has moved, and whether to the payee or back to the mandate.
+fn settled(entry: &AuditEntry) -> Option<(&'static str, &str)> {
+    let moved = |name| {
+        let amount = entry.data.get(name)?.as_str()?;
+        let nothing = amount.parse::<Amount>().is_ok_and(Amount::is_zero);
+        (!nothing).then_some((name, amount))
+    };
+    ["captured", "released"].into_iter().find_map(moved)
 }
 
 /// The narrowest thing an entry is about.
 fn subject(entry: &AuditEntry) -> String {
     let payment = entry.payment.map(|id| id.to_string());
+    let card = entry.card.map(|id| id.to_string());
     let mandate = entry.mandate.map(|id| id.to_string());
-    payment.or(mandate).or(entry.request.map(|id| id.to_string())).unwrap_or_default()
+    payment.or(card).or(mandate).or(entry.request.map(|id| id.to_string())).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy_primitives::B256;
+    use serde_json::json;
+    use stipend_core::CardId;
+
+    fn entry(kind: &str, data: Value) -> AuditEntry {
+        AuditEntry {
+            seq: 1,
+            at: 1_800_000_000,
+            kind: kind.into(),
+            request: None,
+            mandate: None,
+            payment: None,
+            card: Some(CardId::generate()),
+            tx_hash: None,
+            data,
+            hash: B256::ZERO,
+        }
+    }
+
+    #[test]
+    fn what_happens_to_a_card_is_told_with_its_reason_and_its_amount() {
+        let told = |kind, data| {
+            let entry = entry(kind, data);
+            assert!(subject(&entry).starts_with("card_"), "{entry:?}");
+            (what(&entry), amount(&entry))
+        };
+        let pair = |what: &str, amount: &str| (what.to_owned(), amount.to_owned());
+        assert_eq!(
+            told("card.authorized", json!({"amount": "18.40", "code": null, "merchant": "ADS"})),
+            pair("card.authorized", "18.40")
+        );
+        assert_eq!(
+            told("card.declined", json!({"amount": "18.40", "code": "merchant_not_allowed"})),
+            pair("card.declined: merchant_not_allowed", "18.40")
+        );
+        assert_eq!(
+            told("card.issuer_event", json!({"event": "CLEARING", "cents": 1_840, "approved": true})),
+            pair("card.issuer_event: CLEARING", "18.40")
+        );
+        assert_eq!(
+            told("card.issuer_event", json!({"event": "AUTHORIZATION", "cents": 500, "approved": false})),
+            pair("card.issuer_event: AUTHORIZATION, declined", "5.00")
+        );
+        assert_eq!(
+            told("card.settled", json!({"captured": "0.00", "released": "6.60"})),
+            pair("card.settled: released", "6.60")
+        );
+        assert_eq!(
+            told("card.closing", json!({"amount": "25.00", "reason": "card_expired"})),
+            pair("card.closing: card_expired", "25.00")
+        );
+    }
 }

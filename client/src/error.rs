@@ -1,9 +1,18 @@
 use reqwest::StatusCode;
 use stipend_core::{
     Code,
-    api::{NewPayment, Problem},
+    api::{NewCard, NewPayment, Problem},
 };
 use url::Url;
+
+/// What carries the agent's own signature: the same bytes are never done twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signed {
+    /// For [`send_payment`](crate::Client::send_payment).
+    Payment(Box<NewPayment>),
+    /// For [`send_card`](crate::Client::send_card).
+    Card(Box<NewCard>),
+}
 
 /// Why a call failed. The kinds differ in what is known about its effect.
 #[derive(Debug, thiserror::Error)]
@@ -17,8 +26,8 @@ pub enum Error {
     Unknown {
         /// What was called.
         url: Url,
-        /// The payment, if it was one: give it to [`send_payment`](crate::Client::send_payment).
-        payment: Option<Box<NewPayment>>,
+        /// What was sent, if it carries a signature of its own: to be sent again as it is.
+        signed: Option<Signed>,
         /// What came instead of an answer.
         #[source]
         source: Option<reqwest::Error>,

@@ -132,10 +132,10 @@ impl Http {
         match result {
             // An earlier attempt may have arrived: that nobody listens now, or is too busy, proves nothing.
             Err(Error::Unreachable { url, source }) if unknown => {
-                Err(Error::Unknown { url, payment: None, source: Some(source) })
+                Err(Error::Unknown { url, signed: None, source: Some(source) })
             }
             Err(Error::Problem(problem)) if unknown && Error::Problem(problem.clone()).is_transient() => {
-                Err(Error::Unknown { url: call.url, payment: None, source: None })
+                Err(Error::Unknown { url: call.url, signed: None, source: None })
             }
             result => result,
         }
@@ -168,7 +168,7 @@ impl Http {
         let response = tokio::time::timeout(ANSWER, request.send()).await;
         let response = match response {
             Ok(response) => response.map_err(|source| sending(url, source))?,
-            Err(_) => return Err(Error::Unknown { url: url.clone(), payment: None, source: None }),
+            Err(_) => return Err(Error::Unknown { url: url.clone(), signed: None, source: None }),
         };
         if response.status().is_success() {
             return Ok(response);
@@ -211,7 +211,7 @@ fn sending(url: &Url, source: reqwest::Error) -> Error {
     if source.is_connect() {
         Error::Unreachable { url: url.clone(), source }
     } else {
-        Error::Unknown { url: url.clone(), payment: None, source: Some(source) }
+        Error::Unknown { url: url.clone(), signed: None, source: Some(source) }
     }
 }
 
@@ -220,7 +220,7 @@ fn refusal(url: &Url, status: StatusCode, body: &[u8]) -> Error {
         Ok(problem) => Error::Problem(Box::new(problem)),
         // A proxy between us lost the relayer (RFC 9110, 15.6.3 and 15.6.5).
         Err(_) if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => {
-            Error::Unknown { url: url.clone(), payment: None, source: None }
+            Error::Unknown { url: url.clone(), signed: None, source: None }
         }
         Err(error) => Error::NotARelayer { url: url.clone(), status, reason: error.to_string() },
     }

@@ -13,13 +13,18 @@
 //! # }
 //! ```
 //!
+//! A card is asked for in the same way ([`CreateCard`]), and its number fetched by
+//! [`Client::card_secrets`].
+//!
 //! What an operator does on chain, with a key and a node of their own and without the relayer, is
 //! in [`chain`].
 
+mod card;
 pub mod chain;
 mod error;
 mod events;
 mod http;
+mod nonces;
 mod pay;
 #[cfg(test)]
 mod tests;
@@ -43,7 +48,8 @@ use stipend_core::{
 use tokio::sync::OnceCell;
 use url::Url;
 
-pub use error::Error;
+pub use card::{CardWait, CreateCard};
+pub use error::{Error, Signed};
 pub use events::Events;
 pub use pay::Pay;
 
@@ -66,7 +72,7 @@ struct Inner {
     /// Where signatures are valid: never changes while a relayer runs.
     domain: OnceCell<Domain>,
     clock: Mutex<Option<(Instant, Info)>>,
-    books: pay::Books,
+    books: nonces::Books,
 }
 
 /// The answer to something that creates: what there is now, and whether it was there before.
@@ -136,7 +142,7 @@ impl Client {
                 signer,
                 domain: OnceCell::new(),
                 clock: Mutex::new(None),
-                books: pay::Books::default(),
+                books: nonces::Books::default(),
             }),
         })
     }
@@ -301,6 +307,19 @@ impl Client {
         let call = Call::new(Method::POST, self.inner.http.url(path, &())?).body(body, Some(key))?;
         let answer = self.inner.http.send(call, Some(self.identity().await?)).await?;
         Ok(Accepted { replayed: answer.replayed, object: answer.json()? })
+    }
+
+    /// Sends what carries its own signature: the request needs none.
+    async fn send_signed<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        content: impl FnOnce() -> Signed,
+    ) -> Result<Accepted<T>, Error> {
+        match self.inner.http.send(call, None).await {
+            Ok(answer) => Ok(Accepted { replayed: answer.replayed, object: answer.json()? }),
+            Err(Error::Unknown { url, source, .. }) => Err(Error::Unknown { url, signed: Some(content()), source }),
+            Err(error) => Err(error),
+        }
     }
 
     async fn identity(&self) -> Result<http::Identity<'_>, Error> {

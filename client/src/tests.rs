@@ -4,15 +4,19 @@ use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256};
 use futures_util::StreamExt;
 use serde_json::json;
-use stipend_bindings::{Spend, recover};
-use stipend_core::{Code, MandateId, api::Problem};
+use stipend_bindings::{Hold, Spend, recover};
+use stipend_core::{
+    Amount, Code, MandateId, Terms,
+    api::{Mandate, NewCard, NewPayment, Problem},
+    policy::MandateState,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     task::JoinHandle,
 };
 
-use crate::{Client, Error, Pay};
+use crate::{Client, CreateCard, Error, Pay, Signed};
 
 /// Answers one connection after the other; an empty answer hangs up instead. Gives back what came.
 async fn relayer(answers: Vec<String>) -> (Client, JoinHandle<Vec<String>>) {
@@ -57,10 +61,15 @@ fn answer(status: &str, kind: &str, body: &str) -> String {
 }
 
 fn info() -> String {
+    info_with(json!({"treasury": Address::repeat_byte(4).to_string(), "ttl": 3_600, "clearing_reserve": 86_400}))
+}
+
+fn info_with(cards: serde_json::Value) -> String {
     let body = json!({
         "chain_id": 31337, "escrow": Address::repeat_byte(5).to_string(), "token": Address::repeat_byte(6).to_string(),
         "guardian": Address::repeat_byte(3).to_string(), "confirmations": 1,
         "deadline_min": 120, "deadline_max": 86400, "payment_min": "0.00",
+        "cards": cards,
         "head": {"number": 1, "hash": B256::ZERO, "time": 1_800_000_000}, "finalized": 0,
     });
     answer("200 OK", "application/json", &body.to_string())
@@ -75,6 +84,54 @@ fn payment() -> String {
     answer("202 Accepted", "application/json", &body.to_string())
 }
 
+fn card() -> String {
+    let body = json!({
+        "id": "card_00000000000000000000000000000001", "mandate": MandateId(B256::ZERO), "state": "requested",
+        "amount": "25.00", "captured": "0.00", "released": "0.00", "expires_at": 1, "nonce": 3, "capture_by": 1,
+        "ref": B256::ZERO, "created_at": 1, "updated_at": 1,
+    });
+    answer("202 Accepted", "application/json", &body.to_string())
+}
+
+fn mandate(next_nonce: u32) -> String {
+    let terms = Terms {
+        operator: Address::repeat_byte(1),
+        agent: Address::repeat_byte(2),
+        guardian: Address::repeat_byte(3),
+        cap: amount("100"),
+        per_payment: Amount::ZERO,
+        window_cap: Amount::ZERO,
+        window: 0,
+        start: 0,
+        // Far away, whatever the time is when this runs.
+        expiry: 100_000_000_000,
+        capture_end: 100_000_000_000,
+        payees: B256::ZERO,
+        intent: B256::ZERO,
+        refunds_restore_budget: true,
+    };
+    let mandate = Mandate {
+        id: MandateId(B256::ZERO),
+        state: MandateState::Open,
+        terms,
+        intent: None,
+        request: None,
+        available: amount("100"),
+        reserved: Amount::ZERO,
+        held: Amount::ZERO,
+        paid: Amount::ZERO,
+        returned: Amount::ZERO,
+        next_nonce,
+        opened_tx: None,
+        ended_tx: None,
+    };
+    answer("200 OK", "application/json", &serde_json::to_string(&mandate).unwrap())
+}
+
+fn amount(text: &str) -> Amount {
+    text.parse().unwrap()
+}
+
 fn problem(code: Code) -> String {
     let problem = serde_json::to_string(&Problem::new(code, "for a test")).unwrap();
     answer(&format!("{} X", code.status()), "application/problem+json", &problem)
@@ -84,7 +141,7 @@ fn pay() -> Pay {
     Pay {
         nonce: Some(3),
         deadline: Some(1_800_003_600),
-        ..Pay::new(MandateId(B256::ZERO), Address::repeat_byte(7), "4.20".parse().unwrap())
+        ..Pay::new(MandateId(B256::ZERO), Address::repeat_byte(7), amount("4.20"))
     }
 }
 
@@ -107,10 +164,68 @@ async fn a_payment_carries_the_agents_own_signature() {
     client.pay(pay()).await.unwrap();
 
     let requests = served.await.unwrap();
-    let sent: stipend_core::api::NewPayment = serde_json::from_str(body(&requests[1])).unwrap();
+    let sent: NewPayment = serde_json::from_str(body(&requests[1])).unwrap();
     let spend = Spend::new(sent.mandate, sent.payee, sent.amount, sent.nonce, sent.deadline, sent.reference).unwrap();
     let digest = client.domain().await.unwrap().spend_digest(&spend);
     assert_eq!(recover(digest, &sent.signature).unwrap(), client.address());
+}
+
+#[tokio::test]
+async fn a_card_carries_the_agents_own_signature_over_a_hold_for_the_treasury() {
+    let (client, served) = relayer(vec![info(), mandate(3), card()]).await;
+    client.create_card(CreateCard::new(MandateId(B256::ZERO), amount("25"))).await.unwrap();
+
+    let requests = served.await.unwrap();
+    assert!(requests[2].starts_with("POST /v1/cards HTTP/1.1"));
+    let sent: NewCard = serde_json::from_str(body(&requests[2])).unwrap();
+    let times = (sent.deadline, sent.capture_by);
+    let hold = Hold::new(sent.mandate, (Address::repeat_byte(4), sent.amount), sent.nonce, times, sent.reference);
+    let digest = client.domain().await.unwrap().hold_digest(&hold.unwrap());
+    assert_eq!(recover(digest, &sent.signature).unwrap(), client.address());
+    assert_eq!(sent.capture_by - sent.deadline, 3_600 + 86_400 + 300 - 600);
+}
+
+#[tokio::test]
+async fn cards_and_payments_take_their_nonces_from_one_sequence() {
+    let denied = problem(Code::InsufficientBudget);
+    let (client, served) = relayer(vec![info(), mandate(3), card(), payment(), denied, card()]).await;
+    let id = MandateId(B256::ZERO);
+    let (create, pay) = (CreateCard::new(id, amount("25")), Pay::new(id, Address::repeat_byte(7), amount("4.20")));
+    client.create_card(create.clone()).await.unwrap();
+    client.pay(pay).await.unwrap();
+    client.create_card(create.clone()).await.unwrap_err();
+    client.create_card(create).await.unwrap();
+
+    let requests = served.await.unwrap();
+    let nonce = |request: &String| serde_json::from_str::<serde_json::Value>(body(request)).unwrap()["nonce"].clone();
+    let nonces: Vec<_> = requests[2..].iter().map(nonce).collect();
+    assert_eq!(nonces, [3, 4, 5, 5], "what was denied is used again");
+}
+
+#[tokio::test]
+async fn a_relayer_without_cards_is_not_asked_for_one() {
+    let (client, served) = relayer(vec![info_with(json!(null))]).await;
+    let error = client.create_card(CreateCard::new(MandateId(B256::ZERO), amount("25"))).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::CardsNotOffered));
+    assert_eq!(served.await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_card_whose_nonce_is_taken_is_signed_again_with_the_next_one() {
+    let (client, served) = relayer(vec![info(), mandate(3), problem(Code::NonceTaken), mandate(9), card()]).await;
+    client.create_card(CreateCard::new(MandateId(B256::ZERO), amount("25"))).await.unwrap();
+    let requests = served.await.unwrap();
+    let sent: NewCard = serde_json::from_str(body(&requests[4])).unwrap();
+    assert_eq!(sent.nonce, 9);
+}
+
+#[tokio::test]
+async fn an_odd_answer_to_a_look_at_a_card_s_secrets_is_not_quoted() {
+    let odd = answer("200 OK", "application/json", r#"{"number": 4242424242424242}"#);
+    let (client, served) = relayer(vec![info(), odd]).await;
+    let error = client.card_secrets("card_00000000000000000000000000000001".parse().unwrap()).await.unwrap_err();
+    served.await.unwrap();
+    assert!(!format!("{error} {error:?}").contains("4242"), "{error:?}");
 }
 
 #[tokio::test]
@@ -120,7 +235,7 @@ async fn a_payment_without_any_answer_is_unknown_and_comes_back_signed() {
     let (client, served) = relayer(answers).await;
     let error = client.pay(pay()).await.unwrap_err();
     served.await.unwrap();
-    let Error::Unknown { payment: Some(payment), .. } = error else { panic!("{error:?}") };
+    let Error::Unknown { signed: Some(Signed::Payment(payment)), .. } = error else { panic!("{error:?}") };
     assert_eq!((payment.nonce, payment.deadline), (3, 1_800_003_600));
 }
 

@@ -12,7 +12,7 @@ struct Terms {
     address guardian;
     /// @dev Escrowed in full when opened; no more than this ever leaves, net.
     uint64 cap;
-    /// @dev Maximum of one payment; 0: none.
+    /// @dev Maximum of one payment or hold; 0: none.
     uint64 perPayment;
     /// @dev Maximum newly committed within any `window` seconds; 0: none.
     uint64 windowCap;
@@ -20,9 +20,9 @@ struct Terms {
     uint32 window;
     /// @dev First second at which it can be spent.
     uint40 start;
-    /// @dev From this second on: no new payment.
+    /// @dev From this second on: no new payment, no new hold.
     uint40 expiry;
-    /// @dev From this second on everything can be swept; not before `expiry`.
+    /// @dev From this second on: no capture, no release; everything can be swept. Not before `expiry`.
     uint40 captureEnd;
     /// @dev Merkle root of the payees that may be paid; zero: any payee.
     bytes32 payees;
@@ -46,6 +46,32 @@ struct Payment {
     /// @dev The agent's signature in the compact form of ERC-2098; ignored if a wallet signature proves the payment.
     bytes32 r;
     bytes32 vs;
+}
+
+/// @dev An amount to be set aside for a payee, signed by the agent as
+/// `Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)`.
+struct Hold {
+    address payee;
+    uint64 amount;
+    /// @dev From the same window as the payments'; names the hold from then on.
+    uint32 nonce;
+    /// @dev From this second on the signature is worthless.
+    uint40 deadline;
+    /// @dev From this second on nothing is captured, and anyone may release; not after the mandate's `captureEnd`.
+    uint40 captureBy;
+    /// @dev Commits to what the amount is set aside for.
+    bytes32 ref;
+    /// @dev The agent's signature in the compact form of ERC-2098; ignored if a wallet signature proves the hold.
+    bytes32 r;
+    bytes32 vs;
+}
+
+/// @dev What payments and holds both begin with, and are asked alike.
+struct Commitment {
+    address payee;
+    uint64 amount;
+    uint32 nonce;
+    uint40 deadline;
 }
 
 /// @dev The rows of a batch that belong to one mandate.
@@ -77,7 +103,23 @@ struct Mandate {
     Status status;
 }
 
-/// @dev Why a payment does not pass, in the order in which it is asked. None: it passes.
+/// @dev All that changes about a hold, in one slot. Cleared when the hold ends; its nonce keeps it from being made again.
+/// What a sweep took from `captureEnd` on is still written here, and nothing can be done with it.
+///
+/// | bits    | field     | holds                                                      |
+/// | ------- | --------- | ---------------------------------------------------------- |
+/// | 0–159   | payee     | who is paid what is captured                               |
+/// | 160–223 | left      | what is neither captured nor released                      |
+/// | 224–255 | captureBy | first second at which nothing is captured and anyone may   |
+/// |         |           | release; fits, since it is not after the mandate's own end |
+struct HoldState {
+    address payee;
+    uint64 left;
+    uint32 captureBy;
+}
+
+/// @dev Why a payment or a hold does not pass. None: it passes. They are asked in this order, but for the two about
+/// `captureBy`, which a hold is asked after `Expired`.
 enum Reason {
     None,
     /// @dev No mandate was opened with these terms, here.
@@ -90,25 +132,29 @@ enum Reason {
     NotStarted,
     /// @dev At or after `expiry`.
     Expired,
-    /// @dev At or after the payment's own deadline.
+    /// @dev At or after the own deadline of the payment or hold.
     DeadlinePassed,
     AmountZero,
     /// @dev The payee is zero, the escrow or the token.
     BadPayee,
     /// @dev The proof does not lead from the payee to `payees`.
     PayeeNotAllowed,
-    /// @dev Above the maximum of one payment.
+    /// @dev Above the maximum of one payment or hold.
     AbovePerPayment,
     /// @dev Above what the mandate has left.
     InsufficientBudget,
     /// @dev More than `windowCap` within `window` seconds.
     WindowExceeded,
-    /// @dev Below the lowest live nonce: this nonce can never pay.
+    /// @dev Below the lowest live nonce: this nonce can never pay or hold.
     NonceRetired,
-    /// @dev This nonce has paid.
+    /// @dev This nonce has paid or held.
     NonceUsed,
     /// @dev Not signed by the agent.
     BadSignature,
     /// @dev The token refused the transfer. The only one that cannot be foreseen.
-    TransferFailed
+    TransferFailed,
+    /// @dev At or after the hold's `captureBy`: nothing could be captured.
+    CaptureByPassed,
+    /// @dev The hold's `captureBy` is after the mandate's `captureEnd`.
+    CaptureByTooLate
 }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// Decimals of the token: one unit is 0.000001 USDC.
 const DECIMALS: u32 = 6;
 
+/// Base units of a cent.
+const CENT: u64 = 10_000;
+
 /// An amount in base units of the token (six decimals). At the edges it is a decimal string such
 /// as `"25.00"`; it never passes through a float.
 ///
@@ -48,6 +51,18 @@ impl Amount {
     #[must_use]
     pub const fn units(self) -> u64 {
         self.0
+    }
+
+    /// From cents, as card networks count. `None` for what is negative or too large.
+    #[must_use]
+    pub fn from_cents(cents: i64) -> Option<Self> {
+        u64::try_from(cents).ok()?.checked_mul(CENT).and_then(|units| Self::from_units(units).ok())
+    }
+
+    /// The amount in cents, if it is a whole number of them.
+    #[must_use]
+    pub fn cents(self) -> Option<i64> {
+        self.0.is_multiple_of(CENT).then(|| i64::try_from(self.0 / CENT).ok()).flatten()
     }
 
     /// Whether it is nothing.
@@ -176,6 +191,15 @@ mod tests {
         {
             assert_eq!(text.parse::<Amount>(), Err(AmountError::TooLarge), "{text}");
         }
+    }
+
+    #[test]
+    fn cents_are_whole() {
+        assert_eq!(Amount(18_400_000).cents(), Some(1_840));
+        assert_eq!(Amount(18_400_001).cents(), None);
+        assert_eq!(Amount::from_cents(1_840), Some(Amount(18_400_000)));
+        assert_eq!(Amount::from_cents(-1), None);
+        assert_eq!(Amount::from_cents(i64::MAX), None);
     }
 
     #[test]

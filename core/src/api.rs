@@ -8,7 +8,8 @@ use alloy_primitives::{Address, B256, Bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Amount, Code, Intent, MandateId, PaymentId, RequestId, Seconds, Span, Terms, address,
+    Amount, CardId, Code, Intent, MandateId, PaymentId, RequestId, Seconds, Span, Terms, address,
+    card::{CardState, Mcc},
     policy::{Decision, Limits, MandateState},
 };
 
@@ -35,10 +36,26 @@ pub struct Info {
     /// What payments are held to.
     #[serde(flatten)]
     pub limits: Limits,
+    /// What cards need, if this relayer has an issuer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cards: Option<CardsInfo>,
     /// The last block seen.
     pub head: BlockRef,
     /// The last block that counts as final.
     pub finalized: u64,
+}
+
+/// What somebody needs to know who wants a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardsInfo {
+    /// Whom a card's hold is for: the card programme's treasury.
+    #[serde(with = "address::strict")]
+    pub treasury: Address,
+    /// How long a card can be charged, in seconds.
+    pub ttl: Seconds,
+    /// How long after that its hold must last, in seconds: `capture_by` is at least now, the ttl
+    /// and this.
+    pub clearing_reserve: Seconds,
 }
 
 /// A block.
@@ -68,6 +85,9 @@ pub struct NewMandateRequest {
     /// Who may be paid; absent: anyone.
     #[serde(with = "address::list", default, skip_serializing_if = "Option::is_none")]
     pub payees: Option<Vec<Address>>,
+    /// At which merchants cards may be used, by their category; absent: at any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mccs: Option<Vec<Mcc>>,
     /// Free words.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: Metadata,
@@ -308,6 +328,98 @@ pub struct Payment {
     pub metadata: Metadata,
 }
 
+/// `POST /v1/cards`: a card for a hold that the agent signed (EIP-712 `Hold`, for the treasury).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewCard {
+    /// The mandate.
+    pub mandate: MandateId,
+    /// What the card may be charged, in whole cents.
+    pub amount: Amount,
+    /// The hold's nonce: one sequence with the payments' nonces.
+    pub nonce: u32,
+    /// Until when the hold may be placed.
+    pub deadline: Seconds,
+    /// Until when the hold may be captured.
+    pub capture_by: Seconds,
+    /// Commits to what is bought; absent: zero.
+    #[serde(rename = "ref", default)]
+    pub reference: B256,
+    /// The agent's signature: `r ‖ s ‖ v`, low s.
+    pub signature: Bytes,
+    /// Free words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: Metadata,
+}
+
+/// A single-use virtual card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// Its id.
+    pub id: CardId,
+    /// The mandate.
+    pub mandate: MandateId,
+    /// Where it stands.
+    pub state: CardState,
+    /// Why it failed, or was closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Code>,
+    /// What it may be charged.
+    pub amount: Amount,
+    /// What it was charged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorized: Option<Amount>,
+    /// What was captured for good.
+    pub captured: Amount,
+    /// What went back to the budget for good.
+    pub released: Amount,
+    /// The last four digits of its number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_four: Option<String>,
+    /// From this second on it can't be charged.
+    pub expires_at: Seconds,
+    /// The hold's nonce.
+    pub nonce: u32,
+    /// Until when the hold may be captured.
+    pub capture_by: Seconds,
+    /// Commits to what is bought.
+    #[serde(rename = "ref")]
+    pub reference: B256,
+    /// The transaction that placed the hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold_tx: Option<B256>,
+    /// The transaction that captured or released it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settle_tx: Option<B256>,
+    /// When it was accepted.
+    pub created_at: Seconds,
+    /// When its state changed last.
+    pub updated_at: Seconds,
+    /// Free words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: Metadata,
+}
+
+/// `GET /v1/cards/{id}/secrets`: what a merchant's form asks for. Shown to the card's agent alone,
+/// each time audited, and kept nowhere.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CardSecrets {
+    /// The number, 16 digits.
+    pub number: String,
+    /// The code on the back.
+    pub cvv: String,
+    /// The month of expiry, two digits.
+    pub exp_month: String,
+    /// The year of expiry, four digits.
+    pub exp_year: String,
+}
+
+impl std::fmt::Debug for CardSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CardSecrets(****)")
+    }
+}
+
 /// One line of the audit trail, and one event of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
@@ -327,6 +439,9 @@ pub struct AuditEntry {
     /// The payment it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment: Option<PaymentId>,
+    /// The card it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card: Option<CardId>,
     /// The transaction it happened in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx_hash: Option<B256>,

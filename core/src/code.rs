@@ -69,9 +69,14 @@ codes! {
     /// The nonce has paid already.
     NonceUsed, "nonce_used", 409, "sign again with the next free nonce";
     /// The signature is not the agent's.
-    BadSignature, "bad_signature", 400, "sign the Spend message with the agent's key for this chain id and escrow";
+    BadSignature, "bad_signature", 400, "sign the message with the agent's key, for this chain id and escrow";
     /// The token refuses the transfer.
     TransferFailed, "transfer_failed", 403, "the token refuses this transfer: check that the payee can receive it";
+
+    /// At or after the hold's `captureBy`.
+    CaptureByPassed, "capture_by_passed", 403, "sign the hold again with a later capture_by";
+    /// The hold would last longer than the mandate allows.
+    CaptureByTooLate, "capture_by_too_late", 403, "sign the hold again with the capture_by that /v1/info asks for, or ask for a mandate that lasts longer";
 
     // Reasons that only the relayer knows.
     /// The opening is not confirmed yet.
@@ -90,6 +95,30 @@ codes! {
     DeadlinePastExpiry, "deadline_past_expiry", 403, "sign again with a deadline not past the mandate's expiry";
     /// Below the host's minimum.
     BelowMinimum, "below_minimum", 403, "pay at least the host's minimum (see payment_min in /v1/info)";
+
+    // Why a card is refused, or a charge of one is declined.
+    /// No cards here.
+    CardsNotOffered, "cards_not_offered", 501, "this relayer has no card issuer: pay on chain instead";
+    /// Not whole cents.
+    NotWholeCents, "not_whole_cents", 403, "ask for an amount of whole cents";
+    /// The hold does not last as long as clearings may take.
+    CaptureByTooSoon, "capture_by_too_soon", 403, "sign the hold again with the capture_by that /v1/info asks for";
+    /// Charged already.
+    CardUsed, "card_used", 403, "a card can be charged once: create another one";
+    /// Not charged yet, or not any more.
+    CardNotActive, "card_not_active", 403, "create another card, or wait until this one is active";
+    /// Too late.
+    CardExpired, "card_expired", 403, "create another card and use it before it expires";
+    /// The merchant's category is not among those of the mandate.
+    MerchantNotAllowed, "merchant_not_allowed", 403, "use the card at the merchants that the mandate allows";
+    /// More than the card was created for.
+    AboveCardAmount, "above_card_amount", 403, "create a card for the whole amount of the purchase";
+    /// Not in US dollars.
+    CurrencyNotAllowed, "currency_not_allowed", 403, "pay in US dollars";
+    /// Cash, credit or a question instead of a purchase.
+    ChargeNotPlain, "charge_not_plain", 403, "use the card for a purchase alone";
+    /// The issuer did not make a card.
+    IssuerFailed, "issuer_failed", 502, "create another card; if it persists, ask the host";
 
     // Failures of a call.
     /// Not understood.
@@ -133,7 +162,7 @@ impl Code {
     #[must_use]
     pub fn from_reason(reason: u8) -> Option<Self> {
         let index = usize::from(reason).checked_sub(1)?;
-        Self::ALL.get(index).copied().filter(|_| reason <= Self::TransferFailed as u8 + 1)
+        Self::ALL.get(index).copied().filter(|_| reason <= Self::CaptureByTooLate as u8 + 1)
     }
 }
 
@@ -162,7 +191,8 @@ mod tests {
         assert_eq!(Code::from_reason(0), None);
         assert_eq!(Code::from_reason(1), Some(Code::UnknownMandate));
         assert_eq!(Code::from_reason(16), Some(Code::TransferFailed));
-        assert_eq!(Code::from_reason(17), None);
+        assert_eq!(Code::from_reason(18), Some(Code::CaptureByTooLate));
+        assert_eq!(Code::from_reason(19), None);
         assert_eq!(Code::from_reason(255), None);
     }
 }

@@ -24,6 +24,10 @@ pub struct RequestId(pub Uuid);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PaymentId(pub Uuid);
 
+/// A card's id: `card_` and a time-ordered UUID.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CardId(pub Uuid);
+
 impl RequestId {
     /// A new id.
     #[must_use]
@@ -33,6 +37,14 @@ impl RequestId {
 }
 
 impl PaymentId {
+    /// A new id.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl CardId {
     /// A new id.
     #[must_use]
     pub fn generate() -> Self {
@@ -92,6 +104,7 @@ macro_rules! id {
 id!(MandateId, "mand_", 32, B256::from);
 id!(RequestId, "req_", 16, Uuid::from_bytes);
 id!(PaymentId, "pay_", 16, Uuid::from_bytes);
+id!(CardId, "card_", 16, Uuid::from_bytes);
 
 #[cfg(test)]
 mod tests {

@@ -3,13 +3,16 @@
 use alloy_primitives::{Address, B256, keccak256};
 use serde::{Deserialize, Serialize};
 
-use crate::{address, merkle};
+use crate::{address, card::Mcc, merkle};
 
 /// The longest purpose in bytes.
 pub const PURPOSE_MAX: usize = 1_000;
 
 /// The most payees that one document can list.
 pub const PAYEES_MAX: usize = 256;
+
+/// The most merchant categories that one document can list.
+pub const MCCS_MAX: usize = 64;
 
 /// What a mandate is for. `purpose` is shown to the operator and **not enforced**; `policy` is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ pub struct Policy {
     /// Who may be paid; absent: anyone.
     #[serde(with = "address::list", default, skip_serializing_if = "Option::is_none")]
     pub payees: Option<Vec<Address>>,
+    /// At which merchants cards may be used, by their category; absent: at any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mccs: Option<Vec<Mcc>>,
 }
 
 impl Intent {

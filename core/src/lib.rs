@@ -4,6 +4,7 @@
 pub mod address;
 pub mod amount;
 pub mod api;
+pub mod card;
 pub mod code;
 pub mod id;
 pub mod intent;
@@ -15,7 +16,7 @@ pub mod terms;
 
 pub use amount::Amount;
 pub use code::Code;
-pub use id::{MandateId, PaymentId, RequestId};
+pub use id::{CardId, MandateId, PaymentId, RequestId};
 pub use intent::Intent;
 pub use span::Span;
 pub use terms::Terms;

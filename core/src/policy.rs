@@ -244,7 +244,7 @@ mod tests {
             let intent = Intent {
                 version: 1,
                 purpose: "p".into(),
-                policy: Policy { payees: Some(vec![PAYEE]) },
+                policy: Policy { payees: Some(vec![PAYEE]), ..Policy::default() },
                 nonce: B256::ZERO,
             };
             Self {

@@ -2,6 +2,7 @@
 //! sent has the right form; it decides nothing else.
 
 mod auth;
+mod callbacks;
 mod calls;
 mod edge;
 mod events;
@@ -76,6 +77,10 @@ fn routes(api: Api) -> Router {
         .route("/v1/mandates/{id}", get(calls::mandate))
         .route("/v1/payments", get(calls::payments))
         .route("/v1/payments/{id}", get(calls::payment))
+        .route("/v1/cards", get(calls::cards))
+        .route("/v1/cards/{id}", get(calls::card))
+        .route("/v1/cards/{id}/secrets", get(calls::card_secrets))
+        .route("/v1/cards/{id}/close", post(calls::close_card))
         .route("/v1/audit", get(calls::audit))
         .route("/v1/events", get(events::events))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::authenticate));
@@ -83,6 +88,10 @@ fn routes(api: Api) -> Router {
     signed
         // A payment carries its own authority: the agent's EIP-712 signature.
         .route("/v1/payments", post(calls::pay))
+        .route("/v1/cards", post(calls::create_card))
+        // The issuer's own signature, over the raw bytes.
+        .route("/v1/issuer/authorizations", post(callbacks::authorization))
+        .route("/v1/issuer/events", post(callbacks::event))
         .route("/v1/info", get(calls::info))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

@@ -15,6 +15,11 @@ use url::Url;
 pub use crate::chain::follow::Finality;
 use crate::{
     api,
+    cards::{
+        CardsConfig,
+        issuer::{Issuer, IssuerError},
+        keeper::Keeper,
+    },
     chain::{
         book::Bookkeeper,
         follow::{FollowError, Follower},
@@ -23,7 +28,7 @@ use crate::{
     },
     health::Health,
     ledger::{House, Ledger, LedgerError},
-    service::{Parts, Service},
+    service::{Cards, Parts, Service},
 };
 
 /// Everything that is set from outside.
@@ -55,6 +60,8 @@ pub struct Config {
     pub limits: Limits,
     /// Settings of the API.
     pub api: api::ApiConfig,
+    /// Settings of cards, if they are offered.
+    pub cards: Option<CardsConfig>,
 }
 
 /// Why the relayer did not start, or had to stop.
@@ -89,6 +96,9 @@ pub enum AppError {
         /// The submitter.
         submitter: Address,
     },
+    /// The card issuer.
+    #[error("cards can't be offered: {0}: check the issuer's URL and key")]
+    Issuer(#[from] IssuerError),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -138,6 +148,18 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     };
     sender.start().await?;
 
+    let cards = match config.cards {
+        None => None,
+        Some(config) => Some(enroll(config).await?),
+    };
+    let keeper = cards.as_ref().map(|cards| Keeper {
+        issuer: cards.issuer.clone(),
+        ledger: ledger.clone(),
+        confirmations: config.confirmations,
+        poll: cards.config.poll,
+        health: health.clone(),
+    });
+
     let (heads, head) = watch::channel(head);
     let service = Service::new(Parts {
         ledger: ledger.clone(),
@@ -146,11 +168,15 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
         limits: config.limits,
         confirmations: config.confirmations,
         heads: head.clone(),
-        alarms: health,
+        alarms: health.clone(),
+        cards: cards.clone(),
     });
     let tasks = TaskTracker::new();
     let chain_stop = CancellationToken::new();
     tasks.spawn(follower.run(heads, chain_stop.clone()));
+    if let Some(keeper) = keeper {
+        tasks.spawn(keeper.run(head.clone(), chain_stop.clone()));
+    }
     tasks.spawn(sender.run(head, chain_stop.clone()));
     tasks.close();
 
@@ -166,6 +192,13 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
         tracing::warn!(%error, "the ledger's newest part stays in its -wal file");
     }
     outcome
+}
+
+/// Has the issuer call us, and learns what it signs with.
+async fn enroll(config: CardsConfig) -> Result<Cards, AppError> {
+    let issuer = Issuer::new(&config)?;
+    let (for_questions, for_events) = issuer.enroll(&config.callback).await?;
+    Ok(Cards { config, issuer, for_questions, for_events })
 }
 
 /// Asks the chain whether this is the house that the settings describe.

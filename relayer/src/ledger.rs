@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod blocks;
 pub mod books;
+pub mod cards;
 pub mod mandates;
 pub mod payments;
 pub mod requests;
@@ -252,4 +253,9 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Ledg
 /// Writes a JSON column.
 pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Result<String, LedgerError> {
     serde_json::to_string(value).map_err(LedgerError::inconsistent)
+}
+
+/// Reads a name column: the one of `all` that is called so.
+pub(crate) fn named<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, text: &str) -> Result<T, LedgerError> {
+    all.iter().copied().find(|value| name(*value) == text).ok_or_else(|| LedgerError::inconsistent(text))
 }

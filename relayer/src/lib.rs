@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod app;
+pub mod cards;
 pub mod chain;
 pub mod clock;
 pub mod health;

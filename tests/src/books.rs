@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use alloy::{eips::BlockNumberOrTag, providers::Provider, rpc::types::Filter};
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolEventInterface;
-use eyre::{Result, ensure};
+use eyre::{Result, WrapErr, ensure};
 use stipend_bindings::abi::MandateEscrow::{self, MandateEscrowEvents};
 use stipend_client::{Client, PageQuery, PaymentFilter};
 use stipend_core::{
     Amount, MandateId,
-    api::{Payment, PaymentState},
+    api::{Card, Payment, PaymentState},
+    card::CardState,
 };
 
-use crate::World;
+use crate::{Issuer, TREASURY, World, dollars};
 
 /// What the chain's logs say of one mandate.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +23,12 @@ pub struct Books {
     pub opened: u64,
     /// Every payment.
     pub spent: Vec<MandateEscrow::Spent>,
+    /// Every hold: its nonce, payee and amount.
+    pub held: Vec<MandateEscrow::Held>,
+    /// What was captured of holds, by nonce.
+    pub captured: BTreeMap<u32, u64>,
+    /// What was released of holds, by nonce.
+    pub released: BTreeMap<u32, u64>,
     /// What went back.
     pub returned: u64,
 }
@@ -38,6 +45,13 @@ impl Books {
             match MandateEscrowEvents::decode_log(&log.inner)?.data {
                 MandateEscrowEvents::Opened(event) => books.entry(event.mandate).or_default().opened += event.terms.cap,
                 MandateEscrowEvents::Spent(event) => books.entry(event.mandate).or_default().spent.push(event),
+                MandateEscrowEvents::Held(event) => books.entry(event.mandate).or_default().held.push(event),
+                MandateEscrowEvents::Captured(event) => {
+                    *books.entry(event.mandate).or_default().captured.entry(event.nonce).or_default() += event.amount;
+                }
+                MandateEscrowEvents::Released(event) => {
+                    *books.entry(event.mandate).or_default().released.entry(event.nonce).or_default() += event.amount;
+                }
                 MandateEscrowEvents::Returned(event) => {
                     books.entry(event.mandate).or_default().returned += event.fromRemaining + event.fromHeld;
                 }
@@ -47,14 +61,14 @@ impl Books {
         Ok(books)
     }
 
-    /// The sum of all payments.
+    /// The sum of all payments and captures.
     #[must_use]
     pub fn paid(&self) -> u64 {
-        self.spent.iter().map(|event| event.amount).sum()
+        self.spent.iter().map(|event| event.amount).sum::<u64>() + self.captured.values().sum::<u64>()
     }
 }
 
-/// Compares the ledger with the chain to the last unit, for the mandates that `client` may see. For
+/// Compares the ledger with the chain and the issuer to the last unit, for the mandates that `client` may see. For
 /// when everything is final.
 ///
 /// # Errors
@@ -82,6 +96,7 @@ pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> 
         ensure!(mandate.paid.units() == book.paid(), "{id}: paid: {mandate:?} {book:?}");
         ensure!(mandate.returned.units() == book.returned, "{id}: returned: {mandate:?} {book:?}");
         let left = mandate.available.units() + mandate.reserved.units();
+        ensure!(mandate.held == on_chain.held, "{id}: held: {mandate:?} {on_chain:?}");
         ensure!(on_chain.ended || on_chain.remaining.units() == left, "{id}: {mandate:?} {on_chain:?}");
 
         let payments = payments(client, *id).await?;
@@ -93,8 +108,76 @@ pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> 
         ledger.sort_unstable();
         chain.sort_unstable();
         ensure!(ledger == chain, "{id}: settled in the ledger {ledger:?}, spent on chain {chain:?}");
+        if let Ok(issuer) = world.issuer() {
+            let cards = cards(client, *id).await?;
+            cards_balance(&cards, &book).wrap_err_with(|| format!("{id}: {cards:?} {book:?}"))?;
+            for card in &cards {
+                is_as_issued(issuer, card).await.wrap_err_with(|| format!("{card:?}"))?;
+            }
+        }
+    }
+    let captured: u64 = books.values().flat_map(|book| book.captured.values()).sum();
+    let treasury = world.escrow.balance_of(TREASURY).await?;
+    ensure!(treasury.units() == captured, "the treasury has {treasury}, captured were {captured} units");
+    Ok(())
+}
+
+/// Every hold on chain is one card's, and what a card says of its hold is so.
+fn cards_balance(cards: &[Card], book: &Books) -> Result<()> {
+    let mut in_ledger = Vec::new();
+    for card in cards {
+        let (captured, released) = (book.captured.get(&card.nonce), book.released.get(&card.nonce));
+        let on_chain = (captured.copied().unwrap_or_default(), released.copied().unwrap_or_default());
+        ensure!((card.captured.units(), card.released.units()) == on_chain, "{}: on chain {on_chain:?}", card.id);
+        let settled = on_chain.0 + on_chain.1;
+        match card.state {
+            CardState::Closed => ensure!(settled == card.amount.units(), "{}: {settled} are settled", card.id),
+            CardState::Failed => ensure!(settled == 0, "{}: {settled} are settled", card.id),
+            _ => {}
+        }
+        if !matches!(card.state, CardState::Failed | CardState::Requested) {
+            in_ledger.push((card.nonce, TREASURY, card.amount.units(), card.capture_by, card.reference));
+        }
+    }
+    let on_chain = book.held.iter();
+    let on_chain = on_chain.map(|hold| (hold.nonce, hold.payee, hold.amount, hold.captureBy.to(), hold.r#ref));
+    let mut on_chain: Vec<(u32, Address, u64, u64, B256)> = on_chain.collect();
+    in_ledger.sort_unstable();
+    on_chain.sort_unstable();
+    ensure!(in_ledger == on_chain, "held in the ledger {in_ledger:?}, on chain {on_chain:?}");
+    Ok(())
+}
+
+/// The issuer's view of a card is ours: there is one, closed when ours is, and captured is what was
+/// cleared, as far as the hold goes.
+async fn is_as_issued(issuer: &Issuer, card: &Card) -> Result<()> {
+    let issued = issuer.cards_for(card.id).await?;
+    let [issued] = issued.as_slice() else {
+        ensure!(issued.is_empty() && card.last_four.is_none() && card.captured.is_zero(), "issued: {issued:?}");
+        return Ok(());
+    };
+    ensure!(issued["last_four"].as_str() == card.last_four.as_deref() || card.last_four.is_none(), "{issued}");
+    let charged = issuer.charged(issued["token"].as_str().unwrap_or_default()).await?;
+    if card.state == CardState::Closed {
+        ensure!(issued["state"] == "CLOSED", "{issued}");
+        ensure!(charged.pending == 0, "{charged:?}");
+        ensure!(card.captured == dollars(charged.cleared)?.min(card.amount), "{charged:?}");
     }
     Ok(())
+}
+
+/// All cards of a mandate.
+async fn cards(client: &Client, mandate: MandateId) -> Result<Vec<Card>> {
+    let mut page = PageQuery { cursor: None, limit: Some(100) };
+    let mut cards = Vec::new();
+    loop {
+        let next = client.cards(Some(mandate), &page).await?;
+        cards.extend(next.data);
+        page.cursor = next.next_cursor;
+        if page.cursor.is_none() {
+            return Ok(cards);
+        }
+    }
 }
 
 /// All payments of a mandate.

@@ -1,6 +1,7 @@
 //! Child processes that do not outlive the test.
 
 use std::{
+    env,
     fs::OpenOptions,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
@@ -82,4 +83,16 @@ pub(crate) fn free_port() -> Result<u16> {
         }
     }
     bail!("no port is free from {FIRST} on")
+}
+
+/// The `stipend` that was built with this test.
+pub(crate) fn binary() -> Result<PathBuf> {
+    let test = env::current_exe()?;
+    // target/<profile>/deps/<test>
+    let profile = test.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    let binary = profile.join(format!("stipend{}", env::consts::EXE_SUFFIX));
+    if !binary.is_file() {
+        bail!("there is no {}: build it with `cargo build --workspace`, or test with `--workspace`", binary.display());
+    }
+    Ok(binary)
 }

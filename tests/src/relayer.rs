@@ -1,20 +1,20 @@
 //! `stipend serve` as a process.
 
 use std::{
-    env,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use alloy::signers::{k256::elliptic_curve::rand_core::OsRng, local::PrivateKeySigner};
+use alloy_primitives::Address;
 use eyre::{Result, bail, eyre};
 use stipend_bindings::Domain;
 use url::Url;
 
 use crate::{
-    eventually,
+    Issuer, eventually,
     keys::Keys,
-    process::{Process, free_port},
+    process::{Process, binary, free_port},
 };
 
 /// How a relayer is set up, where tests differ.
@@ -25,15 +25,36 @@ pub struct Settings {
     /// Whether the submitter's key comes from an encrypted keystore, as a host's would, or from the
     /// environment, which is quicker.
     pub keystore: bool,
+    /// Whether and how cards are offered.
+    pub cards: Option<CardSettings>,
     /// More arguments of `stipend serve`.
     pub more: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { finality: 2, keystore: false, more: Vec::new() }
+        Self { finality: 2, keystore: false, cards: None, more: Vec::new() }
     }
 }
+
+/// How cards are offered.
+#[derive(Clone, Copy, Debug)]
+pub struct CardSettings {
+    /// How long a card can be charged, in seconds.
+    pub ttl: u64,
+    /// How often the issuer is asked what webhooks should have told, in seconds.
+    pub poll: u64,
+}
+
+impl Default for CardSettings {
+    /// The issuer is asked so rarely that webhooks have to do.
+    fn default() -> Self {
+        Self { ttl: 3_600, poll: 300 }
+    }
+}
+
+/// Whom the cards' holds are for.
+pub const TREASURY: Address = Address::repeat_byte(0x7e);
 
 /// A relayer, running or not. Its address stays the same.
 #[derive(Debug)]
@@ -41,7 +62,7 @@ pub struct Relayer {
     process: Option<Process>,
     arguments: Vec<String>,
     /// What only its environment holds.
-    secret: (&'static str, String),
+    secrets: Vec<(&'static str, String)>,
     dir: PathBuf,
     url: Url,
 }
@@ -50,7 +71,7 @@ impl Relayer {
     /// Starts one on an empty ledger below `dir`.
     pub(crate) async fn start(
         dir: &Path,
-        node: &Url,
+        (node, issuer): (&Url, Option<&Issuer>),
         domain: Domain,
         keys: &Keys,
         settings: &Settings,
@@ -72,15 +93,26 @@ impl Relayer {
         .flat_map(|(name, value)| [name.to_owned(), value])
         .collect();
         arguments.extend_from_slice(&settings.more);
-        let secret = if settings.keystore {
+        let mut secrets = vec![if settings.keystore {
             let file = keystore(dir, keys)?;
             arguments.extend(["--keystore".to_owned(), file.display().to_string()]);
             ("STIPEND_PASSWORD", KEYSTORE_PASSWORD.to_owned())
         } else {
             ("STIPEND_PRIVATE_KEY", keys.submitter.to_bytes().to_string())
-        };
+        }];
+        if let (Some(issuer), Some(cards)) = (issuer, settings.cards) {
+            let offered = [
+                ("--issuer-url", issuer.url().to_string()),
+                ("--callback-url", format!("http://127.0.0.1:{port}")),
+                ("--treasury", TREASURY.to_string()),
+                ("--card-ttl", format!("{}s", cards.ttl)),
+                ("--issuer-poll", format!("{}s", cards.poll)),
+            ];
+            arguments.extend(offered.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+            secrets.push(("STIPEND_ISSUER_API_KEY", issuer.key().to_owned()));
+        }
         let url = format!("http://127.0.0.1:{port}").parse()?;
-        let mut relayer = Self { process: None, arguments, secret, dir: dir.to_owned(), url };
+        let mut relayer = Self { process: None, arguments, secrets, dir: dir.to_owned(), url };
         relayer.restart().await?;
         Ok(relayer)
     }
@@ -138,7 +170,7 @@ impl Relayer {
             .args(arguments)
             // What a developer's shell sets must not change a test.
             .env_clear()
-            .env(self.secret.0, &self.secret.1)
+            .envs(self.secrets.iter().map(|(name, value)| (name, value)))
             .env("RUST_LOG", "debug");
         Ok(command)
     }
@@ -174,16 +206,4 @@ fn keystore(dir: &Path, keys: &Keys) -> Result<PathBuf> {
     let (name, key) = ("submitter.keystore", keys.submitter.to_bytes());
     PrivateKeySigner::encrypt_keystore(dir, &mut OsRng, key, KEYSTORE_PASSWORD, Some(name))?;
     Ok(dir.join(name))
-}
-
-/// The `stipend` that was built with this test.
-fn binary() -> Result<PathBuf> {
-    let test = env::current_exe()?;
-    // target/<profile>/deps/<test>
-    let profile = test.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    let binary = profile.join(format!("stipend{}", env::consts::EXE_SUFFIX));
-    if !binary.is_file() {
-        bail!("there is no {}: build it with `cargo build --workspace`, or test with `--workspace`", binary.display());
-    }
-    Ok(binary)
 }

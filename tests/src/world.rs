@@ -10,21 +10,24 @@ use std::{
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, Bytes, U256};
 use alloy_sol_types::{SolConstructor, SolValue};
-use eyre::{Result, ensure};
+use eyre::{OptionExt, Result, ensure};
 use stipend_bindings::abi::{MandateEscrow, MockUSDC, MockUSDCProxy};
 use stipend_client::{
-    Accepted, Client, Error, Pay,
+    Accepted, Client, CreateCard, Error, Pay,
     chain::{Chain, Escrow},
     now,
 };
 use stipend_core::{
-    Amount, MandateId,
-    api::{Mandate, MandateRequest, NewMandateRequest, NewPayment, Payment, PaymentState},
+    Amount, CardId, MandateId,
+    api::{Card, CardSecrets, Mandate, MandateRequest, NewCard, NewMandateRequest, NewPayment, Payment, PaymentState},
+    card::CardState,
     policy::MandateState,
 };
 use url::Url;
 
-use crate::{Anvil, Call, HttpSigner, Keys, Relayer, Secrets, Settings, eventually, relayer::KEYSTORE_PASSWORD};
+use crate::{
+    Anvil, Call, HttpSigner, Issuer, Keys, Relayer, Secrets, Settings, eventually, relayer::KEYSTORE_PASSWORD,
+};
 
 /// What operators have to begin with.
 const FUNDS: u64 = 1_000_000_000_000;
@@ -40,6 +43,8 @@ pub struct World {
     pub anvil: Anvil,
     /// The relayer.
     pub relayer: Relayer,
+    /// The card issuer, where cards are offered.
+    issuer: Option<Issuer>,
     /// The escrow on the node.
     pub escrow: Escrow,
     /// Whose keys play which part.
@@ -80,8 +85,25 @@ impl World {
         secrets.password("the keystore's password", KEYSTORE_PASSWORD);
         let anvil = Anvil::start(&dir).await?;
         let escrow = deploy(&anvil, &keys).await?;
-        let relayer = Relayer::start(&dir, anvil.url(), escrow.domain(), &keys, settings).await?;
-        Ok(Self { anvil, relayer, escrow, keys, secrets, dir })
+        let issuer = match settings.cards {
+            Some(_) => Some(Issuer::start(&dir, &secrets).await?),
+            None => None,
+        };
+        let relayer = Relayer::start(&dir, (anvil.url(), issuer.as_ref()), escrow.domain(), &keys, settings).await?;
+        if let Some(issuer) = &issuer {
+            for secret in issuer.signing_secrets().await? {
+                secrets.of_the_issuer("what the issuer signs with", &secret);
+            }
+        }
+        Ok(Self { anvil, relayer, issuer, escrow, keys, secrets, dir })
+    }
+
+    /// The card issuer.
+    ///
+    /// # Errors
+    /// If the world offers no cards.
+    pub fn issuer(&self) -> Result<&Issuer> {
+        self.issuer.as_ref().ok_or_eyre("a world without cards")
     }
 
     /// The relayer as somebody sees it.
@@ -231,6 +253,67 @@ impl World {
         .await
     }
 
+    /// Signs a card's hold, whose signature must not be in any log from now on.
+    ///
+    /// # Errors
+    /// If the relayer does not know the mandate, or offers no cards.
+    pub async fn sign_card(&self, agent: &Client, card: &CreateCard) -> Result<NewCard> {
+        let card = agent.sign_card(card).await?;
+        self.secrets.signature("a hold's signature", &card.signature);
+        Ok(card)
+    }
+
+    /// Signs a card's hold and sends it.
+    ///
+    /// # Errors
+    /// What the client says, in an error of its own.
+    pub async fn create_card(&self, agent: &Client, card: &CreateCard) -> Result<Result<Accepted<Card>, Error>> {
+        // A chain that stands still does not come to the mandate's start by itself.
+        let start = agent.mandate(card.mandate).await?.terms.start;
+        while self.escrow.chain().head().await?.time < start {
+            self.anvil.mine(1).await?;
+        }
+        let hold = self.sign_card(agent, card).await?;
+        Ok(agent.send_card(&hold, card.idempotency_key.clone()).await)
+    }
+
+    /// A card, once it is in this state.
+    ///
+    /// # Errors
+    /// If it does not come to be.
+    pub async fn card_in(&self, client: &Client, id: CardId, state: CardState) -> Result<Card> {
+        eventually(&format!("{id} is {}", state.name()), async || {
+            let card = client.card(id).await?;
+            ensure!(card.state == state || !card.state.is_final(), "{card:?}");
+            Ok(Some(card).filter(|card| card.state == state))
+        })
+        .await
+    }
+
+    /// A card, once it is closed for good; makes the blocks that it takes.
+    ///
+    /// # Errors
+    /// If it does not come to be.
+    pub async fn card_closed(&self, client: &Client, id: CardId) -> Result<Card> {
+        eventually(&format!("{id} is closed"), async || {
+            let card = client.card(id).await?;
+            ensure!(card.state != CardState::Failed, "{card:?}");
+            self.anvil.mine(1).await?;
+            Ok(Some(card).filter(|card| card.state == CardState::Closed))
+        })
+        .await
+    }
+
+    /// What its agent sees of a card, and nobody else from now on.
+    ///
+    /// # Errors
+    /// If it can't be seen.
+    pub async fn reveal(&self, agent: &Client, id: CardId) -> Result<CardSecrets> {
+        let secrets = agent.card_secrets(id).await?;
+        self.secrets.card(&secrets);
+        Ok(secrets)
+    }
+
     /// Waits until the relayer has seen the chain's head.
     ///
     /// # Errors
@@ -273,6 +356,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         let _ = self.relayer.kill();
+        self.issuer = None;
         let _ = self.anvil.kill();
         let scanned = self.secrets.scan(&self.dir);
         if !std::thread::panicking() {

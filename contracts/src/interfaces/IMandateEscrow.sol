@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {Group, Mandate, Payment, Reason, Terms} from "../Types.sol";
+import {Group, Hold, HoldState, Mandate, Payment, Reason, Terms} from "../Types.sol";
 
 /// @title IMandateEscrow
 /// @notice Holds an operator's tokens under terms that the operator approved once, and pays them out as the agent
 /// signs, within those terms. What is left returns to the operator.
 ///
-/// @dev Every time is exclusive: a payment needs `start <= now < expiry` and `now < deadline`. Amounts are base units
-/// of the one token. Everything follows from the events: a `Returned` means that the mandate has ended.
+/// @dev Every time is exclusive: a payment or hold needs `start <= now < expiry` and `now < deadline`, a capture
+/// `now < captureBy <= captureEnd`; a sweep takes what is held from `captureEnd` on. Amounts are base units of the one
+/// token. Everything follows from the events: a `Returned` means that the mandate has ended.
 interface IMandateEscrow {
     // ---------------------------------------------------------------- events
 
@@ -22,11 +23,22 @@ interface IMandateEscrow {
     /// dead only by its deadline, the end of its mandate, or a nonce used or retired.
     event Skipped(bytes32 indexed mandate, uint32 nonce, Reason reason);
 
+    /// @notice An amount of the mandate was set aside for the payee; `nonce` names the hold.
+    event Held(
+        bytes32 indexed mandate, address indexed payee, uint64 amount, uint32 nonce, uint40 captureBy, bytes32 ref
+    );
+
+    /// @notice An amount left a hold for its payee.
+    event Captured(bytes32 indexed mandate, address indexed payee, uint64 amount, uint32 nonce);
+
+    /// @notice A hold ended, and what it had left is the mandate's again. No token moved.
+    event Released(bytes32 indexed mandate, uint64 amount, uint32 nonce);
+
     /// @notice A mandate was ended before its time. Without `Returned` in the same transaction, the token refused the
     /// transfer, and `sweep` will return the money.
     event Revoked(bytes32 indexed mandate, address indexed by);
 
-    /// @notice What was left of an ended mandate went back.
+    /// @notice What was left of an ended mandate went back. From holds only from `captureEnd` on, and then from all.
     event Returned(bytes32 indexed mandate, address indexed to, uint64 fromRemaining, uint64 fromHeld);
 
     /// @notice A guardian allowed or removed a submitter.
@@ -34,7 +46,7 @@ interface IMandateEscrow {
 
     // ---------------------------------------------------------------- errors
 
-    /// @notice The payment does not pass.
+    /// @notice The payment or hold does not pass.
     error Refused(Reason reason);
 
     /// @notice A mandate was opened with these terms before. Its opener may have been anyone: for whoever wanted it
@@ -50,8 +62,33 @@ interface IMandateEscrow {
     /// @notice The mandate is neither revoked nor expired.
     error NotEnded(bytes32 mandate, uint40 expiry);
 
-    /// @notice Nothing is left to return.
+    /// @notice Nothing is left that could be returned now.
     error NothingToSweep(bytes32 mandate);
+
+    /// @notice The hold has not exactly the expected amount left: somebody captured or released in between. An ended hold
+    /// has nothing left, like one that was never made.
+    error HoldChanged(bytes32 mandate, uint32 nonce, uint64 expected, uint64 held);
+
+    /// @notice The mandate has no hold of this nonce, or it has ended.
+    error NoSuchHold(bytes32 mandate, uint32 nonce);
+
+    /// @notice The caller is neither the hold's payee nor a submitter of the guardian; with a guardian of zero there are no
+    /// submitters.
+    error NotPayeeOrSubmitter(address caller, address payee, address guardian);
+
+    /// @notice Nothing is captured from `captureBy` on.
+    error CaptureByPassed(uint40 captureBy, uint256 timestamp);
+
+    /// @notice Before `captureBy` a hold is released by its payee or a submitter alone.
+    error NotYetReleasable(address caller, uint40 captureBy, uint256 timestamp);
+
+    /// @notice From `captureEnd` on no hold is released; `sweep` returns what is held.
+    error CaptureEndPassed(uint40 captureEnd, uint256 timestamp);
+
+    /// @notice A capture of nothing.
+    error AmountIsZero();
+
+    error AmountAboveHeld(uint64 amount, uint64 held);
 
     error NotOperator(address caller, address operator);
     error NotOperatorOrAgent(address caller, address operator, address agent);
@@ -130,13 +167,43 @@ interface IMandateEscrow {
         external
         returns (uint256 paid);
 
+    // ---------------------------------------------------------------- hold
+
+    /// @notice Sets an amount aside for a payee, to any payee, signed by the agent with a key.
+    function hold(Terms calldata terms, Hold calldata hold_) external;
+
+    /// @notice Sets an amount aside for a payee, signed by the agent, until it is captured or released. It counts like a
+    /// payment, and its nonce is one of the payments'.
+    /// @param terms The terms
+    /// @param hold_ The hold; its `(r, vs)` counts first
+    /// @param proof Leads from the payee to `terms.payees`; ignored if that is zero
+    /// @param signature What the agent's wallet takes (ERC-1271); empty: the wallet is not asked
+    function hold(Terms calldata terms, Hold calldata hold_, bytes32[] calldata proof, bytes calldata signature)
+        external;
+
+    /// @notice Pays a part or all of a hold to its payee. For the payee, or a submitter of a guardian that is not zero;
+    /// also after the mandate's end, before `captureBy`.
+    /// @param terms The terms
+    /// @param nonce Names the hold
+    /// @param expectedHeld What the hold has left, so that no repeat pays twice
+    /// @param amount What to pay
+    /// @param close Whether to release the rest in the same call; a hold with nothing left ends anyway
+    function capture(Terms calldata terms, uint32 nonce, uint64 expectedHeld, uint64 amount, bool close) external;
+
+    /// @notice Ends a hold; what it has left is the mandate's again. For the payee or a submitter of a guardian that is
+    /// not zero; from `captureBy` on for anyone.
+    /// @dev Moves no token, and so cannot fail for one. After the mandate's end, `sweep` returns what was released.
+    function release(Terms calldata terms, uint32 nonce) external;
+
     // ---------------------------------------------------------------- end
 
-    /// @notice Ends a mandate from this block on and returns what is not held. For the operator or the agent.
+    /// @notice Ends a mandate from this block on and returns what is not held; from `captureEnd` on, everything. For the
+    /// operator or the agent. Holds live on.
     /// @dev Never fails because the token refuses the transfer: the mandate ends, and `sweep` returns the money later.
     function revoke(Terms calldata terms) external;
 
-    /// @notice Returns what is left to the operator, once the mandate is revoked or expired. Anyone may trigger it.
+    /// @notice Returns what is not held to the operator, once the mandate is revoked or expired; from `captureEnd` on,
+    /// everything. Anyone may trigger it, as often as something is left.
     /// @return amount What was returned
     function sweep(Terms calldata terms) external returns (uint256 amount);
 
@@ -156,6 +223,19 @@ interface IMandateEscrow {
         bytes calldata signature,
         address submitter
     ) external view returns (Reason);
+
+    /// @notice Why the hold would not pass now if `submitter` sent it; `None` if it would. Asks what `hold` asks, in the
+    /// same order.
+    function canHold(
+        Terms calldata terms,
+        Hold calldata hold_,
+        bytes32[] calldata proof,
+        bytes calldata signature,
+        address submitter
+    ) external view returns (Reason);
+
+    /// @notice The state of a hold; all zero if it was never made, or has ended.
+    function holdOf(bytes32 mandate, uint32 nonce) external view returns (HoldState memory);
 
     /// @notice The state of a mandate; all zero if it was never opened.
     function mandateOf(bytes32 mandate) external view returns (Mandate memory);

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
-import {Payment, Terms} from "../Types.sol";
+import {Hold, Payment, Terms} from "../Types.sol";
 
 /// @title Digests
 /// @notice EIP-712 digests of what operators and agents sign.
@@ -14,6 +14,9 @@ library Digests {
     );
     bytes32 internal constant SPEND_TYPEHASH =
         keccak256("Spend(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,bytes32 ref)");
+    bytes32 internal constant HOLD_TYPEHASH = keccak256(
+        "Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)"
+    );
 
     /// @dev The id of a mandate, if `domain` is the domain of deployment.
     function ofTerms(bytes32 domain, Terms calldata terms) internal pure returns (bytes32) {
@@ -38,6 +41,20 @@ library Digests {
             mstore(add(words, 0x20), mandate)
             calldatacopy(add(words, 0x40), payment, 0xa0) // payee, amount, nonce, deadline, ref
             structHash := keccak256(words, 0xe0)
+        }
+        return MessageHashUtils.toTypedDataHash(domain, structHash);
+    }
+
+    /// @dev What the agent signs to set an amount aside.
+    function ofHold(bytes32 domain, bytes32 mandate, Hold calldata hold) internal pure returns (bytes32) {
+        bytes32 typeHash = HOLD_TYPEHASH;
+        bytes32 structHash;
+        assembly ("memory-safe") {
+            let words := mload(0x40)
+            mstore(words, typeHash)
+            mstore(add(words, 0x20), mandate)
+            calldatacopy(add(words, 0x40), hold, 0xc0) // payee, amount, nonce, deadline, captureBy, ref
+            structHash := keccak256(words, 0x100)
         }
         return MessageHashUtils.toTypedDataHash(domain, structHash);
     }

@@ -6,9 +6,8 @@ import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProo
 /// @title Payees
 /// @notice The payees that terms allow: a Merkle tree as OpenZeppelin's StandardMerkleTree builds it of `["address"]`.
 library Payees {
-    /// @dev Whether the payee may be paid; a zero root allows any.
+    /// @dev Whether the proof leads from the payee to the root.
     function allows(bytes32 root, address payee, bytes32[] calldata proof) internal pure returns (bool) {
-        if (root == 0) return true;
         bytes32 leaf = keccak256(bytes.concat(keccak256(abi.encode(payee))));
         return MerkleProof.verifyCalldata(proof, root, leaf);
     }

@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {Test} from "forge-std/Test.sol";
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
-import {Group, Mandate, Payment, Reason, Status, Terms} from "../../src/Types.sol";
+import {Group, Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "../../src/Types.sol";
 import {MockUSDC} from "../mocks/MockUSDC.sol";
 import {MockUSDCProxy} from "../mocks/MockUSDCProxy.sol";
 
@@ -123,6 +123,67 @@ abstract contract EscrowTest is Test {
         return escrow.canSpend(terms, payment, new bytes32[](0), "", submitter);
     }
 
+    // ---------------------------------------------------------------- holds
+
+    /// @dev A hold for the default payee, signed by the agent, which can be captured after the mandate's expiry.
+    function _holdOf(Terms memory terms, uint64 amount, uint32 nonce) internal view returns (Hold memory) {
+        return _holdFor(terms, payee, amount, nonce);
+    }
+
+    function _holdFor(Terms memory terms, address to, uint64 amount, uint32 nonce)
+        internal
+        view
+        returns (Hold memory hold)
+    {
+        hold.payee = to;
+        hold.amount = amount;
+        hold.nonce = nonce;
+        hold.deadline = NOW + 60 days;
+        hold.captureBy = NOW + 50 days;
+        hold.ref = keccak256("ref");
+        _sign(terms, hold);
+    }
+
+    /// @dev Signs the hold, as it is now, with the agent's key.
+    function _sign(Terms memory terms, Hold memory hold) internal view {
+        (hold.r, hold.vs) = vm.signCompact(agentKey, _holdDigest(_idOf(terms), hold));
+    }
+
+    function _holdDigest(bytes32 id, Hold memory hold) internal view returns (bytes32) {
+        bytes32 typeHash = keccak256(
+            "Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)"
+        );
+        bytes32 structHash = keccak256(
+            abi.encode(typeHash, id, hold.payee, hold.amount, hold.nonce, hold.deadline, hold.captureBy, hold.ref)
+        );
+        return _digest(escrow.domainSeparator(), structHash);
+    }
+
+    function _hold(Terms memory terms, Hold memory hold) internal {
+        vm.prank(submitter);
+        escrow.hold(terms, hold);
+    }
+
+    function _capture(Terms memory terms, uint32 nonce, uint64 expectedHeld, uint64 amount, bool close) internal {
+        vm.prank(submitter);
+        escrow.capture(terms, nonce, expectedHeld, amount, close);
+    }
+
+    function _release(Terms memory terms, uint32 nonce) internal {
+        vm.prank(submitter);
+        escrow.release(terms, nonce);
+    }
+
+    function _assertRefused(Terms memory terms, Hold memory hold, Reason reason) internal {
+        assertEq(_canHold(terms, hold), reason);
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.Refused.selector, reason));
+        _hold(terms, hold);
+    }
+
+    function _canHold(Terms memory terms, Hold memory hold) internal view returns (Reason) {
+        return escrow.canHold(terms, hold, new bytes32[](0), "", submitter);
+    }
+
     // ---------------------------------------------------------------- batches
 
     function _settle(Terms memory terms, Payment[] memory payments) internal returns (uint256 paid) {
@@ -177,6 +238,10 @@ abstract contract EscrowTest is Test {
 
     function assertEq(Status left, Status right) internal pure {
         assertEq(uint8(left), uint8(right), "status");
+    }
+
+    function assertEq(HoldState memory left, HoldState memory right) internal pure {
+        assertEq(keccak256(abi.encode(left)), keccak256(abi.encode(right)), "hold");
     }
 
     function assertEq(Mandate memory left, Mandate memory right) internal pure {

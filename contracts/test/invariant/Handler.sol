@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
-import {Group, Payment, Reason, Status, Terms} from "../../src/Types.sol";
+import {Group, Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "../../src/Types.sol";
 import {EscrowTest} from "../base/EscrowTest.sol";
 
 /// @notice Does what operators, agents and submitters do, in any order and at any time, and keeps its own books from the
@@ -14,26 +14,47 @@ contract Handler is EscrowTest {
         uint256 paid;
         uint256 returned;
         bool ended;
+        uint32[] holds;
+    }
+
+    /// @dev What the events say of one hold.
+    struct HoldBooks {
+        uint256 held;
+        uint256 captured;
+        uint256 released;
+        uint40 captureBy;
     }
 
     bytes32[] public ids;
     mapping(bytes32 id => Books) private _books;
-    mapping(bytes32 id => mapping(uint32 nonce => uint256)) public timesPaid;
+    mapping(bytes32 id => mapping(uint32 nonce => uint256)) public timesUsed;
+    mapping(bytes32 id => mapping(uint32 nonce => HoldBooks)) private _holdBooks;
     mapping(bytes32 action => uint256) public succeeded;
 
-    uint256 public mostTimesPaid;
-    uint256 public paidOutOfTime;
+    uint256 public mostTimesUsed;
+    uint256 public usedOutOfTime;
+    uint256 public capturedOutOfTime;
+    uint256 public keptBack;
     uint256 public reopened;
     uint256 public donated;
 
     uint256 private _time = NOW;
+    uint256 private _operatorsOwn;
 
     function booksOf(bytes32 id) external view returns (Books memory) {
         return _books[id];
     }
 
+    function holdBooksOf(bytes32 id, uint32 nonce) external view returns (HoldBooks memory) {
+        return _holdBooks[id][nonce];
+    }
+
     function idCount() external view returns (uint256) {
         return ids.length;
+    }
+
+    function time() external view returns (uint256) {
+        return _time;
     }
 
     function theEscrow() external view returns (IMandateEscrow) {
@@ -67,6 +88,7 @@ contract Handler is EscrowTest {
         usdc.unBlacklist(operator);
         Terms memory terms = _books[_pick(which)].terms;
         _fund(operator, terms.cap);
+        _operatorsOwn += terms.cap;
         vm.prank(operator);
         try escrow.open(terms) {
             ++reopened;
@@ -102,6 +124,70 @@ contract Handler is EscrowTest {
         vm.recordLogs();
         if (_settle(groups) != 0) ++succeeded["settle"];
         _record();
+    }
+
+    /// @dev Lasts from some hours to the mandate's captureEnd.
+    function hold(uint256 which, uint64 amount, uint32 nonce) external {
+        if (ids.length == 0) return;
+        bytes32 id = _pick(which);
+        Terms memory terms = _books[id].terms;
+        Hold memory hold_ = _holdFor(terms, _payeeOf(nonce >> 16), amount % (terms.cap / 3), nonce % 120);
+        hold_.deadline = NOW + 3650 days;
+        hold_.captureBy = nonce >> 24 & 1 == 0 ? terms.captureEnd : uint40(_time + 1 + amount % 2 days);
+        _sign(terms, hold_);
+        vm.recordLogs();
+        vm.prank(submitter);
+        try escrow.hold(terms, hold_) {
+            ++succeeded["hold"];
+            _record();
+        } catch {}
+    }
+
+    /// @dev Mostly of what is held, sometimes of what is not.
+    function capture(uint256 which, uint256 seed, uint64 amount, bool close) external {
+        (bytes32 id, uint32 nonce) = _pickHold(which, seed);
+        if (id == 0) return;
+        HoldState memory held = escrow.holdOf(id, nonce);
+        uint64 expected = seed >> 64 & 15 == 0 ? held.left + 1 : held.left;
+        vm.recordLogs();
+        vm.prank(seed >> 68 & 1 == 0 ? held.payee : submitter);
+        try escrow.capture(
+            _books[id].terms, nonce, expected, seed >> 72 & 7 == 0 ? held.left : amount % (held.left + 2), close
+        ) {
+            ++succeeded["capture"];
+            _record();
+        } catch {}
+    }
+
+    function release(uint256 which, uint256 seed, bool byAnyone) external {
+        (bytes32 id, uint32 nonce) = _pickHold(which, seed);
+        if (id == 0) return;
+        vm.recordLogs();
+        vm.prank(byAnyone ? stranger : submitter);
+        try escrow.release(_books[id].terms, nonce) {
+            ++succeeded["release"];
+            _record();
+        } catch {}
+    }
+
+    /// @dev I6: whatever came before, the sweep at the end leaves nothing behind, if the token pays.
+    function sweepAtTheEnd(uint256 which) external {
+        if (ids.length == 0) return;
+        bytes32 id = _pick(which);
+        Books storage books = _books[id];
+        if (_time < books.terms.captureEnd) return;
+        Mandate memory mandate = escrow.mandateOf(id);
+        if (mandate.remaining + mandate.held == 0) return;
+        usdc.unBlacklist(operator);
+        vm.recordLogs();
+        vm.prank(stranger);
+        try escrow.sweep(books.terms) {
+            ++succeeded["sweepAtTheEnd"];
+            _record();
+            books.ended = true;
+        } catch {}
+        mandate = escrow.mandateOf(id);
+        keptBack += mandate.remaining + mandate.held;
     }
 
     function revoke(uint256 which, bool byAgent) external {
@@ -150,6 +236,14 @@ contract Handler is EscrowTest {
         return ids[which % ids.length];
     }
 
+    function _pickHold(uint256 which, uint256 seed) private view returns (bytes32 id, uint32 nonce) {
+        if (ids.length == 0) return (0, 0);
+        id = _pick(which);
+        uint32[] storage holds = _books[id].holds;
+        if (holds.length == 0) return (0, 0);
+        nonce = holds[seed % holds.length];
+    }
+
     function _payeeOf(uint256 seed) private pure returns (address) {
         return address(uint160(0xca11ed + seed % 3));
     }
@@ -170,9 +264,22 @@ contract Handler is EscrowTest {
             if (logs[i].topics[0] == IMandateEscrow.Spent.selector) {
                 (uint64 amount, uint32 nonce,) = abi.decode(logs[i].data, (uint64, uint32, bytes32));
                 books.paid += amount;
-                uint256 times = ++timesPaid[logs[i].topics[1]][nonce];
-                if (times > mostTimesPaid) mostTimesPaid = times;
-                if (books.ended || _time < books.terms.start || _time >= books.terms.expiry) ++paidOutOfTime;
+                _use(logs[i].topics[1], nonce);
+            } else if (logs[i].topics[0] == IMandateEscrow.Held.selector) {
+                (uint64 amount, uint32 nonce, uint40 captureBy,) =
+                    abi.decode(logs[i].data, (uint64, uint32, uint40, bytes32));
+                books.holds.push(nonce);
+                _holdBooks[logs[i].topics[1]][nonce] = HoldBooks(amount, 0, 0, captureBy);
+                _use(logs[i].topics[1], nonce);
+            } else if (logs[i].topics[0] == IMandateEscrow.Captured.selector) {
+                (uint64 amount, uint32 nonce) = abi.decode(logs[i].data, (uint64, uint32));
+                HoldBooks storage hold_ = _holdBooks[logs[i].topics[1]][nonce];
+                books.paid += amount;
+                hold_.captured += amount;
+                if (_time >= hold_.captureBy || hold_.released != 0) ++capturedOutOfTime;
+            } else if (logs[i].topics[0] == IMandateEscrow.Released.selector) {
+                (uint64 amount, uint32 nonce) = abi.decode(logs[i].data, (uint64, uint32));
+                _holdBooks[logs[i].topics[1]][nonce].released += amount;
             } else if (logs[i].topics[0] == IMandateEscrow.Returned.selector) {
                 (uint64 fromRemaining, uint64 fromHeld) = abi.decode(logs[i].data, (uint64, uint64));
                 books.returned += fromRemaining + fromHeld;
@@ -180,10 +287,22 @@ contract Handler is EscrowTest {
         }
     }
 
-    /// @dev Everything that ever left, by the token's own books.
+    function _use(bytes32 id, uint32 nonce) private {
+        Books storage books = _books[id];
+        uint256 times = ++timesUsed[id][nonce];
+        if (times > mostTimesUsed) mostTimesUsed = times;
+        if (books.ended || _time < books.terms.start || _time >= books.terms.expiry) ++usedOutOfTime;
+    }
+
+    /// @dev Everything that payees ever got, by the token's own books.
     function received() external view returns (uint256 payees) {
         for (uint256 i = 0; i < 3; ++i) {
             payees += usdc.balanceOf(_payeeOf(i));
         }
+    }
+
+    /// @dev Everything that the operator ever got back, by the token's own books.
+    function operatorReceived() external view returns (uint256) {
+        return usdc.balanceOf(operator) - _operatorsOwn;
     }
 }

@@ -3,17 +3,23 @@ pragma solidity ^0.8.30;
 
 /// @title MockUSDCProxy
 /// @notice Stands before MockUSDC as Circle's proxy stands before USDC, so that a call costs what it costs there: two
-/// slots and a delegatecall. It has no admin and cannot be upgraded.
+/// slots and a delegatecall. It cannot be upgraded.
 contract MockUSDCProxy {
     /// @dev ERC-1967.
     bytes32 private constant IMPLEMENTATION_SLOT = 0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc;
     bytes32 private constant ADMIN_SLOT = 0xb53127684a568b3173ae13b9f8a6016e243e63b6e8ee1178d6a717850b5d6103;
 
+    /// @dev Refused by the proxy, as Circle's admin is. Nobody has its key; and it is not zero, since zero is who calls in an
+    /// `eth_call` without `from`.
+    address private constant ADMIN = address(uint160(uint256(keccak256("MockUSDCProxy.admin"))));
+
     error CallerIsAdmin();
 
     constructor(address implementation) {
+        address admin = ADMIN;
         assembly ("memory-safe") {
             sstore(IMPLEMENTATION_SLOT, implementation)
+            sstore(ADMIN_SLOT, admin)
         }
     }
 

@@ -6,7 +6,7 @@ import {Test} from "forge-std/Test.sol";
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
 import {Digests} from "../../src/libraries/Digests.sol";
 import {Payees} from "../../src/libraries/Payees.sol";
-import {Payment, Reason, Terms} from "../../src/Types.sol";
+import {Hold, Payment, Reason, Terms} from "../../src/Types.sol";
 import {MockUSDC} from "../mocks/MockUSDC.sol";
 
 /// @notice The golden vectors that Solidity and Rust both check; see bindings/vectors/README.md.
@@ -25,13 +25,14 @@ contract VectorsTest is Test {
     }
 
     function test_typeHashes() public view {
-        string[4] memory names = ["EIP712Domain", "Terms", "Spend", "ReceiveWithAuthorization"];
+        string[5] memory names = ["EIP712Domain", "Terms", "Spend", "Hold", "ReceiveWithAuthorization"];
         for (uint256 i = 0; i < names.length; ++i) {
             string memory path = string.concat(".types.", names[i]);
             assertEq(keccak256(bytes(_string(path, ".type"))), _bytes32(path, ".typeHash"), names[i]);
         }
         assertEq(Digests.TERMS_TYPEHASH, _bytes32(".types.Terms", ".typeHash"));
         assertEq(Digests.SPEND_TYPEHASH, _bytes32(".types.Spend", ".typeHash"));
+        assertEq(Digests.HOLD_TYPEHASH, _bytes32(".types.Hold", ".typeHash"));
         assertEq(usdc.RECEIVE_WITH_AUTHORIZATION_TYPEHASH(), _bytes32(".types.ReceiveWithAuthorization", ".typeHash"));
     }
 
@@ -68,6 +69,23 @@ contract VectorsTest is Test {
             (bytes32 r, bytes32 vs) = vm.signCompact(key, digest);
             assertEq(r, payment.r);
             assertEq(vs, payment.vs);
+        }
+    }
+
+    function test_holds() public {
+        address agent = _address(".agent.address");
+        uint256 key = _uint(".agent.key");
+        for (uint256 i = 0; _has(".holds", i); ++i) {
+            string memory path = _at(".holds", i);
+            Hold memory hold = _hold(path);
+            vm.chainId(_uint(path, ".chainId"));
+
+            bytes32 digest = this.holdDigest(escrow.domainSeparator(), _bytes32(path, ".hold.mandate"), hold);
+            assertEq(digest, _bytes32(path, ".digest"));
+            assertEq(ECDSA.recover(digest, hold.r, hold.vs), agent);
+            (bytes32 r, bytes32 vs) = vm.signCompact(key, digest);
+            assertEq(r, hold.r);
+            assertEq(vs, hold.vs);
         }
     }
 
@@ -129,12 +147,18 @@ contract VectorsTest is Test {
         assertEq(reasons[uint256(Reason.NonceUsed)], "NonceUsed");
         assertEq(reasons[uint256(Reason.BadSignature)], "BadSignature");
         assertEq(reasons[uint256(Reason.TransferFailed)], "TransferFailed");
+        assertEq(reasons[uint256(Reason.CaptureByPassed)], "CaptureByPassed");
+        assertEq(reasons[uint256(Reason.CaptureByTooLate)], "CaptureByTooLate");
     }
 
     // ---------------------------------------------------------------- through calldata
 
     function spendDigest(bytes32 domain, bytes32 mandate, Payment calldata payment) external pure returns (bytes32) {
         return Digests.ofSpend(domain, mandate, payment);
+    }
+
+    function holdDigest(bytes32 domain, bytes32 mandate, Hold calldata hold) external pure returns (bytes32) {
+        return Digests.ofHold(domain, mandate, hold);
     }
 
     function allows(bytes32 root, address payee, bytes32[] calldata proof) external pure returns (bool) {
@@ -167,6 +191,17 @@ contract VectorsTest is Test {
         payment.ref = _bytes32(path, ".spend.ref");
         payment.r = _bytes32(path, ".r");
         payment.vs = _bytes32(path, ".vs");
+    }
+
+    function _hold(string memory path) private view returns (Hold memory hold) {
+        hold.payee = _address(string.concat(path, ".hold.payee"));
+        hold.amount = _uint64(path, ".hold.amount");
+        hold.nonce = _uint32(path, ".hold.nonce");
+        hold.deadline = _uint40(path, ".hold.deadline");
+        hold.captureBy = _uint40(path, ".hold.captureBy");
+        hold.ref = _bytes32(path, ".hold.ref");
+        hold.r = _bytes32(path, ".r");
+        hold.vs = _bytes32(path, ".vs");
     }
 
     function _at(string memory list, uint256 i) private pure returns (string memory) {

@@ -4,15 +4,15 @@ use alloy_primitives::B256;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderName, HeaderValue, StatusCode},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use stipend_core::{
-    MandateId, PaymentId, RequestId,
+    CardId, MandateId, PaymentId, RequestId,
     api::{
-        AuditEntry, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest, NewPayment, Page, Payment,
-        PaymentState,
+        AuditEntry, Card, Info, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest, NewPayment, Page,
+        Payment, PaymentState,
     },
 };
 
@@ -109,6 +109,55 @@ pub(super) async fn pay(
     Ok(created(StatusCode::ACCEPTED, api.service.pay(payment, key).await?))
 }
 
+pub(super) async fn create_card(
+    State(api): State<Api>,
+    _: Query<Nothing>,
+    IdempotencyKey(key): IdempotencyKey,
+    Body(body): Body<NewCard>,
+) -> Result<Response, Refusal> {
+    let hold = api.service.recognise_hold(body).await?;
+    api.gates.agent(hold.agent())?;
+    Ok(created(StatusCode::ACCEPTED, api.service.create_card(hold, key).await?))
+}
+
+pub(super) async fn card(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    _: Query<Nothing>,
+    Id(id): Id<CardId>,
+) -> Answer<Card> {
+    Ok(Json(api.service.card(caller, id).await?))
+}
+
+pub(super) async fn cards(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Query(query): Query<Cards>,
+) -> Answer<Page<Card>> {
+    let page = Pages { cursor: query.cursor, limit: query.limit };
+    Ok(Json(api.service.cards(caller, query.mandate, page.into()).await?))
+}
+
+pub(super) async fn card_secrets(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    _: Query<Nothing>,
+    Id(id): Id<CardId>,
+) -> Result<Response, Refusal> {
+    let secrets = api.service.reveal_card(caller, id).await?;
+    // Kept by nobody on the way.
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(secrets)).into_response())
+}
+
+pub(super) async fn close_card(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    _: Query<Nothing>,
+    Id(id): Id<CardId>,
+) -> Answer<Card> {
+    Ok(Json(api.service.close_card(caller, id).await?))
+}
+
 pub(super) async fn payment(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -197,4 +246,12 @@ fn created<T: Serialize>(status: StatusCode, accepted: Accepted<T>) -> Response 
     } else {
         (status, Json(accepted.object)).into_response()
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cards {
+    mandate: Option<MandateId>,
+    cursor: Option<Cursor>,
+    limit: Option<Limit>,
 }

@@ -18,7 +18,7 @@ use serde::{
 };
 use stipend_core::{
     Code,
-    api::{Metadata, NewMandate, NewMandateRequest, NewPayment},
+    api::{Metadata, NewCard, NewMandate, NewMandateRequest, NewPayment},
 };
 use tokio::time::timeout;
 
@@ -80,6 +80,12 @@ impl Form for NewMandate {
 }
 
 impl Form for NewPayment {
+    fn check(&self) -> Result<(), Refusal> {
+        check_metadata(&self.metadata)
+    }
+}
+
+impl Form for NewCard {
     fn check(&self) -> Result<(), Refusal> {
         check_metadata(&self.metadata)
     }

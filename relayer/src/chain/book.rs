@@ -5,13 +5,14 @@
 use alloy_primitives::Address;
 use rusqlite::Connection;
 use serde_json::json;
-use stipend_core::{Amount, Code, MandateId, Seconds, Terms, api::PaymentState};
+use stipend_core::{Amount, Code, MandateId, Seconds, Terms, api::PaymentState, card::CardState, nonce::NonceWindow};
 
 use super::{fact::Fact, rpc::Receipt};
 use crate::ledger::{
     House, LedgerError, audit,
     blocks::{self, Block, Log},
     books::Step,
+    cards,
     mandates::{self, Place},
     payments::{self, Because, Spent},
     requests,
@@ -57,6 +58,11 @@ impl Bookkeeper {
             match Fact::read(log) {
                 Some(Fact::Opened(id, terms)) => self.opened(ledger, id, &terms, place, now)?,
                 Some(Fact::Spent(spent)) => spent_mined(ledger, spent, place, now)?,
+                Some(Fact::Held { mandate, nonce, payee, amount, capture_by }) => {
+                    held_mined(ledger, mandate, (nonce, payee, amount, capture_by), place, now)?;
+                }
+                // They follow from a hold that is known; what they move is booked when final.
+                Some(Fact::Captured { .. } | Fact::Released { .. }) => {}
                 Some(Fact::Skipped { mandate, nonce, reason }) => {
                     // A hint that anybody can cause: it counts only in our own transactions, by row.
                     if let Some(tx) = transactions::of_attempt(ledger, log.tx_hash)?
@@ -93,6 +99,10 @@ impl Bookkeeper {
             let held = transactions::holds_live(ledger, payment.seq)?;
             payments::step(ledger, &payment, Step::Unmine { held }, Because::default(), now)?;
         }
+        for card in cards::held_in(ledger, block.hash)? {
+            cards::set_held(ledger, card.seq, None)?;
+            cards::note(ledger, &card, "card.unmined", None, json!({}), now)?;
+        }
         for mandate in mandates::touched_by(ledger, block.hash)? {
             let by_this = |place: Option<Place>| place.is_some_and(|place| place.hash == block.hash);
             if by_this(mandate.ended) {
@@ -120,6 +130,15 @@ impl Bookkeeper {
             let place = Place { block: block.number, hash: block.hash, tx: log.tx_hash };
             match Fact::read(&log) {
                 Some(Fact::Spent(spent)) => spent_final(ledger, spent, place, now)?,
+                Some(Fact::Held { mandate, nonce, amount, .. }) => {
+                    held_final(ledger, mandate, nonce, amount, place, now)?
+                }
+                Some(Fact::Captured { mandate, nonce, amount }) => {
+                    hold_ended(ledger, mandate, nonce, (amount, Amount::ZERO), place, now)?;
+                }
+                Some(Fact::Released { mandate, nonce, amount }) => {
+                    hold_ended(ledger, mandate, nonce, (Amount::ZERO, amount), place, now)?;
+                }
                 Some(Fact::Revoked { mandate, .. }) => fail_all(ledger, mandate, Code::Ended, now)?,
                 Some(Fact::Returned { mandate, from_remaining, from_held, .. }) => {
                     fail_all(ledger, mandate, Code::Ended, now)?;
@@ -135,7 +154,7 @@ impl Bookkeeper {
                 Kind::Open(mandate) if tx.succeeded != Some(true) => {
                     transactions::set_opening_tx(ledger, mandate, None)?;
                 }
-                Kind::Open(_) | Kind::Sweep(_) => {}
+                Kind::Open(_) | Kind::Sweep(_) | Kind::Hold(_) | Kind::Capture(_) | Kind::Release(_) => {}
             }
         }
         self.time_final(ledger, block.time, now)?;
@@ -200,6 +219,9 @@ impl Bookkeeper {
         for payment in payments::overdue(ledger, time)? {
             fail(ledger, &payment, Code::DeadlinePassed, now)?;
         }
+        for card in cards::overdue(ledger, time)? {
+            cards::fail(ledger, &card, Code::DeadlinePassed, now)?;
+        }
         for mandate in mandates::expired_with_live_payments(ledger, time)? {
             fail_all(ledger, mandate.id, Code::Expired, now)?;
         }
@@ -254,10 +276,97 @@ fn spent_final(ledger: &Connection, spent: Spent, place: Place, now: Seconds) ->
             mandates::set_books(ledger, mandate.id, books)?;
         }
     }
-    // The nonce is finally used, and it has retired those below its window.
-    for payment in payments::ruled_out_by(ledger, spent.mandate, spent.nonce)? {
-        let reason = if payment.nonce == spent.nonce { Code::NonceUsed } else { Code::NonceRetired };
-        fail(ledger, &payment, reason, now)?;
+    nonce_final(ledger, spent.mandate, spent.nonce, now)
+}
+
+/// A nonce is finally used, and it has retired those below its window.
+fn nonce_final(ledger: &Connection, mandate: MandateId, nonce: u32, now: Seconds) -> Result<(), LedgerError> {
+    let reason = |other| if other == nonce { Code::NonceUsed } else { Code::NonceRetired };
+    for payment in payments::ruled_out_by(ledger, mandate, nonce)? {
+        fail(ledger, &payment, reason(payment.nonce), now)?;
+    }
+    for card in cards::unheld(ledger, mandate)? {
+        if card.nonce == nonce || card.nonce < NonceWindow::floor(nonce) {
+            cards::fail(ledger, &card, reason(card.nonce), now)?;
+        }
+    }
+    Ok(())
+}
+
+fn held_mined(
+    ledger: &Connection,
+    mandate: MandateId,
+    (nonce, payee, amount, capture_by): (u32, Address, Amount, Seconds),
+    place: Place,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
+    let card = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| {
+        (card.payee, card.amount, card.capture_by) == (payee, amount, capture_by) && !card.state.is_final()
+    });
+    if let Some(card) = card {
+        cards::set_held(ledger, card.seq, Some(place))?;
+        let data = json!({ "amount": amount, "block": { "number": place.block, "hash": place.hash } });
+        return cards::note(ledger, &card, "card.hold_mined", Some(place.tx), data, now);
+    }
+    let data = json!({ "payee": payee.to_string(), "amount": amount, "nonce": nonce });
+    let event = |kind| audit::Event { tx_hash: Some(place.tx), data, ..mandate.event(kind) };
+    if mandate.terms.guardian.is_zero() {
+        return audit::append(ledger, now, event("mandate.held_elsewhere"));
+    }
+    mandates::freeze(ledger, mandate.id, "a hold on chain that this relayer did not accept")?;
+    audit::append(ledger, now, event("mandate.frozen"))
+}
+
+fn held_final(
+    ledger: &Connection,
+    mandate: MandateId,
+    nonce: u32,
+    amount: Amount,
+    place: Place,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
+    let ours = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.held == Some(place) && !card.hold_final);
+    let books = match &ours {
+        Some(card) => {
+            cards::set_hold_final(ledger, card.seq)?;
+            mandate.books.hold_reserved(amount)
+        }
+        None => mandate.books.hold(amount),
+    };
+    mandates::set_books(ledger, mandate.id, books.map_err(LedgerError::inconsistent)?)?;
+    nonce_final(ledger, mandate.id, nonce, now)
+}
+
+/// Part of a hold was finally captured or released, by us or by whoever may.
+fn hold_ended(
+    ledger: &Connection,
+    mandate: MandateId,
+    nonce: u32,
+    (captured, released): (Amount, Amount),
+    place: Place,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
+    let books = mandate.books.capture(captured).and_then(|books| books.release(released));
+    mandates::set_books(ledger, mandate.id, books.map_err(LedgerError::inconsistent)?)?;
+    let Some(card) = cards::by_nonce(ledger, mandate.id, nonce)? else { return Ok(()) };
+    let sum =
+        |a: Amount, b: Amount| a.checked_add(b).ok_or_else(|| LedgerError::inconsistent("more than a hold holds"));
+    let settled = (sum(card.captured, captured)?, sum(card.released, released)?);
+    cards::set_settled(ledger, card.seq, settled, place.tx)?;
+    let data = json!({ "captured": captured, "released": released });
+    cards::note(ledger, &card, "card.settled", Some(place.tx), data, now)?;
+
+    let Some(mut card) = cards::by_nonce(ledger, mandate.id, nonce)? else { return Ok(()) };
+    if card.left().is_zero() && !card.state.is_final() {
+        if card.state != CardState::Closing {
+            // Somebody else ended the hold: there is nothing left to charge.
+            cards::step(ledger, &card, CardState::Closing, None, Some(place.tx), now)?;
+            card.state = CardState::Closing;
+        }
+        cards::step(ledger, &card, CardState::Closed, None, Some(place.tx), now)?;
     }
     Ok(())
 }
@@ -300,6 +409,9 @@ fn returned_final(
 fn fail_all(ledger: &Connection, mandate: MandateId, reason: Code, now: Seconds) -> Result<(), LedgerError> {
     for payment in payments::live(ledger, mandate)? {
         fail(ledger, &payment, reason, now)?;
+    }
+    for card in cards::unheld(ledger, mandate)? {
+        cards::fail(ledger, &card, reason, now)?;
     }
     Ok(())
 }

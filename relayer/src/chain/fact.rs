@@ -3,7 +3,7 @@
 use alloy_primitives::Address;
 use alloy_sol_types::SolEvent;
 use stipend_bindings::{abi::MandateEscrow, terms_from_chain};
-use stipend_core::{Amount, Code, MandateId, Terms};
+use stipend_core::{Amount, Code, MandateId, Seconds, Terms};
 
 use crate::ledger::{blocks::Log, payments::Spent};
 
@@ -22,6 +22,37 @@ pub enum Fact {
         nonce: u32,
         /// Why.
         reason: Code,
+    },
+    /// A hold was placed.
+    Held {
+        /// Its mandate.
+        mandate: MandateId,
+        /// Its nonce.
+        nonce: u32,
+        /// For whom.
+        payee: Address,
+        /// How much.
+        amount: Amount,
+        /// Until when it may be captured.
+        capture_by: Seconds,
+    },
+    /// Part of a hold was paid.
+    Captured {
+        /// Its mandate.
+        mandate: MandateId,
+        /// Its nonce.
+        nonce: u32,
+        /// How much.
+        amount: Amount,
+    },
+    /// Part of a hold went back to its mandate.
+    Released {
+        /// Its mandate.
+        mandate: MandateId,
+        /// Its nonce.
+        nonce: u32,
+        /// How much.
+        amount: Amount,
     },
     /// A mandate was revoked.
     Revoked {
@@ -78,6 +109,24 @@ impl Fact {
                 let event = MandateEscrow::Skipped::decode_raw_log(topics(), data).ok()?;
                 let reason = Code::from_reason(event.reason)?;
                 Self::Skipped { mandate: MandateId(event.mandate), nonce: event.nonce, reason }
+            }
+            topic if topic == MandateEscrow::Held::SIGNATURE_HASH => {
+                let event = MandateEscrow::Held::decode_raw_log(topics(), data).ok()?;
+                Self::Held {
+                    mandate: MandateId(event.mandate),
+                    nonce: event.nonce,
+                    payee: event.payee,
+                    amount: amount(event.amount)?,
+                    capture_by: event.captureBy.to(),
+                }
+            }
+            topic if topic == MandateEscrow::Captured::SIGNATURE_HASH => {
+                let event = MandateEscrow::Captured::decode_raw_log(topics(), data).ok()?;
+                Self::Captured { mandate: MandateId(event.mandate), nonce: event.nonce, amount: amount(event.amount)? }
+            }
+            topic if topic == MandateEscrow::Released::SIGNATURE_HASH => {
+                let event = MandateEscrow::Released::decode_raw_log(topics(), data).ok()?;
+                Self::Released { mandate: MandateId(event.mandate), nonce: event.nonce, amount: amount(event.amount)? }
             }
             topic if topic == MandateEscrow::Revoked::SIGNATURE_HASH => {
                 let event = MandateEscrow::Revoked::decode_raw_log(topics(), data).ok()?;

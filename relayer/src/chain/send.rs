@@ -19,8 +19,8 @@ use alloy::{
 };
 use alloy_primitives::{Bytes, TxKind, U256};
 use alloy_sol_types::SolCall;
-use stipend_bindings::{abi::MandateEscrow, terms_on_chain};
-use stipend_core::{Code, MandateId, api::PaymentState, policy::MandateState};
+use stipend_bindings::{Hold, abi::MandateEscrow, compact, hold_row, terms_on_chain};
+use stipend_core::{Code, MandateId, api::PaymentState, merkle, policy::MandateState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +37,7 @@ use crate::{
     ledger::{
         House, Ledger, LedgerError,
         books::Step,
-        mandates,
+        cards, mandates,
         payments::{self, Because},
         transactions::{self, Attempt, Kind},
     },
@@ -357,6 +357,9 @@ impl Sender {
                 return Ok(Some(Work::Call(Kind::Open(opening.mandate), calldata)));
             }
         }
+        if let Some((kind, calldata)) = self.next_of_cards(head).await? {
+            return Ok(Some(Work::Call(kind, calldata)));
+        }
         if let Some(batch) = self.next_batch(head).await? {
             return Ok(Some(Work::Batch(batch)));
         }
@@ -366,6 +369,53 @@ impl Sender {
             let calldata = MandateEscrow::sweepCall { terms }.abi_encode().into();
             if self.would_pass::<MandateEscrow::sweepCall>(&calldata, head).await? {
                 return Ok(Some(Work::Call(Kind::Sweep(mandate.id), calldata)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next hold, since somebody waits for a card; then the next hold that is to be settled.
+    async fn next_of_cards(&self, head: Head) -> Result<Option<(Kind, Bytes)>, SendError> {
+        let time = head.block.time;
+        let (to_hold, to_settle) =
+            self.ledger.read(move |ledger| Ok((cards::to_hold(ledger, time)?, cards::to_settle(ledger)?))).await?;
+        for card in to_hold {
+            let id = card.mandate;
+            let mandate = self.ledger.read(move |ledger| mandates::get(ledger, id)).await?;
+            let open =
+                |mandate: &mandates::Record| mandate.state(head.block.number, self.confirmations) == MandateState::Open;
+            let Some(mandate) = mandate.filter(open) else { continue };
+            let calldata = hold_calldata(&card, &mandate)
+                .ok_or_else(|| LedgerError::inconsistent("a hold that can't be encoded"))?;
+            if self.would_pass::<MandateEscrow::hold_0Call>(&calldata, head).await? {
+                return Ok(Some((Kind::Hold(card.seq), calldata)));
+            }
+        }
+        for card in to_settle {
+            let mandate = self.ledger.read({
+                let card = card.clone();
+                move |ledger| cards::mandate_of(ledger, &card)
+            });
+            let terms = terms_on_chain(&mandate.await?.terms).map_err(LedgerError::inconsistent)?;
+            let amount = card.to_capture.unwrap_or_default();
+            let passes = if amount.is_zero() {
+                let calldata = MandateEscrow::releaseCall { terms, nonce: card.nonce }.abi_encode().into();
+                let passes = self.would_pass::<MandateEscrow::releaseCall>(&calldata, head).await?;
+                passes.then_some((Kind::Release(card.seq), calldata))
+            } else {
+                let call = MandateEscrow::captureCall {
+                    terms,
+                    nonce: card.nonce,
+                    expectedHeld: card.left().units(),
+                    amount: amount.units(),
+                    close: true,
+                };
+                let calldata = call.abi_encode().into();
+                let passes = self.would_pass::<MandateEscrow::captureCall>(&calldata, head).await?;
+                passes.then_some((Kind::Capture(card.seq), calldata))
+            };
+            if passes.is_some() {
+                return Ok(passes);
             }
         }
         Ok(None)
@@ -487,6 +537,19 @@ impl Sender {
         };
         Ok(self.ledger.writer().write(note).await?)
     }
+}
+
+fn hold_calldata(card: &cards::Record, mandate: &mandates::Record) -> Option<Bytes> {
+    let times = (card.deadline, card.capture_by);
+    let hold = Hold::new(card.mandate, (card.payee, card.amount), card.nonce, times, card.reference).ok()?;
+    let payees = mandate.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref()).unwrap_or_default();
+    let call = MandateEscrow::hold_0Call {
+        terms: terms_on_chain(&mandate.terms).ok()?,
+        hold_: hold_row(&hold, compact(&card.signature).ok()?),
+        proof: merkle::proof(payees, card.payee).unwrap_or_default(),
+        signature: Bytes::new(),
+    };
+    Some(call.abi_encode().into())
 }
 
 fn cost(gas_limit: u64, max_fee: u64) -> u128 {

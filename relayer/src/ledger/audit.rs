@@ -3,7 +3,7 @@
 
 use alloy_primitives::{Address, B256, keccak256};
 use rusqlite::{Connection, OptionalExtension, Row};
-use stipend_core::{MandateId, PaymentId, RequestId, Seconds, api::AuditEntry};
+use stipend_core::{CardId, MandateId, PaymentId, RequestId, Seconds, api::AuditEntry};
 use uuid::Uuid;
 
 use super::LedgerError;
@@ -23,16 +23,18 @@ pub struct Event {
     pub mandate: Option<MandateId>,
     /// The payment.
     pub payment: Option<PaymentId>,
+    /// The card.
+    pub card: Option<CardId>,
     /// The transaction.
     pub tx_hash: Option<B256>,
     /// What else is to be known.
     pub data: serde_json::Value,
 }
 
-const COLUMNS: &str = "seq, at, kind, request, mandate, payment, tx_hash, data, hash";
+const COLUMNS: &str = "seq, at, kind, request, mandate, payment, card, tx_hash, data, hash";
 
 fn entry(row: &Row<'_>) -> Result<AuditEntry, LedgerError> {
-    let data: String = row.get(7)?;
+    let data: String = row.get(8)?;
     Ok(AuditEntry {
         seq: row.get(0)?,
         at: row.get(1)?,
@@ -40,9 +42,10 @@ fn entry(row: &Row<'_>) -> Result<AuditEntry, LedgerError> {
         request: row.get::<_, Option<[u8; 16]>>(3)?.map(|id| RequestId(Uuid::from_bytes(id))),
         mandate: row.get::<_, Option<[u8; 32]>>(4)?.map(|id| MandateId(id.into())),
         payment: row.get::<_, Option<[u8; 16]>>(5)?.map(|id| PaymentId(Uuid::from_bytes(id))),
-        tx_hash: row.get::<_, Option<[u8; 32]>>(6)?.map(Into::into),
+        card: row.get::<_, Option<[u8; 16]>>(6)?.map(|id| CardId(Uuid::from_bytes(id))),
+        tx_hash: row.get::<_, Option<[u8; 32]>>(7)?.map(Into::into),
         data: super::json(&data)?,
-        hash: row.get::<_, [u8; 32]>(8)?.into(),
+        hash: row.get::<_, [u8; 32]>(9)?.into(),
     })
 }
 
@@ -63,6 +66,7 @@ pub fn append(connection: &Connection, at: Seconds, event: Event) -> Result<(), 
         request: event.request,
         mandate: event.mandate,
         payment: event.payment,
+        card: event.card,
         tx_hash: event.tx_hash,
         data: event.data,
         hash: previous,
@@ -72,7 +76,7 @@ pub fn append(connection: &Connection, at: Seconds, event: Event) -> Result<(), 
     entry.hash = keccak256(canonical);
     connection
         .prepare_cached(&format!(
-            "INSERT INTO audit ({COLUMNS}, agent, operator) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO audit ({COLUMNS}, agent, operator) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         ))?
         .execute((
             entry.seq,
@@ -81,6 +85,7 @@ pub fn append(connection: &Connection, at: Seconds, event: Event) -> Result<(), 
             entry.request.map(|id| id.0.into_bytes()),
             entry.mandate.map(|id| id.0.0),
             entry.payment.map(|id| id.0.into_bytes()),
+            entry.card.map(|id| id.0.into_bytes()),
             entry.tx_hash.map(|hash| hash.0),
             super::to_json(&entry.data)?,
             entry.hash.0,

@@ -36,6 +36,14 @@ pub enum BooksError {
         /// There is.
         reserved: Amount,
     },
+    /// More than is held.
+    #[error("{amount} is more than the {held} held")]
+    NotHeld {
+        /// Wanted.
+        amount: Amount,
+        /// There is.
+        held: Amount,
+    },
     /// A sum beyond the largest amount.
     #[error("the sum is more than can be stored")]
     Overflow,
@@ -87,6 +95,39 @@ impl Books {
     /// [`BooksError::Overflow`].
     pub fn pay(self, amount: Amount) -> Result<Self, BooksError> {
         Ok(Self { paid: self.paid.checked_add(amount).ok_or(BooksError::Overflow)?, ..self })
+    }
+
+    /// A reservation became a hold for good.
+    ///
+    /// # Errors
+    /// [`BooksError::NotReserved`].
+    pub fn hold_reserved(self, amount: Amount) -> Result<Self, BooksError> {
+        self.unreserve(amount)?.hold(amount)
+    }
+
+    /// The chain holds what was not reserved here. A fact.
+    ///
+    /// # Errors
+    /// [`BooksError::Overflow`].
+    pub fn hold(self, amount: Amount) -> Result<Self, BooksError> {
+        Ok(Self { held: self.held.checked_add(amount).ok_or(BooksError::Overflow)?, ..self })
+    }
+
+    /// Part of a hold went back to what is available.
+    ///
+    /// # Errors
+    /// [`BooksError::NotHeld`].
+    pub fn release(self, amount: Amount) -> Result<Self, BooksError> {
+        let held = self.held;
+        Ok(Self { held: held.checked_sub(amount).ok_or(BooksError::NotHeld { amount, held })?, ..self })
+    }
+
+    /// Part of a hold was paid for good.
+    ///
+    /// # Errors
+    /// [`BooksError::NotHeld`].
+    pub fn capture(self, amount: Amount) -> Result<Self, BooksError> {
+        self.release(amount)?.pay(amount)
     }
 
     /// The rest went back to the operator. A fact.

@@ -46,6 +46,7 @@ pub struct Record {
 const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, paid, returned,
     opened_block, opened_hash, opened_tx, ended_block, ended_hash, ended_tx, frozen,
     (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
+        UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
         UNION ALL SELECT max(nonce) FROM foreign_payment WHERE mandate = mandate.id))";
 
 fn place(row: &Row<'_>, first: usize) -> Result<Option<Place>, LedgerError> {
@@ -252,16 +253,19 @@ pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), L
     Ok(())
 }
 
-/// The mandates under this guardian that are over by time and still hold money that nothing
-/// accepted can claim, unless a transaction is about to return it.
+/// The mandates under this guardian that are over and still hold money that nothing accepted can
+/// claim, unless a transaction is about to return it. What a revocation returned is booked when it
+/// is final; what is released from holds after that is still to be returned.
 ///
 /// # Errors
 /// Those of the store.
 pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Result<Vec<Record>, LedgerError> {
     connection
         .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM mandate WHERE opened_hash IS NOT NULL AND ended_hash IS NULL
-             AND expiry <= ?1 AND cap > held + paid + returned AND reserved = 0
+            "SELECT {COLUMNS} FROM mandate WHERE opened_hash IS NOT NULL
+             AND ((ended_hash IS NULL AND expiry <= ?1)
+                OR ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1))
+             AND cap > held + paid + returned AND reserved = 0
              AND NOT EXISTS (SELECT 1 FROM tx WHERE kind = 'sweep' AND tx.mandate = mandate.id AND state <> 'final')"
         ))?
         .query_and_then([time], record)?
@@ -289,7 +293,8 @@ pub fn expired_with_live_payments(connection: &Connection, time: Seconds) -> Res
     connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM mandate WHERE ended_hash IS NULL AND expiry <= ?
-             AND id IN (SELECT mandate FROM payment WHERE state NOT IN ('settled', 'failed'))"
+             AND (id IN (SELECT mandate FROM payment WHERE state NOT IN ('settled', 'failed'))
+                OR id IN (SELECT mandate FROM card WHERE state = 'requested'))"
         ))?
         .query_and_then([time], record)?
         .collect()

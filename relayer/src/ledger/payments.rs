@@ -72,10 +72,6 @@ const COLUMNS: &str = "seq, id, mandate, nonce, payee, amount, deadline, ref, di
     tx_hash, mined_block, metadata, created_at, updated_at";
 const LIVE: &str = "state NOT IN ('settled', 'failed')";
 
-fn named<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, text: &str) -> Result<T, LedgerError> {
-    all.iter().copied().find(|value| name(*value) == text).ok_or_else(|| LedgerError::inconsistent(text))
-}
-
 fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     let state: String = row.get(10)?;
     let reason: Option<String> = row.get(11)?;
@@ -90,8 +86,8 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
         reference: row.get::<_, [u8; 32]>(7)?.into(),
         digest: row.get::<_, [u8; 32]>(8)?.into(),
         signature: row.get(9)?,
-        state: named(&PaymentState::ALL, PaymentState::name, &state)?,
-        reason: reason.map(|reason| named(Code::ALL, Code::name, &reason)).transpose()?,
+        state: super::named(&PaymentState::ALL, PaymentState::name, &state)?,
+        reason: reason.map(|reason| super::named(Code::ALL, Code::name, &reason)).transpose()?,
         tx_hash: row.get::<_, Option<[u8; 32]>>(12)?.map(Into::into),
         block: row.get(13)?,
         metadata: super::json(&row.get::<_, String>(14)?)?,

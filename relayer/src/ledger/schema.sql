@@ -46,6 +46,7 @@ CREATE INDEX mandate_opened_in ON mandate (opened_hash) WHERE opened_hash IS NOT
 CREATE INDEX mandate_ended_in ON mandate (ended_hash) WHERE ended_hash IS NOT NULL;
 
 CREATE INDEX mandate_expiring ON mandate (expiry) WHERE ended_hash IS NULL;
+CREATE INDEX mandate_unreturned ON mandate (ended_block) WHERE ended_block IS NOT NULL AND cap > held + paid + returned;
 CREATE INDEX mandate_frozen ON mandate (id) WHERE frozen IS NOT NULL;
 
 CREATE TABLE payment (
@@ -83,6 +84,68 @@ CREATE TABLE foreign_payment (
     PRIMARY KEY (mandate, nonce)
 ) STRICT;
 
+-- A card and the hold behind it. `captured` and `released` are final; what is held on chain is what
+-- is left of the amount once `hold_final` is set.
+CREATE TABLE card (
+    seq        INTEGER PRIMARY KEY,
+    id         BLOB    NOT NULL UNIQUE,
+    mandate    BLOB    NOT NULL REFERENCES mandate (id),
+    nonce      INTEGER NOT NULL,
+    payee      BLOB    NOT NULL, -- the card programme's treasury
+    amount     INTEGER NOT NULL CHECK (amount > 0),
+    deadline   INTEGER NOT NULL,
+    capture_by INTEGER NOT NULL,
+    ref        BLOB    NOT NULL,
+    digest     BLOB    NOT NULL UNIQUE,
+    signature  BLOB    NOT NULL,
+    expires_at INTEGER NOT NULL, -- from this second on it can't be charged
+    state      TEXT    NOT NULL,
+    reason     TEXT,
+    held_block INTEGER, held_hash BLOB, held_tx BLOB, -- absent while the hold is not mined
+    hold_final INTEGER NOT NULL DEFAULT 0,
+    settle_tx  BLOB,
+    token      TEXT UNIQUE,      -- the issuer's name of it
+    last_four  TEXT,
+    paused     INTEGER NOT NULL DEFAULT 0, -- at the issuer, because the hold was unmined
+    charge     TEXT,             -- the issuer's transaction that was approved
+    authorized INTEGER,
+    to_capture INTEGER,          -- how its hold is to be settled, once that is certain
+    captured   INTEGER NOT NULL DEFAULT 0 CHECK (captured >= 0),
+    released   INTEGER NOT NULL DEFAULT 0 CHECK (released >= 0),
+    metadata   TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (mandate, nonce),
+    CHECK (captured + released <= amount)
+) STRICT;
+CREATE INDEX card_live ON card (state) WHERE state NOT IN ('closed', 'failed');
+CREATE INDEX card_held_in ON card (held_hash) WHERE held_hash IS NOT NULL;
+
+-- What the issuer asked and was answered: the same question gets the same answer.
+CREATE TABLE charge (
+    transaction_token TEXT PRIMARY KEY,
+    card    INTEGER REFERENCES card (seq),
+    cents   INTEGER NOT NULL,
+    verdict TEXT,                -- the code of a decline; absent: approved
+    at      INTEGER NOT NULL
+) STRICT;
+
+-- What the issuer's transactions did, each event once, whatever order they arrive in.
+CREATE TABLE issuer_event (
+    token       TEXT PRIMARY KEY,
+    card        INTEGER NOT NULL REFERENCES card (seq),
+    transaction_token TEXT NOT NULL,
+    created     TEXT    NOT NULL, -- the issuer's time, which orders them
+    kind        TEXT    NOT NULL,
+    cents       INTEGER NOT NULL,
+    approved    INTEGER NOT NULL,
+    at          INTEGER NOT NULL  -- when it was taken in
+) STRICT;
+CREATE INDEX issuer_event_of_card ON issuer_event (card, transaction_token, created);
+
+-- Webhooks that were taken: a repeated one changes nothing.
+CREATE TABLE webhook (id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+
 -- What a key bought: a repeated call gets the first one's answer.
 CREATE TABLE idempotency (
     scope       BLOB NOT NULL, -- the agent (requests) or the mandate (payments)
@@ -106,8 +169,9 @@ CREATE TABLE tx (
     id          INTEGER PRIMARY KEY,
     submitter   BLOB    NOT NULL,
     nonce       INTEGER NOT NULL,
-    kind        TEXT    NOT NULL CHECK (kind IN ('settle', 'open', 'sweep')),
+    kind        TEXT    NOT NULL CHECK (kind IN ('settle', 'open', 'sweep', 'hold', 'capture', 'release')),
     mandate     BLOB,             -- of an opening or a sweep
+    card        INTEGER REFERENCES card (seq), -- of a hold, a capture or a release
     calldata    BLOB    NOT NULL,
     gas_limit   INTEGER NOT NULL,
     state       TEXT    NOT NULL CHECK (state IN ('pending', 'mined', 'final')),
@@ -176,6 +240,7 @@ CREATE TABLE audit (
     request  BLOB,
     mandate  BLOB,
     payment  BLOB,
+    card     BLOB,
     tx_hash  BLOB,
     data     TEXT    NOT NULL,
     hash     BLOB    NOT NULL

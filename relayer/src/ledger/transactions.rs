@@ -15,6 +15,12 @@ pub enum Kind {
     Open(MandateId),
     /// Returns to the operator what is left of this mandate, which is over.
     Sweep(MandateId),
+    /// Places the hold of the card at this place in the ledger.
+    Hold(u64),
+    /// Captures from the hold of this card.
+    Capture(u64),
+    /// Releases the hold of this card.
+    Release(u64),
 }
 
 /// A transaction.
@@ -71,15 +77,18 @@ pub struct New {
 }
 
 const COLUMNS: &str =
-    "id, submitter, nonce, kind, mandate, calldata, gas_limit, mined_block, mined_hash, mined_tx, succeeded";
+    "id, submitter, nonce, kind, mandate, calldata, gas_limit, mined_block, mined_hash, mined_tx, succeeded, card";
 
 fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     let mandate = row.get::<_, Option<[u8; 32]>>(4)?.map(|id| MandateId(id.into()));
-    let kind = match (row.get::<_, String>(3)?.as_str(), mandate) {
-        ("settle", None) => Kind::Settle,
-        ("open", Some(mandate)) => Kind::Open(mandate),
-        ("sweep", Some(mandate)) => Kind::Sweep(mandate),
-        (kind, _) => return Err(LedgerError::Inconsistent(format!("a transaction of kind {kind}"))),
+    let kind = match (row.get::<_, String>(3)?.as_str(), mandate, row.get::<_, Option<u64>>(11)?) {
+        ("settle", None, None) => Kind::Settle,
+        ("open", Some(mandate), None) => Kind::Open(mandate),
+        ("sweep", Some(mandate), None) => Kind::Sweep(mandate),
+        ("hold", None, Some(card)) => Kind::Hold(card),
+        ("capture", None, Some(card)) => Kind::Capture(card),
+        ("release", None, Some(card)) => Kind::Release(card),
+        (kind, ..) => return Err(LedgerError::Inconsistent(format!("a transaction of kind {kind}"))),
     };
     let mined = match row.get::<_, Option<u64>>(7)? {
         None => None,
@@ -116,17 +125,20 @@ fn select(
 /// # Errors
 /// Those of the store.
 pub fn insert(connection: &Connection, new: &New) -> Result<u64, LedgerError> {
-    let (kind, mandate) = match new.kind {
-        Kind::Settle => ("settle", None),
-        Kind::Open(mandate) => ("open", Some(mandate.0.0)),
-        Kind::Sweep(mandate) => ("sweep", Some(mandate.0.0)),
+    let (kind, mandate, card) = match new.kind {
+        Kind::Settle => ("settle", None, None),
+        Kind::Open(mandate) => ("open", Some(mandate.0.0), None),
+        Kind::Sweep(mandate) => ("sweep", Some(mandate.0.0), None),
+        Kind::Hold(card) => ("hold", None, Some(card)),
+        Kind::Capture(card) => ("capture", None, Some(card)),
+        Kind::Release(card) => ("release", None, Some(card)),
     };
     connection
         .prepare_cached(
-            "INSERT INTO tx (submitter, nonce, kind, mandate, calldata, gas_limit, state)
-             VALUES (?, ?, ?, ?, ?, ?, 'pending')",
+            "INSERT INTO tx (submitter, nonce, kind, mandate, card, calldata, gas_limit, state)
+             VALUES (?, ?, ?, ?, ?, ?, ?, 'pending')",
         )?
-        .execute((new.submitter.0.0, new.nonce, kind, mandate, new.calldata.as_ref(), new.gas_limit))?;
+        .execute((new.submitter.0.0, new.nonce, kind, mandate, card, new.calldata.as_ref(), new.gas_limit))?;
     let id = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
     add_attempt(connection, id, &new.attempt)?;
     Ok(id)

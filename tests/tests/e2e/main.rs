@@ -1,6 +1,7 @@
 //! What a user would see, of real processes on a real chain.
 #![expect(clippy::indexing_slicing, clippy::panic, reason = "a test fails by a panic")]
 
+mod cards;
 mod edge;
 mod events;
 mod guards;
@@ -40,6 +41,7 @@ fn asking(amount: &str) -> Result<NewMandateRequest> {
         duration: "30d".parse()?,
         per_payment: None,
         payees: None,
+        mccs: None,
         metadata: Default::default(),
     })
 }

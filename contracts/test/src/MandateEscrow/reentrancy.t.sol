@@ -3,12 +3,14 @@ pragma solidity ^0.8.30;
 
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Group, Mandate, Payment, Status, Terms} from "../../../src/Types.sol";
+import {Group, Hold, Mandate, Payment, Status, Terms} from "../../../src/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 import {TokenReentering, TokenReenteringQuietly} from "../../mocks/HostileTokens.sol";
 
 /// @notice No call of the token leads back into a verb.
 contract ReentrancyTest is EscrowTest {
+    uint32 private constant HOLD_OF_TOKEN = 50;
+
     Terms private terms;
     Terms private unopened;
     bytes32 private id;
@@ -27,7 +29,8 @@ contract ReentrancyTest is EscrowTest {
         Payment memory payment = _paymentTo(terms, stranger, 5, 1);
         Group[] memory groups = new Group[](1);
         groups[0] = Group(terms, _rows(payment));
-        verbs = new bytes[](8);
+        Hold memory hold = _holdFor(terms, stranger, 5, 1);
+        verbs = new bytes[](12);
         verbs[0] = abi.encodeCall(IMandateEscrow.open, (unopened));
         verbs[1] = abi.encodeCall(IMandateEscrow.openWithAuthorization, (unopened, 0, 0, ""));
         verbs[2] = abi.encodeWithSignature(
@@ -46,6 +49,20 @@ contract ReentrancyTest is EscrowTest {
         verbs[5] = abi.encodeCall(IMandateEscrow.revoke, (terms));
         verbs[6] = abi.encodeCall(IMandateEscrow.sweep, (terms));
         verbs[7] = abi.encodeCall(IMandateEscrow.setSubmitter, (stranger, true));
+        verbs[8] = abi.encodeWithSignature(
+            "hold((address,address,address,uint64,uint64,uint64,uint32,uint40,uint40,uint40,bytes32,bytes32,bool),(address,uint64,uint32,uint40,uint40,bytes32,bytes32,bytes32))",
+            terms,
+            hold
+        );
+        verbs[9] = abi.encodeWithSignature(
+            "hold((address,address,address,uint64,uint64,uint64,uint32,uint40,uint40,uint40,bytes32,bytes32,bool),(address,uint64,uint32,uint40,uint40,bytes32,bytes32,bytes32),bytes32[],bytes)",
+            terms,
+            hold,
+            new bytes32[](0),
+            ""
+        );
+        verbs[10] = abi.encodeCall(IMandateEscrow.capture, (terms, HOLD_OF_TOKEN, 9, 5, false));
+        verbs[11] = abi.encodeCall(IMandateEscrow.release, (terms, HOLD_OF_TOKEN));
     }
 
     function test_reverts_whenOpenIsReentered() public {
@@ -75,6 +92,37 @@ contract ReentrancyTest is EscrowTest {
             assertEq(usdc.balanceOf(address(escrow)), remaining);
         }
         assertEq(usdc.balanceOf(stranger), 0);
+    }
+
+    /// @dev The hold is one of the token's own, so that it could capture again, or release what it is being paid.
+    function test_paysOnce_whenCapturingIsReentered() public {
+        _upgradeToken(address(new TokenReenteringQuietly()));
+        bytes[] memory verbs = _verbs();
+        _hold(terms, _holdOf(terms, 14, 2));
+        _holdForTheToken();
+        uint256 held = vm.snapshotState();
+        for (uint32 i = 0; i < verbs.length; ++i) {
+            TokenReenteringQuietly(address(usdc)).reenterWith(verbs[i]);
+            vm.prank(payee);
+            escrow.capture(terms, 2, 14, 5, false);
+            assertFalse(TokenReenteringQuietly(address(usdc)).reentered());
+            assertEq(escrow.mandateOf(id), Mandate(CAP - 23, 18, uint88(1) << HOLD_OF_TOKEN | 4, 0, Status.Open));
+            assertEq(usdc.balanceOf(address(escrow)), CAP - 5);
+            vm.revertToState(held);
+        }
+    }
+
+    /// @dev No payee may be the token, so a hold of its is written into the escrow as if one had been made.
+    function _holdForTheToken() private {
+        address other = makeAddr("other");
+        _hold(terms, _holdFor(terms, other, 9, HOLD_OF_TOKEN));
+        vm.record();
+        escrow.holdOf(id, HOLD_OF_TOKEN);
+        (bytes32[] memory slots,) = vm.accesses(address(escrow));
+        uint256 word = uint256(vm.load(address(escrow), slots[0]));
+        assertEq(uint160(word), uint160(other));
+        vm.store(address(escrow), slots[0], bytes32(word ^ uint160(other) ^ uint160(address(usdc))));
+        assertEq(escrow.holdOf(id, HOLD_OF_TOKEN).payee, address(usdc));
     }
 
     function test_returnsOnce_whenTheEndIsReentered() public {

@@ -95,6 +95,68 @@ contract RevokeTest is EscrowTest {
         _revokeAs(operator);
     }
 
+    // ---------------------------------------------------------------- holds
+
+    /// @dev A revocation takes nothing from the payee of a hold, and lets no new one be made.
+    function test_returnsWhatIsNotHeld(uint64 held, uint64 spent) public {
+        held = uint64(bound(held, 1, CAP - 1));
+        spent = uint64(bound(spent, 0, CAP - held - 1));
+        _hold(terms, _holdOf(terms, held, 0));
+        if (spent != 0) _spend(terms, _payment(terms, spent, 1));
+
+        vm.expectEmit(true, true, true, true, address(escrow));
+        emit IMandateEscrow.Returned(id, operator, CAP - held - spent, 0);
+        _revokeAs(operator);
+        assertEq(escrow.mandateOf(id), Mandate(0, held, spent == 0 ? 1 : 3, 0, Status.Ended));
+        assertEq(escrow.holdOf(id, 0).left, held);
+        assertEq(usdc.balanceOf(address(escrow)), held);
+        _assertRefused(terms, _holdOf(terms, 1, 2), Reason.Ended);
+    }
+
+    /// @dev I9.
+    function test_emitsNoReturned_whenAllIsHeld() public {
+        _hold(terms, _holdOf(terms, CAP, 0));
+        vm.recordLogs();
+        _revokeAs(operator);
+        assertEq(vm.getRecordedLogs().length, 1);
+        assertEq(escrow.mandateOf(id), Mandate(0, CAP, 1, 0, Status.Ended));
+    }
+
+    /// @dev From captureEnd on nothing is held any more.
+    function test_returnsEverything_fromCaptureEndOn() public {
+        _hold(terms, _holdOf(terms, 7, 0));
+        uint256 snapshot = vm.snapshotState();
+        vm.warp(terms.captureEnd - 1);
+        _revokeAs(operator);
+        assertEq(usdc.balanceOf(operator), CAP - 7);
+        vm.revertToState(snapshot);
+
+        vm.warp(terms.captureEnd);
+        vm.expectEmit(true, true, true, true, address(escrow));
+        emit IMandateEscrow.Returned(id, operator, CAP - 7, 7);
+        _revokeAs(operator);
+        assertEq(escrow.mandateOf(id), Mandate(0, 0, 1, 0, Status.Ended));
+        assertEq(usdc.balanceOf(operator), CAP);
+    }
+
+    /// @dev What was held and what was not are told apart again, when the token refuses.
+    function test_keepsWhatIsHeldApart_whenTheTokenRefuses() public {
+        _hold(terms, _holdOf(terms, 7, 0));
+        usdc.blacklist(operator);
+        uint256 snapshot = vm.snapshotState();
+        _revokeAs(operator);
+        assertEq(escrow.mandateOf(id), Mandate(CAP - 7, 7, 1, 0, Status.Ended));
+        vm.revertToState(snapshot);
+
+        vm.warp(terms.captureEnd);
+        _revokeAs(operator);
+        assertEq(escrow.mandateOf(id), Mandate(CAP - 7, 7, 1, 0, Status.Ended));
+        usdc.unBlacklist(operator);
+        assertEq(escrow.sweep(terms), CAP);
+    }
+
+    // ---------------------------------------------------------------- token
+
     /// @dev The mandate ends even if the money cannot move; a sweep returns it once it can.
     function test_succeeds_whenTheTokenRefuses() public {
         usdc.blacklist(operator);

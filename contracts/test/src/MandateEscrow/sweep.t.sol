@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Mandate, Status, Terms} from "../../../src/Types.sol";
+import {Hold, Mandate, Status, Terms} from "../../../src/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 import {TokenReturningFalse} from "../../mocks/HostileTokens.sol";
 
@@ -82,6 +82,114 @@ contract SweepTest is EscrowTest {
         vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NothingToSweep.selector, id));
         escrow.sweep(terms);
     }
+
+    // ---------------------------------------------------------------- holds
+
+    /// @dev I6: at captureEnd, and not a second before, what is held goes back with the rest; no hold stands in the way.
+    function test_takesWhatIsHeld_fromCaptureEndOn() public {
+        _hold(terms, _holdOf(terms, 7, 0));
+        _hold(terms, _holdOf(terms, 8, 1));
+        uint256 snapshot = vm.snapshotState();
+
+        vm.warp(terms.captureEnd - 1);
+        assertEq(escrow.sweep(terms), CAP - 15);
+        assertEq(escrow.mandateOf(id), Mandate(0, 15, 3, 0, Status.Ended));
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NothingToSweep.selector, id));
+        escrow.sweep(terms);
+        vm.warp(terms.captureEnd);
+        vm.expectEmit(true, true, true, true, address(escrow));
+        emit IMandateEscrow.Returned(id, operator, 0, 15);
+        assertEq(escrow.sweep(terms), 15);
+        vm.revertToState(snapshot);
+
+        vm.warp(terms.captureEnd);
+        vm.expectEmit(true, true, true, true, address(escrow));
+        emit IMandateEscrow.Returned(id, operator, CAP - 15, 15);
+        assertEq(escrow.sweep(terms), CAP);
+        assertEq(escrow.mandateOf(id), Mandate(0, 0, 3, 0, Status.Ended));
+        assertEq(usdc.balanceOf(operator), CAP);
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NothingToSweep.selector, id));
+        escrow.sweep(terms);
+    }
+
+    /// @dev At no second are both capture and a sweep of the hold possible, and at none neither; likewise release from
+    /// captureBy on. Here for a hold that lasts to the end, and one that does not.
+    function test_followsCaptureAndReleaseWithoutGapOrOverlap(uint40 captureBy, uint40 time) public {
+        Hold memory hold = _holdOf(terms, CAP, 0);
+        captureBy = uint40(bound(captureBy, terms.captureEnd - 3, terms.captureEnd));
+        hold.captureBy = captureBy;
+        _sign(terms, hold);
+        _hold(terms, hold);
+        time = uint40(bound(time, captureBy - 2, terms.captureEnd + 2));
+        vm.warp(time);
+
+        uint256 snapshot = vm.snapshotState();
+        bool swept = _succeeds(stranger, abi.encodeCall(IMandateEscrow.sweep, (terms)));
+        vm.revertToState(snapshot);
+        bool captured = _succeeds(payee, abi.encodeCall(IMandateEscrow.capture, (terms, 0, CAP, CAP, false)));
+        vm.revertToState(snapshot);
+        bool released = _succeeds(payee, abi.encodeCall(IMandateEscrow.release, (terms, 0)));
+        vm.revertToState(snapshot);
+        bool releasedByAnyone = _succeeds(stranger, abi.encodeCall(IMandateEscrow.release, (terms, 0)));
+
+        assertEq(captured, time < captureBy);
+        assertEq(released, time < terms.captureEnd);
+        assertEq(releasedByAnyone, time >= captureBy && time < terms.captureEnd);
+        assertEq(swept, time >= terms.captureEnd);
+    }
+
+    function _succeeds(address sender, bytes memory call) private returns (bool ok) {
+        vm.prank(sender);
+        (ok,) = address(escrow).call(call);
+    }
+
+    /// @dev I4: what a hold's slot still says after the sweep is worth nothing, though others' money is there to take.
+    function test_endsAllHolds_fromCaptureEndOn() public {
+        Terms memory other = _terms();
+        other.intent = "other";
+        _open(other);
+        _hold(terms, _holdOf(terms, 7, 0));
+        vm.warp(terms.captureEnd);
+        escrow.sweep(terms);
+        assertEq(escrow.holdOf(id, 0).left, 7);
+
+        assertFalse(_succeeds(payee, abi.encodeCall(IMandateEscrow.capture, (terms, 0, 7, 7, false))));
+        assertFalse(_succeeds(payee, abi.encodeCall(IMandateEscrow.release, (terms, 0))));
+        assertFalse(_succeeds(stranger, abi.encodeCall(IMandateEscrow.sweep, (terms))));
+        assertEq(usdc.balanceOf(address(escrow)), CAP);
+    }
+
+    function test_reverts_whenAllIsHeld() public {
+        _hold(terms, _holdOf(terms, CAP, 0));
+        vm.warp(terms.expiry);
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NothingToSweep.selector, id));
+        escrow.sweep(terms);
+        assertEq(escrow.mandateOf(id), Mandate(0, CAP, 1, 0, Status.Open));
+    }
+
+    /// @dev I11.
+    function test_succeeds_atTypeMaxima() public {
+        terms.cap = type(uint64).max;
+        (terms.expiry, terms.captureEnd) = (type(uint32).max, type(uint32).max);
+        _open(terms);
+        Hold memory hold = _holdOf(terms, type(uint64).max - 1, 0);
+        (hold.deadline, hold.captureBy) = (type(uint40).max, type(uint32).max);
+        _sign(terms, hold);
+        _hold(terms, hold);
+        vm.warp(type(uint32).max);
+        assertEq(escrow.sweep(terms), type(uint64).max);
+    }
+
+    function test_keepsWhatIsHeldApart_whenTheTokenRefuses() public {
+        _hold(terms, _holdOf(terms, 7, 0));
+        vm.warp(terms.captureEnd);
+        usdc.pause();
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.TransferFailed.selector, operator, CAP));
+        escrow.sweep(terms);
+        assertEq(escrow.mandateOf(id), Mandate(CAP - 7, 7, 1, 0, Status.Open));
+    }
+
+    // ---------------------------------------------------------------- the mandate
 
     function test_reverts_whenTheMandateIsUnknown() public {
         terms.intent = "unknown";

@@ -410,6 +410,7 @@ fn ask(scene: &Scene, amount: u64) -> stipend_core::api::MandateRequest {
         duration: "1h".parse().unwrap(),
         per_payment: None,
         payees: None,
+        mccs: None,
         metadata: Default::default(),
     };
     let intent =
@@ -461,4 +462,167 @@ fn a_guardian_s_unknown_past_may_hold_other_submitters() {
     scene.mine_with(vec![skipped(0, Code::TransferFailed, hash)], vec![hash]);
     scene.finalize();
     assert_eq!(scene.state(0).0, PaymentState::Reserved);
+}
+
+// Cards.
+
+const CAPTURE_BY: Seconds = 25_000;
+
+fn admit_card(scene: &Scene, nonce: u32, amount: u64, deadline: Seconds) -> stipend_core::CardId {
+    let body = stipend_core::api::NewCard {
+        mandate: MANDATE,
+        amount: usdc(amount),
+        nonce,
+        deadline,
+        capture_by: CAPTURE_BY,
+        reference: B256::ZERO,
+        signature: Bytes::from_static(&[1; 65]),
+        metadata: Default::default(),
+    };
+    let id = stipend_core::CardId::generate();
+    let digest = B256::left_padding_from(&nonce.to_be_bytes());
+    let decision = Decision { allow: true, rules: Vec::new() };
+    let admission = cards::Admission { id, body, digest, payee: PAYEE, expires_at: 20_000 };
+    cards::admit(&scene.ledger, &scene.mandate(), &admission, &decision, 0).unwrap();
+    id
+}
+
+fn card(scene: &Scene, id: stipend_core::CardId) -> cards::Record {
+    cards::by_id(&scene.ledger, id).unwrap().unwrap()
+}
+
+/// Takes a card through these states.
+fn walk(scene: &Scene, id: stipend_core::CardId, states: &[CardState]) {
+    for state in states {
+        cards::step(&scene.ledger, &card(scene, id), *state, None, None, 0).unwrap();
+    }
+}
+
+fn held(nonce: u32, amount: u64) -> Log {
+    let event = MandateEscrow::Held {
+        mandate: MANDATE.0,
+        payee: PAYEE,
+        amount,
+        nonce,
+        captureBy: alloy_primitives::aliases::U40::from(CAPTURE_BY),
+        r#ref: B256::ZERO,
+    };
+    log(&event, B256::ZERO)
+}
+
+fn captured(nonce: u32, amount: u64) -> Log {
+    log(&MandateEscrow::Captured { mandate: MANDATE.0, payee: PAYEE, amount, nonce }, B256::ZERO)
+}
+
+fn released(nonce: u32, amount: u64) -> Log {
+    log(&MandateEscrow::Released { mandate: MANDATE.0, amount, nonce }, B256::ZERO)
+}
+
+/// Available, reserved, held, paid.
+fn purse(scene: &Scene) -> [u64; 4] {
+    let books = scene.books();
+    [books.available(), books.reserved, books.held, books.paid].map(Amount::units)
+}
+
+#[test]
+fn a_hold_is_booked_when_final_then_captured_and_the_rest_is_back() {
+    let mut scene = Scene::new(GUARDIAN);
+    let id = admit_card(&scene, 0, 250, DEADLINE);
+    assert_eq!(purse(&scene), [750, 250, 0, 0]);
+    scene.mine(vec![held(0, 250)]);
+    assert!(card(&scene, id).held.is_some());
+    assert_eq!(purse(&scene), [750, 250, 0, 0]);
+    scene.finalize();
+    assert_eq!(purse(&scene), [750, 0, 250, 0]);
+    walk(&scene, id, &[CardState::Held, CardState::Active, CardState::Used, CardState::Closing]);
+    scene.mine(vec![captured(0, 184), released(0, 66)]);
+    assert_eq!(purse(&scene), [750, 0, 250, 0]);
+    scene.finalize();
+    assert_eq!(purse(&scene), [816, 0, 0, 184]);
+    let card = card(&scene, id);
+    assert_eq!((card.state, card.captured, card.released), (CardState::Closed, usdc(184), usdc(66)));
+}
+
+#[test]
+fn a_reorg_takes_a_hold_away_and_it_counts_once_when_it_is_back() {
+    let mut scene = Scene::new(GUARDIAN);
+    let id = admit_card(&scene, 0, 250, DEADLINE);
+    scene.mine(vec![held(0, 250)]);
+    scene.unmine();
+    assert_eq!(card(&scene, id).held, None);
+    assert_eq!(purse(&scene), [750, 250, 0, 0]);
+    scene.mine(Vec::new());
+    scene.mine(vec![held(0, 250)]);
+    scene.finalize();
+    assert_eq!(purse(&scene), [750, 0, 250, 0]);
+}
+
+#[test]
+fn a_hold_that_can_never_be_placed_gives_its_money_back_when_that_is_final() {
+    let mut scene = Scene::new(GUARDIAN);
+    let now = blocks::head(&scene.ledger).unwrap().unwrap().time;
+    let late = admit_card(&scene, 0, 100, now + 1);
+    let used = admit_card(&scene, 1, 100, DEADLINE);
+    let ended = admit_card(&scene, 2, 100, DEADLINE);
+    scene.mine(Vec::new());
+    assert_eq!(card(&scene, late).state, CardState::Requested);
+    scene.finalize();
+    assert_eq!((card(&scene, late).state, card(&scene, late).reason), (CardState::Failed, Some(Code::DeadlinePassed)));
+    // Another payment under the card's nonce, which freezes the mandate besides.
+    scene.mine(vec![spent(1, 5, B256::ZERO)]);
+    scene.finalize();
+    assert_eq!(card(&scene, used).reason, Some(Code::NonceUsed));
+    scene.mine(revoked());
+    assert_eq!(card(&scene, ended).state, CardState::Requested);
+    scene.finalize();
+    assert_eq!(card(&scene, ended).reason, Some(Code::Ended));
+    assert_eq!(purse(&scene), [995, 0, 0, 5]);
+}
+
+#[test]
+fn a_hold_that_nobody_accepted_freezes_a_guarded_mandate_and_is_booked() {
+    let mut scene = Scene::new(GUARDIAN);
+    scene.mine(vec![held(7, 300)]);
+    assert!(scene.mandate().frozen.is_some());
+    scene.finalize();
+    assert_eq!(purse(&scene), [700, 0, 300, 0]);
+    scene.mine(vec![captured(7, 100)]);
+    scene.mine(vec![released(7, 200)]);
+    scene.finalize();
+    assert_eq!(purse(&scene), [900, 0, 0, 100]);
+}
+
+#[test]
+fn the_issuer_s_news_lead_to_one_end_in_any_order_and_any_number() {
+    use crate::cards::keeper::take_in;
+    let event = |token: &str, kind: &str, cents, created: &str, approved| cards::IssuerEvent {
+        token: token.into(),
+        transaction: "t".into(),
+        created: created.into(),
+        kind: kind.into(),
+        cents,
+        approved,
+    };
+    let authorised = event("a", "AUTHORIZATION", 184, "2026-01-01T00:00:00Z", true);
+    let cleared = event("c", "CLEARING", 184, "2026-01-02T00:00:00Z", true);
+    let declined = event("d", "AUTHORIZATION", 10, "2026-01-03T00:00:00Z", false);
+    for order in [
+        vec![&authorised, &cleared],
+        vec![&cleared, &authorised],
+        vec![&authorised, &authorised, &declined, &cleared, &cleared],
+    ] {
+        let mut scene = Scene::new(GUARDIAN);
+        let id = admit_card(&scene, 0, 250, DEADLINE);
+        scene.mine(vec![held(0, 250)]);
+        walk(&scene, id, &[CardState::Held, CardState::Active, CardState::Used]);
+        let seq = card(&scene, id).seq;
+        for event in &order {
+            take_in(&scene.ledger, seq, std::slice::from_ref(*event)).unwrap();
+        }
+        // All of them at once, as asking gives them.
+        take_in(&scene.ledger, seq, &[authorised.clone(), cleared.clone(), declined.clone()]).unwrap();
+        assert_eq!(card(&scene, id).state, CardState::Closing);
+        let tally = cards::tally(&scene.ledger, seq, Some("t")).unwrap();
+        assert_eq!((tally.pending, tally.cleared), (0, 184));
+    }
 }

@@ -1,0 +1,227 @@
+//! Cards: the agent signs a hold for the card programme's treasury, and gets a single-use card.
+
+use std::time::{Duration, Instant};
+
+use alloy::signers::SignerSync;
+use alloy_primitives::{B256, Bytes};
+use reqwest::Method;
+use serde::Serialize;
+use stipend_bindings::Hold;
+use stipend_core::{
+    Amount, CardId, Code, MandateId, Seconds,
+    api::{Card, CardSecrets, CardsInfo, Metadata, NewCard, Page, Problem},
+    card::CardState,
+};
+
+use crate::{
+    Accepted, Client, Error, PageQuery, Signed,
+    http::Call,
+    nonces::{self, Ends, RENEWALS},
+};
+
+/// How long a hold's signature lives by default: whoever asks for a card waits for it.
+const LIFETIME: Seconds = 600;
+
+/// How much longer than asked a hold lasts: the relayer counts from when it is asked.
+const CAPTURE_MARGIN: Seconds = 300;
+
+/// A card to be created. What is not set is chosen: the next free nonce, a deadline in ten minutes,
+/// a `capture_by` as the relayer needs it, no `ref`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateCard {
+    /// The mandate.
+    pub mandate: MandateId,
+    /// What the card may be charged, in whole cents.
+    pub amount: Amount,
+    /// The hold's nonce: one sequence with the payments'.
+    pub nonce: Option<u32>,
+    /// Until when the hold may be placed.
+    pub deadline: Option<Seconds>,
+    /// Until when the hold may be captured.
+    pub capture_by: Option<Seconds>,
+    /// Commits to what is bought.
+    pub reference: Option<B256>,
+    /// Makes another card with the same key, mandate, amount and `ref` the same card.
+    pub idempotency_key: Option<String>,
+    /// Free words.
+    pub metadata: Metadata,
+}
+
+impl CreateCard {
+    /// A card over `amount` from `mandate`.
+    #[must_use]
+    pub const fn new(mandate: MandateId, amount: Amount) -> Self {
+        Self {
+            mandate,
+            amount,
+            nonce: None,
+            deadline: None,
+            capture_by: None,
+            reference: None,
+            idempotency_key: None,
+            metadata: Metadata::new(),
+        }
+    }
+}
+
+/// What to wait for. A card that can't become active any more ends every wait for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CardWait {
+    /// It can be charged.
+    Active,
+    /// It is closed for good, and its hold is settled.
+    Closed,
+}
+
+impl CardWait {
+    /// Whether a card in this state need not be waited for any more.
+    #[must_use]
+    pub const fn is_over(self, state: CardState) -> bool {
+        match self {
+            Self::Active => !matches!(state, CardState::Requested | CardState::Held),
+            Self::Closed => state.is_final(),
+        }
+    }
+}
+
+impl Client {
+    /// Signs a hold and asks for the card that it backs.
+    ///
+    /// # Errors
+    /// [`Error::Problem`] with a decision if it was denied; [`Error::Unknown`] carries the signed
+    /// hold, for [`Client::send_card`].
+    pub async fn create_card(&self, card: CreateCard) -> Result<Accepted<Card>, Error> {
+        let mut renewals = RENEWALS;
+        loop {
+            let hold = self.sign_card(&card).await?;
+            let error = match self.send_card(&hold, card.idempotency_key.clone()).await {
+                Ok(accepted) => return Ok(accepted),
+                Err(error) => error,
+            };
+            let again = card.nonce.is_none() && self.renounce(card.mandate, hold.nonce, &error).await?;
+            if !again || renewals == 0 {
+                return Err(error);
+            }
+            renewals -= 1;
+        }
+    }
+
+    /// Signs a card's hold without sending it. The same input with nonce, deadline and `capture_by`
+    /// set gives the same bytes.
+    pub async fn sign_card(&self, card: &CreateCard) -> Result<NewCard, Error> {
+        let domain = self.domain().await?;
+        let (now, info) = self.clock().await?;
+        let Some(cards) = info.cards else {
+            let problem = Problem::new(Code::CardsNotOffered, "this relayer has no card issuer");
+            return Err(Error::Problem(Box::new(problem)));
+        };
+        let (nonce, ends) = match (card.nonce, card.deadline, card.capture_by) {
+            (Some(nonce), Some(_), Some(_)) => (nonce, Ends::NEVER),
+            (nonce, ..) => self.nonce(card.mandate, nonce).await?,
+        };
+        let deadline = card.deadline.unwrap_or_else(|| nonces::deadline(now, LIFETIME, ends, &info.limits));
+        let capture_by = card.capture_by.unwrap_or_else(|| capture_by(now, &cards, ends));
+        let reference = card.reference.unwrap_or_default();
+        let payee = cards.treasury;
+        let hold = Hold::new(card.mandate, (payee, card.amount), nonce, (deadline, capture_by), reference)
+            .map_err(|error| Error::Setup(error.to_string()))?;
+        let signature = self.inner.signer.sign_hash_sync(&domain.hold_digest(&hold));
+        let signature = signature.map_err(|error| Error::Signing(error.to_string()))?;
+        Ok(NewCard {
+            mandate: card.mandate,
+            amount: card.amount,
+            nonce,
+            deadline,
+            capture_by,
+            reference,
+            signature: Bytes::copy_from_slice(&signature.as_bytes()),
+            metadata: card.metadata.clone(),
+        })
+    }
+
+    /// Sends a card's hold that is signed, and sends the same bytes again while the outcome is
+    /// unknown: they never give two cards.
+    pub async fn send_card(&self, card: &NewCard, idempotency_key: Option<String>) -> Result<Accepted<Card>, Error> {
+        let call = Call::new(Method::POST, self.inner.http.url("v1/cards", &())?).body(card, idempotency_key)?;
+        self.send_signed(call, || Signed::Card(Box::new(card.clone()))).await
+    }
+
+    /// One card of the caller's, as its agent or its operator.
+    pub async fn card(&self, id: CardId) -> Result<Card, Error> {
+        self.get(&format!("v1/cards/{id}"), &()).await
+    }
+
+    /// One card of the caller's, once `wait` is over, but after `at_most` in any case: look at its
+    /// state.
+    pub async fn wait_for_card(&self, id: CardId, wait: CardWait, at_most: Duration) -> Result<Card, Error> {
+        let start = Instant::now();
+        loop {
+            let card = self.card(id).await?;
+            let waited = start.elapsed();
+            if wait.is_over(card.state) || waited >= at_most {
+                return Ok(card);
+            }
+            // A card is there in a block or two; its end may be days away.
+            tokio::time::sleep((waited / 8).clamp(Duration::from_millis(100), Duration::from_secs(2))).await;
+        }
+    }
+
+    /// The caller's cards, newest first.
+    pub async fn cards(&self, mandate: Option<MandateId>, page: &PageQuery) -> Result<Page<Card>, Error> {
+        #[derive(Serialize)]
+        struct Query<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            mandate: Option<MandateId>,
+            #[serde(flatten)]
+            page: &'a PageQuery,
+        }
+        self.get("v1/cards", &Query { mandate, page }).await
+    }
+
+    /// A card's number, expiry and code, for its agent alone. Every look is in the audit trail.
+    pub async fn card_secrets(&self, id: CardId) -> Result<CardSecrets, Error> {
+        let secrets = self.get(&format!("v1/cards/{id}/secrets"), &()).await;
+        secrets.map_err(|error| match error {
+            // What is odd about an answer is told by quoting it.
+            Error::NotARelayer { url, status, .. } => {
+                Error::NotARelayer { url, status, reason: "these are no card's secrets".into() }
+            }
+            error => error,
+        })
+    }
+
+    /// Ends a card that was not charged: its hold is released.
+    pub async fn close_card(&self, id: CardId) -> Result<Card, Error> {
+        let call = Call::new(Method::POST, self.inner.http.url(&format!("v1/cards/{id}/close"), &())?);
+        self.inner.http.send(call, Some(self.identity().await?)).await?.json()
+    }
+}
+
+/// As late as the relayer needs it and a little later, but not past the end of captures.
+fn capture_by(now: Seconds, cards: &CardsInfo, ends: Ends) -> Seconds {
+    let needed = now.saturating_add(cards.ttl).saturating_add(cards.clearing_reserve);
+    needed.saturating_add(CAPTURE_MARGIN).min(ends.capture_end)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::Address;
+
+    use super::*;
+
+    #[test]
+    fn a_hold_lasts_as_long_as_clearings_may_take() {
+        let cards = CardsInfo { treasury: Address::ZERO, ttl: 3_600, clearing_reserve: 86_400 };
+        let capture_by = |capture_end| capture_by(1_000, &cards, Ends { expiry: 0, capture_end });
+        assert_eq!(capture_by(1_000_000), 91_300);
+        assert_eq!(capture_by(91_200), 91_200, "never past the end of captures");
+    }
+
+    #[test]
+    fn a_wait_for_a_card_ends_when_it_can_t_come_any_more() {
+        let over = |wait: CardWait| CardState::ALL.into_iter().filter(move |state| wait.is_over(*state));
+        assert!(over(CardWait::Closed).eq([CardState::Closed, CardState::Failed]));
+        assert!(!CardWait::Active.is_over(CardState::Held));
+        assert_eq!(over(CardWait::Active).count(), 5);
+    }
+}

@@ -1,0 +1,314 @@
+//! Cards, without any I/O: what a card may be used for, what its transaction says, where it stands.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Amount, Code, Intent, Seconds, policy::MandateState};
+
+/// After a card has ended, how long clearings may still arrive: the networks' latest (30 days for
+/// hotels and cars) and a week.
+pub const CLEARING_RESERVE: Seconds = 38 * 86_400;
+
+/// A merchant category code (ISO 18245): four digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mcc([u8; 4]);
+
+/// Why a text is not a merchant category.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a merchant category is four digits, such as \"5734\"")]
+pub struct MccError;
+
+impl std::str::FromStr for Mcc {
+    type Err = MccError;
+
+    fn from_str(text: &str) -> Result<Self, MccError> {
+        let digits: [u8; 4] = text.as_bytes().try_into().map_err(|_| MccError)?;
+        if digits.iter().all(u8::is_ascii_digit) { Ok(Self(digits)) } else { Err(MccError) }
+    }
+}
+
+impl TryFrom<String> for Mcc {
+    type Error = MccError;
+
+    fn try_from(text: String) -> Result<Self, MccError> {
+        text.parse()
+    }
+}
+
+impl From<Mcc> for String {
+    fn from(mcc: Mcc) -> Self {
+        mcc.to_string()
+    }
+}
+
+impl fmt::Display for Mcc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl fmt::Debug for Mcc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a card stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CardState {
+    /// Accepted; its hold is not confirmed on chain.
+    Requested,
+    /// Its hold is on chain; the issuer is asked for a card.
+    Held,
+    /// It can be charged, once.
+    Active,
+    /// It was charged; the clearing has not come.
+    Used,
+    /// It can't be charged any more; what was cleared is captured, the rest released.
+    Closing,
+    /// Closed for good; its hold is settled.
+    Closed,
+    /// There never was a card, and its money is back in the budget.
+    Failed,
+}
+
+impl CardState {
+    /// Every state.
+    pub const ALL: [Self; 7] =
+        [Self::Requested, Self::Held, Self::Active, Self::Used, Self::Closing, Self::Closed, Self::Failed];
+
+    /// Its name in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Held => "held",
+            Self::Active => "active",
+            Self::Used => "used",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether it never changes again.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Closed | Self::Failed)
+    }
+
+    /// Whether it may become `next`.
+    #[must_use]
+    pub const fn may_become(self, next: Self) -> bool {
+        matches!(
+            (self, next),
+            (Self::Requested, Self::Held | Self::Failed)
+                // A reorg takes the hold away before there is a card; then it is sent again.
+                | (Self::Held, Self::Requested | Self::Active | Self::Closing)
+                | (Self::Active, Self::Used | Self::Closing)
+                | (Self::Used, Self::Closing)
+                | (Self::Closing, Self::Closed)
+        )
+    }
+}
+
+/// What an issuer asks when a card is charged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// In cents: the larger of what is charged and what is held for it.
+    pub cents: i64,
+    /// In cents: cash that is handed out.
+    pub cash_cents: i64,
+    /// Whether cardholder and merchant both count in US dollars.
+    pub in_dollars: bool,
+    /// Whether it is a plain authorisation: no credit, no balance inquiry.
+    pub plain: bool,
+    /// The merchant's category, as the merchant says.
+    pub mcc: Option<Mcc>,
+}
+
+/// What is known of a card when it is charged.
+#[derive(Clone, Debug)]
+pub struct CardStanding<'a> {
+    /// Where it stands.
+    pub state: CardState,
+    /// Whether its hold is in the chain now.
+    pub held_now: bool,
+    /// What it may be charged.
+    pub amount: Amount,
+    /// From this second on it can't be charged.
+    pub expires_at: Seconds,
+    /// Where its mandate stands.
+    pub mandate: MandateState,
+    /// The intent of its mandate.
+    pub intent: Option<&'a Intent>,
+}
+
+/// Why a charge is declined; `None`: it is approved.
+#[must_use]
+pub fn authorise(card: &CardStanding<'_>, charge: &Charge, now: Seconds) -> Option<Code> {
+    let allowed = card.intent.and_then(|intent| intent.policy.mccs.as_deref());
+    let fits = Amount::from_cents(charge.cents).is_some_and(|amount| !amount.is_zero() && amount <= card.amount);
+    match card.state {
+        CardState::Active if card.held_now => {}
+        CardState::Used => return Some(Code::CardUsed),
+        _ => return Some(Code::CardNotActive),
+    }
+    if now >= card.expires_at {
+        return Some(Code::CardExpired);
+    }
+    // The hold is senior to the end of its mandate on chain; a new charge is not.
+    if card.mandate != MandateState::Open {
+        return Some(Code::Ended);
+    }
+    if !charge.plain || charge.cash_cents != 0 {
+        return Some(Code::ChargeNotPlain);
+    }
+    if !charge.in_dollars {
+        return Some(Code::CurrencyNotAllowed);
+    }
+    if allowed.is_some_and(|allowed| charge.mcc.is_none_or(|mcc| !allowed.contains(&mcc))) {
+        return Some(Code::MerchantNotAllowed);
+    }
+    if !fits {
+        return Some(Code::AboveCardAmount);
+    }
+    None
+}
+
+/// What an event of a card's transaction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// A charge of so much was approved.
+    Authorised(i64),
+    /// The charge is now so much in all.
+    Adjusted(i64),
+    /// So much of the charge was taken back.
+    Reversed(i64),
+    /// What is left of the charge lapsed.
+    Expired,
+    /// So much was taken for good.
+    Cleared(i64),
+}
+
+/// What a card's transactions come to, in cents. Events are a set: their order of arrival does not
+/// matter, only the issuer's own order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Charged, and neither cleared nor taken back yet.
+    pub pending: i64,
+    /// Taken for good.
+    pub cleared: i64,
+}
+
+impl Tally {
+    /// Over one transaction's moves, in the issuer's order.
+    #[must_use]
+    pub fn of(moves: impl IntoIterator<Item = Move>) -> Self {
+        let (mut authorised, mut cleared) = (0_i64, 0_i64);
+        for step in moves {
+            match step {
+                Move::Authorised(cents) | Move::Adjusted(cents) => authorised = cents.max(0),
+                Move::Reversed(cents) => authorised = authorised.saturating_sub(cents.max(0)).max(0),
+                Move::Expired => authorised = cleared.min(authorised),
+                Move::Cleared(cents) => cleared = cleared.saturating_add(cents.max(0)),
+            }
+        }
+        Self { pending: authorised.saturating_sub(cleared).max(0), cleared }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            pending: self.pending.saturating_add(other.pending),
+            cleared: self.cleared.saturating_add(other.cleared),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::B256;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::intent::Policy;
+
+    const NOW: Seconds = 1_000;
+
+    fn intent(mccs: Option<&[&str]>) -> Intent {
+        let mccs = mccs.map(|mccs| mccs.iter().map(|mcc| mcc.parse().unwrap()).collect());
+        Intent { version: 1, purpose: "p".into(), policy: Policy { mccs, ..Policy::default() }, nonce: B256::ZERO }
+    }
+
+    fn verdict(change: impl FnOnce(&mut CardStanding<'_>, &mut Charge), intent: &Intent) -> Option<Code> {
+        let mut card = CardStanding {
+            state: CardState::Active,
+            held_now: true,
+            amount: "25".parse().unwrap(),
+            expires_at: NOW + 1,
+            mandate: MandateState::Open,
+            intent: Some(intent),
+        };
+        let mut charge =
+            Charge { cents: 2_500, cash_cents: 0, in_dollars: true, plain: true, mcc: "5734".parse().ok() };
+        change(&mut card, &mut charge);
+        authorise(&card, &charge, NOW)
+    }
+
+    #[test]
+    fn a_charge_passes_once_within_amount_time_mandate_and_merchants() {
+        let any = intent(None);
+        assert_eq!(verdict(|_, _| (), &any), None);
+        assert_eq!(verdict(|card, _| card.state = CardState::Used, &any), Some(Code::CardUsed));
+        assert_eq!(verdict(|card, _| card.held_now = false, &any), Some(Code::CardNotActive));
+        assert_eq!(verdict(|card, _| card.expires_at = NOW, &any), Some(Code::CardExpired));
+        assert_eq!(verdict(|card, _| card.mandate = MandateState::Ended, &any), Some(Code::Ended));
+        assert_eq!(verdict(|_, charge| charge.plain = false, &any), Some(Code::ChargeNotPlain));
+        assert_eq!(verdict(|_, charge| charge.cash_cents = 1, &any), Some(Code::ChargeNotPlain));
+        assert_eq!(verdict(|_, charge| charge.in_dollars = false, &any), Some(Code::CurrencyNotAllowed));
+        for cents in [2_501, 0, -1, i64::MIN, i64::MAX] {
+            assert_eq!(verdict(|_, charge| charge.cents = cents, &any), Some(Code::AboveCardAmount), "{cents}");
+        }
+        let narrow = intent(Some(&["5734", "7372"]));
+        assert_eq!(verdict(|_, _| (), &narrow), None);
+        for mcc in ["7995".parse().ok(), None] {
+            assert_eq!(verdict(|_, charge| charge.mcc = mcc, &narrow), Some(Code::MerchantNotAllowed));
+        }
+        for state in [CardState::Requested, CardState::Held, CardState::Closing, CardState::Closed, CardState::Failed] {
+            assert_eq!(verdict(|card, _| card.state = state, &any), Some(Code::CardNotActive));
+        }
+    }
+
+    #[test]
+    fn a_tally_follows_the_issuer_s_rules() {
+        use Move::{Adjusted, Authorised, Cleared, Expired, Reversed};
+        let tally = |moves: &[Move]| {
+            let Tally { pending, cleared } = Tally::of(moves.iter().copied());
+            (pending, cleared)
+        };
+        assert_eq!(tally(&[Authorised(1_840)]), (1_840, 0));
+        assert_eq!(tally(&[Authorised(1_000), Cleared(600)]), (400, 600));
+        assert_eq!(tally(&[Authorised(1_000), Cleared(600), Cleared(300)]), (100, 900));
+        assert_eq!(tally(&[Authorised(5_000), Cleared(7_340)]), (0, 7_340));
+        assert_eq!(tally(&[Authorised(1_000), Adjusted(1_200), Cleared(1_200)]), (0, 1_200));
+        assert_eq!(tally(&[Authorised(1_000), Reversed(1_000)]), (0, 0));
+        assert_eq!(tally(&[Authorised(1_000), Reversed(2_000)]), (0, 0));
+        assert_eq!(tally(&[Authorised(1_000), Expired]), (0, 0));
+        assert_eq!(tally(&[Authorised(1_000), Expired, Cleared(900)]), (0, 900));
+        assert_eq!(tally(&[Authorised(1_000), Cleared(400), Expired]), (0, 400));
+        assert_eq!(tally(&[Cleared(5)]), (0, 5));
+    }
+
+    proptest! {
+        #[test]
+        fn a_category_is_four_digits_and_nothing_else(text in "\\PC{0,6}") {
+            let valid = text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit());
+            prop_assert_eq!(text.parse::<Mcc>().is_ok(), valid);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The HTTP surface: Lithic's paths, bodies and status codes, and `/_mock`. A skin over [`Issuer`].
+
+mod cards;
+mod events;
+mod input;
+mod mock;
+mod serve;
+mod transactions;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use crate::issuer::{Issuer, Refusal};
+
+pub(crate) use serve::serve;
+
+/// The largest body that is read.
+const BODY_MAX: usize = 64 * 1024;
+
+fn routes(issuer: Issuer, api_key: SecretString) -> Router {
+    Router::new()
+        .route("/v1/cards", post(cards::create).get(cards::list))
+        .route("/v1/cards/{token}", get(cards::get).patch(cards::update))
+        .route("/v1/cards/{token}/spend_limits", get(cards::spend_limits))
+        .route("/v1/transactions", get(transactions::list))
+        .route("/v1/transactions/{token}", get(transactions::get))
+        .route("/v1/transactions/{token}/expire_authorization", post(transactions::expire))
+        .route("/v1/simulate/authorize", post(transactions::authorize))
+        .route("/v1/simulate/authorization_advice", post(transactions::advise))
+        .route("/v1/simulate/clearing", post(transactions::clear))
+        .route("/v1/simulate/void", post(transactions::void))
+        .route("/v1/simulate/return", post(transactions::give_back))
+        .route("/v1/simulate/return_reversal", post(transactions::reverse_return))
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/{event}", get(events::get))
+        .route("/v1/events/{event}/event_subscriptions/{subscription}/resend", post(events::resend))
+        .route("/v1/event_subscriptions", post(events::subscribe).get(events::subscriptions))
+        .route(
+            "/v1/event_subscriptions/{token}",
+            get(events::subscription).patch(events::change).delete(events::unsubscribe),
+        )
+        .route("/v1/event_subscriptions/{token}/secret", get(events::secret))
+        .route("/v1/event_subscriptions/{token}/secret/rotate", post(events::rotate))
+        .route("/v1/event_subscriptions/{token}/recover", post(events::recover))
+        .route("/v1/event_subscriptions/{token}/replay_missing", post(events::replay_missing))
+        .route("/v1/responder_endpoints", post(events::enrol).get(events::enrolled).delete(events::disenrol))
+        .route("/v1/auth_stream/secret", get(events::asa_secret))
+        .route("/v1/auth_stream/secret/rotate", post(events::rotate_asa))
+        .route("/_mock", get(mock::show).patch(mock::change))
+        .route("/_mock/reset", post(mock::reset))
+        .route("/_mock/force_post", post(mock::force_post))
+        .route_layer(middleware::from_fn_with_state(Arc::new(api_key), authenticate))
+        // Open, as at Lithic's.
+        .route("/v1/status", get(async || Json(json!({ "message": "OK" }))))
+        .fallback(async || Refusal::NotFound("path"))
+        .method_not_allowed_fallback(async || Refusal::Method)
+        .layer(middleware::from_fn(log))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(issuer)
+}
+
+/// The bare key, as Lithic has it: no scheme before it.
+async fn authenticate(State(key): State<Arc<SecretString>>, request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
+    if given.ct_eq(key.expose_secret().as_bytes()).into() {
+        next.run(request).await
+    } else {
+        Refusal::Unauthorised.into_response()
+    }
+}
+
+/// Method, route and status: never a path, a query or a body, which may hold anything.
+async fn log(request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let route = request.extensions().get::<axum::extract::MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("-", |route| route.as_str());
+    tracing::debug!(%method, route, status = response.status().as_u16(), "answered");
+    response
+}
+
+fn debugging_id() -> Uuid {
+    Uuid::new_v4()
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorised => StatusCode::UNAUTHORIZED,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::KeyReused => StatusCode::CONFLICT,
+            Self::Unprocessable(_) | Self::Declined { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let message = match &self {
+            Self::Store(error) => {
+                tracing::error!(%error, "a call failed");
+                "the issuer failed: see its log".into()
+            }
+            told => told.to_string(),
+        };
+        let id = debugging_id();
+        let body = match &self {
+            Self::Declined { token, .. } => {
+                json!({ "debugging_request_id": id, "message": message, "token": token })
+            }
+            _ => json!({ "debugging_request_id": id, "message": message }),
+        };
+        let mut response = (status, Json(body)).into_response();
+        if matches!(self, Self::KeyReused) {
+            // The SDK tries a 409 again unless it is told not to.
+            let header = HeaderName::from_static("x-should-retry");
+            response.headers_mut().insert(header, HeaderValue::from_static("false"));
+        }
+        response
+    }
+}

@@ -1,0 +1,149 @@
+//! The issuer calls: before it approves a charge, and after everything that happens. Lithic's forms;
+//! whatever else they carry is passed over.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode},
+};
+use serde::{Deserialize, Serialize};
+use stipend_core::{Code, card::Charge};
+
+use super::{
+    Api,
+    input::{self, invalid},
+    problem::Refusal,
+};
+use crate::{
+    cards::{issuer::Transaction, signature::SigningSecret},
+    clock,
+    service::{Cards, Question},
+};
+
+#[derive(Deserialize)]
+struct Authorization {
+    token: String,
+    status: String,
+    card: CardName,
+    amounts: Amounts,
+    #[serde(default)]
+    cash_amount: i64,
+    merchant: Merchant,
+}
+
+#[derive(Deserialize)]
+struct CardName {
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct Amounts {
+    cardholder: Money,
+    hold: Option<Money>,
+    merchant: Money,
+}
+
+#[derive(Deserialize)]
+struct Money {
+    amount: i64,
+    currency: String,
+}
+
+#[derive(Deserialize)]
+struct Merchant {
+    #[serde(default)]
+    descriptor: String,
+    #[serde(default)]
+    mcc: String,
+}
+
+impl From<Authorization> for Question {
+    fn from(asked: Authorization) -> Self {
+        let Amounts { cardholder, hold, merchant } = asked.amounts;
+        // More can be held than is charged, for a tip: that counts.
+        let held = hold.as_ref().map_or(0, |hold| hold.amount);
+        let currencies = [Some(&cardholder), Some(&merchant), hold.as_ref()];
+        Self {
+            transaction: asked.token,
+            card: asked.card.token,
+            merchant: asked.merchant.descriptor,
+            charge: Charge {
+                cents: cardholder.amount.max(held),
+                cash_cents: asked.cash_amount,
+                in_dollars: currencies.into_iter().flatten().all(|money| money.currency == "USD"),
+                plain: matches!(asked.status.as_str(), "AUTHORIZATION" | "FINANCIAL_AUTHORIZATION"),
+                mcc: asked.merchant.mcc.parse().ok(),
+            },
+        }
+    }
+}
+
+/// The answer to a question about a charge.
+#[derive(Serialize)]
+pub(super) struct Verdict {
+    result: &'static str,
+    token: String,
+}
+
+/// What a decline is called at the issuer; our own reason is in the trail.
+const fn result(verdict: Option<Code>) -> &'static str {
+    match verdict {
+        None => "APPROVED",
+        Some(Code::AboveCardAmount) => "INSUFFICIENT_FUNDS",
+        Some(Code::MerchantNotAllowed | Code::CurrencyNotAllowed) => "UNAUTHORIZED_MERCHANT",
+        Some(Code::CardUsed) => "VELOCITY_EXCEEDED",
+        Some(_) => "CARD_PAUSED",
+    }
+}
+
+pub(super) async fn authorization(State(api): State<Api>, request: Request) -> Result<Json<Verdict>, Refusal> {
+    let (_, body) = checked(&api, request, |cards| &cards.for_questions).await?;
+    let asked: Authorization = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
+    let token = asked.token.clone();
+    let verdict = api.service.answer(asked.into()).await?;
+    Ok(Json(Verdict { result: result(verdict), token }))
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    event_type: String,
+}
+
+pub(super) async fn event(State(api): State<Api>, request: Request) -> Result<StatusCode, Refusal> {
+    let (id, body) = checked(&api, request, |cards| &cards.for_events).await?;
+    let kind: Kind = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
+    let transaction: Option<Transaction> = if kind.event_type == "card_transaction.updated" {
+        Some(serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?)
+    } else {
+        None
+    };
+    api.service.take_in(id, transaction).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The id and the raw body of a call that the issuer has signed.
+async fn checked(
+    api: &Api,
+    request: Request,
+    secret: impl FnOnce(&Cards) -> &SigningSecret,
+) -> Result<(String, Bytes), Refusal> {
+    let secret = secret(api.service.cards_offered()?).clone();
+    let headers = request.headers().clone();
+    let body = input::read(request).await?;
+    let header = |name: &str| one(&headers, name);
+    let (id, timestamp, signatures) = (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
+    secret
+        .check((&id, &timestamp, &signatures), &body, clock::now())
+        .map_err(|error| Refusal::new(Code::Unauthenticated, error.to_string()))?;
+    Ok((id, body))
+}
+
+/// A header's one value; empty if there is none, or more than one.
+fn one(headers: &HeaderMap, name: &str) -> String {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().unwrap_or_default().to_owned(),
+        _ => String::new(),
+    }
+}

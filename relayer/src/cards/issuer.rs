@@ -1,0 +1,268 @@
+//! The issuer's API, as a client: the part of Lithic's that cards need. Bodies are never logged;
+//! those of cards hold their numbers.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode, header};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+use stipend_core::{CardId, api::CardSecrets};
+use url::Url;
+
+use super::{CardsConfig, signature::SigningSecret};
+use crate::ledger::cards::IssuerEvent;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why the issuer did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum IssuerError {
+    /// It said no.
+    #[error("the issuer refuses {path}: {status}")]
+    Refused {
+        /// What was asked.
+        path: String,
+        /// Its answer.
+        status: StatusCode,
+    },
+    /// No answer, or none that can be read: it may have been done.
+    #[error("the issuer gives no usable answer to {0}")]
+    Unknown(String),
+}
+
+/// A card as the issuer tells it, without its secrets.
+#[derive(Clone, Debug, Deserialize)]
+pub struct IssuedCard {
+    /// The issuer's name of it.
+    pub token: String,
+    /// The last digits of its number.
+    pub last_four: String,
+    /// OPEN, PAUSED, CLOSED.
+    pub state: String,
+}
+
+/// A card with its secrets: only ever on its way to its owner.
+#[derive(Deserialize)]
+struct FullCard {
+    pan: Option<String>,
+    cvv: Option<String>,
+    exp_month: Option<String>,
+    exp_year: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct List<T> {
+    data: Vec<T>,
+    has_more: bool,
+}
+
+#[derive(Deserialize)]
+struct Secret {
+    secret: String,
+}
+
+#[derive(Deserialize)]
+struct Subscription {
+    token: String,
+    url: String,
+    #[serde(default)]
+    disabled: bool,
+}
+
+/// A transaction of a card, as webhooks and lists tell it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Transaction {
+    /// The issuer's name of it.
+    pub token: String,
+    /// The card.
+    pub card_token: String,
+    /// Everything that happened to it.
+    #[serde(default)]
+    pub events: Vec<Event>,
+}
+
+/// An event of a transaction.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Event {
+    token: String,
+    #[serde(rename = "type")]
+    kind: String,
+    amount: i64,
+    created: String,
+    result: String,
+}
+
+impl Transaction {
+    /// Its events as the ledger takes them.
+    pub fn events(&self) -> impl Iterator<Item = IssuerEvent> + '_ {
+        self.events.iter().map(|event| IssuerEvent {
+            token: event.token.clone(),
+            transaction: self.token.clone(),
+            created: event.created.clone(),
+            kind: event.kind.clone(),
+            cents: event.amount,
+            approved: event.result == "APPROVED",
+        })
+    }
+}
+
+/// The issuer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    base: Url,
+    key: SecretString,
+    http: reqwest::Client,
+}
+
+impl Issuer {
+    /// The issuer that is set.
+    ///
+    /// # Errors
+    /// If no HTTP client can be made.
+    pub fn new(config: &CardsConfig) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
+        Ok(Self { base: config.issuer.clone(), key: config.api_key.clone(), http })
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<serde_json::Value>,
+        idempotency_key: Option<String>,
+    ) -> Result<T, IssuerError> {
+        let unknown = || IssuerError::Unknown(path.to_owned());
+        let mut url = self.base.join(path).map_err(|_| unknown())?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let mut request = self.http.request(method, url);
+        request = request.header(header::AUTHORIZATION, self.key.expose_secret());
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        // The errors of the HTTP client can quote what was sent and received: they go no further.
+        let answer = request.send().await.map_err(|_| unknown())?;
+        let status = answer.status();
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT
+        {
+            return Err(unknown());
+        }
+        if !status.is_success() {
+            return Err(IssuerError::Refused { path: path.to_owned(), status });
+        }
+        answer.json().await.map_err(|_| unknown())
+    }
+
+    /// Creates a single-use card over so many cents. The same id gives the same card.
+    ///
+    /// # Errors
+    /// [`IssuerError`]; after `Unknown` there may be a card: see [`Issuer::find`].
+    pub async fn create(&self, id: CardId, cents: i64) -> Result<IssuedCard, IssuerError> {
+        let body = json!({
+            "type": "SINGLE_USE", "spend_limit": cents, "spend_limit_duration": "FOREVER", "state": "OPEN",
+            "memo": id.to_string(),
+        });
+        self.call(Method::POST, "/v1/cards", &[], Some(body), Some(id.0.to_string())).await
+    }
+
+    /// The card that was created for this id, if there is one.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    pub async fn find(&self, id: CardId) -> Result<Option<IssuedCard>, IssuerError> {
+        let memo = id.to_string();
+        let list: List<IssuedCard> = self.call(Method::GET, "/v1/cards", &[("memo", &memo)], None, None).await?;
+        Ok(list.data.into_iter().next())
+    }
+
+    /// Sets a card's state: OPEN, PAUSED, or CLOSED for good.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    pub async fn set_state(&self, token: &str, state: &str) -> Result<IssuedCard, IssuerError> {
+        let path = format!("/v1/cards/{token}");
+        let card: IssuedCard = self.call(Method::GET, &path, &[], None, None).await?;
+        // What is closed stays closed, and some issuers refuse to be told again.
+        if card.state == state || card.state == "CLOSED" {
+            return Ok(card);
+        }
+        self.call(Method::PATCH, &path, &[], Some(json!({ "state": state })), None).await
+    }
+
+    /// What a merchant's form asks for.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    pub async fn secrets(&self, token: &str) -> Result<CardSecrets, IssuerError> {
+        let path = format!("/v1/cards/{token}");
+        let card: FullCard = self.call(Method::GET, &path, &[], None, None).await?;
+        // Absent where the host's programme may not see numbers (PCI DSS).
+        match (card.pan, card.cvv, card.exp_month, card.exp_year) {
+            (Some(number), Some(cvv), Some(exp_month), Some(exp_year)) => {
+                Ok(CardSecrets { number, cvv, exp_month, exp_year })
+            }
+            _ => Err(IssuerError::Unknown(path)),
+        }
+    }
+
+    /// All transactions of a card.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    pub async fn transactions(&self, token: &str) -> Result<Vec<Transaction>, IssuerError> {
+        let mut all: Vec<Transaction> = Vec::new();
+        loop {
+            let last = all.last().map(|transaction| transaction.token.clone());
+            let mut query = vec![("card_token", token), ("page_size", "100")];
+            query.extend(last.as_deref().map(|last| ("starting_after", last)));
+            let page: List<Transaction> = self.call(Method::GET, "/v1/transactions", &query, None, None).await?;
+            let more = page.has_more && !page.data.is_empty();
+            all.extend(page.data);
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Has the issuer call us: before it approves a charge, and after everything that happens.
+    /// Returns the secrets that it signs those calls with, in this order.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    pub async fn enroll(&self, callback: &Url) -> Result<(SigningSecret, SigningSecret), IssuerError> {
+        #[derive(Serialize)]
+        struct Responder<'a> {
+            r#type: &'a str,
+            url: &'a str,
+        }
+        let at = |path: &str| callback.join(path).map_err(|_| IssuerError::Unknown(path.to_owned()));
+        let (question, events) = (at("/v1/issuer/authorizations")?, at("/v1/issuer/events")?);
+        let parse = |secret: Secret| {
+            SigningSecret::parse(&secret.secret).ok_or_else(|| IssuerError::Unknown("a secret".into()))
+        };
+        let responder = Responder { r#type: "AUTH_STREAM_ACCESS", url: question.as_str() };
+        let body = serde_json::to_value(responder).map_err(|_| IssuerError::Unknown("a body".into()))?;
+        let _: serde_json::Value = self.call(Method::POST, "/v1/responder_endpoints", &[], Some(body), None).await?;
+        let secret = self.call(Method::GET, "/v1/auth_stream/secret", &[], None, None).await?;
+        let for_questions = parse(secret)?;
+
+        let known: List<Subscription> = self.call(Method::GET, "/v1/event_subscriptions", &[], None, None).await?;
+        let known = known.data.into_iter().find(|known| known.url == events.as_str() && !known.disabled);
+        let subscription = match known {
+            Some(known) => known,
+            None => {
+                let body = json!({ "url": events.as_str(), "event_types": ["card_transaction.updated"] });
+                self.call(Method::POST, "/v1/event_subscriptions", &[], Some(body), None).await?
+            }
+        };
+        let path = format!("/v1/event_subscriptions/{}/secret", subscription.token);
+        let for_events = parse(self.call(Method::GET, &path, &[], None, None).await?)?;
+        Ok((for_questions, for_events))
+    }
+}

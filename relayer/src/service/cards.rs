@@ -1,0 +1,333 @@
+//! The service's side of cards: asked for by agents, and by the issuer.
+
+use alloy_primitives::{Address, B256, keccak256};
+use rusqlite::Connection;
+use serde_json::json;
+use stipend_bindings::Hold;
+use stipend_core::{
+    Amount, CardId, Code, MandateId, Seconds,
+    api::{Card, CardSecrets, CardsInfo, NewCard, Page, Problem},
+    card::{self, CLEARING_RESERVE, CardStanding, CardState, Charge},
+    policy::{Decision, Proposal, Verdict},
+};
+
+use super::{Accepted, PageQuery, Service, invalid, not_found, of_agent, paged, payments::taken, replayed, signer};
+use crate::{
+    cards::{
+        CardsConfig,
+        issuer::{Issuer, Transaction},
+        keeper,
+        signature::SigningSecret,
+    },
+    clock,
+    ledger::{
+        LedgerError, audit,
+        cards::{self as records, Admission},
+        mandates, requests,
+    },
+};
+
+/// What cards need.
+#[derive(Clone, Debug)]
+pub struct Cards {
+    /// What the host sets.
+    pub config: CardsConfig,
+    /// The issuer.
+    pub issuer: Issuer,
+    /// What it signs its questions with.
+    pub for_questions: SigningSecret,
+    /// What it signs its news with.
+    pub for_events: SigningSecret,
+}
+
+impl Cards {
+    pub(super) const fn info(&self) -> CardsInfo {
+        CardsInfo { treasury: self.config.treasury, ttl: self.config.ttl, clearing_reserve: CLEARING_RESERVE }
+    }
+}
+
+/// A hold whose signer is known.
+#[derive(Debug, Clone)]
+pub struct SignedHold {
+    body: NewCard,
+    digest: B256,
+    agent: Address,
+}
+
+impl SignedHold {
+    /// Who signed it.
+    #[must_use]
+    pub const fn agent(&self) -> Address {
+        self.agent
+    }
+}
+
+/// The issuer's question about a charge.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The issuer's name of the charge.
+    pub transaction: String,
+    /// The issuer's name of the card.
+    pub card: String,
+    /// Where it is charged, in the merchant's words.
+    pub merchant: String,
+    /// What is charged.
+    pub charge: Charge,
+}
+
+impl Service {
+    /// What cards need, or that there are none.
+    ///
+    /// # Errors
+    /// `cards_not_offered`.
+    pub fn cards_offered(&self) -> Result<&Cards, Problem> {
+        self.parts.cards.as_ref().ok_or_else(|| Problem::new(Code::CardsNotOffered, "this relayer has no card issuer"))
+    }
+
+    /// Finds out who signed a hold.
+    ///
+    /// # Errors
+    /// `cards_not_offered`, `invalid_request` and `bad_signature`.
+    pub async fn recognise_hold(&self, body: NewCard) -> Result<SignedHold, Problem> {
+        let treasury = self.cards_offered()?.config.treasury;
+        let times = (body.deadline, body.capture_by);
+        let hold = Hold::new(body.mandate, (treasury, body.amount), body.nonce, times, body.reference)
+            .map_err(|error| invalid(&error))?;
+        let digest = self.domain().hold_digest(&hold);
+        let agent = signer(digest, body.signature.clone()).await?;
+        Ok(SignedHold { body, digest, agent })
+    }
+
+    /// A card for a signed hold: stored and reserved before this returns, or refused.
+    ///
+    /// # Errors
+    /// Every code of the policy, with the decision; `not_found`, `nonce_taken`,
+    /// `idempotency_key_reused`, and those of the ledger.
+    pub async fn create_card(
+        &self,
+        hold: SignedHold,
+        idempotency_key: Option<String>,
+    ) -> Result<Accepted<Card>, Problem> {
+        self.running()?;
+        let this = self.clone();
+        let (head, now) = (self.parts.heads.borrow().block.number, self.now());
+        self.parts
+            .ledger
+            .writer()
+            .write(move |ledger| this.admit_card(ledger, hold, idempotency_key.as_deref(), (head, now)))
+            .await?
+    }
+
+    fn admit_card(
+        &self,
+        ledger: &Connection,
+        SignedHold { body, digest, agent }: SignedHold,
+        idempotency_key: Option<&str>,
+        (head, now): (u64, Seconds),
+    ) -> Result<Result<Accepted<Card>, Problem>, LedgerError> {
+        let config = match self.cards_offered() {
+            Ok(cards) => &cards.config,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let mandate = match of_agent(ledger, body.mandate, agent)? {
+            Ok(mandate) => mandate,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        if let Some(known) = records::by_digest(ledger, digest)? {
+            return Ok(Ok(Accepted { object: known.view(), replayed: true }));
+        }
+        let asked = json!({ "card": true, "amount": body.amount, "ref": body.reference });
+        let fingerprint = keccak256(serde_jcs::to_vec(&asked).map_err(LedgerError::inconsistent)?);
+        let scope = body.mandate.0.as_slice();
+        if let Some(key) = idempotency_key
+            && let Some(bought) = requests::bought(ledger, scope, key)?
+        {
+            let card = |id| Ok(records::by_id(ledger, CardId(id))?.map(records::Record::view));
+            return replayed(bought, fingerprint, key, card);
+        }
+        if let Some(taken) = taken(ledger, body.mandate, body.nonce)? {
+            return Ok(Err(taken));
+        }
+
+        let (payee, expires_at) = (config.treasury, now.saturating_add(config.ttl));
+        let proposal = Proposal { payee, amount: body.amount, nonce: body.nonce, deadline: body.deadline };
+        let mut decision = self.decide(&mandate, &proposal, head, now);
+        add_card_rules(&mut decision, &mandate, &body, expires_at);
+        if let Some((verdict, code)) = decision.refusal() {
+            let mut problem = Problem::new(code, verdict.detail.clone());
+            let data = json!({ "amount": body.amount, "nonce": body.nonce, "code": code, "decision": decision });
+            audit::append(ledger, now, audit::Event { data, ..mandate.event("card.denied") })?;
+            problem.decision = Some(decision);
+            return Ok(Err(problem));
+        }
+        let admission = Admission { id: CardId::generate(), body, digest, payee, expires_at };
+        records::admit(ledger, &mandate, &admission, &decision, now)?;
+        if let Some(key) = idempotency_key {
+            requests::remember(ledger, mandate.id.0.as_slice(), key, fingerprint, admission.id.0)?;
+        }
+        let card = records::by_id(ledger, admission.id)?
+            .ok_or_else(|| LedgerError::inconsistent("a card that was just stored is gone"))?;
+        Ok(Ok(Accepted { object: card.view(), replayed: false }))
+    }
+
+    async fn card_of(&self, caller: Address, id: CardId, agent_only: bool) -> Result<records::Record, Problem> {
+        let found = self.parts.ledger.read(move |ledger| {
+            let Some(card) = records::by_id(ledger, id)? else { return Ok(None) };
+            let terms = records::mandate_of(ledger, &card)?.terms;
+            let may = caller == terms.agent || (!agent_only && caller == terms.operator);
+            Ok(may.then_some(card))
+        });
+        found.await?.ok_or_else(|| not_found("card"))
+    }
+
+    /// One card of the caller's (as its agent or its operator).
+    ///
+    /// # Errors
+    /// `not_found`, and those of the ledger.
+    pub async fn card(&self, caller: Address, id: CardId) -> Result<Card, Problem> {
+        Ok(self.card_of(caller, id, false).await?.view())
+    }
+
+    /// The caller's cards, newest first.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub async fn cards(
+        &self,
+        caller: Address,
+        mandate: Option<MandateId>,
+        page: PageQuery,
+    ) -> Result<Page<Card>, Problem> {
+        let (limit, before) = (page.limit(), page.cursor()?);
+        let list = self.parts.ledger.read(move |ledger| records::list(ledger, caller, mandate, before, limit + 1));
+        Ok(paged(list.await?, limit, |card| card.seq.to_string(), records::Record::view))
+    }
+
+    /// A card's number, for its agent alone. The look is in the trail before the number is fetched.
+    ///
+    /// # Errors
+    /// `not_found`, `card_not_active` before there is a number and after the end, `unavailable`, and
+    /// those of the ledger.
+    pub async fn reveal_card(&self, caller: Address, id: CardId) -> Result<CardSecrets, Problem> {
+        let issuer = self.cards_offered()?.issuer.clone();
+        let card = self.card_of(caller, id, true).await?;
+        // Once charged, a number is no use for another charge, but merchants ask for it on refunds.
+        let token = card.token.clone().filter(|_| !card.state.is_final());
+        let Some(token) = token else {
+            return Err(Problem::new(Code::CardNotActive, format!("{id} is {}", card.state.name())));
+        };
+        let note = move |ledger: &rusqlite::Transaction<'_>| {
+            records::note(ledger, &card, "card.revealed", None, json!({ "to": caller.to_string() }), clock::now())
+        };
+        self.parts.ledger.writer().write(note).await?;
+        issuer.secrets(&token).await.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))
+    }
+
+    /// Ends a card that was not charged; its hold is released.
+    ///
+    /// # Errors
+    /// `not_found`, `card_not_active` if it was charged or has not begun, and those of the ledger.
+    pub async fn close_card(&self, caller: Address, id: CardId) -> Result<Card, Problem> {
+        self.card_of(caller, id, false).await?;
+        let close = move |ledger: &rusqlite::Transaction<'_>| {
+            let card = records::by_id(ledger, id)?.ok_or_else(|| LedgerError::inconsistent("a card that is gone"))?;
+            match card.state {
+                CardState::Held | CardState::Active => {
+                    records::step(ledger, &card, CardState::Closing, None, None, clock::now())?;
+                }
+                CardState::Closing | CardState::Closed => {}
+                state => {
+                    let detail = format!("{id} is {}: it can't be closed now", state.name());
+                    return Ok(Err(Problem::new(Code::CardNotActive, detail)));
+                }
+            }
+            Ok(Ok(records::by_id(ledger, id)?.map(records::Record::view)))
+        };
+        self.parts.ledger.writer().write(close).await??.ok_or_else(|| not_found("card"))
+    }
+
+    /// Answers the issuer's question about a charge from what the ledger knows; the answer is stored
+    /// before it is given, so that the same question gets the same answer. `None`: approved.
+    ///
+    /// # Errors
+    /// Those of the ledger: then there is no answer, and the issuer declines.
+    pub async fn answer(&self, question: Question) -> Result<Option<Code>, Problem> {
+        let (head, now) = (self.parts.heads.borrow().block.number, self.now());
+        let confirmations = self.parts.confirmations;
+        let halted = self.parts.alarms.halted().is_some();
+        let decide = move |ledger: &rusqlite::Transaction<'_>| {
+            let Question { transaction, card: token, merchant, charge } = question;
+            if let Some((_, cents, verdict)) = records::answered(ledger, &transaction)? {
+                // The same charge about another amount is not the same charge.
+                return Ok(if cents == charge.cents { verdict } else { Some(Code::CardUsed) });
+            }
+            let Some(card) = records::by_token(ledger, &token)? else {
+                let verdict = Some(Code::CardNotActive);
+                records::remember_answer(ledger, &transaction, (None, charge.cents, verdict), now)?;
+                return Ok(verdict);
+            };
+            let mandate = records::mandate_of(ledger, &card)?;
+            let standing = CardStanding {
+                state: card.state,
+                held_now: card.held.is_some() && !halted,
+                amount: card.amount,
+                expires_at: card.expires_at,
+                mandate: mandate.state(head, confirmations),
+                intent: mandate.intent.as_ref(),
+            };
+            let verdict = card::authorise(&standing, &charge, now);
+            records::remember_answer(ledger, &transaction, (Some(card.seq), charge.cents, verdict), now)?;
+            let amount = Amount::from_cents(charge.cents);
+            let data = json!({
+                "amount": amount, "merchant": merchant, "mcc": charge.mcc, "code": verdict, "transaction": transaction,
+            });
+            match (verdict, amount) {
+                (None, Some(amount)) => {
+                    records::set_charged(ledger, card.seq, &transaction, amount)?;
+                    records::note(ledger, &card, "card.authorized", None, data, now)?;
+                    records::step(ledger, &card, CardState::Used, None, None, now)?;
+                }
+                _ => records::note(ledger, &card, "card.declined", None, data, now)?,
+            }
+            Ok(verdict)
+        };
+        Ok(self.parts.ledger.writer().write(decide).await?)
+    }
+
+    /// Takes in what the issuer tells of a transaction: once by webhook id, in any order.
+    ///
+    /// # Errors
+    /// Those of the ledger: then the issuer tells it again.
+    pub async fn take_in(&self, webhook: String, transaction: Option<Transaction>) -> Result<(), Problem> {
+        let take_in = move |ledger: &rusqlite::Transaction<'_>| {
+            if !records::add_webhook(ledger, &webhook, clock::now())? {
+                return Ok(());
+            }
+            let Some(transaction) = transaction else { return Ok(()) };
+            match records::by_token(ledger, &transaction.card_token)? {
+                Some(card) => keeper::take_in(ledger, card.seq, &transaction.events().collect::<Vec<_>>()),
+                // A card that is not ours, or whose creation is not stored yet: asking tells later.
+                None => Ok(()),
+            }
+        };
+        Ok(self.parts.ledger.writer().write(take_in).await?)
+    }
+}
+
+/// What the policy asks of a card beyond what it asks of a payment.
+fn add_card_rules(decision: &mut Decision, mandate: &mandates::Record, body: &NewCard, expires_at: Seconds) {
+    let mut rule = |rule: &str, code: Option<Code>, detail: String| {
+        decision.rules.push(Verdict { rule: rule.into(), code, detail });
+    };
+    let broken = body.amount.cents().is_none_or(|cents| cents == 0);
+    rule("cents", broken.then_some(Code::NotWholeCents), format!("amount {}", body.amount));
+    let earliest = expires_at.saturating_add(CLEARING_RESERVE);
+    let latest = mandate.terms.capture_end;
+    let code = if body.capture_by < earliest {
+        Some(Code::CaptureByTooSoon)
+    } else {
+        (body.capture_by > latest).then_some(Code::CaptureByTooLate)
+    };
+    rule("capture_by", code, format!("capture by {}, allowed from {earliest} to {latest}", body.capture_by));
+    decision.allow = decision.rules.iter().all(|verdict| verdict.code.is_none());
+}

@@ -1,0 +1,283 @@
+//! The service's side of mandates: asked for by agents, approved by operators.
+
+use alloy::eips::BlockId;
+use alloy_primitives::{Address, B256, keccak256};
+use alloy_sol_types::{SolCall, SolInterface};
+use serde_json::json;
+use stipend_bindings::{abi::MandateEscrow, receive_with_authorization, recover, terms_on_chain};
+use stipend_core::{
+    Code, Intent, MandateId, RequestId, Seconds,
+    api::{Mandate, MandateRequest, NewMandate, NewMandateRequest, Page, Problem, RequestState},
+    intent::{MCCS_MAX, PAYEES_MAX, PURPOSE_MAX, Policy},
+};
+
+use super::{Accepted, PageQuery, Parts, Service, invalid, not_found, paged, replayed};
+use crate::{
+    chain::rpc::{Call, RpcError},
+    clock,
+    ledger::{
+        LedgerError, audit, mandates, requests,
+        transactions::{self, Opening},
+    },
+};
+
+/// A mandate lives at least and at most so long.
+const DURATION: std::ops::RangeInclusive<Seconds> = 60..=366 * 86_400;
+/// An opening's authorisation must be good for at least so long: it has to be mined before.
+const AUTHORIZATION_MIN: Seconds = 120;
+
+impl Service {
+    /// An agent asks for a mandate.
+    ///
+    /// # Errors
+    /// `invalid_terms`, `idempotency_key_reused`, and those of the ledger.
+    pub async fn request_mandate(
+        &self,
+        agent: Address,
+        body: NewMandateRequest,
+        idempotency_key: Option<String>,
+    ) -> Result<Accepted<MandateRequest>, Problem> {
+        self.running()?;
+        self.check_request(&body)?;
+        let fingerprint = keccak256(serde_jcs::to_vec(&body).map_err(|error| invalid(&error))?);
+        self.parts
+            .ledger
+            .writer()
+            .write(move |ledger| {
+                let scope = agent.as_slice();
+                if let Some(key) = &idempotency_key
+                    && let Some(bought) = requests::bought(ledger, scope, key)?
+                {
+                    return replayed(bought, fingerprint, key, |id| requests::get(ledger, RequestId(id)));
+                }
+                let now = clock::now();
+                let id = RequestId::generate();
+                let intent = Intent {
+                    version: 1,
+                    purpose: body.intent.clone(),
+                    policy: Policy { payees: body.payees.clone(), mccs: body.mccs.clone() },
+                    nonce: B256::random(),
+                };
+                requests::insert(ledger, id, agent, &body, &intent, now)?;
+                if let Some(key) = &idempotency_key {
+                    requests::remember(ledger, scope, key, fingerprint, id.0)?;
+                }
+                let data = json!({ "amount": body.amount, "duration": body.duration, "purpose": body.intent });
+                let event = audit::Event {
+                    kind: "mandate.requested".into(),
+                    agent: Some(agent),
+                    request: Some(id),
+                    data,
+                    ..audit::Event::default()
+                };
+                audit::append(ledger, now, event)?;
+                let object = requests::get(ledger, id)?
+                    .ok_or_else(|| LedgerError::inconsistent("a request that was just stored is gone"))?;
+                Ok(Ok(Accepted { object, replayed: false }))
+            })
+            .await?
+    }
+
+    fn check_request(&self, body: &NewMandateRequest) -> Result<(), Problem> {
+        let refuse = |detail: String| Err(Problem::new(Code::InvalidTerms, detail));
+        let Parts { house, .. } = *self.parts;
+        if body.amount.is_zero() {
+            return refuse("the amount is zero".into());
+        }
+        if body.intent.trim().is_empty() || body.intent.len() > PURPOSE_MAX {
+            return refuse(format!("the intent is 1 to {PURPOSE_MAX} bytes of text"));
+        }
+        if !DURATION.contains(&body.duration.seconds()) {
+            return refuse(format!("the duration is from {} to {} seconds", DURATION.start(), DURATION.end()));
+        }
+        if let Some(per_payment) = body.per_payment
+            && (per_payment.is_zero() || per_payment > body.amount)
+        {
+            return refuse(format!("the per-payment maximum is above zero and at most the amount, {}", body.amount));
+        }
+        if let Some(payees) = &body.payees {
+            if payees.is_empty() || payees.len() > PAYEES_MAX {
+                return refuse(format!("a list of payees has 1 to {PAYEES_MAX}; leave it out to allow anyone"));
+            }
+            if let Some(payee) = payees.iter().find(|payee| **payee == house.escrow || **payee == house.token) {
+                return refuse(format!("{payee} can't be paid: it is the escrow or the token"));
+            }
+            let distinct: std::collections::BTreeSet<_> = payees.iter().collect();
+            if distinct.len() != payees.len() {
+                return refuse("the list of payees names one twice".into());
+            }
+        }
+        if let Some(mccs) = &body.mccs
+            && (mccs.is_empty() || mccs.len() > MCCS_MAX)
+        {
+            return refuse(format!("a list of merchant categories has 1 to {MCCS_MAX}; leave it out to allow any"));
+        }
+        Ok(())
+    }
+
+    /// One request, for whoever knows its id, which nobody can guess.
+    ///
+    /// # Errors
+    /// `not_found`, and those of the ledger.
+    pub async fn mandate_request(&self, id: RequestId) -> Result<MandateRequest, Problem> {
+        self.parts.ledger.read(move |ledger| requests::get(ledger, id)).await?.ok_or_else(|| not_found("request"))
+    }
+
+    /// The caller's requests, newest first.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub async fn mandate_requests(&self, caller: Address, page: PageQuery) -> Result<Page<MandateRequest>, Problem> {
+        let (limit, before) = (page.limit(), page.cursor()?);
+        let list = self.parts.ledger.read(move |ledger| requests::list(ledger, caller, before, limit + 1)).await?;
+        Ok(paged(list, limit, |request| request.id.to_string(), |request| request))
+    }
+
+    /// An operator approves a request by one message.
+    ///
+    /// # Errors
+    /// `not_found`, `invalid_terms`, `already_approved`, `open_would_fail`, `bad_signature`, and
+    /// those of ledger and node.
+    pub async fn open_mandate(&self, operator: Address, body: NewMandate) -> Result<Accepted<Mandate>, Problem> {
+        self.running()?;
+        let request = self.mandate_request(body.request).await?;
+        let now = self.now();
+        let id = self.check_opening(operator, &request, &body, now)?;
+        if request.state == RequestState::Approved && request.mandate != Some(id) {
+            return Err(Problem::new(Code::AlreadyApproved, format!("{} was approved already", request.id)));
+        }
+        if let Some(known) = self.parts.ledger.read(move |ledger| mandates::get(ledger, id)).await?
+            && (known.opened.is_some() || self.opening_for(request.id).await? == Some(id))
+        {
+            return Ok(Accepted { object: self.view(known), replayed: true });
+        }
+
+        let terms = terms_on_chain(&body.terms).map_err(|error| invalid(&error))?;
+        let authorization = &body.authorization;
+        let call = MandateEscrow::openWithAuthorizationCall {
+            terms,
+            validAfter: alloy_primitives::U256::from(authorization.valid_after),
+            validBefore: alloy_primitives::U256::from(authorization.valid_before),
+            signature: authorization.signature.clone(),
+        };
+        let opening = Opening { mandate: id, calldata: call.abi_encode().into() };
+        self.simulate_opening(&opening).await?;
+
+        let (request, terms, valid_before) = (request.id, body.terms, authorization.valid_before);
+        let record = self
+            .parts
+            .ledger
+            .writer()
+            .write(move |ledger| {
+                // Gas is the host's money: one opening per request at a time.
+                if transactions::opening_for(ledger, request)?.is_some_and(|other| other != id) {
+                    let detail = format!("an approval of {request} by somebody else is under way");
+                    return Ok(Err(Problem::new(Code::AlreadyApproved, detail)));
+                }
+                mandates::ensure(ledger, id, &terms, now)?;
+                transactions::add_opening(ledger, &opening, valid_before)?;
+                let record = mandates::get(ledger, id)?
+                    .ok_or_else(|| LedgerError::inconsistent("a mandate that was just stored is gone"))?;
+                let data = json!({ "cap": terms.cap, "operator": terms.operator.to_string() });
+                audit::append(ledger, now, audit::Event { data, ..record.event("mandate.approved") })?;
+                Ok(Ok(record))
+            })
+            .await??;
+        Ok(Accepted { object: self.view(record), replayed: false })
+    }
+
+    /// That terms and authorisation are what the operator may ask this relayer to send for this
+    /// request; their mandate's id.
+    fn check_opening(
+        &self,
+        operator: Address,
+        request: &MandateRequest,
+        body: &NewMandate,
+        now: Seconds,
+    ) -> Result<MandateId, Problem> {
+        let Parts { house, .. } = *self.parts;
+        let refuse = |detail: String| Err(Problem::new(Code::InvalidTerms, detail));
+        let guardian = body.terms.guardian;
+        if body.terms.operator != operator {
+            return refuse(format!(
+                "the terms name the operator {}, the request is signed by {operator}",
+                body.terms.operator
+            ));
+        }
+        if !request.is_answered_by(&body.terms) {
+            return refuse("the terms are not those that were asked for".into());
+        }
+        if guardian != house.guardian {
+            return refuse(format!("the guardian of this relayer is {}, the terms name {guardian}", house.guardian));
+        }
+        body.terms.check(now).map_err(|error| Problem::new(Code::InvalidTerms, error.to_string()))?;
+        let authorization = &body.authorization;
+        if authorization.valid_after >= now || authorization.valid_before < now.saturating_add(AUTHORIZATION_MIN) {
+            return refuse(format!(
+                "the authorisation is valid after {} and before {}; it must be so from now ({now}) for {AUTHORIZATION_MIN} seconds",
+                authorization.valid_after, authorization.valid_before
+            ));
+        }
+        let domain = self.domain();
+        let id = domain.mandate_id(&body.terms).map_err(|error| invalid(&error))?;
+        let validity = (authorization.valid_after, authorization.valid_before);
+        let (_, digest) = receive_with_authorization(domain, house.token, (operator, body.terms.cap), validity, id);
+        match recover(digest, &authorization.signature) {
+            Ok(signer) if signer == operator => Ok(id),
+            Ok(signer) => Err(Problem::new(
+                Code::BadSignature,
+                format!("the authorisation was signed by {signer}, or for other terms than {id}"),
+            )),
+            Err(error) => Err(Problem::new(Code::BadSignature, error.to_string())),
+        }
+    }
+
+    async fn simulate_opening(&self, opening: &Opening) -> Result<(), Problem> {
+        let head = self.parts.heads.borrow().block.hash;
+        let data = opening.calldata.clone();
+        let call = Call { from: None, to: self.parts.house.escrow, data, gas: None };
+        let Err(error) =
+            self.parts.rpc.call::<MandateEscrow::openWithAuthorizationCall>(call, BlockId::hash(head)).await
+        else {
+            return Ok(());
+        };
+        match error {
+            RpcError::Refused { revert, message, .. } => {
+                let revert = revert.and_then(|data| MandateEscrow::MandateEscrowErrors::abi_decode(&data).ok());
+                match revert {
+                    // Somebody was faster with the very same message: that is what was wanted.
+                    Some(MandateEscrow::MandateEscrowErrors::AlreadyOpened(_)) => Ok(()),
+                    Some(error) => Err(Problem::new(Code::OpenWouldFail, format!("the escrow refuses: {error:?}"))),
+                    None => Err(Problem::new(Code::OpenWouldFail, format!("the token refuses: {message}"))),
+                }
+            }
+            error => Err(error.into()),
+        }
+    }
+
+    async fn opening_for(&self, request: RequestId) -> Result<Option<MandateId>, LedgerError> {
+        self.parts.ledger.read(move |ledger| transactions::opening_for(ledger, request)).await
+    }
+
+    /// One mandate of the caller's (as its agent or its operator).
+    ///
+    /// # Errors
+    /// `not_found`, and those of the ledger.
+    pub async fn mandate(&self, caller: Address, id: MandateId) -> Result<Mandate, Problem> {
+        let record = self.parts.ledger.read(move |ledger| mandates::get(ledger, id)).await?;
+        record
+            .filter(|record| record.belongs_to(caller))
+            .map(|record| self.view(record))
+            .ok_or_else(|| not_found("mandate"))
+    }
+
+    /// The caller's mandates, newest first.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub async fn mandates(&self, caller: Address, page: PageQuery) -> Result<Page<Mandate>, Problem> {
+        let (limit, before) = (page.limit(), page.cursor()?);
+        let list = self.parts.ledger.read(move |ledger| mandates::list(ledger, caller, before, limit + 1)).await?;
+        Ok(paged(list, limit, |mandate| mandate.seq.to_string(), |mandate| self.view(mandate)))
+    }
+}

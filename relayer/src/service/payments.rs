@@ -1,0 +1,224 @@
+//! The service's side of payments.
+
+use std::time::Duration;
+
+use alloy_primitives::{Address, B256, keccak256};
+use rusqlite::Connection;
+use serde_json::json;
+use stipend_bindings::Spend;
+use stipend_core::{
+    Code, MandateId, PaymentId, Seconds,
+    api::{NewPayment, Page, Payment, PaymentState, Problem},
+    policy::{self, Proposal, Standing},
+};
+use tokio::time::Instant;
+
+use super::{Accepted, PageQuery, Parts, Service, invalid, not_found, of_agent, paged, replayed, signer};
+use crate::ledger::{
+    LedgerError, audit, cards as records, mandates,
+    payments::{self, Admission},
+    requests,
+};
+
+/// How long `?wait=` waits at most.
+const WAIT: Duration = Duration::from_secs(25);
+/// A payment whose signer is known.
+#[derive(Debug, Clone)]
+pub struct SignedPayment {
+    body: NewPayment,
+    digest: B256,
+    agent: Address,
+}
+
+impl SignedPayment {
+    /// Who signed it.
+    #[must_use]
+    pub const fn agent(&self) -> Address {
+        self.agent
+    }
+}
+
+/// Which payments.
+#[derive(Debug, Clone, Default)]
+pub struct PaymentFilter {
+    /// Of this mandate.
+    pub mandate: Option<MandateId>,
+    /// In this state.
+    pub state: Option<PaymentState>,
+    /// With this `ref`.
+    pub reference: Option<B256>,
+}
+
+impl Service {
+    /// Finds out who signed a payment. Costs a signature's recovery, off the async threads, and
+    /// nothing else.
+    ///
+    /// # Errors
+    /// `invalid_request` and `bad_signature`.
+    pub async fn recognise(&self, body: NewPayment) -> Result<SignedPayment, Problem> {
+        let NewPayment { mandate, payee, amount, nonce, deadline, reference, .. } = body;
+        let spend = Spend::new(mandate, payee, amount, nonce, deadline, reference).map_err(|error| invalid(&error))?;
+        let digest = self.domain().spend_digest(&spend);
+        let agent = signer(digest, body.signature.clone()).await?;
+        Ok(SignedPayment { body, digest, agent })
+    }
+
+    /// A signed payment: stored and reserved before this returns, or refused with the reasons.
+    ///
+    /// # Errors
+    /// Every code of the policy, with the decision; `not_found`, `nonce_taken`,
+    /// `idempotency_key_reused`, and those of the ledger.
+    pub async fn pay(
+        &self,
+        payment: SignedPayment,
+        idempotency_key: Option<String>,
+    ) -> Result<Accepted<Payment>, Problem> {
+        self.running()?;
+        // A repeated payment costs no commit.
+        let (mandate, digest, agent) = (payment.body.mandate, payment.digest, payment.agent);
+        let known = self.parts.ledger.read(move |ledger| {
+            let own = mandates::get(ledger, mandate)?.is_some_and(|mandate| mandate.terms.agent == agent);
+            if own { payments::by_digest(ledger, digest) } else { Ok(None) }
+        });
+        if let Some(known) = known.await? {
+            return Ok(Accepted { object: known.view(), replayed: true });
+        }
+        let this = self.clone();
+        let head = self.parts.heads.borrow().block.number;
+        let now = self.now();
+        self.parts
+            .ledger
+            .writer()
+            .write(move |ledger| this.admit(ledger, payment, idempotency_key.as_deref(), (head, now)))
+            .await?
+    }
+
+    /// Decides and reserves, within the writer's commit. A denial is written down too.
+    fn admit(
+        &self,
+        ledger: &Connection,
+        SignedPayment { body, digest, agent }: SignedPayment,
+        idempotency_key: Option<&str>,
+        (head, now): (u64, Seconds),
+    ) -> Result<Result<Accepted<Payment>, Problem>, LedgerError> {
+        let mandate = match of_agent(ledger, body.mandate, agent)? {
+            Ok(mandate) => mandate,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        if let Some(known) = payments::by_digest(ledger, digest)? {
+            return Ok(Ok(Accepted { object: known.view(), replayed: true }));
+        }
+        // What is bought is payee, amount and ref: a caller that repeats itself signs a new nonce.
+        let bought = json!({ "payee": body.payee, "amount": body.amount, "ref": body.reference });
+        let fingerprint = keccak256(serde_jcs::to_vec(&bought).map_err(LedgerError::inconsistent)?);
+        let scope = body.mandate.0.as_slice();
+        if let Some(key) = idempotency_key
+            && let Some(bought) = requests::bought(ledger, scope, key)?
+        {
+            let payment = |id| Ok(payments::by_id(ledger, PaymentId(id))?.map(payments::Record::view));
+            return replayed(bought, fingerprint, key, payment);
+        }
+        if let Some(taken) = taken(ledger, body.mandate, body.nonce)? {
+            return Ok(Err(taken));
+        }
+
+        let proposal = Proposal { payee: body.payee, amount: body.amount, nonce: body.nonce, deadline: body.deadline };
+        let decision = self.decide(&mandate, &proposal, head, now);
+        if let Some((verdict, code)) = decision.refusal() {
+            let mut problem = Problem::new(code, verdict.detail.clone());
+            let data = json!({
+                "payee": body.payee.to_string(), "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline,
+                "ref": body.reference, "digest": digest, "code": code, "decision": decision,
+            });
+            audit::append(ledger, now, audit::Event { data, ..mandate.event("payment.denied") })?;
+            problem.decision = Some(decision);
+            return Ok(Err(problem));
+        }
+        let admission = Admission { id: PaymentId::generate(), body, digest };
+        payments::admit(ledger, &mandate, &admission, &decision, now)?;
+        if let Some(key) = idempotency_key {
+            requests::remember(ledger, mandate.id.0.as_slice(), key, fingerprint, admission.id.0)?;
+        }
+        let payment = payments::by_id(ledger, admission.id)?
+            .ok_or_else(|| LedgerError::inconsistent("a payment that was just stored is gone"))?;
+        Ok(Ok(Accepted { object: payment.view(), replayed: false }))
+    }
+
+    /// What the policy says about an outflow of `mandate`.
+    pub(super) fn decide(
+        &self,
+        mandate: &mandates::Record,
+        proposal: &Proposal,
+        head: u64,
+        now: Seconds,
+    ) -> policy::Decision {
+        let Parts { house, limits, confirmations, .. } = *self.parts;
+        let standing = Standing {
+            terms: &mandate.terms,
+            intent: mandate.intent.as_ref(),
+            state: mandate.state(head, confirmations),
+            available: mandate.books.available(),
+            highest_nonce: mandate.highest_nonce,
+        };
+        let house = policy::House { escrow: house.escrow, token: house.token, guardian: house.guardian };
+        policy::decide(&standing, proposal, &house, &limits, now)
+    }
+
+    /// One payment of the caller's; with `wait`, once it is in that state or final, but after 25 s
+    /// in any case.
+    ///
+    /// # Errors
+    /// `not_found`, and those of the ledger.
+    pub async fn payment(
+        &self,
+        caller: Address,
+        id: PaymentId,
+        wait: Option<PaymentState>,
+    ) -> Result<Payment, Problem> {
+        let deadline = Instant::now() + WAIT;
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            let found = self
+                .parts
+                .ledger
+                .read(move |ledger| {
+                    let Some(payment) = payments::by_id(ledger, id)? else { return Ok(None) };
+                    let mandate = mandates::get(ledger, payment.mandate)?;
+                    Ok(mandate.filter(|mandate| mandate.belongs_to(caller)).map(|_| payment.view()))
+                })
+                .await?;
+            let payment = found.ok_or_else(|| not_found("payment"))?;
+            let reached = wait.is_none_or(|wanted| payment.state == wanted || payment.state.is_final());
+            if reached || tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+                return Ok(payment);
+            }
+        }
+    }
+
+    /// The caller's payments, newest first.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub async fn payments(
+        &self,
+        caller: Address,
+        filter: PaymentFilter,
+        page: PageQuery,
+    ) -> Result<Page<Payment>, Problem> {
+        let (limit, before) = (page.limit(), page.cursor()?);
+        let PaymentFilter { mandate, state, reference } = filter;
+        let filter = payments::Filter { reader: caller, mandate, state, reference };
+        let list = self.parts.ledger.read(move |ledger| payments::list(ledger, filter, before, limit + 1)).await?;
+        Ok(paged(list, limit, |payment| payment.seq.to_string(), payments::Record::view))
+    }
+}
+
+/// That the nonce belongs to a payment or a card already: they share one sequence.
+pub(super) fn taken(ledger: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<Problem>, LedgerError> {
+    let by = match payments::by_nonce(ledger, mandate, nonce)? {
+        Some(payment) => Some(payment.id.to_string()),
+        None => records::by_nonce(ledger, mandate, nonce)?.map(|card| card.id.to_string()),
+    };
+    Ok(by.map(|by| Problem::new(Code::NonceTaken, format!("nonce {nonce} belongs to {by}"))))
+}
