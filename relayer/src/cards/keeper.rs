@@ -24,6 +24,9 @@ const CLEARED_WITHIN: Seconds = 31 * 86_400;
 /// What a clearing left open is cleared within so long, or never.
 const REST_WITHIN: Seconds = 7 * 86_400;
 
+/// After a round that failed, so long nothing is asked of the issuer.
+const PAUSE: Duration = Duration::from_secs(2);
+
 /// Why a step was not taken. The next round tries again.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
@@ -64,7 +67,14 @@ impl Keeper {
             }
             match self.round(head, ask).await {
                 Ok(()) => self.health.clear("cards"),
-                Err(error) => self.health.warn("cards", error.to_string()),
+                Err(error) => {
+                    self.health.warn("cards", error.to_string());
+                    // An issuer in trouble is not asked again with every payment that is made.
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(self.poll.min(PAUSE)) => {}
+                    }
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -291,8 +291,8 @@ impl Sender {
         })
     }
 
-    /// Signs the work and stores it, in one commit with the steps of its payments. `None` if
-    /// something of it changed meanwhile: then the next step looks again.
+    /// Signs the work and stores it, in one commit with the steps of its payments. Fails, and stores
+    /// nothing, if something of it changed meanwhile: then the next step looks again.
     async fn sign_and_store(&self, work: Work, head: Head) -> Result<Option<transactions::Record>, SendError> {
         let (kind, calldata, gas_limit) = match &work {
             Work::Call(kind, calldata) => (*kind, calldata.clone(), CALL_GAS),
