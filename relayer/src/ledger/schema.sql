@@ -104,8 +104,8 @@ CREATE TABLE card (
     held_block INTEGER, held_hash BLOB, held_tx BLOB, -- absent while the hold is not mined
     hold_final INTEGER NOT NULL DEFAULT 0,
     settle_tx  BLOB,
+    last_four  TEXT,             -- not behind the token, whose digits it would join to look like a number
     token      TEXT UNIQUE,      -- the issuer's name of it
-    last_four  TEXT,
     paused     INTEGER NOT NULL DEFAULT 0, -- at the issuer, because the hold was unmined
     charge     TEXT,             -- the issuer's transaction that was approved
     authorized INTEGER,
@@ -135,13 +135,13 @@ CREATE TABLE issuer_event (
     token       TEXT PRIMARY KEY,
     card        INTEGER NOT NULL REFERENCES card (seq),
     transaction_token TEXT NOT NULL,
-    created     TEXT    NOT NULL, -- the issuer's time, which orders them
     kind        TEXT    NOT NULL,
+    created     TEXT    NOT NULL, -- the issuer's time, which orders them
     cents       INTEGER NOT NULL,
     approved    INTEGER NOT NULL,
     at          INTEGER NOT NULL  -- when it was taken in
 ) STRICT;
-CREATE INDEX issuer_event_of_card ON issuer_event (card, transaction_token, created);
+CREATE INDEX issuer_event_of_card ON issuer_event (card);
 
 -- Webhooks that were taken: a repeated one changes nothing.
 CREATE TABLE webhook (id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
