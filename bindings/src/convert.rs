@@ -87,16 +87,16 @@ pub fn row(spend: &Spend, (r, vs): (B256, B256)) -> MandateEscrow::Payment {
 /// A signed hold as the contract takes it.
 #[must_use]
 pub fn hold_row(hold: &Hold, (r, vs): (B256, B256)) -> MandateEscrow::Hold {
-    MandateEscrow::Hold {
+    let payment = MandateEscrow::Payment {
         payee: hold.payee,
         amount: hold.amount,
         nonce: hold.nonce,
         deadline: hold.deadline,
-        captureBy: hold.captureBy,
         r#ref: hold.reference,
         r,
         vs,
-    }
+    };
+    MandateEscrow::Hold { payment, captureBy: hold.captureBy }
 }
 
 /// The nonces' bits fit their type in Rust as in Solidity.

@@ -34,6 +34,20 @@ alloy_sol_types::sol! {
         bytes32 reference;
     }
 
+    /// What an operator signs so that anyone can end its mandate.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Revoke {
+        bytes32 mandate;
+    }
+
+    /// What an operator signs so that what is left goes to another recipient.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Sweep {
+        bytes32 mandate;
+        address recipient;
+        uint40 deadline;
+    }
+
     /// What an operator signs to fund a mandate without ETH (EIP-3009).
     #[derive(Debug, PartialEq, Eq)]
     struct ReceiveWithAuthorization {
@@ -146,6 +160,21 @@ impl Domain {
     #[must_use]
     pub fn hold_digest(&self, hold: &Hold) -> B256 {
         self.digest(Hold::TYPE, &hold.eip712_encode_data())
+    }
+
+    /// The digest that the operator signs so that anyone can end `mandate`.
+    #[must_use]
+    pub fn revoke_digest(&self, mandate: MandateId) -> B256 {
+        Revoke { mandate: mandate.0 }.eip712_signing_hash(&self.eip712())
+    }
+
+    /// The digest that the operator signs so that what is left of `mandate` goes to `recipient`, before `deadline`.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] for a time beyond 40 bits.
+    pub fn sweep_digest(&self, mandate: MandateId, recipient: Address, deadline: Seconds) -> Result<B256, OutOfRange> {
+        let message = Sweep { mandate: mandate.0, recipient, deadline: time("deadline", deadline)? };
+        Ok(message.eip712_signing_hash(&self.eip712()))
     }
 
     fn digest(&self, type_string: &str, data: &[u8]) -> B256 {

@@ -8,9 +8,9 @@ use serde_json::Value;
 use stipend_core::{Amount, Code, MandateId, merkle};
 
 use crate::{
-    Domain, Hold, ReceiveWithAuthorization,
+    Domain, Hold, ReceiveWithAuthorization, Revoke,
     SignatureError::{HighS, Length, RecoveryId, Unrecoverable},
-    Spend,
+    Spend, Sweep,
     abi::MandateEscrow,
     compact, receive_with_authorization, recover, terms_from_chain, terms_on_chain,
 };
@@ -87,6 +87,8 @@ fn type_strings_are_those_of_solidity() {
         ("Terms", MandateEscrow::Terms::eip712_encode_type()),
         ("Spend", Spend::TYPE.into()),
         ("Hold", Hold::TYPE.into()),
+        ("Revoke", Revoke::eip712_encode_type()),
+        ("Sweep", Sweep::eip712_encode_type()),
         ("ReceiveWithAuthorization", ReceiveWithAuthorization::eip712_encode_type()),
     ];
     for (name, ours) in ours {
@@ -157,6 +159,26 @@ fn holds_have_the_digests_of_solidity_and_their_signers_are_found() {
         assert_eq!(digest, get::<B256>(&vector["digest"]), "{}", vector["name"]);
         let signature = wire(get(&vector["r"]), get(&vector["vs"]));
         assert_eq!(recover(digest, &signature), Ok(agent), "{}", vector["name"]);
+    }
+}
+
+#[test]
+fn operators_messages_have_the_digests_of_solidity_and_their_signers_are_found() {
+    let vectors = vectors();
+    let operator: Address = get(&vectors["operator"]["address"]);
+    let check = |vector: &Value, digest: B256| {
+        assert_eq!(digest, get::<B256>(&vector["digest"]), "{}", vector["name"]);
+        assert_eq!(recover(digest, &get::<Bytes>(&vector["signature"])), Ok(operator), "{}", vector["name"]);
+    };
+    for vector in list(&vectors["revocations"]) {
+        let domain = Domain { chain_id: number(&vector["chainId"]), ..home(&vectors) };
+        check(vector, domain.revoke_digest(MandateId(get(&vector["mandate"]))));
+    }
+    for vector in list(&vectors["sweeps"]) {
+        let domain = Domain { chain_id: number(&vector["chainId"]), ..home(&vectors) };
+        let sweep = &vector["sweep"];
+        let (mandate, recipient) = (MandateId(get(&sweep["mandate"])), get(&sweep["recipient"]));
+        check(vector, domain.sweep_digest(mandate, recipient, number(&sweep["deadline"])).unwrap());
     }
 }
 

@@ -50,6 +50,10 @@ codes! {
     NotStarted, "mandate_not_started", 403, "wait until the mandate's start";
     /// At or after the mandate's expiry.
     Expired, "mandate_expired", 403, "ask for a new mandate";
+    /// At or after the hold's `captureBy`.
+    CaptureByPassed, "capture_by_passed", 403, "sign the hold again with a later capture_by";
+    /// The hold would last longer than the mandate allows.
+    CaptureByTooLate, "capture_by_too_late", 403, "sign the hold again with the capture_by that /v1/info asks for, or ask for a mandate that lasts longer";
     /// At or after the payment's deadline.
     DeadlinePassed, "deadline_passed", 403, "sign the payment again with a later deadline";
     /// An amount of zero.
@@ -62,21 +66,16 @@ codes! {
     AbovePerPayment, "above_per_payment", 403, "pay at most the mandate's per-payment maximum";
     /// More than is left.
     InsufficientBudget, "insufficient_budget", 403, "pay at most what is available, or ask for a new mandate";
-    /// More than the rolling window leaves.
-    WindowExceeded, "window_exceeded", 403, "wait until the rolling window has room again";
     /// A higher nonce has retired this one.
     NonceRetired, "nonce_retired", 409, "sign again with a nonce above the highest one used";
     /// The nonce has paid already.
     NonceUsed, "nonce_used", 409, "sign again with the next free nonce";
+    /// More than the rolling window leaves.
+    WindowExceeded, "window_exceeded", 403, "wait until the rolling window has room again";
     /// The signature is not the agent's.
     BadSignature, "bad_signature", 400, "sign the message with the agent's key, for this chain id and escrow";
     /// The token refuses the transfer.
     TransferFailed, "transfer_failed", 403, "the token refuses this transfer: check that the payee can receive it";
-
-    /// At or after the hold's `captureBy`.
-    CaptureByPassed, "capture_by_passed", 403, "sign the hold again with a later capture_by";
-    /// The hold would last longer than the mandate allows.
-    CaptureByTooLate, "capture_by_too_late", 403, "sign the hold again with the capture_by that /v1/info asks for, or ask for a mandate that lasts longer";
 
     // Reasons that only the relayer knows.
     /// The opening is not confirmed yet.
@@ -162,7 +161,7 @@ impl Code {
     #[must_use]
     pub fn from_reason(reason: u8) -> Option<Self> {
         let index = usize::from(reason).checked_sub(1)?;
-        Self::ALL.get(index).copied().filter(|_| reason <= Self::CaptureByTooLate as u8 + 1)
+        Self::ALL.get(index).copied().filter(|_| reason <= Self::TransferFailed as u8 + 1)
     }
 }
 
@@ -190,8 +189,8 @@ mod tests {
     fn only_the_contract_s_reasons_have_a_number() {
         assert_eq!(Code::from_reason(0), None);
         assert_eq!(Code::from_reason(1), Some(Code::UnknownMandate));
-        assert_eq!(Code::from_reason(16), Some(Code::TransferFailed));
-        assert_eq!(Code::from_reason(18), Some(Code::CaptureByTooLate));
+        assert_eq!(Code::from_reason(16), Some(Code::WindowExceeded));
+        assert_eq!(Code::from_reason(18), Some(Code::TransferFailed));
         assert_eq!(Code::from_reason(19), None);
         assert_eq!(Code::from_reason(255), None);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {Group, Hold, HoldState, Mandate, Payment, Reason, Terms} from "../Types.sol";
+import {Group, Hold, HoldState, Mandate, Payment, Reason, Terms} from "./Types.sol";
 
 /// @title IMandateEscrow
 /// @notice Holds an operator's tokens under terms that the operator approved once, and pays them out as the agent
@@ -34,7 +34,11 @@ interface IMandateEscrow {
     /// @notice A hold ended, and what it had left is the mandate's again. No token moved.
     event Released(bytes32 indexed mandate, uint64 amount, uint32 nonce);
 
-    /// @notice A mandate was ended before its time. Without `Returned` in the same transaction, the token refused the
+    /// @notice Somebody paid back. `restored` of the amount is the mandate's budget again and stays in the escrow; the rest
+    /// went from the payer to the operator.
+    event Refunded(bytes32 indexed mandate, address indexed payer, uint64 amount, uint64 restored, bytes32 ref);
+
+    /// @notice A mandate was ended before its time, by its operator or agent. Without `Returned` in the same transaction, the token refused the
     /// transfer, and `sweep` will return the money.
     event Revoked(bytes32 indexed mandate, address indexed by);
 
@@ -85,13 +89,19 @@ interface IMandateEscrow {
     /// @notice From `captureEnd` on no hold is released; `sweep` returns what is held.
     error CaptureEndPassed(uint40 captureEnd, uint256 timestamp);
 
-    /// @notice A capture of nothing.
+    /// @notice A capture or refund of nothing.
     error AmountIsZero();
 
     error AmountAboveHeld(uint64 amount, uint64 held);
 
     error NotOperator(address caller, address operator);
     error NotOperatorOrAgent(address caller, address operator, address agent);
+    /// @notice The signature is not the operator's, for this message, chain and escrow.
+    error NotSignedByOperator(address operator);
+    /// @notice The operator's message has lapsed.
+    error DeadlinePassed(uint40 deadline, uint256 timestamp);
+    /// @notice The recipient is zero, the escrow or the token.
+    error BadRecipient(address recipient);
 
     error OperatorIsZero();
     error AgentIsZero();
@@ -102,8 +112,7 @@ interface IMandateEscrow {
     error ExpiryNotInFuture(uint40 expiry, uint256 timestamp);
     /// @notice Exactly one of the two is zero.
     error WindowIncomplete(uint32 window, uint64 windowCap);
-    /// @notice This escrow enforces no rolling window, so it takes no terms that ask for one.
-    error WindowUnsupported();
+    error WindowCapAboveCap(uint64 windowCap, uint64 cap);
     error PerPaymentAboveCap(uint64 perPayment, uint64 cap);
 
     /// @notice The balance did not grow by exactly what was pulled.
@@ -126,6 +135,18 @@ interface IMandateEscrow {
     /// @dev Only the operator: an allowance approves no terms.
     /// @return mandate Its id
     function open(Terms calldata terms) external returns (bytes32 mandate);
+
+    /// @notice Opens a mandate and pulls its cap by an EIP-2612 permit, or by an allowance that is there. For the operator, or
+    /// anyone with the operator's EIP-712 signature of the terms.
+    /// @dev A permit that fails is passed over: anyone can spend it first, and the allowance is what counts.
+    /// @param terms The terms
+    /// @param deadline Of the permit, as signed
+    /// @param permit The operator's signature of a permit of exactly `terms.cap` to this escrow
+    /// @param signature The operator's signature of `terms` under this contract's domain; ignored if the operator calls
+    /// @return mandate Its id
+    function openWithPermit(Terms calldata terms, uint256 deadline, bytes calldata permit, bytes calldata signature)
+        external
+        returns (bytes32 mandate);
 
     /// @notice Opens a mandate and pulls its cap by an EIP-3009 `ReceiveWithAuthorization` of the operator whose nonce
     /// is the mandate's id: one signature, without ETH, funds and approves exactly these terms.
@@ -175,7 +196,7 @@ interface IMandateEscrow {
     /// @notice Sets an amount aside for a payee, signed by the agent, until it is captured or released. It counts like a
     /// payment, and its nonce is one of the payments'.
     /// @param terms The terms
-    /// @param hold_ The hold; its `(r, vs)` counts first
+    /// @param hold_ The hold; the `(r, vs)` of its payment counts first
     /// @param proof Leads from the payee to `terms.payees`; ignored if that is zero
     /// @param signature What the agent's wallet takes (ERC-1271); empty: the wallet is not asked
     function hold(Terms calldata terms, Hold calldata hold_, bytes32[] calldata proof, bytes calldata signature)
@@ -195,6 +216,15 @@ interface IMandateEscrow {
     /// @dev Moves no token, and so cannot fail for one. After the mandate's end, `sweep` returns what was released.
     function release(Terms calldata terms, uint32 nonce) external;
 
+    // ---------------------------------------------------------------- refund
+
+    /// @notice Gives money back to the mandate. While it is open and before its expiry, and if its terms say so, the budget
+    /// grows again, up to the cap; all else goes straight to the operator. Anyone may pay.
+    /// @param terms The terms
+    /// @param amount Pulled from the caller by allowance
+    /// @param ref Says what is paid back, as the payment's `ref` said what was paid
+    function refund(Terms calldata terms, uint64 amount, bytes32 ref) external;
+
     // ---------------------------------------------------------------- end
 
     /// @notice Ends a mandate from this block on and returns what is not held; from `captureEnd` on, everything. For the
@@ -202,10 +232,21 @@ interface IMandateEscrow {
     /// @dev Never fails because the token refuses the transfer: the mandate ends, and `sweep` returns the money later.
     function revoke(Terms calldata terms) external;
 
+    /// @notice Ends a mandate as the operator would, by its signature of `Revoke(bytes32 mandate)`. Anyone may send it.
+    function revokeWithSignature(Terms calldata terms, bytes calldata signature) external;
+
     /// @notice Returns what is not held to the operator, once the mandate is revoked or expired; from `captureEnd` on,
     /// everything. Anyone may trigger it, as often as something is left.
     /// @return amount What was returned
     function sweep(Terms calldata terms) external returns (uint256 amount);
+
+    /// @notice The same to another recipient, by the operator's signature of
+    /// `Sweep(bytes32 mandate,address recipient,uint40 deadline)`: for an operator whom the token refuses. Anyone may send
+    /// it, as often as something is left, before the deadline.
+    /// @return amount What was returned
+    function sweepTo(Terms calldata terms, address recipient, uint40 deadline, bytes calldata signature)
+        external
+        returns (uint256 amount);
 
     // ---------------------------------------------------------------- guardian
 
@@ -250,6 +291,6 @@ interface IMandateEscrow {
     /// @notice The one token.
     function token() external view returns (address);
 
-    /// @notice The EIP-712 domain of signed payments, for the current chain id.
+    /// @notice The EIP-712 domain of signed messages, for the current chain id.
     function domainSeparator() external view returns (bytes32);
 }

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
-import {Hold, Payment, Terms} from "../Types.sol";
+import {Hold, Payment, Terms} from "../interfaces/Types.sol";
 
 /// @title Digests
 /// @notice EIP-712 digests of what operators and agents sign.
@@ -17,8 +17,10 @@ library Digests {
     bytes32 internal constant HOLD_TYPEHASH = keccak256(
         "Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)"
     );
+    bytes32 internal constant REVOKE_TYPEHASH = keccak256("Revoke(bytes32 mandate)");
+    bytes32 internal constant SWEEP_TYPEHASH = keccak256("Sweep(bytes32 mandate,address recipient,uint40 deadline)");
 
-    /// @dev The id of a mandate, if `domain` is the domain of deployment.
+    /// @dev What the operator signs to open; the id of the mandate, if `domain` is the domain of deployment.
     function ofTerms(bytes32 domain, Terms calldata terms) internal pure returns (bytes32) {
         bytes32 typeHash = TERMS_TYPEHASH;
         bytes32 structHash;
@@ -47,15 +49,21 @@ library Digests {
 
     /// @dev What the agent signs to set an amount aside.
     function ofHold(bytes32 domain, bytes32 mandate, Hold calldata hold) internal pure returns (bytes32) {
-        bytes32 typeHash = HOLD_TYPEHASH;
-        bytes32 structHash;
-        assembly ("memory-safe") {
-            let words := mload(0x40)
-            mstore(words, typeHash)
-            mstore(add(words, 0x20), mandate)
-            calldatacopy(add(words, 0x40), hold, 0xc0) // payee, amount, nonce, deadline, captureBy, ref
-            structHash := keccak256(words, 0x100)
-        }
+        Payment calldata p = hold.payment;
+        bytes32 structHash = keccak256(
+            abi.encode(HOLD_TYPEHASH, mandate, p.payee, p.amount, p.nonce, p.deadline, hold.captureBy, p.ref)
+        );
+        return MessageHashUtils.toTypedDataHash(domain, structHash);
+    }
+
+    /// @dev What the operator signs so that anyone can end the mandate.
+    function ofRevoke(bytes32 domain, bytes32 mandate) internal pure returns (bytes32) {
+        return MessageHashUtils.toTypedDataHash(domain, keccak256(abi.encode(REVOKE_TYPEHASH, mandate)));
+    }
+
+    /// @dev What the operator signs so that what is left goes elsewhere.
+    function ofSweep(bytes32 domain, bytes32 mandate, address to, uint40 deadline) internal pure returns (bytes32) {
+        bytes32 structHash = keccak256(abi.encode(SWEEP_TYPEHASH, mandate, to, deadline));
         return MessageHashUtils.toTypedDataHash(domain, structHash);
     }
 }

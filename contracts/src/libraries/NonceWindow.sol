@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {Mandate, Reason} from "../Types.sol";
+import {Mandate, Reason} from "../interfaces/Types.sol";
 
 /// @title NonceWindow
 /// @notice Nonces in any order within a window that moves up: the anti-replay window of RFC 6479, in the mandate's own

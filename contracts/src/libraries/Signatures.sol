@@ -6,7 +6,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {IMandateEscrow} from "../interfaces/IMandateEscrow.sol";
 
 /// @title Signatures
-/// @notice Whether an agent signed a digest: with its key, or else as a wallet.
+/// @notice Whether an operator or an agent signed a digest: with its key, or else as a wallet.
 /// @dev The key counts first, whatever code the account has: the root key of an EIP-7702 account stays valid here.
 library Signatures {
     /// @dev What a wallet may burn to answer.
@@ -15,19 +15,26 @@ library Signatures {
     /// @dev Pays for reaching the call, so that the wallet gets all of WALLET_GAS.
     uint256 private constant RESERVE = 10_000;
 
-    /// @param agent Who must have signed; not zero
+    /// @param signer Who must have signed; not zero
     /// @param digest What was signed
     /// @param r First half of the ERC-2098 signature
     /// @param vs Second half; high-s values are refused (EIP-2)
     /// @param signature For an ERC-1271 wallet; empty: it is not asked
-    function isValid(address agent, bytes32 digest, bytes32 r, bytes32 vs, bytes calldata signature)
+    function isValid(address signer, bytes32 digest, bytes32 r, bytes32 vs, bytes calldata signature)
         internal
         view
         returns (bool)
     {
-        (address signer,,) = ECDSA.tryRecover(digest, r, vs);
-        if (signer == agent) return true;
-        return signature.length != 0 && agent.code.length != 0 && _walletAccepts(agent, digest, signature);
+        (address recovered,,) = ECDSA.tryRecover(digest, r, vs);
+        return recovered == signer || _walletAccepts(signer, digest, signature);
+    }
+
+    /// @param signer Who must have signed; not zero
+    /// @param digest What was signed
+    /// @param signature 65 bytes of a key, high-s values refused; or what an ERC-1271 wallet takes, not empty
+    function isValid(address signer, bytes32 digest, bytes calldata signature) internal view returns (bool) {
+        (address recovered,,) = ECDSA.tryRecoverCalldata(digest, signature);
+        return recovered == signer || _walletAccepts(signer, digest, signature);
     }
 
     /// @dev Asks by a static call with bounded gas, and reads one word of what comes back. A caller who sends too little
@@ -37,6 +44,7 @@ library Signatures {
         view
         returns (bool accepted)
     {
+        if (signature.length == 0 || wallet.code.length == 0) return false;
         bytes memory question = abi.encodeCall(IERC1271.isValidSignature, (digest, signature));
 
         uint256 available = gasleft() * 63 / 64;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {HoldState, Mandate} from "../Types.sol";
+import {Mandate} from "../interfaces/Types.sol";
 
 /// @title Slots
-/// @notice Writes the structs of one slot at once. The compiler would write field by field, for 200 gas each.
+/// @notice Writes a struct of one slot at once. The compiler would write field by field, for 200 gas each.
 library Slots {
     function write(Mandate storage slot, Mandate memory mandate) internal {
         uint256 word = mandate.remaining;
@@ -12,15 +12,6 @@ library Slots {
         word |= uint256(mandate.nonceBits) << 128;
         word |= uint256(mandate.nonceBase) << 216;
         word |= uint256(mandate.status) << 248;
-        assembly ("memory-safe") {
-            sstore(slot.slot, word)
-        }
-    }
-
-    function write(HoldState storage slot, HoldState memory hold) internal {
-        uint256 word = uint160(hold.payee);
-        word |= uint256(hold.left) << 160;
-        word |= uint256(hold.captureBy) << 224;
         assembly ("memory-safe") {
             sstore(slot.slot, word)
         }

@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {Test} from "forge-std/Test.sol";
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
-import {Group, Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "../../src/Types.sol";
+import {Group, Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "../../src/interfaces/Types.sol";
 import {MockUSDC} from "../mocks/MockUSDC.sol";
 import {MockUSDCProxy} from "../mocks/MockUSDCProxy.sol";
 
@@ -135,18 +135,18 @@ abstract contract EscrowTest is Test {
         view
         returns (Hold memory hold)
     {
-        hold.payee = to;
-        hold.amount = amount;
-        hold.nonce = nonce;
-        hold.deadline = NOW + 60 days;
+        hold.payment.payee = to;
+        hold.payment.amount = amount;
+        hold.payment.nonce = nonce;
+        hold.payment.deadline = NOW + 60 days;
         hold.captureBy = NOW + 50 days;
-        hold.ref = keccak256("ref");
+        hold.payment.ref = keccak256("ref");
         _sign(terms, hold);
     }
 
     /// @dev Signs the hold, as it is now, with the agent's key.
     function _sign(Terms memory terms, Hold memory hold) internal view {
-        (hold.r, hold.vs) = vm.signCompact(agentKey, _holdDigest(_idOf(terms), hold));
+        (hold.payment.r, hold.payment.vs) = vm.signCompact(agentKey, _holdDigest(_idOf(terms), hold));
     }
 
     function _holdDigest(bytes32 id, Hold memory hold) internal view returns (bytes32) {
@@ -154,7 +154,16 @@ abstract contract EscrowTest is Test {
             "Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)"
         );
         bytes32 structHash = keccak256(
-            abi.encode(typeHash, id, hold.payee, hold.amount, hold.nonce, hold.deadline, hold.captureBy, hold.ref)
+            abi.encode(
+                typeHash,
+                id,
+                hold.payment.payee,
+                hold.payment.amount,
+                hold.payment.nonce,
+                hold.payment.deadline,
+                hold.captureBy,
+                hold.payment.ref
+            )
         );
         return _digest(escrow.domainSeparator(), structHash);
     }

@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {Test} from "forge-std/Test.sol";
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
-import {HoldState, Mandate, Status} from "../../src/Types.sol";
+import {HoldState, Mandate, Status} from "../../src/interfaces/Types.sol";
 import {Handler} from "./Handler.sol";
 
 /// @notice The invariants of MandateEscrow, by their numbers, after any sequence of actions.

@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
-import {Group, Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "../../src/Types.sol";
+import {Group, Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "../../src/interfaces/Types.sol";
 import {EscrowTest} from "../base/EscrowTest.sol";
 
 /// @notice Does what operators, agents and submitters do, in any order and at any time, and keeps its own books from the
@@ -132,7 +132,7 @@ contract Handler is EscrowTest {
         bytes32 id = _pick(which);
         Terms memory terms = _books[id].terms;
         Hold memory hold_ = _holdFor(terms, _payeeOf(nonce >> 16), amount % (terms.cap / 3), nonce % 120);
-        hold_.deadline = NOW + 3650 days;
+        hold_.payment.deadline = NOW + 3650 days;
         hold_.captureBy = nonce >> 24 & 1 == 0 ? terms.captureEnd : uint40(_time + 1 + amount % 2 days);
         _sign(terms, hold_);
         vm.recordLogs();

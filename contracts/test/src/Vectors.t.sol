@@ -6,7 +6,7 @@ import {Test} from "forge-std/Test.sol";
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
 import {Digests} from "../../src/libraries/Digests.sol";
 import {Payees} from "../../src/libraries/Payees.sol";
-import {Hold, Payment, Reason, Terms} from "../../src/Types.sol";
+import {Hold, Payment, Reason, Terms} from "../../src/interfaces/Types.sol";
 import {MockUSDC} from "../mocks/MockUSDC.sol";
 
 /// @notice The golden vectors that Solidity and Rust both check; see bindings/vectors/README.md.
@@ -82,11 +82,40 @@ contract VectorsTest is Test {
 
             bytes32 digest = this.holdDigest(escrow.domainSeparator(), _bytes32(path, ".hold.mandate"), hold);
             assertEq(digest, _bytes32(path, ".digest"));
-            assertEq(ECDSA.recover(digest, hold.r, hold.vs), agent);
+            assertEq(ECDSA.recover(digest, hold.payment.r, hold.payment.vs), agent);
             (bytes32 r, bytes32 vs) = vm.signCompact(key, digest);
-            assertEq(r, hold.r);
-            assertEq(vs, hold.vs);
+            assertEq(r, hold.payment.r);
+            assertEq(vs, hold.payment.vs);
         }
+    }
+
+    function test_revocations() public {
+        for (uint256 i = 0; _has(".revocations", i); ++i) {
+            string memory path = _at(".revocations", i);
+            vm.chainId(_uint(path, ".chainId"));
+            bytes32 digest = Digests.ofRevoke(escrow.domainSeparator(), _bytes32(path, ".mandate"));
+            _assertSignedByOperator(path, digest);
+        }
+    }
+
+    function test_sweeps() public {
+        for (uint256 i = 0; _has(".sweeps", i); ++i) {
+            string memory path = _at(".sweeps", i);
+            vm.chainId(_uint(path, ".chainId"));
+            bytes32 digest = Digests.ofSweep(
+                escrow.domainSeparator(),
+                _bytes32(path, ".sweep.mandate"),
+                _address(string.concat(path, ".sweep.recipient")),
+                uint40(_uint(path, ".sweep.deadline"))
+            );
+            _assertSignedByOperator(path, digest);
+        }
+    }
+
+    function _assertSignedByOperator(string memory path, bytes32 digest) private view {
+        assertEq(digest, _bytes32(path, ".digest"));
+        bytes memory signature = vm.parseJsonBytes(json, string.concat(path, ".signature"));
+        assertEq(ECDSA.recover(digest, signature), _address(".operator.address"));
     }
 
     function test_authorizations() public view {
@@ -136,19 +165,19 @@ contract VectorsTest is Test {
         assertEq(reasons[uint256(Reason.NotSubmitter)], "NotSubmitter");
         assertEq(reasons[uint256(Reason.NotStarted)], "NotStarted");
         assertEq(reasons[uint256(Reason.Expired)], "Expired");
+        assertEq(reasons[uint256(Reason.CaptureByPassed)], "CaptureByPassed");
+        assertEq(reasons[uint256(Reason.CaptureByTooLate)], "CaptureByTooLate");
         assertEq(reasons[uint256(Reason.DeadlinePassed)], "DeadlinePassed");
         assertEq(reasons[uint256(Reason.AmountZero)], "AmountZero");
         assertEq(reasons[uint256(Reason.BadPayee)], "BadPayee");
         assertEq(reasons[uint256(Reason.PayeeNotAllowed)], "PayeeNotAllowed");
         assertEq(reasons[uint256(Reason.AbovePerPayment)], "AbovePerPayment");
         assertEq(reasons[uint256(Reason.InsufficientBudget)], "InsufficientBudget");
-        assertEq(reasons[uint256(Reason.WindowExceeded)], "WindowExceeded");
         assertEq(reasons[uint256(Reason.NonceRetired)], "NonceRetired");
         assertEq(reasons[uint256(Reason.NonceUsed)], "NonceUsed");
+        assertEq(reasons[uint256(Reason.WindowExceeded)], "WindowExceeded");
         assertEq(reasons[uint256(Reason.BadSignature)], "BadSignature");
         assertEq(reasons[uint256(Reason.TransferFailed)], "TransferFailed");
-        assertEq(reasons[uint256(Reason.CaptureByPassed)], "CaptureByPassed");
-        assertEq(reasons[uint256(Reason.CaptureByTooLate)], "CaptureByTooLate");
     }
 
     // ---------------------------------------------------------------- through calldata
@@ -194,14 +223,14 @@ contract VectorsTest is Test {
     }
 
     function _hold(string memory path) private view returns (Hold memory hold) {
-        hold.payee = _address(string.concat(path, ".hold.payee"));
-        hold.amount = _uint64(path, ".hold.amount");
-        hold.nonce = _uint32(path, ".hold.nonce");
-        hold.deadline = _uint40(path, ".hold.deadline");
+        hold.payment.payee = _address(string.concat(path, ".hold.payee"));
+        hold.payment.amount = _uint64(path, ".hold.amount");
+        hold.payment.nonce = _uint32(path, ".hold.nonce");
+        hold.payment.deadline = _uint40(path, ".hold.deadline");
         hold.captureBy = _uint40(path, ".hold.captureBy");
-        hold.ref = _bytes32(path, ".hold.ref");
-        hold.r = _bytes32(path, ".r");
-        hold.vs = _bytes32(path, ".vs");
+        hold.payment.ref = _bytes32(path, ".hold.ref");
+        hold.payment.r = _bytes32(path, ".r");
+        hold.payment.vs = _bytes32(path, ".vs");
     }
 
     function _at(string memory list, uint256 i) private pure returns (string memory) {

@@ -387,7 +387,7 @@ impl Sender {
             let Some(mandate) = mandate.filter(open) else { continue };
             let calldata = hold_calldata(&card, &mandate)
                 .ok_or_else(|| LedgerError::inconsistent("a hold that can't be encoded"))?;
-            if self.would_pass::<MandateEscrow::hold_0Call>(&calldata, head).await? {
+            if self.would_pass::<MandateEscrow::hold_1Call>(&calldata, head).await? {
                 return Ok(Some((Kind::Hold(card.seq), calldata)));
             }
         }
@@ -543,7 +543,7 @@ fn hold_calldata(card: &cards::Record, mandate: &mandates::Record) -> Option<Byt
     let times = (card.deadline, card.capture_by);
     let hold = Hold::new(card.mandate, (card.payee, card.amount), card.nonce, times, card.reference).ok()?;
     let payees = mandate.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref()).unwrap_or_default();
-    let call = MandateEscrow::hold_0Call {
+    let call = MandateEscrow::hold_1Call {
         terms: terms_on_chain(&mandate.terms).ok()?,
         hold_: hold_row(&hold, compact(&card.signature).ok()?),
         proof: merkle::proof(payees, card.payee).unwrap_or_default(),

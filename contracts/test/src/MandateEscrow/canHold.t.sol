@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Hold, Reason, Terms} from "../../../src/Types.sol";
+import {Hold, Reason, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 
 /// @notice The view and the verb answer alike; each test of a refusal asks both. Here: by chance, and in order.
@@ -32,13 +32,13 @@ contract CanHoldTest is EscrowTest {
         terms.perPayment = uint64(bound(c.perPayment, 0, CAP));
 
         address[4] memory payees = [payee, address(0), address(escrow), address(usdc)];
-        hold.payee = payees[c.payee % 24 < 4 ? c.payee % 24 : 0];
-        hold.amount = c.zeroAmount % 8 == 0 ? 0 : uint64(bound(c.amount, 1, CAP + CAP / 8));
-        hold.nonce = c.nonce % 100;
-        hold.deadline = NOW + 20 + c.deadline % 100;
+        hold.payment.payee = payees[c.payee % 24 < 4 ? c.payee % 24 : 0];
+        hold.payment.amount = c.zeroAmount % 8 == 0 ? 0 : uint64(bound(c.amount, 1, CAP + CAP / 8));
+        hold.payment.nonce = c.nonce % 100;
+        hold.payment.deadline = NOW + 20 + c.deadline % 100;
         hold.captureBy = NOW + 20 + c.captureBy % 100;
         _sign(terms, hold);
-        if (c.badSignature % 8 == 0) hold.r = ~hold.r;
+        if (c.badSignature % 8 == 0) hold.payment.r = ~hold.payment.r;
     }
 
     function _prepare(Case memory c, Terms memory terms) private {
@@ -97,23 +97,23 @@ contract CanHoldTest is EscrowTest {
         _assertReason(terms, hold, wrongProof, sender, Reason.CaptureByTooLate);
         hold.captureBy = terms.captureEnd;
         _assertReason(terms, hold, wrongProof, sender, Reason.DeadlinePassed);
-        hold.deadline = terms.start + 1;
+        hold.payment.deadline = terms.start + 1;
         _assertReason(terms, hold, wrongProof, sender, Reason.AmountZero);
-        hold.amount = CAP + 1;
+        hold.payment.amount = CAP + 1;
         _assertReason(terms, hold, wrongProof, sender, Reason.BadPayee);
-        hold.payee = payee;
+        hold.payment.payee = payee;
         _assertReason(terms, hold, wrongProof, sender, Reason.PayeeNotAllowed);
         _assertReason(terms, hold, proof, sender, Reason.AbovePerPayment);
 
         _setAside(terms, CAP / 2, 88);
         _setAside(terms, CAP / 2 - 2, 89);
-        hold.amount = CAP / 2;
+        hold.payment.amount = CAP / 2;
         _assertReason(terms, hold, proof, sender, Reason.InsufficientBudget);
-        hold.amount = 1;
+        hold.payment.amount = 1;
         _assertReason(terms, hold, proof, sender, Reason.NonceRetired);
-        hold.nonce = 88;
+        hold.payment.nonce = 88;
         _assertReason(terms, hold, proof, sender, Reason.NonceUsed);
-        hold.nonce = 87;
+        hold.payment.nonce = 87;
         _assertReason(terms, hold, proof, sender, Reason.BadSignature);
         _sign(terms, hold);
         _assertReason(terms, hold, proof, sender, Reason.None);

@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "../../../src/Types.sol";
+import {Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 import {Wallet} from "../../mocks/Wallets.sol";
 
@@ -21,15 +21,15 @@ contract HoldTest is EscrowTest {
         vm.assume(to != address(0) && to != address(escrow) && to != address(usdc));
         Hold memory hold = _holdFor(terms, to, uint64(bound(amount, 1, CAP)), nonce);
         hold.captureBy = uint40(bound(captureBy, NOW + 1, terms.captureEnd));
-        hold.ref = ref;
+        hold.payment.ref = ref;
         _sign(terms, hold);
         uint256 before = usdc.balanceOf(to);
 
         _hold(terms, hold);
 
-        assertEq(escrow.holdOf(id, nonce), HoldState(to, hold.amount, uint32(hold.captureBy)));
-        assertEq(escrow.mandateOf(id).remaining, CAP - hold.amount);
-        assertEq(escrow.mandateOf(id).held, hold.amount);
+        assertEq(escrow.holdOf(id, nonce), HoldState(to, hold.payment.amount, uint32(hold.captureBy)));
+        assertEq(escrow.mandateOf(id).remaining, CAP - hold.payment.amount);
+        assertEq(escrow.mandateOf(id).held, hold.payment.amount);
         assertEq(escrow.mandateOf(id).status, Status.Open);
         assertEq(usdc.balanceOf(to), before, "nothing moves");
         assertEq(usdc.balanceOf(address(escrow)), CAP);
@@ -41,7 +41,7 @@ contract HoldTest is EscrowTest {
         (terms.expiry, terms.captureEnd) = (type(uint32).max, type(uint32).max);
         id = _open(terms);
         Hold memory hold = _holdOf(terms, type(uint64).max, type(uint32).max);
-        (hold.deadline, hold.captureBy) = (type(uint40).max, type(uint32).max);
+        (hold.payment.deadline, hold.captureBy) = (type(uint40).max, type(uint32).max);
         _sign(terms, hold);
 
         _hold(terms, hold);
@@ -53,7 +53,7 @@ contract HoldTest is EscrowTest {
     function test_emitsExpectedEvents() public {
         Hold memory hold = _holdOf(terms, 7, 3);
         vm.expectEmit(true, true, true, true, address(escrow));
-        emit IMandateEscrow.Held(id, payee, 7, 3, hold.captureBy, hold.ref);
+        emit IMandateEscrow.Held(id, payee, 7, 3, hold.captureBy, hold.payment.ref);
         vm.recordLogs();
         _hold(terms, hold);
         assertEq(vm.getRecordedLogs().length, 1);
@@ -127,14 +127,14 @@ contract HoldTest is EscrowTest {
 
     function test_reverts_fromItsDeadlineOn() public {
         Hold memory hold = _holdOf(terms, 1, 0);
-        hold.deadline = NOW + 10;
+        hold.payment.deadline = NOW + 10;
         _sign(terms, hold);
 
-        vm.warp(hold.deadline);
+        vm.warp(hold.payment.deadline);
         _assertRefused(terms, hold, Reason.DeadlinePassed);
-        vm.warp(hold.deadline + 1);
+        vm.warp(hold.payment.deadline + 1);
         _assertRefused(terms, hold, Reason.DeadlinePassed);
-        vm.warp(hold.deadline - 1);
+        vm.warp(hold.payment.deadline - 1);
         _hold(terms, hold);
     }
 
@@ -289,14 +289,14 @@ contract HoldTest is EscrowTest {
     function test_reverts_whenAnySignedFieldIsChanged(uint256 field) public {
         Hold memory hold = _holdOf(terms, 5, 3);
         field = bound(field, 0, 7);
-        if (field == 0) hold.payee = stranger;
-        if (field == 1) hold.amount += 1;
-        if (field == 2) hold.nonce += 1;
-        if (field == 3) hold.deadline += 1;
+        if (field == 0) hold.payment.payee = stranger;
+        if (field == 1) hold.payment.amount += 1;
+        if (field == 2) hold.payment.nonce += 1;
+        if (field == 3) hold.payment.deadline += 1;
         if (field == 4) hold.captureBy += 1;
-        if (field == 5) hold.ref = ~hold.ref;
-        if (field == 6) hold.r = ~hold.r;
-        if (field == 7) hold.vs = ~hold.vs;
+        if (field == 5) hold.payment.ref = ~hold.payment.ref;
+        if (field == 6) hold.payment.r = ~hold.payment.r;
+        if (field == 7) hold.payment.vs = ~hold.payment.vs;
         _assertRefused(terms, hold, Reason.BadSignature);
     }
 
@@ -307,7 +307,7 @@ contract HoldTest is EscrowTest {
         _assertRefused(terms, _holdOf(other, 5, 0), Reason.BadSignature);
 
         Hold memory hold = _holdOf(terms, 5, 0);
-        (hold.r, hold.vs) = vm.signCompact(operatorKey, _holdDigest(id, hold));
+        (hold.payment.r, hold.payment.vs) = vm.signCompact(operatorKey, _holdDigest(id, hold));
         _assertRefused(terms, hold, Reason.BadSignature);
 
         _sign(terms, hold);
@@ -319,7 +319,8 @@ contract HoldTest is EscrowTest {
     function test_reverts_withTheSignatureOfAPayment() public {
         Payment memory payment = _payment(terms, 5, 0);
         Hold memory hold = _holdOf(terms, 5, 0);
-        (hold.r, hold.vs, payment.r, payment.vs) = (payment.r, payment.vs, hold.r, hold.vs);
+        (hold.payment.r, hold.payment.vs, payment.r, payment.vs) =
+        (payment.r, payment.vs, hold.payment.r, hold.payment.vs);
         _assertRefused(terms, hold, Reason.BadSignature);
         _assertRefused(terms, payment, Reason.BadSignature);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {Mandate, Payment, Reason, Terms} from "../../../src/Types.sol";
+import {Mandate, Payment, Reason, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 
 /// @notice I3: a nonce pays at most once. The window is 88 wide and moves only when a nonce above it arrives.

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Mandate, Status, Terms} from "../../../src/Types.sol";
+import {Mandate, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 import {TokenDeliveringMore, TokenShrinkingTheReceiver, TokenTakingAFee} from "../../mocks/HostileTokens.sol";
 
@@ -165,11 +165,15 @@ contract OpenTest is EscrowTest {
         );
     }
 
-    function test_reverts_whenAWindowIsAskedFor(uint32 window, uint64 windowCap) public {
+    function test_reverts_whenWindowCapIsAboveCap(uint64 windowCap) public {
         Terms memory terms = _terms();
-        terms.window = uint32(bound(window, 1, type(uint32).max));
-        terms.windowCap = uint64(bound(windowCap, 1, type(uint64).max));
-        _assertRefusedToOpen(terms, abi.encodeWithSelector(IMandateEscrow.WindowUnsupported.selector));
+        terms.window = 1;
+        terms.windowCap = uint64(bound(windowCap, CAP + 1, type(uint64).max));
+        _assertRefusedToOpen(
+            terms, abi.encodeWithSelector(IMandateEscrow.WindowCapAboveCap.selector, terms.windowCap, CAP)
+        );
+        terms.windowCap = CAP;
+        _open(terms);
     }
 
     function test_reverts_whenPerPaymentIsAboveCap(uint64 perPayment) public {

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Mandate, Status, Terms} from "../../../src/Types.sol";
+import {Mandate, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 import {TokenTakingAFee} from "../../mocks/HostileTokens.sol";
 import {Wallet} from "../../mocks/Wallets.sol";

@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Group, Hold, Mandate, Payment, Status, Terms} from "../../../src/Types.sol";
+import {Group, Hold, Mandate, Payment, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 import {TokenReentering, TokenReenteringQuietly} from "../../mocks/HostileTokens.sol";
 
@@ -30,7 +30,7 @@ contract ReentrancyTest is EscrowTest {
         Group[] memory groups = new Group[](1);
         groups[0] = Group(terms, _rows(payment));
         Hold memory hold = _holdFor(terms, stranger, 5, 1);
-        verbs = new bytes[](12);
+        verbs = new bytes[](16);
         verbs[0] = abi.encodeCall(IMandateEscrow.open, (unopened));
         verbs[1] = abi.encodeCall(IMandateEscrow.openWithAuthorization, (unopened, 0, 0, ""));
         verbs[2] = abi.encodeWithSignature(
@@ -50,12 +50,12 @@ contract ReentrancyTest is EscrowTest {
         verbs[6] = abi.encodeCall(IMandateEscrow.sweep, (terms));
         verbs[7] = abi.encodeCall(IMandateEscrow.setSubmitter, (stranger, true));
         verbs[8] = abi.encodeWithSignature(
-            "hold((address,address,address,uint64,uint64,uint64,uint32,uint40,uint40,uint40,bytes32,bytes32,bool),(address,uint64,uint32,uint40,uint40,bytes32,bytes32,bytes32))",
+            "hold((address,address,address,uint64,uint64,uint64,uint32,uint40,uint40,uint40,bytes32,bytes32,bool),((address,uint64,uint32,uint40,bytes32,bytes32,bytes32),uint40))",
             terms,
             hold
         );
         verbs[9] = abi.encodeWithSignature(
-            "hold((address,address,address,uint64,uint64,uint64,uint32,uint40,uint40,uint40,bytes32,bytes32,bool),(address,uint64,uint32,uint40,uint40,bytes32,bytes32,bytes32),bytes32[],bytes)",
+            "hold((address,address,address,uint64,uint64,uint64,uint32,uint40,uint40,uint40,bytes32,bytes32,bool),((address,uint64,uint32,uint40,bytes32,bytes32,bytes32),uint40),bytes32[],bytes)",
             terms,
             hold,
             new bytes32[](0),
@@ -63,6 +63,10 @@ contract ReentrancyTest is EscrowTest {
         );
         verbs[10] = abi.encodeCall(IMandateEscrow.capture, (terms, HOLD_OF_TOKEN, 9, 5, false));
         verbs[11] = abi.encodeCall(IMandateEscrow.release, (terms, HOLD_OF_TOKEN));
+        verbs[12] = abi.encodeCall(IMandateEscrow.openWithPermit, (unopened, 0, "", ""));
+        verbs[13] = abi.encodeCall(IMandateEscrow.refund, (terms, 1, 0));
+        verbs[14] = abi.encodeCall(IMandateEscrow.revokeWithSignature, (terms, ""));
+        verbs[15] = abi.encodeCall(IMandateEscrow.sweepTo, (terms, stranger, type(uint40).max, ""));
     }
 
     function test_reverts_whenOpenIsReentered() public {

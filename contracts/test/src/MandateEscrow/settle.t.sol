@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Group, Mandate, Payment, Reason, Status, Terms} from "../../../src/Types.sol";
+import {Group, Mandate, Payment, Reason, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 import {
     TokenRefusingAnAmount,

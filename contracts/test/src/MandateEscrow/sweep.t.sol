@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Hold, Mandate, Status, Terms} from "../../../src/Types.sol";
+import {Hold, Mandate, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 import {TokenReturningFalse} from "../../mocks/HostileTokens.sol";
 
@@ -173,7 +173,7 @@ contract SweepTest is EscrowTest {
         (terms.expiry, terms.captureEnd) = (type(uint32).max, type(uint32).max);
         _open(terms);
         Hold memory hold = _holdOf(terms, type(uint64).max - 1, 0);
-        (hold.deadline, hold.captureBy) = (type(uint40).max, type(uint32).max);
+        (hold.payment.deadline, hold.captureBy) = (type(uint40).max, type(uint32).max);
         _sign(terms, hold);
         _hold(terms, hold);
         vm.warp(type(uint32).max);

@@ -51,27 +51,11 @@ struct Payment {
 /// @dev An amount to be set aside for a payee, signed by the agent as
 /// `Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)`.
 struct Hold {
-    address payee;
-    uint64 amount;
-    /// @dev From the same window as the payments'; names the hold from then on.
-    uint32 nonce;
-    /// @dev From this second on the signature is worthless.
-    uint40 deadline;
+    /// @dev What is set aside, from the same nonces as the payments; its nonce names the hold from then on. `(r, vs)` signs
+    /// the whole hold.
+    Payment payment;
     /// @dev From this second on nothing is captured, and anyone may release; not after the mandate's `captureEnd`.
     uint40 captureBy;
-    /// @dev Commits to what the amount is set aside for.
-    bytes32 ref;
-    /// @dev The agent's signature in the compact form of ERC-2098; ignored if a wallet signature proves the hold.
-    bytes32 r;
-    bytes32 vs;
-}
-
-/// @dev What payments and holds both begin with, and are asked alike.
-struct Commitment {
-    address payee;
-    uint64 amount;
-    uint32 nonce;
-    uint40 deadline;
 }
 
 /// @dev The rows of a batch that belong to one mandate.
@@ -118,8 +102,8 @@ struct HoldState {
     uint32 captureBy;
 }
 
-/// @dev Why a payment or a hold does not pass. None: it passes. They are asked in this order, but for the two about
-/// `captureBy`, which a hold is asked after `Expired`.
+/// @dev Why a payment or a hold does not pass. None: it passes. They are asked in this order; the two about `captureBy`
+/// are asked of holds alone.
 enum Reason {
     None,
     /// @dev No mandate was opened with these terms, here.
@@ -132,6 +116,10 @@ enum Reason {
     NotStarted,
     /// @dev At or after `expiry`.
     Expired,
+    /// @dev At or after the hold's `captureBy`: nothing could be captured.
+    CaptureByPassed,
+    /// @dev The hold's `captureBy` is after the mandate's `captureEnd`.
+    CaptureByTooLate,
     /// @dev At or after the own deadline of the payment or hold.
     DeadlinePassed,
     AmountZero,
@@ -143,18 +131,14 @@ enum Reason {
     AbovePerPayment,
     /// @dev Above what the mandate has left.
     InsufficientBudget,
-    /// @dev More than `windowCap` within `window` seconds.
-    WindowExceeded,
     /// @dev Below the lowest live nonce: this nonce can never pay or hold.
     NonceRetired,
     /// @dev This nonce has paid or held.
     NonceUsed,
+    /// @dev More than `windowCap` within `window` seconds.
+    WindowExceeded,
     /// @dev Not signed by the agent.
     BadSignature,
     /// @dev The token refused the transfer. The only one that cannot be foreseen.
-    TransferFailed,
-    /// @dev At or after the hold's `captureBy`: nothing could be captured.
-    CaptureByPassed,
-    /// @dev The hold's `captureBy` is after the mandate's `captureEnd`.
-    CaptureByTooLate
+    TransferFailed
 }

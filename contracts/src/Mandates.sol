@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {IMandateEscrow} from "./interfaces/IMandateEscrow.sol";
+import {IUSDC} from "./interfaces/IUSDC.sol";
+import {Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "./interfaces/Types.sol";
+import {Digests} from "./libraries/Digests.sol";
+import {NonceWindow} from "./libraries/NonceWindow.sol";
+import {Payees} from "./libraries/Payees.sol";
+import {RollingWindow} from "./libraries/RollingWindow.sol";
+import {Signatures} from "./libraries/Signatures.sol";
+import {Slots} from "./libraries/Slots.sol";
+
+/// @title Mandates
+/// @notice What the escrow knows of mandates, and what it asks before anything leaves them. Verbs and views ask the same
+/// functions in the same order.
+abstract contract Mandates is IMandateEscrow, EIP712 {
+    using NonceWindow for Mandate;
+    using Slots for Mandate;
+
+    /// @dev A working copy of a mandate: asked and changed here, and stored once all is well.
+    struct Draft {
+        bytes32 id;
+        Mandate mandate;
+        uint256 window;
+        Reason refusal;
+        bytes32 domain;
+    }
+
+    /// @dev Ids of mandates keep the chain id of deployment, so that their money stays within reach after a fork. Messages
+    /// are checked under the current one, so that none is valid on both chains.
+    bytes32 private immutable DEPLOYMENT_DOMAIN = _domainSeparatorV4();
+
+    IUSDC internal immutable TOKEN;
+
+    /// @inheritdoc IMandateEscrow
+    mapping(address guardian => mapping(address submitter => bool)) public isSubmitter;
+
+    mapping(bytes32 mandate => Mandate) internal _mandates;
+    mapping(bytes32 mandate => uint256) internal _windows;
+    mapping(bytes32 mandate => mapping(uint32 nonce => HoldState)) internal _holds;
+
+    constructor(address token_) EIP712("MandateEscrow", "1") {
+        if (token_.code.length == 0) revert TokenWithoutCode(token_);
+        TOKEN = IUSDC(token_);
+    }
+
+    // ---------------------------------------------------------------- drafts
+
+    /// @dev With what all its payments share: whether the mandate pays at all, if `submitter` sends them.
+    function _draft(Terms calldata terms, address submitter) internal view returns (Draft memory draft) {
+        (draft.id, draft.domain) = (idOf(terms), domainSeparator());
+        draft.mandate = _mandates[draft.id];
+        if (terms.window != 0) draft.window = _windows[draft.id];
+
+        Status status = draft.mandate.status;
+        if (status == Status.None) draft.refusal = Reason.UnknownMandate;
+        else if (status == Status.Ended) draft.refusal = Reason.Ended;
+        else if (!_isSubmitter(terms, submitter)) draft.refusal = Reason.NotSubmitter;
+        else if (block.timestamp < terms.start) draft.refusal = Reason.NotStarted;
+        else if (block.timestamp >= terms.expiry) draft.refusal = Reason.Expired;
+    }
+
+    /// @dev Takes a payment that passed into the draft.
+    function _commit(Draft memory draft, Terms calldata terms, Payment calldata payment) internal view {
+        draft.mandate.remaining -= payment.amount;
+        draft.mandate.use(payment.nonce);
+        if (terms.window != 0) (, draft.window) = RollingWindow.add(draft.window, terms, payment.amount);
+    }
+
+    function _store(Draft memory draft, Terms calldata terms) internal {
+        _mandates[draft.id].write(draft.mandate);
+        if (terms.window != 0) _windows[draft.id] = draft.window;
+    }
+
+    function _known(Terms calldata terms) internal view returns (bytes32 id, Mandate storage mandate, Status status) {
+        id = idOf(terms);
+        mandate = _mandates[id];
+        status = mandate.status;
+        if (status == Status.None) revert UnknownMandate(id);
+    }
+
+    // ---------------------------------------------------------------- checks
+
+    function _checkSpend(
+        Draft memory draft,
+        Terms calldata terms,
+        Payment calldata payment,
+        bytes32[] calldata proof,
+        bytes calldata signature
+    ) internal view returns (Reason) {
+        bytes32 digest = Digests.ofSpend(draft.domain, draft.id, payment);
+        return _check(draft, terms, payment, digest, proof, signature);
+    }
+
+    function _checkHold(
+        Draft memory draft,
+        Terms calldata terms,
+        Hold calldata hold_,
+        bytes32[] calldata proof,
+        bytes calldata signature
+    ) internal view returns (Reason) {
+        if (draft.refusal == Reason.None) {
+            if (block.timestamp >= hold_.captureBy) return Reason.CaptureByPassed;
+            if (hold_.captureBy > terms.captureEnd) return Reason.CaptureByTooLate;
+        }
+        bytes32 digest = Digests.ofHold(domainSeparator(), draft.id, hold_);
+        return _check(draft, terms, hold_.payment, digest, proof, signature);
+    }
+
+    /// @dev What payments and holds are both asked; cheap questions before dear ones.
+    function _check(
+        Draft memory draft,
+        Terms calldata terms,
+        Payment calldata payment,
+        bytes32 digest,
+        bytes32[] calldata proof,
+        bytes calldata signature
+    ) private view returns (Reason reason) {
+        (address payee, uint64 amount) = (payment.payee, payment.amount);
+        if (draft.refusal != Reason.None) return draft.refusal;
+        if (block.timestamp >= payment.deadline) return Reason.DeadlinePassed;
+        if (amount == 0) return Reason.AmountZero;
+        if (_isBadPayee(payee)) return Reason.BadPayee;
+        if (terms.payees != 0 && !Payees.allows(terms.payees, payee, proof)) return Reason.PayeeNotAllowed;
+        if (terms.perPayment != 0 && amount > terms.perPayment) return Reason.AbovePerPayment;
+        if (amount > draft.mandate.remaining) return Reason.InsufficientBudget;
+        reason = draft.mandate.check(payment.nonce);
+        if (reason != Reason.None) return reason;
+        if (terms.window != 0) {
+            (bool fits,) = RollingWindow.add(draft.window, terms, amount);
+            if (!fits) return Reason.WindowExceeded;
+        }
+        bool signed = Signatures.isValid(terms.agent, digest, payment.r, payment.vs, signature);
+        return signed ? Reason.None : Reason.BadSignature;
+    }
+
+    function _isBadPayee(address payee) internal view returns (bool) {
+        return payee == address(0) || payee == address(this) || payee == address(TOKEN);
+    }
+
+    function _isSubmitter(Terms calldata terms, address submitter) private view returns (bool) {
+        return terms.guardian == address(0) || isSubmitter[terms.guardian][submitter];
+    }
+
+    // ---------------------------------------------------------------- views
+
+    /// @inheritdoc IMandateEscrow
+    function canSpend(
+        Terms calldata terms,
+        Payment calldata payment,
+        bytes32[] calldata proof,
+        bytes calldata signature,
+        address submitter
+    ) external view returns (Reason) {
+        return _checkSpend(_draft(terms, submitter), terms, payment, proof, signature);
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function canHold(
+        Terms calldata terms,
+        Hold calldata hold_,
+        bytes32[] calldata proof,
+        bytes calldata signature,
+        address submitter
+    ) external view returns (Reason) {
+        return _checkHold(_draft(terms, submitter), terms, hold_, proof, signature);
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function mandateOf(bytes32 mandate) external view returns (Mandate memory) {
+        return _mandates[mandate];
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function holdOf(bytes32 mandate, uint32 nonce) external view returns (HoldState memory) {
+        return _holds[mandate][nonce];
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function idOf(Terms calldata terms) public view returns (bytes32) {
+        return Digests.ofTerms(DEPLOYMENT_DOMAIN, terms);
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function domainSeparator() public view returns (bytes32) {
+        return _domainSeparatorV4();
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function token() external view returns (address) {
+        return address(TOKEN);
+    }
+
+    // ---------------------------------------------------------------- calldata
+
+    /// @dev What proves a row; nothing beyond the end of an array.
+    function _sideOf(uint256 row, bytes32[][] calldata proofs, bytes[] calldata signatures)
+        internal
+        pure
+        returns (bytes32[] calldata proof, bytes calldata signature)
+    {
+        proof = row < proofs.length ? proofs[row] : _noProof();
+        signature = row < signatures.length ? signatures[row] : msg.data[:0];
+    }
+
+    function _noProof() internal pure returns (bytes32[] calldata proof) {
+        assembly ("memory-safe") {
+            proof.offset := 0
+            proof.length := 0
+        }
+    }
+}
