@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Mandates} from "./Mandates.sol";
 import {IMandateEscrow} from "./interfaces/IMandateEscrow.sol";
 import {IUSDC} from "./interfaces/IUSDC.sol";
@@ -34,12 +35,6 @@ import {Slots} from "./libraries/Slots.sol";
 contract MandateEscrow is Mandates, ReentrancyGuardTransient {
     using SafeERC20 for IUSDC;
     using Slots for Mandate;
-
-    /// @dev Mandates end within what a hold's slot can store.
-    uint40 private constant LATEST_CAPTURE_END = type(uint32).max;
-
-    /// @dev The rows of a run fit the bits of a word.
-    uint256 private constant MAX_RUN = 256;
 
     constructor(address token_) Mandates(token_) {}
 
@@ -96,7 +91,8 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         if (terms.cap == 0) revert CapIsZero();
         if (terms.start >= terms.expiry) revert StartNotBeforeExpiry(terms.start, terms.expiry);
         if (terms.expiry > terms.captureEnd) revert ExpiryAfterCaptureEnd(terms.expiry, terms.captureEnd);
-        if (terms.captureEnd > LATEST_CAPTURE_END) revert CaptureEndTooLate(terms.captureEnd, LATEST_CAPTURE_END);
+        // What a hold's slot can store.
+        if (terms.captureEnd > type(uint32).max) revert CaptureEndTooLate(terms.captureEnd, type(uint32).max);
         if (terms.expiry <= block.timestamp) revert ExpiryNotInFuture(terms.expiry, block.timestamp);
         if ((terms.window == 0) != (terms.windowCap == 0)) revert WindowIncomplete(terms.window, terms.windowCap);
         if (terms.windowCap > terms.cap) revert WindowCapAboveCap(terms.windowCap, terms.cap);
@@ -131,11 +127,11 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         nonReentrant
     {
         Draft memory draft = _draft(terms, msg.sender);
-        Reason reason = _checkSpend(draft, terms, payment, proof, signature);
+        bytes32 digest = Digests.ofSpend(draft.domain, draft.id, payment);
+        Reason reason = _take(draft, terms, payment, digest, proof, signature);
         if (reason != Reason.None) revert Refused(reason);
 
-        _commit(draft, terms, payment);
-        _store(draft, terms);
+        _store(draft);
         emit Spent(draft.id, payment.payee, payment.amount, payment.nonce, payment.ref);
         if (!TOKEN.trySafeTransfer(payment.payee, payment.amount)) revert Refused(Reason.TransferFailed);
     }
@@ -161,50 +157,47 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         private
         returns (uint256 paid)
     {
-        Terms calldata terms = group.terms;
-        Payment[] calldata payments = group.payments;
+        (Terms calldata terms, Payment[] calldata payments) = (group.terms, group.payments);
         Draft memory draft = _draft(terms, msg.sender);
         Mandate memory mandate = draft.mandate;
 
-        uint256 next = 0;
-        while (next < payments.length) {
-            (uint64 remaining, uint88 nonceBits, uint32 nonceBase, uint256 window) =
-                (mandate.remaining, mandate.nonceBits, mandate.nonceBase, draft.window);
-            uint256 first = next;
-            address payee = payments[first].payee;
-            uint256 passed = 0; // bit i: whether row `first + i` passed
-
-            do {
+        // Counters stay below the length of calldata, and what remains only falls.
+        unchecked {
+            for (uint256 next = 0; next < payments.length;) {
+                (uint64 remaining, uint88 nonceBits, uint32 nonceBase, uint256 window) =
+                    (mandate.remaining, mandate.nonceBits, mandate.nonceBase, draft.window);
                 Payment calldata payment = payments[next];
-                (bytes32[] calldata proof, bytes calldata signature) = _sideOf(row + next, proofs, signatures);
-                Reason reason = _checkSpend(draft, terms, payment, proof, signature);
-                if (reason == Reason.None) {
-                    _commit(draft, terms, payment);
-                    passed |= 1 << (next - first);
-                } else {
-                    emit Skipped(draft.id, payment.nonce, reason);
-                }
-                ++next;
-            } while (next < payments.length && next - first < MAX_RUN && payments[next].payee == payee);
+                (uint256 first, address payee) = (next, payment.payee);
 
-            if (passed == 0) continue;
-            bool moved = TOKEN.trySafeTransfer(payee, remaining - mandate.remaining);
-            if (!moved) {
-                (mandate.remaining, mandate.nonceBits, mandate.nonceBase, draft.window) =
-                (remaining, nonceBits, nonceBase, window);
-            }
-            for (uint256 i = first; i < next; ++i) {
-                if ((passed >> (i - first)) & 1 == 0) continue;
-                Payment calldata payment = payments[i];
-                if (moved) {
-                    ++paid;
-                    emit Spent(draft.id, payee, payment.amount, payment.nonce, payment.ref);
-                } else {
-                    emit Skipped(draft.id, payment.nonce, Reason.TransferFailed);
+                uint256 passed = 0; // bit i: whether row `first + i` passed
+                uint256 bit = 1; // zero after the last row that a run can have
+                do {
+                    bytes32 digest = Digests.ofSpend(draft.domain, draft.id, payment);
+                    bytes32[] calldata proof = row < proofs.length ? proofs[row] : _noProof();
+                    bytes calldata signature = row < signatures.length ? signatures[row] : msg.data[:0];
+                    Reason reason = _take(draft, terms, payment, digest, proof, signature);
+                    if (reason == Reason.None) passed |= bit;
+                    else emit Skipped(draft.id, payment.nonce, reason);
+                    (++row, ++next, bit <<= 1);
+                    if (next == payments.length) break;
+                    payment = payments[next];
+                } while (bit != 0 && payment.payee == payee);
+                if (passed == 0) continue;
+
+                bool moved = TOKEN.trySafeTransfer(payee, remaining - mandate.remaining);
+                for (uint256 i = first; passed != 0; (++i, passed >>= 1)) {
+                    if (passed & 1 == 0) continue;
+                    payment = payments[i];
+                    if (moved) emit Spent(draft.id, payee, payment.amount, payment.nonce, payment.ref);
+                    else emit Skipped(draft.id, payment.nonce, Reason.TransferFailed);
+                    if (moved) ++paid;
                 }
+                if (moved) continue;
+                (mandate.remaining, mandate.nonceBits, mandate.nonceBase) = (remaining, nonceBits, nonceBase);
+                draft.window = window;
             }
         }
-        if (paid != 0) _store(draft, terms);
+        if (paid != 0) _store(draft);
     }
 
     // ---------------------------------------------------------------- hold
@@ -220,14 +213,12 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         nonReentrant
     {
         Draft memory draft = _draft(terms, msg.sender);
-        Reason reason = _checkHold(draft, terms, hold_, proof, signature);
+        Reason reason = _takeHold(draft, terms, hold_, proof, signature);
         if (reason != Reason.None) revert Refused(reason);
 
         Payment calldata payment = hold_.payment;
-        _commit(draft, terms, payment);
-        draft.mandate.held += payment.amount;
-        _store(draft, terms);
-        // The cast loses nothing: captureBy is not after captureEnd, and that not after LATEST_CAPTURE_END.
+        _store(draft);
+        // The cast loses nothing: captureBy is not after captureEnd, which opening has seen to fit.
         _holds[draft.id][payment.nonce] = HoldState(payment.payee, payment.amount, uint32(hold_.captureBy));
         emit Held(draft.id, payment.payee, payment.amount, payment.nonce, hold_.captureBy, payment.ref);
     }
@@ -239,12 +230,9 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
     {
         (bytes32 id, Mandate storage mandate,) = _known(terms);
         HoldState memory held = _holds[id][nonce];
-
         if (held.left != expectedHeld) revert HoldChanged(id, nonce, expectedHeld, held.left);
         if (held.left == 0) revert NoSuchHold(id, nonce);
-        if (!_isPayeeOrSubmitter(terms, held.payee)) {
-            revert NotPayeeOrSubmitter(msg.sender, held.payee, terms.guardian);
-        }
+        if (!_mayEnd(terms, held)) revert NotPayeeOrSubmitter(msg.sender, held.payee, terms.guardian);
         if (block.timestamp >= held.captureBy) revert CaptureByPassed(held.captureBy, block.timestamp);
         if (amount == 0) revert AmountIsZero();
         if (amount > held.left) revert AmountAboveHeld(amount, held.left);
@@ -264,10 +252,9 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
     function release(Terms calldata terms, uint32 nonce) external nonReentrant {
         (bytes32 id, Mandate storage mandate,) = _known(terms);
         HoldState memory held = _holds[id][nonce];
-
         if (held.left == 0) revert NoSuchHold(id, nonce);
         if (block.timestamp >= terms.captureEnd) revert CaptureEndPassed(terms.captureEnd, block.timestamp);
-        if (block.timestamp < held.captureBy && !_isPayeeOrSubmitter(terms, held.payee)) {
+        if (block.timestamp < held.captureBy && !_mayEnd(terms, held)) {
             revert NotYetReleasable(msg.sender, held.captureBy, block.timestamp);
         }
 
@@ -278,8 +265,8 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
     }
 
     /// @dev A guardian of zero, which opens payments and holds to everybody, leaves these to the payee alone.
-    function _isPayeeOrSubmitter(Terms calldata terms, address payee) private view returns (bool) {
-        return msg.sender == payee || (terms.guardian != address(0) && isSubmitter[terms.guardian][msg.sender]);
+    function _mayEnd(Terms calldata terms, HoldState memory held) private view returns (bool) {
+        return msg.sender == held.payee || (terms.guardian != address(0) && isSubmitter[terms.guardian][msg.sender]);
     }
 
     // ---------------------------------------------------------------- refund
@@ -291,8 +278,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
 
         uint64 restored = 0;
         if (terms.refundsRestoreBudget && status == Status.Open && block.timestamp < terms.expiry) {
-            uint64 room = terms.cap - mandate.remaining - mandate.held;
-            restored = amount < room ? amount : room;
+            restored = uint64(Math.min(amount, terms.cap - mandate.remaining - mandate.held));
             mandate.remaining += restored;
         }
         emit Refunded(id, msg.sender, amount, restored, ref);
@@ -342,7 +328,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
 
     function _sweep(Terms calldata terms, address to) private returns (uint256 amount) {
         (bytes32 id, Mandate storage mandate, Status status) = _known(terms);
-        if (status == Status.Open && block.timestamp < terms.expiry) revert NotEnded(id, terms.expiry);
+        if (block.timestamp < terms.expiry && status == Status.Open) revert NotEnded(id, terms.expiry);
         bool returned;
         (amount, returned) = _end(id, mandate, terms, to);
         if (amount == 0) revert NothingToSweep(id);
@@ -359,19 +345,16 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
     {
         uint64 fromRemaining = mandate.remaining;
         uint64 fromHeld = block.timestamp < terms.captureEnd ? 0 : mandate.held;
-        mandate.remaining = 0;
-        mandate.status = Status.Ended;
+        (mandate.remaining, mandate.status) = (0, Status.Ended);
         if (fromHeld != 0) mandate.held = 0;
-        amount = fromRemaining + fromHeld;
+        unchecked {
+            amount = fromRemaining + fromHeld;
+        }
         if (amount == 0) return (0, false);
 
         returned = TOKEN.trySafeTransfer(to, amount);
-        if (returned) {
-            emit Returned(id, to, fromRemaining, fromHeld);
-        } else {
-            mandate.remaining = fromRemaining;
-            if (fromHeld != 0) mandate.held = fromHeld;
-        }
+        if (returned) emit Returned(id, to, fromRemaining, fromHeld);
+        else (mandate.remaining, mandate.held) = (fromRemaining, mandate.held + fromHeld);
     }
 
     // ---------------------------------------------------------------- guardian

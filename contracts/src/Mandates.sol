@@ -26,6 +26,9 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
         uint256 window;
         Reason refusal;
         bytes32 domain;
+        address agent;
+        uint64 perPayment;
+        bool windowed;
     }
 
     /// @dev Ids of mandates keep the chain id of deployment, so that their money stays within reach after a fork. Messages
@@ -51,97 +54,83 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
     /// @dev With what all its payments share: whether the mandate pays at all, if `submitter` sends them.
     function _draft(Terms calldata terms, address submitter) internal view returns (Draft memory draft) {
         (draft.id, draft.domain) = (idOf(terms), domainSeparator());
+        (draft.agent, draft.perPayment, draft.windowed) = (terms.agent, terms.perPayment, terms.window != 0);
         draft.mandate = _mandates[draft.id];
-        if (terms.window != 0) draft.window = _windows[draft.id];
+        if (draft.windowed) draft.window = _windows[draft.id];
 
-        Status status = draft.mandate.status;
+        (address guardian, Status status) = (terms.guardian, draft.mandate.status);
         if (status == Status.None) draft.refusal = Reason.UnknownMandate;
         else if (status == Status.Ended) draft.refusal = Reason.Ended;
-        else if (!_isSubmitter(terms, submitter)) draft.refusal = Reason.NotSubmitter;
+        else if (guardian != address(0) && !isSubmitter[guardian][submitter]) draft.refusal = Reason.NotSubmitter;
         else if (block.timestamp < terms.start) draft.refusal = Reason.NotStarted;
         else if (block.timestamp >= terms.expiry) draft.refusal = Reason.Expired;
     }
 
-    /// @dev Takes a payment that passed into the draft.
-    function _commit(Draft memory draft, Terms calldata terms, Payment calldata payment) internal view {
-        draft.mandate.remaining -= payment.amount;
-        draft.mandate.use(payment.nonce);
-        if (terms.window != 0) (, draft.window) = RollingWindow.add(draft.window, terms, payment.amount);
-    }
-
-    function _store(Draft memory draft, Terms calldata terms) internal {
+    function _store(Draft memory draft) internal {
         _mandates[draft.id].write(draft.mandate);
-        if (terms.window != 0) _windows[draft.id] = draft.window;
+        if (draft.windowed) _windows[draft.id] = draft.window;
     }
 
-    function _known(Terms calldata terms) internal view returns (bytes32 id, Mandate storage mandate, Status status) {
-        id = idOf(terms);
-        mandate = _mandates[id];
-        status = mandate.status;
-        if (status == Status.None) revert UnknownMandate(id);
-    }
-
-    // ---------------------------------------------------------------- checks
-
-    function _checkSpend(
-        Draft memory draft,
-        Terms calldata terms,
-        Payment calldata payment,
-        bytes32[] calldata proof,
-        bytes calldata signature
-    ) internal view returns (Reason) {
-        bytes32 digest = Digests.ofSpend(draft.domain, draft.id, payment);
-        return _check(draft, terms, payment, digest, proof, signature);
-    }
-
-    function _checkHold(
+    /// @dev Takes a hold into the draft if it passes, and says why if not.
+    function _takeHold(
         Draft memory draft,
         Terms calldata terms,
         Hold calldata hold_,
         bytes32[] calldata proof,
         bytes calldata signature
-    ) internal view returns (Reason) {
+    ) internal view returns (Reason reason) {
         if (draft.refusal == Reason.None) {
             if (block.timestamp >= hold_.captureBy) return Reason.CaptureByPassed;
             if (hold_.captureBy > terms.captureEnd) return Reason.CaptureByTooLate;
         }
-        bytes32 digest = Digests.ofHold(domainSeparator(), draft.id, hold_);
-        return _check(draft, terms, hold_.payment, digest, proof, signature);
+        bytes32 digest = Digests.ofHold(draft.domain, draft.id, hold_);
+        reason = _take(draft, terms, hold_.payment, digest, proof, signature);
+        if (reason == Reason.None) draft.mandate.held += hold_.payment.amount;
     }
 
-    /// @dev What payments and holds are both asked; cheap questions before dear ones.
-    function _check(
+    /// @dev Takes a payment into the draft if it passes, and says why if not. Holds are asked the same. Cheap questions come
+    /// before dear ones.
+    /// @param digest What the agent must have signed
+    function _take(
         Draft memory draft,
         Terms calldata terms,
         Payment calldata payment,
         bytes32 digest,
         bytes32[] calldata proof,
         bytes calldata signature
-    ) private view returns (Reason reason) {
-        (address payee, uint64 amount) = (payment.payee, payment.amount);
+    ) internal view returns (Reason reason) {
+        (address payee, uint64 amount, uint32 nonce) = (payment.payee, payment.amount, payment.nonce);
         if (draft.refusal != Reason.None) return draft.refusal;
         if (block.timestamp >= payment.deadline) return Reason.DeadlinePassed;
         if (amount == 0) return Reason.AmountZero;
         if (_isBadPayee(payee)) return Reason.BadPayee;
         if (terms.payees != 0 && !Payees.allows(terms.payees, payee, proof)) return Reason.PayeeNotAllowed;
-        if (terms.perPayment != 0 && amount > terms.perPayment) return Reason.AbovePerPayment;
+        if (draft.perPayment != 0 && amount > draft.perPayment) return Reason.AbovePerPayment;
         if (amount > draft.mandate.remaining) return Reason.InsufficientBudget;
-        reason = draft.mandate.check(payment.nonce);
+        reason = draft.mandate.check(nonce);
         if (reason != Reason.None) return reason;
-        if (terms.window != 0) {
-            (bool fits,) = RollingWindow.add(draft.window, terms, amount);
-            if (!fits) return Reason.WindowExceeded;
+        (bool fits, uint256 window) = (true, 0);
+        if (draft.windowed) (fits, window) = RollingWindow.add(draft.window, terms, amount);
+        if (!fits) return Reason.WindowExceeded;
+        if (!Signatures.isValid(draft.agent, digest, payment.r, payment.vs, signature)) return Reason.BadSignature;
+
+        unchecked {
+            draft.mandate.remaining -= amount;
         }
-        bool signed = Signatures.isValid(terms.agent, digest, payment.r, payment.vs, signature);
-        return signed ? Reason.None : Reason.BadSignature;
+        draft.mandate.use(nonce);
+        draft.window = window;
     }
 
     function _isBadPayee(address payee) internal view returns (bool) {
         return payee == address(0) || payee == address(this) || payee == address(TOKEN);
     }
 
-    function _isSubmitter(Terms calldata terms, address submitter) private view returns (bool) {
-        return terms.guardian == address(0) || isSubmitter[terms.guardian][submitter];
+    /// @dev The books of a mandate that was opened.
+    function _known(Terms calldata terms) internal view returns (bytes32 id, Mandate storage mandate, Status status) {
+        id = idOf(terms);
+        mandate = _mandates[id];
+        status = mandate.status;
+        if (status == Status.None) revert UnknownMandate(id);
     }
 
     // ---------------------------------------------------------------- views
@@ -154,7 +143,8 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
         bytes calldata signature,
         address submitter
     ) external view returns (Reason) {
-        return _checkSpend(_draft(terms, submitter), terms, payment, proof, signature);
+        Draft memory draft = _draft(terms, submitter);
+        return _take(draft, terms, payment, Digests.ofSpend(draft.domain, draft.id, payment), proof, signature);
     }
 
     /// @inheritdoc IMandateEscrow
@@ -165,7 +155,7 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
         bytes calldata signature,
         address submitter
     ) external view returns (Reason) {
-        return _checkHold(_draft(terms, submitter), terms, hold_, proof, signature);
+        return _takeHold(_draft(terms, submitter), terms, hold_, proof, signature);
     }
 
     /// @inheritdoc IMandateEscrow
@@ -195,19 +185,8 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
 
     // ---------------------------------------------------------------- calldata
 
-    /// @dev What proves a row; nothing beyond the end of an array.
-    function _sideOf(uint256 row, bytes32[][] calldata proofs, bytes[] calldata signatures)
-        internal
-        pure
-        returns (bytes32[] calldata proof, bytes calldata signature)
-    {
-        proof = row < proofs.length ? proofs[row] : _noProof();
-        signature = row < signatures.length ? signatures[row] : msg.data[:0];
-    }
-
     function _noProof() internal pure returns (bytes32[] calldata proof) {
         assembly ("memory-safe") {
-            proof.offset := 0
             proof.length := 0
         }
     }

@@ -12,12 +12,9 @@ library NonceWindow {
 
     /// @dev Why the nonce cannot be used; None if it can.
     function check(Mandate memory mandate, uint32 nonce) internal pure returns (Reason) {
-        uint32 base = mandate.nonceBase;
-        if (nonce < base) return Reason.NonceRetired;
-        unchecked {
-            // Above the window the shift leaves nothing.
-            return (mandate.nonceBits >> (nonce - base)) & 1 == 0 ? Reason.None : Reason.NonceUsed;
-        }
+        if (nonce < mandate.nonceBase) return Reason.NonceRetired;
+        // Above the window the shift leaves nothing.
+        return (mandate.nonceBits >> (nonce - mandate.nonceBase)) & 1 == 0 ? Reason.None : Reason.NonceUsed;
     }
 
     /// @dev Uses a nonce that `check` has passed, so that nothing here wraps.

@@ -26,7 +26,7 @@ library Signatures {
         returns (bool)
     {
         (address recovered,,) = ECDSA.tryRecover(digest, r, vs);
-        return recovered == signer || _walletAccepts(signer, digest, signature);
+        return recovered == signer || _accepts(signer, digest, signature);
     }
 
     /// @param signer Who must have signed; not zero
@@ -34,26 +34,22 @@ library Signatures {
     /// @param signature 65 bytes of a key, high-s values refused; or what an ERC-1271 wallet takes, not empty
     function isValid(address signer, bytes32 digest, bytes calldata signature) internal view returns (bool) {
         (address recovered,,) = ECDSA.tryRecoverCalldata(digest, signature);
-        return recovered == signer || _walletAccepts(signer, digest, signature);
+        return recovered == signer || _accepts(signer, digest, signature);
     }
 
     /// @dev Asks by a static call with bounded gas, and reads one word of what comes back. A caller who sends too little
     /// gas must not make a good signature look bad, so that reverts (EIP-150 keeps back one 64th of what is left).
-    function _walletAccepts(address wallet, bytes32 digest, bytes calldata signature)
-        private
-        view
-        returns (bool accepted)
-    {
+    function _accepts(address wallet, bytes32 digest, bytes calldata signature) private view returns (bool yes) {
         if (signature.length == 0 || wallet.code.length == 0) return false;
         bytes memory question = abi.encodeCall(IERC1271.isValidSignature, (digest, signature));
 
         uint256 available = gasleft() * 63 / 64;
         if (available < WALLET_GAS + RESERVE) revert IMandateEscrow.GasTooLow(available, WALLET_GAS + RESERVE);
 
-        bytes32 yes = bytes32(IERC1271.isValidSignature.selector);
+        bytes32 magic = bytes32(IERC1271.isValidSignature.selector);
         assembly ("memory-safe") {
             let answered := staticcall(WALLET_GAS, wallet, add(question, 0x20), mload(question), 0x00, 0x20)
-            accepted := and(and(answered, gt(returndatasize(), 0x1f)), eq(mload(0x00), yes))
+            yes := and(and(answered, gt(returndatasize(), 0x1f)), eq(mload(0x00), magic))
         }
     }
 }
