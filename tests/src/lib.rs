@@ -6,6 +6,7 @@
 mod anvil;
 mod books;
 mod eventually;
+mod fault_proxy;
 mod http;
 mod issuer;
 mod keys;
@@ -17,6 +18,7 @@ mod world;
 pub use anvil::Anvil;
 pub use books::{Books, balance};
 pub use eventually::{eventually, next_entry};
+pub use fault_proxy::{ANY, Behind, Count, Fault, FaultProxy, NodeClient, Says};
 pub use http::{Answer, Call, HttpSigner};
 pub use issuer::{Charge, Charged, Issuer, Purchase, Void, dollars, signed_by_issuer};
 pub use keys::{Keys, key};

@@ -27,13 +27,15 @@ pub struct Settings {
     pub keystore: bool,
     /// Whether and how cards are offered.
     pub cards: Option<CardSettings>,
+    /// Whether a proxy that makes trouble stands between the relayer and the node.
+    pub troubled: bool,
     /// More arguments of `stipend serve`.
     pub more: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { finality: 2, keystore: false, cards: None, more: Vec::new() }
+        Self { finality: 2, keystore: false, cards: None, troubled: false, more: Vec::new() }
     }
 }
 
@@ -161,6 +163,33 @@ impl Relayer {
         .await?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Starts it again on what it left behind, to die at a failpoint: `<name>` or `<name>:<passing>`. It
+    /// may do so before it takes work.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn restart_to_die_at(&mut self, failpoint: &str) -> Result<()> {
+        self.process = None;
+        let mut command = self.command(&self.arguments)?;
+        command.env("STIPEND_FAILPOINT", failpoint);
+        self.process = Some(Process::start(&mut command, &self.dir.join("relayer.log"))?);
+        Ok(())
+    }
+
+    /// Whether it died at its failpoint.
+    ///
+    /// # Errors
+    /// If it ended in another way.
+    pub fn has_died(&mut self) -> Result<bool> {
+        let Some(process) = &mut self.process else { bail!("the relayer does not run") };
+        match process.ended()? {
+            None => Ok(false),
+            // Not by an exit of its own.
+            Some(status) if status.code().is_none() => Ok(true),
+            Some(_) => process.must_run().map(|()| false),
+        }
     }
 
     fn command(&self, arguments: &[String]) -> Result<Command> {

@@ -26,7 +26,8 @@ use stipend_core::{
 use url::Url;
 
 use crate::{
-    Anvil, Call, HttpSigner, Issuer, Keys, Relayer, Secrets, Settings, eventually, relayer::KEYSTORE_PASSWORD,
+    Anvil, Call, FaultProxy, HttpSigner, Issuer, Keys, Relayer, Secrets, Settings, eventually,
+    relayer::KEYSTORE_PASSWORD,
 };
 
 /// What operators have to begin with.
@@ -43,6 +44,8 @@ pub struct World {
     pub anvil: Anvil,
     /// The relayer.
     pub relayer: Relayer,
+    /// What stands between the relayer and the node, where there is to be trouble.
+    proxy: Option<FaultProxy>,
     /// The card issuer, where cards are offered.
     issuer: Option<Issuer>,
     /// The escrow on the node.
@@ -89,13 +92,26 @@ impl World {
             Some(_) => Some(Issuer::start(&dir, &secrets).await?),
             None => None,
         };
-        let relayer = Relayer::start(&dir, (anvil.url(), issuer.as_ref()), escrow.domain(), &keys, settings).await?;
+        let proxy = match settings.troubled {
+            true => Some(FaultProxy::start(anvil.url()).await?),
+            false => None,
+        };
+        let node = proxy.as_ref().map_or(anvil.url(), FaultProxy::url);
+        let relayer = Relayer::start(&dir, (node, issuer.as_ref()), escrow.domain(), &keys, settings).await?;
         if let Some(issuer) = &issuer {
             for secret in issuer.signing_secrets().await? {
                 secrets.of_the_issuer("what the issuer signs with", &secret);
             }
         }
-        Ok(Self { anvil, relayer, issuer, escrow, keys, secrets, dir })
+        Ok(Self { anvil, relayer, proxy, issuer, escrow, keys, secrets, dir })
+    }
+
+    /// What makes trouble between the relayer and the node.
+    ///
+    /// # Errors
+    /// If the world has nothing of the kind.
+    pub fn proxy(&self) -> Result<&FaultProxy> {
+        self.proxy.as_ref().ok_or_eyre("a world without trouble")
     }
 
     /// The card issuer.

@@ -1,0 +1,3 @@
+//! What goes wrong underneath, on purpose: the node, the chain, the process itself.
+
+mod node;
