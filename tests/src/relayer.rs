@@ -3,12 +3,14 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use alloy::signers::{k256::elliptic_curve::rand_core::OsRng, local::PrivateKeySigner};
 use alloy_primitives::Address;
 use eyre::{Result, bail, eyre};
 use stipend_bindings::Domain;
+use tokio::time::timeout;
 use url::Url;
 
 use crate::{
@@ -16,6 +18,9 @@ use crate::{
     keys::Keys,
     process::{Process, binary, free_port},
 };
+
+/// How long a relayer that takes work needs at most to say so.
+const ANSWER: Duration = Duration::from_millis(200);
 
 /// How a relayer is set up, where tests differ.
 #[derive(Clone, Debug)]
@@ -152,17 +157,40 @@ impl Relayer {
     /// # Errors
     /// If it ends, or is not ready within a minute.
     pub async fn restart(&mut self) -> Result<()> {
-        self.process = None;
-        let mut process = Process::start(&mut self.command(&self.arguments)?, &self.dir.join("relayer.log"))?;
-        let ready = self.url.join("readyz")?;
+        self.begin()?;
+        self.ready().await
+    }
+
+    /// Waits until it takes work.
+    ///
+    /// # Errors
+    /// If it ends, or is not ready within a minute.
+    pub async fn ready(&mut self) -> Result<()> {
         eventually("the relayer is ready", async || {
-            process.must_run()?;
-            let answer = reqwest::get(ready.clone()).await;
-            Ok(answer.ok().filter(|answer| answer.status().is_success()))
+            if let Some(process) = &mut self.process {
+                process.must_run()?;
+            }
+            Ok(self.is_ready().await.then_some(()))
         })
-        .await?;
-        self.process = Some(process);
+        .await
+    }
+
+    /// Starts it again on what it left behind, and waits for nothing.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn begin(&mut self) -> Result<()> {
+        self.process = None;
+        self.process = Some(Process::start(&mut self.command(&self.arguments)?, &self.dir.join("relayer.log"))?);
         Ok(())
+    }
+
+    /// Whether it takes work.
+    pub async fn is_ready(&self) -> bool {
+        let Ok(ready) = self.url.join("readyz") else { return false };
+        // Until it serves, a connection is taken and nothing is answered.
+        let answer = timeout(ANSWER, reqwest::get(ready)).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
     }
 
     /// Starts it again on what it left behind, to die at a failpoint: `<name>` or `<name>:<passing>`. It

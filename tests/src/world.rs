@@ -54,6 +54,7 @@ pub struct World {
     pub keys: Keys,
     /// What must not leak.
     pub secrets: Secrets,
+    finality: u64,
     dir: PathBuf,
 }
 
@@ -103,7 +104,8 @@ impl World {
                 secrets.of_the_issuer("what the issuer signs with", &secret);
             }
         }
-        Ok(Self { anvil, relayer, proxy, issuer, escrow, keys, secrets, dir })
+        let finality = settings.finality;
+        Ok(Self { anvil, relayer, proxy, issuer, escrow, keys, secrets, finality, dir })
     }
 
     /// What makes trouble between the relayer and the node.
@@ -360,6 +362,12 @@ impl World {
     /// If the node does not answer.
     pub async fn time(&self) -> Result<u64> {
         Ok(self.escrow.chain().head().await?.time.max(now()))
+    }
+
+    /// Blocks on top of which its relayer takes what happened for final.
+    #[must_use]
+    pub const fn finality(&self) -> u64 {
+        self.finality
     }
 
     /// Where this world's files are.

@@ -1,3 +1,4 @@
 //! What goes wrong underneath, on purpose: the node, the chain, the process itself.
 
+mod kills;
 mod node;
