@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -18,6 +19,9 @@ use crate::{
     keys::Keys,
     process::{Process, binary, free_port},
 };
+
+/// The variable that arms a failpoint of its.
+const FAILPOINT: &str = "STIPEND_FAILPOINT";
 
 /// How long a relayer that takes work needs at most to say so.
 const ANSWER: Duration = Duration::from_millis(200);
@@ -66,7 +70,7 @@ pub const TREASURY: Address = Address::repeat_byte(0x7e);
 /// A relayer, running or not. Its address stays the same.
 #[derive(Debug)]
 pub struct Relayer {
-    process: Option<Process>,
+    process: Mutex<Option<Process>>,
     arguments: Vec<String>,
     /// What only its environment holds.
     secrets: Vec<(&'static str, String)>,
@@ -119,7 +123,7 @@ impl Relayer {
             secrets.push(("STIPEND_ISSUER_API_KEY", issuer.key().to_owned()));
         }
         let url = format!("http://127.0.0.1:{port}").parse()?;
-        let mut relayer = Self { process: None, arguments, secrets, dir: dir.to_owned(), url };
+        let mut relayer = Self { process: Mutex::default(), arguments, secrets, dir: dir.to_owned(), url };
         relayer.restart().await?;
         Ok(relayer)
     }
@@ -136,6 +140,20 @@ impl Relayer {
     /// # Errors
     /// If it runs on, or ends well.
     pub async fn must_not_start(&self, otherwise: &[(&str, &str)]) -> Result<String> {
+        self.refuses(otherwise, None).await
+    }
+
+    /// The names of all failpoints: what it says about one that there is not, and does not start.
+    ///
+    /// # Errors
+    /// If it runs on, or does not name them.
+    pub async fn failpoints(&self) -> Result<Vec<String>> {
+        let said = self.refuses(&[], Some("none.such")).await?;
+        let (_, names) = said.split_once("there are: ").ok_or_else(|| eyre!("no names: {said}"))?;
+        Ok(names.split_whitespace().map(str::to_owned).collect())
+    }
+
+    async fn refuses(&self, otherwise: &[(&str, &str)], failpoint: Option<&str>) -> Result<String> {
         let listen = format!("127.0.0.1:{}", free_port()?);
         let mut arguments = self.arguments.clone();
         for (name, value) in otherwise.iter().chain([&("--listen", listen.as_str())]) {
@@ -144,7 +162,9 @@ impl Relayer {
             *place.ok_or_else(|| eyre!("{name} is not an argument"))? = (*value).to_owned();
         }
         let log = self.dir.join(format!("not-started-{listen}.log"));
-        let mut process = Process::start(&mut self.command(&arguments)?, &log)?;
+        let mut command = self.command(&arguments)?;
+        command.envs(failpoint.map(|name| (FAILPOINT, name)));
+        let mut process = Process::start(&mut command, &log)?;
         let status = eventually("it ends", async || process.ended()).await?;
         if status.success() {
             bail!("it ended well: {arguments:?}");
@@ -167,9 +187,7 @@ impl Relayer {
     /// If it ends, or is not ready within a minute.
     pub async fn ready(&mut self) -> Result<()> {
         eventually("the relayer is ready", async || {
-            if let Some(process) = &mut self.process {
-                process.must_run()?;
-            }
+            self.must_run()?;
             Ok(self.is_ready().await.then_some(()))
         })
         .await
@@ -180,9 +198,23 @@ impl Relayer {
     /// # Errors
     /// If it can't be started.
     pub fn begin(&mut self) -> Result<()> {
-        self.process = None;
-        self.process = Some(Process::start(&mut self.command(&self.arguments)?, &self.dir.join("relayer.log"))?);
+        self.begin_with(self.command(&self.arguments)?)
+    }
+
+    fn begin_with(&mut self, mut command: Command) -> Result<()> {
+        // The one before is gone first: there is one ledger.
+        *self.process() = None;
+        let process = Process::start(&mut command, &self.dir.join("relayer.log"))?;
+        *self.process() = Some(process);
         Ok(())
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn must_run(&self) -> Result<()> {
+        self.process().as_mut().map_or(Ok(()), Process::must_run)
     }
 
     /// Whether it takes work.
@@ -198,23 +230,22 @@ impl Relayer {
     ///
     /// # Errors
     /// If it can't be started.
-    pub fn restart_to_die_at(&mut self, failpoint: &str) -> Result<()> {
-        self.process = None;
+    pub fn begin_to_die_at(&mut self, failpoint: &str) -> Result<()> {
         let mut command = self.command(&self.arguments)?;
-        command.env("STIPEND_FAILPOINT", failpoint);
-        self.process = Some(Process::start(&mut command, &self.dir.join("relayer.log"))?);
-        Ok(())
+        command.env(FAILPOINT, failpoint);
+        self.begin_with(command)
     }
 
     /// Whether it died at its failpoint.
     ///
     /// # Errors
     /// If it ended in another way.
-    pub fn has_died(&mut self) -> Result<bool> {
-        let Some(process) = &mut self.process else { bail!("the relayer does not run") };
+    pub fn has_died(&self) -> Result<bool> {
+        let mut process = self.process();
+        let Some(process) = process.as_mut() else { bail!("the relayer does not run") };
         match process.ended()? {
             None => Ok(false),
-            // Not by an exit of its own.
+            // By a signal, and not by an exit of its own.
             Some(status) if status.code().is_none() => Ok(true),
             Some(_) => process.must_run().map(|()| false),
         }
@@ -237,7 +268,7 @@ impl Relayer {
     /// # Errors
     /// If it does not run.
     pub fn kill(&mut self) -> Result<()> {
-        match self.process.take() {
+        match self.process().take() {
             Some(mut process) => process.kill(),
             None => bail!("the relayer does not run"),
         }
@@ -248,7 +279,7 @@ impl Relayer {
     /// # Errors
     /// If it does not run, or its exit is no success.
     pub fn stop(&mut self) -> Result<()> {
-        match self.process.take() {
+        match self.process().take() {
             Some(mut process) => process.stop(),
             None => bail!("the relayer does not run"),
         }

@@ -1,4 +1,6 @@
 //! What goes wrong underneath, on purpose: the node, the chain, the process itself.
 
 mod kills;
+mod lane;
 mod node;
+mod points;
