@@ -46,8 +46,10 @@ pub enum Fault {
     Twice,
     /// HTTP 429, with so many seconds in `Retry-After`.
     TooMany(u64),
-    /// An error in a node's words.
+    /// An error in a node's words; the node gets nothing.
     Says(Says),
+    /// The node gets it, and an error in its words is the answer all the same.
+    TakesAndSays(Says),
     /// A JSON-RPC error with this code and message.
     Error(i64, &'static str),
     /// A call that reverts without a word.
@@ -287,6 +289,10 @@ impl Shared {
                 response.body(Body::from("slow down")).map_err(|_| Broken)
             }
             Fault::Says(says) => Ok(error(-32_000, says.text())),
+            Fault::TakesAndSays(says) => {
+                self.pass_on(&method, &call).await?;
+                Ok(error(-32_000, says.text()))
+            }
             Fault::Error(code, message) => Ok(error(code, message)),
             Fault::Reverts => {
                 let error = json!({ "code": 3, "message": "execution reverted", "data": "0x" });

@@ -139,7 +139,7 @@ impl Agent {
                     Err(error) => waits(error).await?,
                 }
             }
-            if number % AGAIN == 0 {
+            if number.is_multiple_of(AGAIN) {
                 self.asks_again(number).await?;
             }
             sleep(pause).await;

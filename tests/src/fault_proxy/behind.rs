@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use super::{Broken, Says, Shared, words::Client};
 
+/// The length of a hash in hexadecimal, with its prefix.
+const HASH: usize = 66;
+
 /// How far a node is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behind {
@@ -103,7 +106,9 @@ async fn has(node: &Shared, at: Option<&Value>, head: u64) -> Result<bool, Broke
     if let Some(height) = number(at).or_else(|| number(at?.get("blockNumber"))) {
         return Ok(height <= head);
     }
-    let Some(hash) = at.and_then(|at| at.get("blockHash")) else { return Ok(true) };
+    // By EIP-1898 an object names a hash; nodes take it alone, too.
+    let alone = |at: &&Value| at.as_str().is_some_and(|at| at.len() == HASH);
+    let Some(hash) = at.and_then(|at| at.get("blockHash").or(Some(at).filter(alone))) else { return Ok(true) };
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByHash", "params": [hash, false] });
     let answer = node.ask(&call).await?;
     Ok(number(answer.pointer("/result/number")).is_some_and(|height| height <= head))

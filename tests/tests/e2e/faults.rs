@@ -1,5 +1,6 @@
 //! What goes wrong underneath, on purpose: the node, the chain, the process itself.
 
+mod chain;
 mod kills;
 mod lane;
 mod node;
