@@ -182,7 +182,16 @@ pub(crate) async fn cards(client: &Client, mandate: MandateId) -> Result<Vec<Car
 
 /// All payments of a mandate.
 pub(crate) async fn payments(client: &Client, mandate: MandateId) -> Result<Vec<Payment>> {
-    let filter = PaymentFilter { mandate: Some(mandate), ..PaymentFilter::default() };
+    payments_in(client, mandate, None).await
+}
+
+/// All payments of a mandate that are in this state, or in any.
+pub(crate) async fn payments_in(
+    client: &Client,
+    mandate: MandateId,
+    state: Option<PaymentState>,
+) -> Result<Vec<Payment>> {
+    let filter = PaymentFilter { mandate: Some(mandate), state, ..PaymentFilter::default() };
     let mut page = PageQuery { cursor: None, limit: Some(100) };
     let mut payments = Vec::new();
     loop {

@@ -162,9 +162,7 @@ impl Agent {
 
     /// A payment that was accepted is never taken for another one.
     async fn asks_again(&self, number: u64) -> Result<()> {
-        let kept = self.memory.all();
-        let own: Vec<_> = kept.iter().filter(|kept| self.account.mandates.contains(&kept.signed.mandate)).collect();
-        let Some(kept) = own.get(usize::try_from(number)? * 31 % own.len().max(1)) else { return Ok(()) };
+        let Some(kept) = self.memory.one_of(&self.account.mandates, usize::try_from(number)?) else { return Ok(()) };
         loop {
             match self.account.client.send_payment(&kept.signed, None).await {
                 Ok(again) => {

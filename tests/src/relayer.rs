@@ -38,13 +38,15 @@ pub struct Settings {
     pub cards: Option<CardSettings>,
     /// Whether a proxy that makes trouble stands between the relayer and the node.
     pub troubled: bool,
+    /// What it logs: less where a test lasts long.
+    pub log: &'static str,
     /// More arguments of `stipend serve`.
     pub more: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { finality: 2, keystore: false, cards: None, troubled: false, more: Vec::new() }
+        Self { finality: 2, keystore: false, cards: None, troubled: false, log: "debug", more: Vec::new() }
     }
 }
 
@@ -74,6 +76,7 @@ pub struct Relayer {
     arguments: Vec<String>,
     /// What only its environment holds.
     secrets: Vec<(&'static str, String)>,
+    log: &'static str,
     dir: PathBuf,
     url: Url,
 }
@@ -123,7 +126,8 @@ impl Relayer {
             secrets.push(("STIPEND_ISSUER_API_KEY", issuer.key().to_owned()));
         }
         let url = format!("http://127.0.0.1:{port}").parse()?;
-        let mut relayer = Self { process: Mutex::default(), arguments, secrets, dir: dir.to_owned(), url };
+        let mut relayer =
+            Self { process: Mutex::default(), arguments, secrets, log: settings.log, dir: dir.to_owned(), url };
         relayer.restart().await?;
         Ok(relayer)
     }
@@ -259,7 +263,7 @@ impl Relayer {
             // What a developer's shell sets must not change a test.
             .env_clear()
             .envs(self.secrets.iter().map(|(name, value)| (name, value)))
-            .env("RUST_LOG", "debug");
+            .env("RUST_LOG", self.log);
         Ok(command)
     }
 

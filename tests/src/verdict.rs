@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 use crate::{
     World, balance,
-    books::{cards, payments},
+    books::{cards, payments, payments_in},
     eventually::POLL,
 };
 
@@ -97,6 +97,15 @@ impl Memory {
         self.len() == 0
     }
 
+    /// One of those from these mandates, if there is any: another one for each number.
+    #[must_use]
+    pub fn one_of(&self, mandates: &[MandateId], number: usize) -> Option<Kept> {
+        let kept = self.kept();
+        let (later, earlier) =
+            kept.split_at_checked(number.wrapping_mul(31) % kept.len().max(1)).map(|it| (it.1, it.0))?;
+        later.iter().chain(earlier).find(|kept| mandates.contains(&kept.signed.mandate)).cloned()
+    }
+
     fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +131,7 @@ pub struct Verdict {
 pub async fn verdict(world: &World, accounts: &[Account], memory: &Memory) -> Result<Verdict> {
     let mut found = Verdict { blocks: everything_ends(world, accounts).await?, ..Verdict::default() };
     let chain = Chain::read(world).await?;
-    let mut paid = BTreeMap::<Address, u64>::new();
+    let mut known = BTreeMap::new();
     for account in accounts {
         for id in &account.mandates {
             let mandate = account.client.mandate(*id).await?;
@@ -133,14 +142,13 @@ pub async fn verdict(world: &World, accounts: &[Account], memory: &Memory) -> Re
                     _ => found.failed += 1,
                 }
                 chain.agrees(&payment, &mandate).wrap_err_with(|| format!("{payment:?}"))?;
+                known.insert(payment.id, payment);
             }
         }
         balance(world, &account.client, &account.mandates).await?;
     }
     for kept in memory.all() {
-        let account = accounts.iter().find(|account| account.mandates.contains(&kept.signed.mandate));
-        let account = account.ok_or_eyre("a payment from nobody's mandate")?;
-        let payment = account.client.payment(kept.id, None).await.wrap_err("a payment that was accepted")?;
+        let payment = known.get(&kept.id).ok_or_else(|| eyre!("accepted, and not there: {kept:?}"))?;
         let signed = &kept.signed;
         let as_signed = payment.payee == signed.payee && payment.amount == signed.amount;
         ensure!(as_signed && payment.nonce == signed.nonce, "signed was {signed:?}, kept is {payment:?}");
@@ -148,7 +156,8 @@ pub async fn verdict(world: &World, accounts: &[Account], memory: &Memory) -> Re
         let due = usize::from(payment.state == PaymentState::Settled);
         ensure!(times == due, "{times} times on chain: {payment:?}");
     }
-    for spent in &chain.spent {
+    let mut paid = BTreeMap::<Address, u64>::new();
+    for spent in chain.spent.values().flatten() {
         *paid.entry(spent.payee).or_default() += spent.amount;
     }
     for (payee, amount) in paid {
@@ -170,8 +179,10 @@ async fn everything_ends(world: &World, accounts: &[Account]) -> Result<u64> {
         under_way.clear();
         for account in accounts {
             for id in &account.mandates {
-                let payments = payments(&account.client, *id).await?.into_iter();
-                under_way.extend(payments.filter(|it| !it.state.is_final()).map(|it| format!("{it:?}")));
+                for state in PaymentState::ALL.into_iter().filter(|state| !state.is_final()) {
+                    let payments = payments_in(&account.client, *id, Some(state)).await?;
+                    under_way.extend(payments.into_iter().map(|it| format!("{it:?}")));
+                }
                 let cards = cards(&account.client, *id).await?.into_iter();
                 under_way.extend(cards.filter(|it| !it.state.is_final()).map(|it| format!("{it:?}")));
             }
@@ -194,7 +205,8 @@ async fn everything_ends(world: &World, accounts: &[Account]) -> Result<u64> {
 /// The escrow's events that tell where money went, decoded by hand.
 #[derive(Debug)]
 struct Chain {
-    spent: Vec<Outflow>,
+    /// By mandate and nonce, where one is what there should be.
+    spent: BTreeMap<(B256, u32), Vec<Outflow>>,
     held: Vec<(B256, u32)>,
     skipped: Vec<(B256, u32, B256)>,
     ended: Vec<B256>,
@@ -203,10 +215,8 @@ struct Chain {
 
 #[derive(Debug)]
 struct Outflow {
-    mandate: B256,
     payee: Address,
     amount: u64,
-    nonce: u32,
     reference: B256,
     tx: B256,
 }
@@ -225,7 +235,7 @@ impl Chain {
         let block = ask("eth_getBlockByNumber", json!([format!("{last_final:#x}"), false])).await?;
         let time = text(block.get("timestamp").ok_or_eyre("no time")?)?;
         let mut chain = Self {
-            spent: Vec::new(),
+            spent: BTreeMap::new(),
             held: Vec::new(),
             skipped: Vec::new(),
             ended: Vec::new(),
@@ -244,11 +254,9 @@ impl Chain {
             let log = Log::of(log)?;
             let (name, mandate) = (log.topic(0)?, log.topic(1).unwrap_or_default());
             if name == spent {
-                chain.spent.push(Outflow {
-                    mandate,
+                chain.spent.entry((mandate, u32::try_from(log.number(1)?)?)).or_default().push(Outflow {
                     payee: Address::from_word(log.topic(2)?),
                     amount: log.number(0)?,
-                    nonce: u32::try_from(log.number(1)?)?,
                     reference: log.word(2)?,
                     tx: log.tx,
                 });
@@ -265,11 +273,8 @@ impl Chain {
 
     /// How often exactly this was paid.
     fn spent(&self, mandate: MandateId, nonce: u32, payee: Address, amount: Amount, reference: B256) -> usize {
-        let same = |it: &&Outflow| {
-            (it.mandate, it.nonce, it.payee, it.amount, it.reference)
-                == (mandate.0, nonce, payee, amount.units(), reference)
-        };
-        self.spent.iter().filter(same).count()
+        let same = |it: &&Outflow| (it.payee, it.amount, it.reference) == (payee, amount.units(), reference);
+        self.spent.get(&(mandate.0, nonce)).into_iter().flatten().filter(same).count()
     }
 
     /// That a payment which has ended did so for a reason.
@@ -278,12 +283,12 @@ impl Chain {
         let times = self.spent(payment.mandate, nonce, payment.payee, payment.amount, payment.reference);
         if payment.state == PaymentState::Settled {
             ensure!(times == 1, "settled, and {times} times on chain");
-            let tx = self.spent.iter().find(|it| (it.mandate, it.nonce) == (id, nonce)).map(|it| it.tx);
+            let tx = self.spent.get(&(id, nonce)).and_then(|spent| spent.first()).map(|it| it.tx);
             ensure!(payment.tx_hash == tx, "another transaction paid it: {tx:?}");
             return Ok(());
         }
         ensure!(times == 0, "failed, and {times} times on chain");
-        let nonces = self.spent.iter().map(|it| (it.mandate, it.nonce)).chain(self.held.iter().copied());
+        let nonces = self.spent.keys().chain(&self.held).copied();
         let mut nonces = nonces.filter(|(of, _)| *of == id).map(|(_, nonce)| nonce);
         // By ourselves: a skip counts only if no other transaction may still pay it.
         let skipped = self.skipped.iter().any(|it| *it == (id, nonce, payment.tx_hash.unwrap_or_default()));

@@ -14,7 +14,7 @@ async fn killed_again_and_again_under_load_it_pays_everything_once() -> Result<(
     let _place = heavy().await?;
     let kills = number_from("STIPEND_KILLS", 30)?;
     let mut chance = Chance::by_seed("kills")?;
-    let mut world = World::with("kills", &Settings::default()).await?;
+    let mut world = World::with("kills", &Settings { log: "info", ..Settings::default() }).await?;
     let load = Load::start(&world, Shape::default()).await?;
     let miner = Miner::start(&world, Duration::from_millis(250)).await?;
     let (start, mut ready) = (Instant::now(), 0);
