@@ -17,6 +17,7 @@ mod miner;
 mod process;
 mod relayer;
 mod secrets;
+mod shopper;
 mod verdict;
 mod world;
 

@@ -9,12 +9,12 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, U256};
-use eyre::{Result, bail, ensure};
+use eyre::{OptionExt, Result, bail, ensure};
 use stipend_client::{Error, Pay};
 use stipend_core::{Amount, MandateId, api::NewMandateRequest};
 use tokio::{task::JoinSet, time::sleep};
 
-use crate::{Account, Memory, World, key};
+use crate::{Account, Memory, World, key, shopper::Shopper};
 
 /// What each agent asks for: more than it will spend.
 const CAP: u64 = 1_000_000_000;
@@ -42,13 +42,14 @@ impl Default for Shape {
     }
 }
 
-/// Agents at work.
+/// Agents at work; where cards are offered, one of them shops by card beside.
 #[derive(Debug)]
 pub struct Load {
     accounts: Vec<Account>,
     memory: Memory,
     stop: Arc<AtomicBool>,
     agents: JoinSet<Result<()>>,
+    cards: Arc<AtomicU64>,
 }
 
 impl Load {
@@ -66,7 +67,13 @@ impl Load {
             }
             accounts.push(Account { client, mandates });
         }
-        let mut load = Self { accounts, memory: Memory::of(world), stop: Arc::default(), agents: JoinSet::new() };
+        let mut load = Self {
+            accounts,
+            memory: Memory::of(world),
+            stop: Arc::default(),
+            agents: JoinSet::new(),
+            cards: Arc::default(),
+        };
         let count = Arc::new(AtomicU64::new(0));
         for account in &load.accounts {
             let agent = Agent {
@@ -76,6 +83,16 @@ impl Load {
                 count: Arc::clone(&count),
             };
             load.agents.spawn(agent.pays(shape.pause));
+        }
+        if let (Some(issuer), Some(account)) = (world.shared_issuer(), load.accounts.first()) {
+            let shopper = Shopper {
+                client: account.client.clone(),
+                mandate: *account.mandates.first().ok_or_eyre("an agent without a mandate")?,
+                issuer,
+                stop: Arc::clone(&load.stop),
+                made: Arc::clone(&load.cards),
+            };
+            load.agents.spawn(shopper.shops());
         }
         Ok(load)
     }
@@ -90,6 +107,12 @@ impl Load {
     #[must_use]
     pub const fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// How many cards were made so far, where they are offered.
+    #[must_use]
+    pub fn cards(&self) -> u64 {
+        self.cards.load(Ordering::Relaxed)
     }
 
     /// Lets the agents finish what they have begun; the relayer must run.
@@ -183,7 +206,7 @@ fn payee(number: u64) -> Address {
 }
 
 /// Waits a little if a relayer that was shot explains the error.
-async fn waits(error: Error) -> Result<()> {
+pub(crate) async fn waits(error: Error) -> Result<()> {
     match error {
         Error::Unknown { .. } | Error::Unreachable { .. } => {}
         Error::Problem(problem) if matches!(problem.status, 401 | 429 | 503) => {}

@@ -24,6 +24,7 @@ use crate::{
     World, balance,
     books::{cards, payments, payments_in},
     eventually::POLL,
+    shopper::winds_up,
 };
 
 /// Blocks, on top of those that finality takes, within which everything that was accepted must end once
@@ -171,7 +172,7 @@ pub async fn verdict(world: &World, accounts: &[Account], memory: &Memory) -> Re
     Ok(found)
 }
 
-/// Makes blocks until no payment and no card is under way; returns how many it took.
+/// Makes blocks until no payment and no card is under way, and winds up cards; returns how many it took.
 async fn everything_ends(world: &World, accounts: &[Account]) -> Result<u64> {
     let most = BLOCKS + world.finality();
     let mut under_way = Vec::new();
@@ -183,8 +184,10 @@ async fn everything_ends(world: &World, accounts: &[Account]) -> Result<u64> {
                     let payments = payments_in(&account.client, *id, Some(state)).await?;
                     under_way.extend(payments.into_iter().map(|it| format!("{it:?}")));
                 }
-                let cards = cards(&account.client, *id).await?.into_iter();
-                under_way.extend(cards.filter(|it| !it.state.is_final()).map(|it| format!("{it:?}")));
+                for card in cards(&account.client, *id).await?.into_iter().filter(|card| !card.state.is_final()) {
+                    winds_up(world, &account.client, &card).await?;
+                    under_way.push(format!("{card:?}"));
+                }
             }
         }
         if under_way.is_empty() {

@@ -3,7 +3,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -47,7 +50,7 @@ pub struct World {
     /// What stands between the relayer and the node, where there is to be trouble.
     proxy: Option<FaultProxy>,
     /// The card issuer, where cards are offered.
-    issuer: Option<Issuer>,
+    issuer: Option<Arc<Issuer>>,
     /// The escrow on the node.
     pub escrow: Escrow,
     /// Whose keys play which part.
@@ -90,7 +93,7 @@ impl World {
         let anvil = Anvil::start(&dir).await?;
         let escrow = deploy(&anvil, &keys).await?;
         let issuer = match settings.cards {
-            Some(_) => Some(Issuer::start(&dir, &secrets).await?),
+            Some(_) => Some(Arc::new(Issuer::start(&dir, &secrets).await?)),
             None => None,
         };
         let proxy = match settings.troubled {
@@ -98,7 +101,7 @@ impl World {
             false => None,
         };
         let node = proxy.as_ref().map_or(anvil.url(), FaultProxy::url);
-        let relayer = Relayer::start(&dir, (node, issuer.as_ref()), escrow.domain(), &keys, settings).await?;
+        let relayer = Relayer::start(&dir, (node, issuer.as_deref()), escrow.domain(), &keys, settings).await?;
         if let Some(issuer) = &issuer {
             for secret in issuer.signing_secrets().await? {
                 secrets.of_the_issuer("what the issuer signs with", &secret);
@@ -121,7 +124,12 @@ impl World {
     /// # Errors
     /// If the world offers no cards.
     pub fn issuer(&self) -> Result<&Issuer> {
-        self.issuer.as_ref().ok_or_eyre("a world without cards")
+        self.issuer.as_deref().ok_or_eyre("a world without cards")
+    }
+
+    /// The same for somebody who works on their own.
+    pub(crate) fn shared_issuer(&self) -> Option<Arc<Issuer>> {
+        self.issuer.clone()
     }
 
     /// The relayer as somebody sees it.

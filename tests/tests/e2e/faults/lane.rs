@@ -4,8 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use alloy_primitives::{Address, B256, U256};
-use eyre::{OptionExt, Result, bail, eyre};
-use reqwest::Method;
+use eyre::{OptionExt, Result, bail};
 use stipend_bindings::abi::MockUSDC;
 use stipend_client::{Client, CreateCard, Pay};
 use stipend_core::{
@@ -289,45 +288,10 @@ impl Lane {
         let token = world.escrow.token();
         let allow = MockUSDC::unBlacklistCall { account: REFUSED };
         world.escrow.chain().send(&world.keys.guardian, token, &allow).await?;
-        eventually("all cards have ended", async || {
-            world.anvil.mine(1).await?;
-            let mut ended = true;
-            for card in self.agent.cards(Some(self.mandate), &stipend_client::PageQuery::default()).await?.data {
-                ended &= card.state.is_final();
-                self.winds_up(&card).await?;
-            }
-            Ok(ended.then_some(()))
-        })
-        .await?;
         let mut mandates = vec![self.mandate];
         mandates.extend(&self.begun().mandates);
         let account = Account { client: self.agent.clone(), mandates };
         verdict(world, &[account], &self.memory).await
-    }
-
-    /// Takes a card one step nearer to its end, as its agent and its merchant would.
-    async fn winds_up(&self, card: &Card) -> Result<()> {
-        match card.state {
-            CardState::Held | CardState::Active => {
-                // It may have been charged meanwhile.
-                let _ = self.agent.close_card(card.id).await;
-            }
-            CardState::Used | CardState::Closing => {
-                let issuer = self.world.issuer()?;
-                for issued in issuer.cards_for(card.id).await? {
-                    let token = issued["token"].as_str().ok_or_else(|| eyre!("{issued}"))?;
-                    let path = format!("/v1/transactions?card_token={token}&page_size=100");
-                    let list = issuer.call(Method::GET, &path, None).await?.json()?;
-                    for charge in list["data"].as_array().into_iter().flatten() {
-                        if charge["amounts"]["hold"]["amount"].as_i64().is_some_and(|cents| cents != 0) {
-                            issuer.clear(charge["token"].as_str().unwrap_or_default(), None).await?;
-                        }
-                    }
-                }
-            }
-            _ => {}
-        }
-        Ok(())
     }
 
     fn begun(&self) -> MutexGuard<'_, Begun> {
