@@ -26,6 +26,7 @@ use crate::{
         rpc::{Call, Rpc, RpcError},
         send::{SendError, Sender},
     },
+    failpoint::{self, Point},
     health::Health,
     ledger::{House, Ledger, LedgerError},
     service::{Cards, Parts, Service},
@@ -114,6 +115,9 @@ pub enum AppError {
     /// A commit failed while running.
     #[error("the ledger stopped, since a commit failed: free the disk or mend it, then start again")]
     LedgerStopped,
+    /// Only in builds for tests.
+    #[error("{0}")]
+    Failpoint(String),
 }
 
 /// Runs the relayer on `listener` until `stop`.
@@ -122,9 +126,11 @@ pub enum AppError {
 /// [`AppError`]: it does not start on a wrong chain, without contract code, with a submitter that
 /// may not submit, or with a ledger that is not this house's; and it stops when the ledger fails.
 pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
+    failpoint::arm().map_err(AppError::Failpoint)?;
     let rpc = Rpc::new(config.rpc_url.clone())?;
     let house = inspect(&rpc, &config).await?;
     let ledger = Ledger::open(&config.database, house)?;
+    failpoint::pass(Point::StartOpened);
     let health = Health::default();
     let submitter = config.submitter.address();
 
@@ -137,6 +143,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
         health: health.clone(),
     };
     let head = follower.catch_up(config.start_block).await?;
+    failpoint::pass(Point::StartCaughtUp);
     let sender = Sender {
         rpc: rpc.clone(),
         ledger: ledger.clone(),
@@ -147,6 +154,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
         health: health.clone(),
     };
     sender.start().await?;
+    failpoint::pass(Point::StartSender);
 
     let cards = match config.cards {
         None => None,

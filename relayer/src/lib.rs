@@ -8,6 +8,7 @@ pub mod app;
 pub mod cards;
 pub mod chain;
 pub mod clock;
+pub mod failpoint;
 pub mod health;
 pub mod ledger;
 pub mod service;

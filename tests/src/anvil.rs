@@ -98,6 +98,16 @@ impl Anvil {
         self.rpc("anvil_dropTransaction", json!([hash])).await.map(drop)
     }
 
+    /// Forgets all transactions that wait for a block.
+    pub async fn drop_all_transactions(&self) -> Result<()> {
+        self.rpc("anvil_dropAllTransactions", json!([])).await.map(drop)
+    }
+
+    /// What gas costs at least in the next block, in wei.
+    pub async fn next_base_fee(&self, wei: u64) -> Result<()> {
+        self.rpc("anvil_setNextBlockBaseFeePerGas", json!([format!("{wei:#x}")])).await.map(drop)
+    }
+
     async fn rpc(&self, method: &'static str, params: Value) -> Result<Value> {
         Ok(self.provider.raw_request(method.into(), params).await?)
     }

@@ -167,7 +167,7 @@ async fn is_as_issued(issuer: &Issuer, card: &Card) -> Result<()> {
 }
 
 /// All cards of a mandate.
-async fn cards(client: &Client, mandate: MandateId) -> Result<Vec<Card>> {
+pub(crate) async fn cards(client: &Client, mandate: MandateId) -> Result<Vec<Card>> {
     let mut page = PageQuery { cursor: None, limit: Some(100) };
     let mut cards = Vec::new();
     loop {
@@ -181,8 +181,17 @@ async fn cards(client: &Client, mandate: MandateId) -> Result<Vec<Card>> {
 }
 
 /// All payments of a mandate.
-async fn payments(client: &Client, mandate: MandateId) -> Result<Vec<Payment>> {
-    let filter = PaymentFilter { mandate: Some(mandate), ..PaymentFilter::default() };
+pub(crate) async fn payments(client: &Client, mandate: MandateId) -> Result<Vec<Payment>> {
+    payments_in(client, mandate, None).await
+}
+
+/// All payments of a mandate that are in this state, or in any.
+pub(crate) async fn payments_in(
+    client: &Client,
+    mandate: MandateId,
+    state: Option<PaymentState>,
+) -> Result<Vec<Payment>> {
+    let filter = PaymentFilter { mandate: Some(mandate), state, ..PaymentFilter::default() };
     let mut page = PageQuery { cursor: None, limit: Some(100) };
     let mut payments = Vec::new();
     loop {

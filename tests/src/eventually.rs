@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 /// Nothing that works takes longer, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const POLL: Duration = Duration::from_millis(50);
+/// How often something is looked at.
+pub(crate) const POLL: Duration = Duration::from_millis(50);
 
 /// Asks until there is an answer.
 ///

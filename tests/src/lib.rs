@@ -5,21 +5,34 @@
 
 mod anvil;
 mod books;
+mod chance;
 mod eventually;
+mod fault_proxy;
+mod heavy;
 mod http;
 mod issuer;
 mod keys;
+mod load;
+mod miner;
 mod process;
 mod relayer;
 mod secrets;
+mod shopper;
+mod verdict;
 mod world;
 
 pub use anvil::Anvil;
 pub use books::{Books, balance};
+pub use chance::{Chance, number_from};
 pub use eventually::{eventually, next_entry};
+pub use fault_proxy::{ANY, Behind, Count, Fault, FaultProxy, NodeClient, Says};
+pub use heavy::heavy;
 pub use http::{Answer, Call, HttpSigner};
 pub use issuer::{Charge, Charged, Issuer, Purchase, Void, dollars, signed_by_issuer};
 pub use keys::{Keys, key};
+pub use load::{Load, Shape};
+pub use miner::Miner;
 pub use relayer::{CardSettings, Relayer, Settings, TREASURY};
 pub use secrets::Secrets;
+pub use verdict::{Account, Kept, Memory, Verdict, verdict};
 pub use world::World;

@@ -3,12 +3,15 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use alloy::signers::{k256::elliptic_curve::rand_core::OsRng, local::PrivateKeySigner};
 use alloy_primitives::Address;
 use eyre::{Result, bail, eyre};
 use stipend_bindings::Domain;
+use tokio::time::timeout;
 use url::Url;
 
 use crate::{
@@ -16,6 +19,12 @@ use crate::{
     keys::Keys,
     process::{Process, binary, free_port},
 };
+
+/// The variable that arms a failpoint of its.
+const FAILPOINT: &str = "STIPEND_FAILPOINT";
+
+/// How long a relayer that takes work needs at most to say so.
+const ANSWER: Duration = Duration::from_millis(200);
 
 /// How a relayer is set up, where tests differ.
 #[derive(Clone, Debug)]
@@ -27,13 +36,17 @@ pub struct Settings {
     pub keystore: bool,
     /// Whether and how cards are offered.
     pub cards: Option<CardSettings>,
+    /// Whether a proxy that makes trouble stands between the relayer and the node.
+    pub troubled: bool,
+    /// What it logs: less where a test lasts long.
+    pub log: &'static str,
     /// More arguments of `stipend serve`.
     pub more: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { finality: 2, keystore: false, cards: None, more: Vec::new() }
+        Self { finality: 2, keystore: false, cards: None, troubled: false, log: "debug", more: Vec::new() }
     }
 }
 
@@ -59,10 +72,11 @@ pub const TREASURY: Address = Address::repeat_byte(0x7e);
 /// A relayer, running or not. Its address stays the same.
 #[derive(Debug)]
 pub struct Relayer {
-    process: Option<Process>,
+    process: Mutex<Option<Process>>,
     arguments: Vec<String>,
     /// What only its environment holds.
     secrets: Vec<(&'static str, String)>,
+    log: &'static str,
     dir: PathBuf,
     url: Url,
 }
@@ -112,7 +126,8 @@ impl Relayer {
             secrets.push(("STIPEND_ISSUER_API_KEY", issuer.key().to_owned()));
         }
         let url = format!("http://127.0.0.1:{port}").parse()?;
-        let mut relayer = Self { process: None, arguments, secrets, dir: dir.to_owned(), url };
+        let mut relayer =
+            Self { process: Mutex::default(), arguments, secrets, log: settings.log, dir: dir.to_owned(), url };
         relayer.restart().await?;
         Ok(relayer)
     }
@@ -129,6 +144,20 @@ impl Relayer {
     /// # Errors
     /// If it runs on, or ends well.
     pub async fn must_not_start(&self, otherwise: &[(&str, &str)]) -> Result<String> {
+        self.refuses(otherwise, None).await
+    }
+
+    /// The names of all failpoints: what it says about one that there is not, and does not start.
+    ///
+    /// # Errors
+    /// If it runs on, or does not name them.
+    pub async fn failpoints(&self) -> Result<Vec<String>> {
+        let said = self.refuses(&[], Some("none.such")).await?;
+        let (_, names) = said.split_once("there are: ").ok_or_else(|| eyre!("no names: {said}"))?;
+        Ok(names.split_whitespace().map(str::to_owned).collect())
+    }
+
+    async fn refuses(&self, otherwise: &[(&str, &str)], failpoint: Option<&str>) -> Result<String> {
         let listen = format!("127.0.0.1:{}", free_port()?);
         let mut arguments = self.arguments.clone();
         for (name, value) in otherwise.iter().chain([&("--listen", listen.as_str())]) {
@@ -137,7 +166,9 @@ impl Relayer {
             *place.ok_or_else(|| eyre!("{name} is not an argument"))? = (*value).to_owned();
         }
         let log = self.dir.join(format!("not-started-{listen}.log"));
-        let mut process = Process::start(&mut self.command(&arguments)?, &log)?;
+        let mut command = self.command(&arguments)?;
+        command.envs(failpoint.map(|name| (FAILPOINT, name)));
+        let mut process = Process::start(&mut command, &log)?;
         let status = eventually("it ends", async || process.ended()).await?;
         if status.success() {
             bail!("it ended well: {arguments:?}");
@@ -150,17 +181,78 @@ impl Relayer {
     /// # Errors
     /// If it ends, or is not ready within a minute.
     pub async fn restart(&mut self) -> Result<()> {
-        self.process = None;
-        let mut process = Process::start(&mut self.command(&self.arguments)?, &self.dir.join("relayer.log"))?;
-        let ready = self.url.join("readyz")?;
+        self.begin()?;
+        self.ready().await
+    }
+
+    /// Waits until it takes work.
+    ///
+    /// # Errors
+    /// If it ends, or is not ready within a minute.
+    pub async fn ready(&mut self) -> Result<()> {
         eventually("the relayer is ready", async || {
-            process.must_run()?;
-            let answer = reqwest::get(ready.clone()).await;
-            Ok(answer.ok().filter(|answer| answer.status().is_success()))
+            self.must_run()?;
+            Ok(self.is_ready().await.then_some(()))
         })
-        .await?;
-        self.process = Some(process);
+        .await
+    }
+
+    /// Starts it again on what it left behind, and waits for nothing.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn begin(&mut self) -> Result<()> {
+        self.begin_with(self.command(&self.arguments)?)
+    }
+
+    fn begin_with(&mut self, mut command: Command) -> Result<()> {
+        // The one before is gone first: there is one ledger.
+        *self.process() = None;
+        let process = Process::start(&mut command, &self.dir.join("relayer.log"))?;
+        *self.process() = Some(process);
         Ok(())
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn must_run(&self) -> Result<()> {
+        self.process().as_mut().map_or(Ok(()), Process::must_run)
+    }
+
+    /// Whether it takes work.
+    pub async fn is_ready(&self) -> bool {
+        let Ok(ready) = self.url.join("readyz") else { return false };
+        // Until it serves, a connection is taken and nothing is answered.
+        let answer = timeout(ANSWER, reqwest::get(ready)).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
+    }
+
+    /// Starts it again on what it left behind, to die at a failpoint: `<name>` or `<name>:<passing>`. It
+    /// may do so before it takes work.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn begin_to_die_at(&mut self, failpoint: &str) -> Result<()> {
+        let mut command = self.command(&self.arguments)?;
+        command.env(FAILPOINT, failpoint);
+        self.begin_with(command)
+    }
+
+    /// Whether it died at its failpoint.
+    ///
+    /// # Errors
+    /// If it ended in another way.
+    pub fn has_died(&self) -> Result<bool> {
+        let mut process = self.process();
+        let Some(process) = process.as_mut() else { bail!("the relayer does not run") };
+        match process.ended()? {
+            None => Ok(false),
+            // By a signal, and not by an exit of its own.
+            Some(status) if status.code().is_none() => Ok(true),
+            Some(_) => process.must_run().map(|()| false),
+        }
     }
 
     fn command(&self, arguments: &[String]) -> Result<Command> {
@@ -171,7 +263,7 @@ impl Relayer {
             // What a developer's shell sets must not change a test.
             .env_clear()
             .envs(self.secrets.iter().map(|(name, value)| (name, value)))
-            .env("RUST_LOG", "debug");
+            .env("RUST_LOG", self.log);
         Ok(command)
     }
 
@@ -180,7 +272,7 @@ impl Relayer {
     /// # Errors
     /// If it does not run.
     pub fn kill(&mut self) -> Result<()> {
-        match self.process.take() {
+        match self.process().take() {
             Some(mut process) => process.kill(),
             None => bail!("the relayer does not run"),
         }
@@ -191,7 +283,7 @@ impl Relayer {
     /// # Errors
     /// If it does not run, or its exit is no success.
     pub fn stop(&mut self) -> Result<()> {
-        match self.process.take() {
+        match self.process().take() {
             Some(mut process) => process.stop(),
             None => bail!("the relayer does not run"),
         }

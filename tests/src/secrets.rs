@@ -128,10 +128,11 @@ fn has_card_number(content: &[u8]) -> bool {
     const DIGITS: usize = 16;
     const MOCK: &[u8] = b"411111";
     let word = |at: Option<usize>| at.and_then(|at| content.get(at)).is_some_and(u8::is_ascii_alphanumeric);
+    let alone = |at: usize| !word(at.checked_sub(1)) && !word(Some(at + DIGITS));
     content.windows(DIGITS).enumerate().any(|(at, digits)| {
-        let alone = !word(at.checked_sub(1)) && !word(Some(at + DIGITS));
-        digits.iter().all(u8::is_ascii_digit)
-            && (digits.starts_with(MOCK) || alone && matches!(digits.first(), Some(b'3'..=b'6')))
+        matches!(digits.first(), Some(b'3'..=b'6'))
+            && digits.iter().all(u8::is_ascii_digit)
+            && (digits.starts_with(MOCK) || alone(at))
             && passes_luhn(digits)
     })
 }

@@ -3,7 +3,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -26,7 +29,8 @@ use stipend_core::{
 use url::Url;
 
 use crate::{
-    Anvil, Call, HttpSigner, Issuer, Keys, Relayer, Secrets, Settings, eventually, relayer::KEYSTORE_PASSWORD,
+    Anvil, Call, FaultProxy, HttpSigner, Issuer, Keys, Relayer, Secrets, Settings, eventually,
+    relayer::KEYSTORE_PASSWORD,
 };
 
 /// What operators have to begin with.
@@ -43,14 +47,17 @@ pub struct World {
     pub anvil: Anvil,
     /// The relayer.
     pub relayer: Relayer,
+    /// What stands between the relayer and the node, where there is to be trouble.
+    proxy: Option<FaultProxy>,
     /// The card issuer, where cards are offered.
-    issuer: Option<Issuer>,
+    issuer: Option<Arc<Issuer>>,
     /// The escrow on the node.
     pub escrow: Escrow,
     /// Whose keys play which part.
     pub keys: Keys,
     /// What must not leak.
     pub secrets: Secrets,
+    finality: u64,
     dir: PathBuf,
 }
 
@@ -86,16 +93,30 @@ impl World {
         let anvil = Anvil::start(&dir).await?;
         let escrow = deploy(&anvil, &keys).await?;
         let issuer = match settings.cards {
-            Some(_) => Some(Issuer::start(&dir, &secrets).await?),
+            Some(_) => Some(Arc::new(Issuer::start(&dir, &secrets).await?)),
             None => None,
         };
-        let relayer = Relayer::start(&dir, (anvil.url(), issuer.as_ref()), escrow.domain(), &keys, settings).await?;
+        let proxy = match settings.troubled {
+            true => Some(FaultProxy::start(anvil.url()).await?),
+            false => None,
+        };
+        let node = proxy.as_ref().map_or(anvil.url(), FaultProxy::url);
+        let relayer = Relayer::start(&dir, (node, issuer.as_deref()), escrow.domain(), &keys, settings).await?;
         if let Some(issuer) = &issuer {
             for secret in issuer.signing_secrets().await? {
                 secrets.of_the_issuer("what the issuer signs with", &secret);
             }
         }
-        Ok(Self { anvil, relayer, issuer, escrow, keys, secrets, dir })
+        let finality = settings.finality;
+        Ok(Self { anvil, relayer, proxy, issuer, escrow, keys, secrets, finality, dir })
+    }
+
+    /// What makes trouble between the relayer and the node.
+    ///
+    /// # Errors
+    /// If the world has nothing of the kind.
+    pub fn proxy(&self) -> Result<&FaultProxy> {
+        self.proxy.as_ref().ok_or_eyre("a world without trouble")
     }
 
     /// The card issuer.
@@ -103,7 +124,12 @@ impl World {
     /// # Errors
     /// If the world offers no cards.
     pub fn issuer(&self) -> Result<&Issuer> {
-        self.issuer.as_ref().ok_or_eyre("a world without cards")
+        self.issuer.as_deref().ok_or_eyre("a world without cards")
+    }
+
+    /// The same for somebody who works on their own.
+    pub(crate) fn shared_issuer(&self) -> Option<Arc<Issuer>> {
+        self.issuer.clone()
     }
 
     /// The relayer as somebody sees it.
@@ -344,6 +370,12 @@ impl World {
     /// If the node does not answer.
     pub async fn time(&self) -> Result<u64> {
         Ok(self.escrow.chain().head().await?.time.max(now()))
+    }
+
+    /// Blocks on top of which its relayer takes what happened for final.
+    #[must_use]
+    pub const fn finality(&self) -> u64 {
+        self.finality
     }
 
     /// Where this world's files are.

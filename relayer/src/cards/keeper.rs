@@ -11,6 +11,7 @@ use super::issuer::{Issuer, IssuerError};
 use crate::{
     chain::follow::Head,
     clock,
+    failpoint::{self, Point},
     health::Health,
     ledger::{
         Ledger, LedgerError,
@@ -143,6 +144,7 @@ impl Keeper {
     /// Has the issuer make the card. Asked twice, it makes one.
     async fn issue(&self, card: &Record) -> Result<(), KeeperError> {
         let cents = card.amount.cents().ok_or_else(|| LedgerError::inconsistent("a card over parts of a cent"))?;
+        failpoint::pass(Point::CardCreating);
         let issued = match self.issuer.create(card.id, cents).await {
             Ok(issued) => issued,
             // It will not make one: the money goes back.
@@ -152,6 +154,7 @@ impl Keeper {
             }
             Err(error) => return Err(error.into()),
         };
+        failpoint::pass(Point::CardCreated);
         let card = card.clone();
         let store = move |ledger: &rusqlite::Transaction<'_>| {
             cards::set_issued(ledger, card.seq, &issued.token, &issued.last_four)?;
@@ -160,7 +163,9 @@ impl Keeper {
             };
             cards::step(ledger, &card, CardState::Active, None, None, clock::now())
         };
-        Ok(self.ledger.writer().write(store).await?)
+        self.ledger.writer().write(store).await?;
+        failpoint::pass(Point::CardIssued);
+        Ok(())
     }
 
     /// A card whose hold was unmined is paused until it is mined again.
@@ -169,7 +174,9 @@ impl Keeper {
         if paused == card.paused {
             return Ok(());
         }
+        failpoint::pass(Point::CardPausing);
         self.issuer.set_state(token, if paused { "PAUSED" } else { "OPEN" }).await?;
+        failpoint::pass(Point::CardPaused);
         let seq = card.seq;
         Ok(self.ledger.writer().write(move |ledger| cards::set_paused(ledger, seq, paused)).await?)
     }
@@ -195,9 +202,11 @@ impl Keeper {
             None => self.issuer.find(card.id).await?.map(|found| found.token),
         };
         if let Some(token) = token {
+            failpoint::pass(Point::CardClosing);
             if self.issuer.set_state(&token, "CLOSED").await?.state != "CLOSED" {
                 return Ok(());
             }
+            failpoint::pass(Point::CardClosed);
             let known = Record { token: Some(token), ..card.clone() };
             self.ask(&known).await?;
         }
@@ -228,6 +237,7 @@ impl Keeper {
             cards::set_to_capture(ledger, seq, to_capture)
         };
         self.ledger.writer().write(settle).await?;
+        failpoint::pass(Point::CardConcluded);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     clock,
+    failpoint::{self, Point},
     health::Health,
     ledger::{Ledger, LedgerError, blocks, mandates, transactions},
 };
@@ -196,6 +197,7 @@ impl Follower {
         for block in path.into_iter().rev() {
             mined.push(self.examine(block).await?);
         }
+        failpoint::pass(Point::FollowRead);
         let new_head = mined.last().map_or(ancestor, |mined| mined.block);
         let bookkeeper = self.bookkeeper;
         let finalized = self
@@ -205,16 +207,22 @@ impl Follower {
                 let now = clock::now();
                 while let Some(top) = blocks::head(ledger)?.filter(|top| top.hash != ancestor.hash) {
                     bookkeeper.unmine(ledger, top, now)?;
+                    failpoint::pass(Point::FollowUnmining);
                 }
                 for mined in &mined {
                     bookkeeper.mine(ledger, mined, now)?;
+                    failpoint::pass(Point::FollowMining);
                 }
                 while let Some(block) = blocks::next_to_finalize(ledger, finalized)? {
                     bookkeeper.finalize(ledger, block, now)?;
+                    failpoint::pass(Point::FollowFinalizing);
                 }
                 Ok(blocks::last_final(ledger)?.map_or(0, |block| block.number))
             })
             .await?;
+        failpoint::pass_if(ancestor.hash != known.hash, Point::UnmineCommitted);
+        failpoint::pass_if(new_head.hash != ancestor.hash, Point::MineCommitted);
+        failpoint::pass_if(finalized > last_final.number, Point::FinalizeCommitted);
         Ok((head(new_head, finalized), caught_up))
     }
 

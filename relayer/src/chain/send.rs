@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     clock,
+    failpoint::{self, Point},
     health::Health,
     ledger::{
         House, Ledger, LedgerError,
@@ -179,7 +180,9 @@ impl Sender {
         }
         sent_at.clear();
         let Some(work) = self.next_work(head).await? else { return Ok(()) };
+        failpoint::pass(Point::SendSimulated);
         if let Some(tx) = self.sign_and_store(work, head).await? {
+            failpoint::pass(stored(tx.kind));
             sent_at.insert(tx.id, head.block.number);
             self.push(&tx, head).await?;
         }
@@ -198,6 +201,7 @@ impl Sender {
             last = self.replace(tx, &last, head).await?.unwrap_or(last);
         }
         let (outcome, message) = self.rpc.send(&last.raw).await;
+        failpoint::pass(sent(tx.kind));
         let message = message.unwrap_or_default();
         tracing::info!(tx = %last.hash, nonce = tx.nonce, ?outcome, %message, "sent");
         match outcome {
@@ -253,6 +257,7 @@ impl Sender {
             }
         };
         let attempt = self.sign(tx.nonce, tx.gas_limit, &tx.calldata, fees, head)?;
+        failpoint::pass(Point::ReplaceSigned);
         let (id, stored) = (tx.id, attempt.clone());
         self.ledger
             .writer()
@@ -261,6 +266,7 @@ impl Sender {
                 payments::set_tx_hash(ledger, id, stored.hash)
             })
             .await?;
+        failpoint::pass(Point::ReplaceStored);
         Ok(Some(attempt))
     }
 
@@ -320,6 +326,7 @@ impl Sender {
             std::cmp::Ordering::Equal => {}
         }
         let attempt = self.sign(expected, gas_limit, &calldata, fees, head)?;
+        failpoint::pass(Point::SendSigned);
         let new = transactions::New { submitter, nonce: expected, kind, calldata, gas_limit, attempt };
         Ok(self
             .ledger
@@ -535,7 +542,9 @@ impl Sender {
         let note = move |ledger: &rusqlite::Transaction<'_>| {
             news.iter().try_for_each(|seq| payments::set_reason(ledger, *seq, reason))
         };
-        Ok(self.ledger.writer().write(note).await?)
+        self.ledger.writer().write(note).await?;
+        failpoint::pass(Point::WaitNoted);
+        Ok(())
     }
 }
 
@@ -550,6 +559,30 @@ fn hold_calldata(card: &cards::Record, mandate: &mandates::Record) -> Option<Byt
         signature: Bytes::new(),
     };
     Some(call.abi_encode().into())
+}
+
+/// The failpoint after a transaction of this kind was stored.
+const fn stored(kind: Kind) -> Point {
+    match kind {
+        Kind::Settle => Point::SettleStored,
+        Kind::Open(_) => Point::OpenStored,
+        Kind::Sweep(_) => Point::SweepStored,
+        Kind::Hold(_) => Point::HoldStored,
+        Kind::Capture(_) => Point::CaptureStored,
+        Kind::Release(_) => Point::ReleaseStored,
+    }
+}
+
+/// The failpoint after one was sent.
+const fn sent(kind: Kind) -> Point {
+    match kind {
+        Kind::Settle => Point::SettleSent,
+        Kind::Open(_) => Point::OpenSent,
+        Kind::Sweep(_) => Point::SweepSent,
+        Kind::Hold(_) => Point::HoldSent,
+        Kind::Capture(_) => Point::CaptureSent,
+        Kind::Release(_) => Point::ReleaseSent,
+    }
 }
 
 fn cost(gas_limit: u64, max_fee: u64) -> u128 {

@@ -6,6 +6,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::LedgerError;
+use crate::failpoint::{self, Point};
 
 /// How many commands may wait; beyond it callers are told to come back.
 const QUEUE: usize = 4_096;
@@ -118,7 +119,9 @@ fn commit(
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     answers.extend(group.drain(..).map(|command| command(&transaction)));
     let last = last_entry(&transaction)?;
+    failpoint::pass(Point::WriterBeforeCommit);
     transaction.commit()?;
+    failpoint::pass(Point::WriterCommitted);
     Ok(last)
 }
 

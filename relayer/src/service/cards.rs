@@ -20,6 +20,7 @@ use crate::{
         signature::SigningSecret,
     },
     clock,
+    failpoint::{self, Point},
     ledger::{
         LedgerError, audit,
         cards::{self as records, Admission},
@@ -111,11 +112,12 @@ impl Service {
         self.running()?;
         let this = self.clone();
         let (head, now) = (self.parts.heads.borrow().block.number, self.now());
-        self.parts
-            .ledger
-            .writer()
-            .write(move |ledger| this.admit_card(ledger, hold, idempotency_key.as_deref(), (head, now)))
-            .await?
+        let admit = move |ledger: &rusqlite::Transaction<'_>| {
+            this.admit_card(ledger, hold, idempotency_key.as_deref(), (head, now))
+        };
+        let answer = self.parts.ledger.writer().write(admit).await?;
+        failpoint::pass(Point::CardCommitted);
+        answer
     }
 
     fn admit_card(
@@ -291,7 +293,9 @@ impl Service {
             }
             Ok(verdict)
         };
-        Ok(self.parts.ledger.writer().write(decide).await?)
+        let verdict = self.parts.ledger.writer().write(decide).await?;
+        failpoint::pass(Point::ChargeDecided);
+        Ok(verdict)
     }
 
     /// Takes in what the issuer tells of a transaction: once by webhook id, in any order.
@@ -310,7 +314,9 @@ impl Service {
                 None => Ok(()),
             }
         };
-        Ok(self.parts.ledger.writer().write(take_in).await?)
+        self.parts.ledger.writer().write(take_in).await?;
+        failpoint::pass(Point::WebhookTaken);
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ use super::{Accepted, PageQuery, Parts, Service, invalid, not_found, paged, repl
 use crate::{
     chain::rpc::{Call, RpcError},
     clock,
+    failpoint::{self, Point},
     ledger::{
         LedgerError, audit, mandates, requests,
         transactions::{self, Opening},
@@ -40,7 +41,8 @@ impl Service {
         self.running()?;
         self.check_request(&body)?;
         let fingerprint = keccak256(serde_jcs::to_vec(&body).map_err(|error| invalid(&error))?);
-        self.parts
+        let answer = self
+            .parts
             .ledger
             .writer()
             .write(move |ledger| {
@@ -75,7 +77,9 @@ impl Service {
                     .ok_or_else(|| LedgerError::inconsistent("a request that was just stored is gone"))?;
                 Ok(Ok(Accepted { object, replayed: false }))
             })
-            .await?
+            .await?;
+        failpoint::pass(Point::RequestCommitted);
+        answer
     }
 
     fn check_request(&self, body: &NewMandateRequest) -> Result<(), Problem> {
@@ -183,6 +187,7 @@ impl Service {
                 Ok(Ok(record))
             })
             .await??;
+        failpoint::pass(Point::ApprovalCommitted);
         Ok(Accepted { object: self.view(record), replayed: false })
     }
 

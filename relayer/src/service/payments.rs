@@ -14,10 +14,13 @@ use stipend_core::{
 use tokio::time::Instant;
 
 use super::{Accepted, PageQuery, Parts, Service, invalid, not_found, of_agent, paged, replayed, signer};
-use crate::ledger::{
-    LedgerError, audit, cards as records, mandates,
-    payments::{self, Admission},
-    requests,
+use crate::{
+    failpoint::{self, Point},
+    ledger::{
+        LedgerError, audit, cards as records, mandates,
+        payments::{self, Admission},
+        requests,
+    },
 };
 
 /// How long `?wait=` waits at most.
@@ -86,11 +89,12 @@ impl Service {
         let this = self.clone();
         let head = self.parts.heads.borrow().block.number;
         let now = self.now();
-        self.parts
-            .ledger
-            .writer()
-            .write(move |ledger| this.admit(ledger, payment, idempotency_key.as_deref(), (head, now)))
-            .await?
+        let admit = move |ledger: &rusqlite::Transaction<'_>| {
+            this.admit(ledger, payment, idempotency_key.as_deref(), (head, now))
+        };
+        let answer = self.parts.ledger.writer().write(admit).await?;
+        failpoint::pass(Point::PaymentCommitted);
+        answer
     }
 
     /// Decides and reserves, within the writer's commit. A denial is written down too.

@@ -4,6 +4,7 @@
 mod cards;
 mod edge;
 mod events;
+mod faults;
 mod guards;
 mod malformed;
 mod payments;

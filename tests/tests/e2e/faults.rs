@@ -1,0 +1,7 @@
+//! What goes wrong underneath, on purpose: the node, the chain, the process itself.
+
+mod chain;
+mod kills;
+mod lane;
+mod node;
+mod points;

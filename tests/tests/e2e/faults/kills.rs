@@ -1,0 +1,44 @@
+//! The relayer is killed at random under load, and started again at once.
+
+use std::time::{Duration, Instant};
+
+use eyre::Result;
+use stipend_e2e::{CardSettings, Chance, Load, Miner, Settings, Shape, World, heavy, number_from, verdict};
+use tokio::time::sleep;
+
+/// How long it lives at most, in milliseconds: it takes about half of this to start.
+const LIFE: u64 = 2_200;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_under_load_it_pays_everything_once() -> Result<()> {
+    let _place = heavy().await?;
+    let kills = number_from("STIPEND_KILLS", 30)?;
+    let mut chance = Chance::by_seed("kills")?;
+    // What a webhook could not tell while it was down is asked for soon.
+    let cards = Some(CardSettings { poll: 1, ..CardSettings::default() });
+    let mut world = World::with("kills", &Settings { cards, log: "info", ..Settings::default() }).await?;
+    let load = Load::start(&world, Shape::default()).await?;
+    let miner = Miner::start(&world, Duration::from_millis(250)).await?;
+    let (start, mut ready) = (Instant::now(), 0);
+    for kill in 1..=kills {
+        sleep(Duration::from_millis(chance.below(LIFE))).await;
+        ready += u64::from(world.relayer.is_ready().await);
+        world.relayer.kill()?;
+        world.relayer.begin()?;
+        if kill % 50 == 0 {
+            println!("{kill} kills, {} payments, {} s", load.memory().len(), start.elapsed().as_secs());
+        }
+    }
+    world.relayer.ready().await?;
+    let killed = start.elapsed().as_secs();
+    let cards = load.cards();
+    let (accounts, memory) = load.stop().await?;
+    drop(miner);
+    let found = verdict(&world, &accounts, &memory).await?;
+    println!("{kills} kills in {killed} s, {ready} while it took work, {cards} cards");
+    println!("{found:?} after {} s", start.elapsed().as_secs());
+    assert!(found.settled >= memory.len() && !memory.is_empty(), "{found:?}");
+    assert!(cards > 0, "no card was made");
+    assert!(ready > 0 && ready < kills, "killed {ready} of {kills} times while it took work");
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! A node in trouble: payments wait, none is lost, none is paid twice, and none is reported failed.
+
+use std::time::{Duration, Instant};
+
+use eyre::{Result, ensure};
+use serde_json::json;
+use stipend_client::{Client, Pay};
+use stipend_core::{
+    MandateId,
+    api::{Payment, PaymentState},
+};
+use stipend_e2e::{
+    ANY, Account, Behind, Fault, Load, Memory, Miner, NodeClient, Says, Settings, Shape, World, eventually, heavy,
+    number_from, verdict,
+};
+use tokio::time::sleep;
+
+use crate::{asking, payee, usdc};
+
+const SEND: &str = "eth_sendRawTransaction";
+
+/// A word of zeros: no row paid, no reason why.
+const NOTHING: &str = "0x0000000000000000000000000000000000000000000000000000000000000000";
+
+/// A world whose node can be troubled, with a mandate.
+struct Troubled {
+    world: World,
+    agent: Client,
+    mandate: MandateId,
+    memory: Memory,
+}
+
+impl Troubled {
+    async fn world(name: &str) -> Result<Self> {
+        let world = World::with(name, &Settings { troubled: true, ..Settings::default() }).await?;
+        let mandate = world.open(&asking("100")?).await?.id;
+        Ok(Self { agent: world.agent()?, memory: Memory::of(&world), mandate, world })
+    }
+
+    async fn pay(&self) -> Result<Payment> {
+        let signed = self.world.sign(&self.agent, &Pay::new(self.mandate, payee(1), usdc("1")?)).await?;
+        let accepted = self.agent.send_payment(&signed, None).await?;
+        self.memory.keep(signed, &accepted)?;
+        Ok(accepted.object)
+    }
+
+    /// More blocks than finality takes; the payment waits all the while.
+    async fn waits(&self, payment: &Payment, state: PaymentState) -> Result<()> {
+        for _ in 0..8 {
+            self.world.anvil.mine(1).await?;
+            sleep(Duration::from_millis(100)).await;
+            let now = self.agent.payment(payment.id, None).await?;
+            ensure!(now.state == state, "{now:?}");
+        }
+        Ok(())
+    }
+
+    /// All is well again: what waited is paid once, and nothing has failed.
+    async fn all_is_paid(&self) -> Result<()> {
+        self.world.proxy()?.well().await?;
+        self.world.anvil.automine(true).await?;
+        let account = Account { client: self.agent.clone(), mandates: vec![self.mandate] };
+        let found = verdict(&self.world, &[account], &self.memory).await?;
+        ensure!(found.failed == 0 && found.settled == self.memory.len(), "{found:?}");
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_is_no_payment_lost() -> Result<()> {
+    let troubled = Troubled::world("lost-answer").await?;
+    let proxy = troubled.world.proxy()?;
+    proxy.fault(SEND, Fault::DropAnswer);
+    troubled.pay().await?;
+    eventually("an answer is lost", async || Ok((proxy.count(SEND).faulted > 0).then_some(()))).await?;
+    troubled.all_is_paid().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_arrived_is_sent_again() -> Result<()> {
+    let troubled = Troubled::world("lost-request").await?;
+    troubled.world.proxy()?.fault_next(2, SEND, Fault::DropRequest);
+    let payment = troubled.pay().await?;
+    troubled.world.payment_in(&troubled.agent, &payment, PaymentState::Submitted).await?;
+    troubled.all_is_paid().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_twice_or_late_is_paid_once() -> Result<()> {
+    let troubled = Troubled::world("twice-and-late").await?;
+    let proxy = troubled.world.proxy()?;
+    proxy.fault_next(2, SEND, Fault::Twice);
+    proxy.fault_next(2, SEND, Fault::Late(Duration::from_secs(2)));
+    for _ in 0..3 {
+        let payment = troubled.pay().await?;
+        troubled.world.settled(&troubled.agent, &payment).await?;
+    }
+    troubled.all_is_paid().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_node_says_about_a_transaction_it_is_paid_once() -> Result<()> {
+    let troubled = Troubled::world("words").await?;
+    let proxy = troubled.world.proxy()?;
+    for client in NodeClient::ALL {
+        for says in [
+            Says::AlreadyKnown(client),
+            Says::NonceTooLow(client),
+            Says::ReplacementUnderpriced(client),
+            Says::Underpriced(client),
+            Says::InsufficientFunds(client),
+            Says::PoolFull(client),
+        ] {
+            // It is not true: the node has nothing.
+            proxy.fault_next(2, SEND, Fault::Says(says));
+            let payment = troubled.pay().await?;
+            troubled.world.settled(&troubled.agent, &payment).await?;
+            // And once it has.
+            proxy.fault_next(1, SEND, Fault::TakesAndSays(says));
+            let payment = troubled.pay().await?;
+            troubled.world.settled(&troubled.agent, &payment).await?;
+            proxy.well().await?;
+        }
+    }
+    troubled.all_is_paid().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_that_never_comes_is_waited_for() -> Result<()> {
+    let troubled = Troubled::world("no-receipt").await?;
+    troubled.world.proxy()?.fault("eth_getTransactionReceipt", Fault::Answer(json!(null)));
+    let payment = troubled.pay().await?;
+    troubled.world.payment_in(&troubled.agent, &payment, PaymentState::Submitted).await?;
+    troubled.waits(&payment, PaymentState::Submitted).await?;
+    troubled.all_is_paid().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_wait_while_every_simulation_fails() -> Result<()> {
+    let troubled = Troubled::world("no-simulation").await?;
+    let proxy = troubled.world.proxy()?;
+    for fault in [Fault::Reverts, Fault::Answer(json!(NOTHING)), Fault::Answer(json!("0x"))] {
+        proxy.fault("eth_call", fault);
+        let payment = troubled.pay().await?;
+        troubled.waits(&payment, PaymentState::Reserved).await?;
+        proxy.well().await?;
+    }
+    troubled.all_is_paid().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_wait_for_a_node_that_is_a_minute_behind() -> Result<()> {
+    let world = World::with("behind", &Settings { troubled: true, ..Settings::default() }).await?;
+    // What the node knows a minute later is the chain without the mandate.
+    let before = world.escrow.chain().head().await?;
+    world.anvil.pass(60).await?;
+    let mandate = world.open(&asking("100")?).await?.id;
+    let troubled = Troubled { agent: world.agent()?, memory: Memory::of(&world), mandate, world };
+    for behind in [Behind::Seconds(60), Behind::Blocks(40), Behind::At(before.number), Behind::BlindAt(before.number)] {
+        troubled.world.proxy()?.fall_behind(behind);
+        let payment = troubled.pay().await?;
+        troubled.waits(&payment, PaymentState::Reserved).await?;
+        let now = troubled.agent.info().await?.head;
+        ensure!(now.number > before.number, "it took the old head {now:?} for new");
+        troubled.world.proxy()?.well().await?;
+        troubled.world.settled(&troubled.agent, &payment).await?;
+    }
+    troubled.all_is_paid().await
+}
+
+/// Twenty seconds of errors; ten minutes in the long run.
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_are_accepted_and_wait_while_the_node_gives_only_errors() -> Result<()> {
+    let _place = heavy().await?;
+    let seconds = number_from("STIPEND_RPC_ERRORS", 20)?;
+    let world = World::with("rpc-errors", &Settings { troubled: true, ..Settings::default() }).await?;
+    let shape = Shape { agents: 2, mandates: 1, pause: Duration::from_millis(1_000 * seconds / 200) };
+    let load = Load::start(&world, shape).await?;
+    let miner = Miner::start(&world, Duration::from_millis(500)).await?;
+    let proxy = world.proxy()?;
+    eventually("some are accepted", async || Ok((load.memory().len() > 5).then_some(()))).await?;
+    let before = load.memory().len();
+    let troubles = [
+        Some(Fault::Error(-32_603, "Internal error")),
+        Some(Fault::TooMany(1)),
+        Some(Fault::DropAnswer),
+        None,
+        Some(Fault::DropRequest),
+        Some(Fault::Error(-32_005, "limit exceeded")),
+    ];
+    let start = Instant::now();
+    for trouble in troubles.iter().cycle() {
+        if start.elapsed().as_secs() >= seconds {
+            break;
+        }
+        match trouble {
+            Some(fault) => {
+                proxy.well().await?;
+                proxy.fault(ANY, fault.clone());
+            }
+            None => proxy.refuse_connections().await?,
+        }
+        sleep(Duration::from_millis(1_000 * seconds / 12)).await;
+    }
+    proxy.well().await?;
+    let (accounts, memory) = load.stop().await?;
+    drop(miner);
+    let found = verdict(&world, &accounts, &memory).await?;
+    println!("{seconds} s of errors, {:?} calls of the node: {found:?}", proxy.count(ANY));
+    ensure!(found.failed == 0 && memory.len() > before, "{before} before, {found:?}");
+    Ok(())
+}
