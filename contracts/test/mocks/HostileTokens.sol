@@ -32,6 +32,20 @@ contract TokenReturningFalse is MockUSDC {
     }
 }
 
+/// @dev Says no to a pull without a revert.
+contract TokenReturningFalseToPulls is MockUSDC {
+    function transferFrom(address, address, uint256) external pure override returns (bool) {
+        return false;
+    }
+}
+
+/// @dev Says yes to a pull, and moves nothing.
+contract TokenFeigningPulls is MockUSDC {
+    function transferFrom(address, address, uint256) external pure override returns (bool) {
+        return true;
+    }
+}
+
 /// @dev Answers a transfer with a word that is neither true nor false.
 contract TokenReturningNonsense is MockUSDC {
     function transfer(address, uint256) external pure override returns (bool) {
@@ -96,5 +110,40 @@ contract TokenReenteringQuietly is MockUSDC {
     function _transfer(address from, address to, uint256 value) internal override {
         (reentered,) = msg.sender.call(_reentry);
         super._transfer(from, to, value);
+    }
+}
+
+/// @dev Permits nothing, and burns all the gas that it gets.
+contract TokenBurningGasForPermits is MockUSDC {
+    function permit(address, address, uint256, uint256, bytes memory) public pure override {
+        while (true) {}
+    }
+}
+
+/// @dev Permits nothing, and says so in 100 kB.
+contract TokenRefusingPermitsWithABomb is MockUSDC {
+    function permit(address, address, uint256, uint256, bytes memory) public pure override {
+        assembly {
+            revert(0, 100000)
+        }
+    }
+}
+
+/// @dev Permits nothing, and is content with that.
+contract TokenIgnoringPermits is MockUSDC {
+    function permit(address, address, uint256, uint256, bytes memory) public pure override {}
+}
+
+/// @dev Calls its caller back when it is asked to permit, and does not mind when that fails.
+contract TokenReenteringFromPermits is MockUSDC {
+    bytes private _reentry;
+    bool public reentered;
+
+    function reenterWith(bytes calldata reentry) external {
+        _reentry = reentry;
+    }
+
+    function permit(address, address, uint256, uint256, bytes memory) public override {
+        (reentered,) = msg.sender.call(_reentry);
     }
 }

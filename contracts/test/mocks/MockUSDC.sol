@@ -116,6 +116,7 @@ contract MockUSDC is IUSDC {
 
     function transferFrom(address from, address to, uint256 value)
         external
+        virtual
         whenNotPaused
         notBlacklisted(msg.sender)
         notBlacklisted(from)
@@ -149,6 +150,7 @@ contract MockUSDC is IUSDC {
 
     function permit(address owner, address spender, uint256 value, uint256 deadline, bytes memory signature)
         public
+        virtual
         whenNotPaused
         notBlacklisted(owner)
         notBlacklisted(spender)

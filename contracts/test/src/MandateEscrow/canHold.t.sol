@@ -17,6 +17,7 @@ contract CanHoldTest is EscrowTest {
         uint8 payee;
         uint64 amount;
         uint64 perPayment;
+        uint64 windowCap;
         uint32 nonce;
         uint40 deadline;
         uint40 captureBy;
@@ -30,6 +31,7 @@ contract CanHoldTest is EscrowTest {
         terms.expiry = NOW + 90;
         terms.captureEnd = NOW + 110;
         terms.perPayment = uint64(bound(c.perPayment, 0, CAP));
+        if (c.windowCap % 2 == 0) (terms.window, terms.windowCap) = (60, uint64(bound(c.windowCap, CAP / 2, CAP)));
 
         address[4] memory payees = [payee, address(0), address(escrow), address(usdc)];
         hold.payment.payee = payees[c.payee % 24 < 4 ? c.payee % 24 : 0];
@@ -72,6 +74,7 @@ contract CanHoldTest is EscrowTest {
         terms.start = NOW + 10;
         terms.expiry = NOW + 20;
         terms.perPayment = CAP / 2;
+        (terms.window, terms.windowCap) = (6, CAP - 2);
         terms.payees = keccak256(bytes.concat(keccak256(abi.encode(payee))));
         Hold memory hold;
         address sender = stranger;
@@ -97,7 +100,7 @@ contract CanHoldTest is EscrowTest {
         _assertReason(terms, hold, wrongProof, sender, Reason.CaptureByTooLate);
         hold.captureBy = terms.captureEnd;
         _assertReason(terms, hold, wrongProof, sender, Reason.DeadlinePassed);
-        hold.payment.deadline = terms.start + 1;
+        hold.payment.deadline = terms.start + 8;
         _assertReason(terms, hold, wrongProof, sender, Reason.AmountZero);
         hold.payment.amount = CAP + 1;
         _assertReason(terms, hold, wrongProof, sender, Reason.BadPayee);
@@ -114,6 +117,8 @@ contract CanHoldTest is EscrowTest {
         hold.payment.nonce = 88;
         _assertReason(terms, hold, proof, sender, Reason.NonceUsed);
         hold.payment.nonce = 87;
+        _assertReason(terms, hold, proof, sender, Reason.WindowExceeded);
+        vm.warp(terms.start + 7);
         _assertReason(terms, hold, proof, sender, Reason.BadSignature);
         _sign(terms, hold);
         _assertReason(terms, hold, proof, sender, Reason.None);

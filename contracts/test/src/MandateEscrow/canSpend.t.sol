@@ -17,6 +17,7 @@ contract CanSpendTest is EscrowTest {
         uint8 payee;
         uint64 amount;
         uint64 perPayment;
+        uint64 windowCap;
         uint32 nonce;
         uint40 deadline;
         uint40 time;
@@ -27,6 +28,7 @@ contract CanSpendTest is EscrowTest {
         terms.start = NOW + 10;
         terms.expiry = NOW + 90;
         terms.perPayment = uint64(bound(c.perPayment, 0, CAP));
+        if (c.windowCap % 2 == 0) (terms.window, terms.windowCap) = (60, uint64(bound(c.windowCap, CAP / 2, CAP)));
 
         address[4] memory payees = [payee, address(0), address(escrow), address(usdc)];
         payment.payee = payees[c.payee % 24 < 4 ? c.payee % 24 : 0];
@@ -77,6 +79,7 @@ contract CanSpendTest is EscrowTest {
         terms.start = NOW + 10;
         terms.expiry = NOW + 20;
         terms.perPayment = CAP / 2;
+        (terms.window, terms.windowCap) = (6, CAP - 2);
         terms.payees = keccak256(bytes.concat(keccak256(abi.encode(payee))));
         Payment memory payment;
         address sender = stranger;
@@ -98,7 +101,7 @@ contract CanSpendTest is EscrowTest {
         _assertReason(terms, payment, wrongProof, sender, Reason.Expired);
         vm.warp(terms.start);
         _assertReason(terms, payment, wrongProof, sender, Reason.DeadlinePassed);
-        payment.deadline = terms.start + 1;
+        payment.deadline = terms.start + 8;
         _assertReason(terms, payment, wrongProof, sender, Reason.AmountZero);
         payment.amount = CAP + 1;
         _assertReason(terms, payment, wrongProof, sender, Reason.BadPayee);
@@ -115,6 +118,8 @@ contract CanSpendTest is EscrowTest {
         payment.nonce = 88;
         _assertReason(terms, payment, proof, sender, Reason.NonceUsed);
         payment.nonce = 87;
+        _assertReason(terms, payment, proof, sender, Reason.WindowExceeded);
+        vm.warp(terms.start + 7);
         _assertReason(terms, payment, proof, sender, Reason.BadSignature);
         _sign(terms, payment);
         _assertReason(terms, payment, proof, sender, Reason.None);

@@ -12,7 +12,8 @@ contract OpenTest is EscrowTest {
         terms.operator = operator;
         terms.cap = uint64(bound(terms.cap, 1, cap));
         terms.perPayment = uint64(bound(terms.perPayment, 0, terms.cap));
-        (terms.window, terms.windowCap) = (0, 0);
+        if (terms.window == 0) terms.windowCap = 0;
+        else terms.windowCap = uint64(bound(terms.windowCap, 1, terms.cap));
         terms.captureEnd = uint40(bound(terms.captureEnd, NOW + 1, type(uint32).max));
         terms.expiry = uint40(bound(terms.expiry, NOW + 1, terms.captureEnd));
         terms.start = uint40(bound(terms.start, 0, terms.expiry - 1));
@@ -251,6 +252,17 @@ contract OpenTest is EscrowTest {
             escrow.open(terms);
         }
         assertEq(escrow.mandateOf(_idOf(terms)).status, Status.None);
+    }
+
+    function test_takesNoEther() public {
+        (bool ok,) = address(escrow).call{value: 1}("");
+        assertFalse(ok);
+        Terms memory terms = _terms();
+        _fund(operator, CAP);
+        vm.deal(operator, 1);
+        vm.prank(operator);
+        (ok,) = address(escrow).call{value: 1}(abi.encodeCall(IMandateEscrow.open, (terms)));
+        assertFalse(ok);
     }
 
     // ---------------------------------------------------------------- constructor

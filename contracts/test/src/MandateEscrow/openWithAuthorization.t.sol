@@ -144,6 +144,17 @@ contract OpenWithAuthorizationTest is EscrowTest {
         usdc.transferWithAuthorization(operator, address(escrow), CAP, VALID_AFTER, VALID_BEFORE, id, signature);
     }
 
+    /// @dev An operator who thinks better of it withdraws the message at the token.
+    function test_reverts_onceTheOperatorCancelledIt() public {
+        Terms memory terms = _terms();
+        bytes memory signature = _authorize(terms);
+        bytes32 structHash = keccak256(abi.encode(usdc.CANCEL_AUTHORIZATION_TYPEHASH(), operator, _idOf(terms)));
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(operatorKey, _digest(usdc.DOMAIN_SEPARATOR(), structHash));
+        usdc.cancelAuthorization(operator, _idOf(terms), v, r, s);
+        vm.expectRevert("FiatTokenV2: authorization is used or canceled");
+        _openAs(stranger, terms, signature);
+    }
+
     function test_reverts_outsideItsTimes() public {
         Terms memory terms = _terms();
         bytes memory signature = _authorize(terms);

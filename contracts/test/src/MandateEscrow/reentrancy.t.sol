@@ -4,11 +4,11 @@ pragma solidity ^0.8.30;
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
 import {Group, Hold, Mandate, Payment, Status, Terms} from "../../../src/interfaces/Types.sol";
-import {EscrowTest} from "../../base/EscrowTest.sol";
-import {TokenReentering, TokenReenteringQuietly} from "../../mocks/HostileTokens.sol";
+import {OperatorTest} from "../../base/OperatorTest.sol";
+import {TokenReentering, TokenReenteringFromPermits, TokenReenteringQuietly} from "../../mocks/HostileTokens.sol";
 
 /// @notice No call of the token leads back into a verb.
-contract ReentrancyTest is EscrowTest {
+contract ReentrancyTest is OperatorTest {
     uint32 private constant HOLD_OF_TOKEN = 50;
 
     Terms private terms;
@@ -78,6 +78,48 @@ contract ReentrancyTest is EscrowTest {
             vm.expectRevert(ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector);
             vm.prank(operator);
             escrow.open(unopened);
+            vm.expectRevert(ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector);
+            vm.prank(operator);
+            escrow.openWithPermit(unopened, 0, "", "");
+        }
+    }
+
+    /// @dev The permit is the one call whose failure is passed over, so what it tries fails in silence.
+    function test_opensOnce_whenThePermitReenters() public {
+        _upgradeToken(address(new TokenReenteringFromPermits()));
+        bytes[] memory verbs = _verbs();
+        _fund(operator, 2 * CAP);
+        uint256 before = vm.snapshotState();
+        for (uint256 i = 0; i < verbs.length; ++i) {
+            TokenReenteringFromPermits(address(usdc)).reenterWith(verbs[i]);
+            vm.prank(operator);
+            bytes32 opened = escrow.openWithPermit(unopened, 0, "", "");
+            assertFalse(TokenReenteringFromPermits(address(usdc)).reentered());
+            assertEq(escrow.mandateOf(opened), Mandate(CAP, 0, 0, 0, Status.Open));
+            assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
+            assertEq(usdc.balanceOf(address(escrow)), 2 * CAP);
+            vm.revertToState(before);
+        }
+    }
+
+    /// @dev Both pulls of a refund: into the escrow, and past it.
+    function test_refundsOnce_whenRefundingIsReentered() public {
+        _upgradeToken(address(new TokenReenteringQuietly()));
+        terms.refundsRestoreBudget = true;
+        id = _open(terms);
+        _spend(terms, _payment(terms, 5, 0));
+        bytes[] memory verbs = _verbs();
+        _fund(payee, 7);
+        uint256 before = vm.snapshotState();
+        for (uint256 i = 0; i < verbs.length; ++i) {
+            TokenReenteringQuietly(address(usdc)).reenterWith(verbs[i]);
+            vm.prank(payee);
+            escrow.refund(terms, 7, 0);
+            assertFalse(TokenReenteringQuietly(address(usdc)).reentered());
+            assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 1, 0, Status.Open));
+            assertEq(usdc.balanceOf(address(escrow)), 2 * CAP);
+            assertEq(usdc.balanceOf(operator), 2);
+            vm.revertToState(before);
         }
     }
 
@@ -142,8 +184,21 @@ contract ReentrancyTest is EscrowTest {
             vm.revertToState(open);
 
             TokenReenteringQuietly(address(usdc)).reenterWith(verbs[i]);
+            escrow.revokeWithSignature(terms, _sign(operatorKey, _revokeDigest(id)));
+            _assertReturnedOnce();
+            vm.revertToState(open);
+
+            TokenReenteringQuietly(address(usdc)).reenterWith(verbs[i]);
             vm.warp(terms.expiry);
             escrow.sweep(terms);
+            _assertReturnedOnce();
+            vm.revertToState(open);
+
+            TokenReenteringQuietly(address(usdc)).reenterWith(verbs[i]);
+            vm.warp(terms.expiry);
+            escrow.sweepTo(
+                terms, operator, type(uint40).max, _sign(operatorKey, _sweepDigest(id, operator, type(uint40).max))
+            );
             _assertReturnedOnce();
             vm.revertToState(open);
         }

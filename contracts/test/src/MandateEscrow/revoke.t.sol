@@ -155,6 +155,20 @@ contract RevokeTest is EscrowTest {
         assertEq(escrow.sweep(terms), CAP);
     }
 
+    /// @dev I2: what refunds restored goes back, too.
+    function test_returnsWhatRefundsRestored() public {
+        terms.refundsRestoreBudget = true;
+        id = _open(terms);
+        _spend(terms, _payment(terms, CAP, 0));
+        vm.startPrank(payee);
+        usdc.approve(address(escrow), 5);
+        escrow.refund(terms, 5, 0);
+        vm.stopPrank();
+        vm.expectEmit(true, true, true, true, address(escrow));
+        emit IMandateEscrow.Returned(id, operator, 5, 0);
+        _revokeAs(operator);
+    }
+
     // ---------------------------------------------------------------- token
 
     /// @dev The mandate ends even if the money cannot move; a sweep returns it once it can.

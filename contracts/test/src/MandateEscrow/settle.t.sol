@@ -104,6 +104,7 @@ contract SettleTest is EscrowTest {
 
     /// @dev Runs are cut at 256 rows, the bits of a word.
     function test_succeeds_withLongRuns() public {
+        _assertRunOf(255, 1);
         _assertRunOf(256, 1);
         _assertRunOf(257, 2);
     }
@@ -120,6 +121,48 @@ contract SettleTest is EscrowTest {
         assertEq(_settle(other, rows), length);
         assertEq(_transfers(), transfers);
         assertEq(usdc.balanceOf(alice), before + length);
+    }
+
+    function _longRun(Terms memory other, uint32 length) private view returns (Payment[] memory rows) {
+        rows = new Payment[](length);
+        for (uint32 i = 0; i < length; ++i) {
+            rows[i] = _paymentTo(other, alice, 1, i);
+        }
+    }
+
+    /// @dev I10: a bad row first, last, and at either side of the cut costs itself alone.
+    function test_skipsABadRow_atTheEndsOfALongRun() public {
+        Payment[] memory rows = _longRun(terms, 257);
+        uint256[4] memory places = [uint256(0), 254, 255, 256];
+        for (uint256 i = 0; i < places.length; ++i) {
+            rows[places[i]].ref = 0;
+            _expectSkipped(id, rows[places[i]].nonce, Reason.BadSignature);
+        }
+        assertEq(_settle(terms, rows), 253);
+        assertEq(usdc.balanceOf(alice), 253);
+        assertEq(escrow.mandateOf(id).remaining, CAP - 253);
+    }
+
+    /// @dev Both parts of a run that was cut are refused, each row gets its answer, and nothing is used.
+    function test_restoresTheCopy_ofALongRun() public {
+        usdc.blacklist(alice);
+        Payment[] memory rows = _longRun(terms, 257);
+        vm.recordLogs();
+        assertEq(_settle(terms, rows), 0);
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        assertEq(logs.length, 257);
+        for (uint256 i = 0; i < 257; ++i) {
+            (uint32 nonce, Reason reason) = abi.decode(logs[i].data, (uint32, Reason));
+            assertEq(nonce, i);
+            assertEq(reason, Reason.TransferFailed);
+        }
+        assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
+
+        // Refused up to the cut, and paid beyond it: only what paid has moved the nonces.
+        _upgradeToken(address(new TokenRefusingAnAmount(256)));
+        usdc.unBlacklist(alice);
+        assertEq(_settle(terms, rows), 1);
+        assertEq(escrow.mandateOf(id), Mandate(CAP - 1, 0, uint88(1) << 87, 256 - 87, Status.Open));
     }
 
     // ---------------------------------------------------------------- skipping rows

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
+import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
 import {Payment, Reason, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
@@ -56,6 +57,16 @@ contract SignaturesTest is EscrowTest {
         Payment memory payment = _payment(terms, 5, 0);
         (payment.r, payment.vs) = vm.signCompact(key, _spendDigest(_idOf(terms), payment));
         _assertRefused(terms, payment, Reason.BadSignature);
+    }
+
+    /// @dev A hold with the very same fields is another message.
+    function test_reverts_withTheSignatureOfAHold() public {
+        Terms memory terms = _terms();
+        _open(terms);
+        Payment memory payment = _holdOf(terms, 5, 0).payment;
+        _assertRefused(terms, payment, Reason.BadSignature);
+        _sign(terms, payment);
+        _spend(terms, payment);
     }
 
     function test_reverts_whenSignedForAnotherMandate() public {
@@ -169,6 +180,27 @@ contract SignaturesTest is EscrowTest {
         assertEq(_ask(address(new WalletReverting()), "x"), Reason.BadSignature);
         assertEq(_ask(address(new WalletSilent()), "x"), Reason.BadSignature);
         assertEq(_ask(address(new WalletWriting()), "x"), Reason.BadSignature);
+    }
+
+    /// @dev What counts is what the wallet says when the payment is made, not what it said to a view before.
+    function test_asksTheWalletEachTime() public {
+        Terms memory terms = _terms();
+        terms.agent = address(new WalletAcceptingAll());
+        bytes32 id = _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        assertEq(escrow.canSpend(terms, payment, noProof, "x", submitter), Reason.None);
+
+        vm.etch(terms.agent, address(new WalletRefusing()).code);
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.Refused.selector, Reason.BadSignature));
+        vm.prank(submitter);
+        escrow.spend(terms, payment, noProof, "x");
+        assertEq(escrow.mandateOf(id).nonceBits, 0);
+    }
+
+    /// @dev The escrow signs nothing for anybody, whatever it is asked to confirm.
+    function test_isNobodysWallet(bytes32 digest, bytes memory signature) public view {
+        (bool ok,) = address(escrow).staticcall(abi.encodeCall(IERC1271.isValidSignature, (digest, signature)));
+        assertFalse(ok);
     }
 
     function test_doesNotAskTheWallet_withoutASignature() public {

@@ -189,6 +189,41 @@ contract SweepTest is EscrowTest {
         assertEq(escrow.mandateOf(id), Mandate(CAP - 7, 7, 1, 0, Status.Open));
     }
 
+    // ---------------------------------------------------------------- refunds
+
+    /// @dev I2: what was restored goes back with the rest; what was not went back at once.
+    function test_returnsWhatRefundsRestored(uint64 spent, uint64 refunded) public {
+        spent = uint64(bound(spent, 1, CAP));
+        refunded = uint64(bound(refunded, 1, 2 * CAP));
+        terms.refundsRestoreBudget = true;
+        id = _open(terms);
+        _spend(terms, _payment(terms, spent, 0));
+        _fund(stranger, refunded);
+        vm.prank(stranger);
+        escrow.refund(terms, refunded, 0);
+
+        uint64 restored = refunded < spent ? refunded : spent;
+        vm.warp(terms.expiry);
+        assertEq(escrow.sweep(terms), CAP - spent + restored);
+        assertEq(usdc.balanceOf(operator), CAP - spent + refunded);
+        assertEq(usdc.balanceOf(address(escrow)), CAP);
+    }
+
+    /// @dev A refund after the last sweep leaves nothing to sweep.
+    function test_reverts_afterARefundToAnEndedMandate() public {
+        terms.refundsRestoreBudget = true;
+        id = _open(terms);
+        _spend(terms, _payment(terms, 5, 0));
+        vm.warp(terms.expiry);
+        escrow.sweep(terms);
+        _fund(stranger, 5);
+        vm.prank(stranger);
+        escrow.refund(terms, 5, 0);
+        assertEq(usdc.balanceOf(operator), CAP);
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NothingToSweep.selector, id));
+        escrow.sweep(terms);
+    }
+
     // ---------------------------------------------------------------- the mandate
 
     function test_reverts_whenTheMandateIsUnknown() public {

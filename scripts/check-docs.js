@@ -1,0 +1,32 @@
+// Called by scripts/test-contracts: every test that the documents name exists in the contracts' tests.
+"use strict";
+
+const { readFileSync, readdirSync } = require("node:fs");
+
+const read = (folder, ending) =>
+  readdirSync(folder, { recursive: true })
+    .filter((path) => path.endsWith(ending))
+    .map((path) => [`${folder}/${path}`, readFileSync(`${folder}/${path}`, "utf8")]);
+
+const tests = new Map(read("contracts/test", ".sol").map(([path, text]) => [path, new Set(text.match(/\b(test|invariant)_\w+(?=\()/g))]));
+const everywhere = new Set([...tests.values()].flatMap((names) => [...names]));
+const places = new Map([...tests].map(([path, names]) => [path.split("/").pop().replace(/\.sol$/, ""), names]));
+places.set("messages", places.get("OperatorMessageTest"));
+places.set("Conservation", places.get("Conservation.t"));
+
+const missing = [];
+for (const [path, text] of read("docs", ".md")) {
+  for (const cell of text.split(/[|\n]/)) {
+    // A name counts for the place that was named last: `open.t test_a`, `test_b`.
+    let place = null;
+    for (const [, named, name] of cell.matchAll(/(?:`|\b)([\w.]+\.t|messages|Conservation)?\s?((?:test|invariant)_\w+)/g)) {
+      if (named) place = named;
+      const known = place && places.has(place) ? places.get(place) : everywhere;
+      if (!known.has(name)) missing.push(`${path}: ${place ?? ""} ${name}`);
+    }
+  }
+}
+if (missing.length > 0) {
+  console.error(`tests that are named and do not exist:\n${missing.join("\n")}`);
+  process.exit(1);
+}
