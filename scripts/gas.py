@@ -51,7 +51,7 @@ DOMAIN = "EIP712Domain(string name,string version,uint256 chainId,address verify
 
 
 PAYMENT = "(address,uint64,uint32,uint40,bytes32,bytes32,bytes32)"
-HELD = "(address,uint64,uint32,uint40,uint40,bytes32,bytes32,bytes32)"
+HELD = f"({PAYMENT},uint40)"
 
 EVENTS = {
     "Opened": f"Opened(bytes32,address,address,{types(TERMS)})",
@@ -90,6 +90,8 @@ JOBS = [
     Job("open with one signature", 126_000, 123_000, 121_000),
     Job("spend, submitter checked", 71_500, 69_000, 66_300),
     Job("spend, guardian zero", 69_000, 67_000, 63_900),
+    Job("rolling window, added to a spend", 7_300, None, 5_000),
+    Job("rolling window, added to a row", 2_000, None, 0, ROWS),
     Job("proof among 16 payees, added to a spend", 4_600, None, 2_300),
     Job("proof among 16 payees, added to a row", 3_900, None, 2_300, ROWS),
     Job("settle, 100 payees, one mandate, per payment", 22_600, 21_500, 18_600, ROWS),
@@ -272,8 +274,8 @@ class World:
 
     def hold(self, terms, nonce, payee):
         ref, capture_by = self.hash(f"ref {nonce}"), NOW + DAY
-        return (payee, AMOUNT, nonce, NOW + DAY, capture_by, ref) + self.agent_signs(
-            HOLD, (self.id_of(terms), payee, AMOUNT, nonce, NOW + DAY, capture_by, ref))
+        r, vs = self.agent_signs(HOLD, (self.id_of(terms), payee, AMOUNT, nonce, NOW + DAY, capture_by, ref))
+        return ((payee, AMOUNT, nonce, NOW + DAY, ref, r, vs), capture_by)
 
     # ------------------------------------------------------------ what they send
 
@@ -328,26 +330,31 @@ def spend(world):
         yield f"spend, {name}", world.spend(terms, world.payment(terms, 1, world.payees[1]))
 
 
+def added(world, what, terms, proofs=None):
+    """What a limit costs: its mandate, and one that has no limit but is like it, make the same payments to 16 payees."""
+    leaves, free = [row % 16 for row in range(ROWS)], world.open_used()
+    rows, free_rows = (world.payments(mandate, [world.payees[leaf] for leaf in leaves]) for mandate in (terms, free))
+    batch = world.settle([(terms, rows)], [proofs[leaf] for leaf in leaves] if proofs else [])
+    yield f"{what}, added to a row", batch - world.settle([(free, free_rows)])
+
+    last, free_last = (world.payment(mandate, ROWS + 1, world.payees[1]) for mandate in (terms, free))
+    yield f"{what}, added to a spend", world.spend(terms, last, proofs and proofs[1]) - world.spend(free, free_last)
+
+
+def rolling_window(world):
+    return added(world, "rolling window", world.open_used(window=DAY, windowCap=CAP // 2))
+
+
 def allowed_payees(world):
-    """Of two mandates that differ in nothing but their payees, each pays each of the same 16 six or seven times."""
     layers = [[world.chain.keccak(world.chain.keccak(word(payee))) for payee in world.payees[:16]]]
     while len(layers[-1]) > 1:
         pairs = zip(layers[-1][::2], layers[-1][1::2])
         layers.append([world.chain.keccak(min(pair) + max(pair)) for pair in pairs])
     proofs = [[layer[leaf >> height ^ 1] for height, layer in enumerate(layers[:-1])] for leaf in range(16)]
 
-    allowed, free = world.open(payees=layers[-1][0]), world.open_used()
-    world.spend(allowed, world.payment(allowed, 0, world.payees[0]), proofs[0])
-    leaves = [row % 16 for row in range(ROWS)]
-    payees = [world.payees[leaf] for leaf in leaves]
-    rows, free_rows = world.payments(allowed, payees), world.payments(free, payees)
-
-    yield "proof among 16 payees, added to a row", (
-        world.settle([(allowed, rows)], [proofs[leaf] for leaf in leaves]) - world.settle([(free, free_rows)]))
-
-    last, free_last = (world.payment(terms, ROWS + 1, world.payees[1]) for terms in (allowed, free))
-    yield "proof among 16 payees, added to a spend", (
-        world.spend(allowed, last, proofs[1]) - world.spend(free, free_last))
+    terms = world.open(payees=layers[-1][0])
+    world.spend(terms, world.payment(terms, 0, world.payees[0]), proofs[0])
+    return added(world, "proof among 16 payees", terms, proofs)
 
 
 def settle(world):
@@ -401,7 +408,7 @@ def ends(world):
 
 def measure(world):
     gas = {}
-    for job in (open_with_one_signature, spend, allowed_payees, settle, refused_rows, holds, ends):
+    for job in (open_with_one_signature, spend, rolling_window, allowed_payees, settle, refused_rows, holds, ends):
         gas |= dict(job(world))
     code = world.chain.rpc("eth_getCode", world.escrow.address, "latest")
     return gas | {"runtime code, bytes": len(code) // 2 - 1}
