@@ -7,26 +7,22 @@ signatures come from the type strings below, not from the contract.
 """
 
 import argparse
-import http.client
 import json
 import math
 import os
-import re
-import subprocess
 import sys
-import threading
-import time
 from typing import NamedTuple
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from evm import ROOT, Chain, Contract, Unexpected, encode, word
+
 SNAPSHOT = os.path.join(ROOT, "contracts", "gas-snapshot.json")
+DOCUMENT = os.path.join(ROOT, "docs", "gas.md")
 
 CHAIN_ID = 31_337
 NOW = 1_800_000_000
 DAY = 86_400
 AMOUNT = 1_234_567
 CAP = 1_000_000_000
-GAS_LIMIT = 16_000_000
 ROWS = 100
 
 
@@ -41,8 +37,8 @@ def types(type_string):
 
 ZERO = "0x" + 40 * "0"
 
-TERMS = ("Terms(address operator,address agent,address guardian,uint64 cap,uint64 perPayment,uint64 windowCap,uint32 window,"
-         "uint40 start,uint40 expiry,uint40 captureEnd,bytes32 payees,bytes32 intent,bool refundsRestoreBudget)")
+TERMS = ("Terms(address operator,address agent,address guardian,uint64 cap,uint64 perPayment,uint64 windowCap,"
+         "uint32 window,uint40 start,uint40 expiry,uint40 captureEnd,bytes32 payees,bytes32 intent,bool refundsRestoreBudget)")
 SPEND = "Spend(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,bytes32 ref)"
 HOLD = "Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)"
 RECEIVE = ("ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,"
@@ -107,104 +103,7 @@ JOBS = [
 ]
 
 
-class Unexpected(Exception):
-    """Something did not do what its figure would claim."""
-
-
-# ---------------------------------------------------------------- chain
-
-class Chain:
-    """An anvil of our own, whose time moves one second per block."""
-
-    def __init__(self):
-        command = [os.environ["ANVIL"], "--port", "0", "--hardfork", "osaka", "--chain-id", str(CHAIN_ID), "--timestamp", str(NOW)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        for line in self.process.stdout:
-            if listening := re.search(r"Listening on (\S+):(\d+)", line):
-                break
-        else:
-            raise Unexpected(f"anvil ended with {self.process.wait()} before it listened")
-        # It logs every request, and would wait for a reader once the pipe is full.
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
-        self.connection = http.client.HTTPConnection(listening[1], int(listening[2]), timeout=60)
-        self.rpc("anvil_setBlockTimestampInterval", 1)
-        self.accounts = self.rpc("eth_accounts")
-
-    def close(self):
-        self.process.terminate()
-        self.process.wait()
-
-    def rpc(self, method, *params):
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        self.connection.request("POST", "/", json.dumps(request), {"Content-Type": "application/json"})
-        answer = json.loads(self.connection.getresponse().read())
-        if "error" in answer:
-            raise Unexpected(f"{method}: {answer['error']}")
-        return answer["result"]
-
-    def send(self, sender, to, data):
-        """The receipt of a transaction that succeeded."""
-        transaction = {"from": sender, "data": "0x" + data.hex(), "gas": hex(GAS_LIMIT)}
-        if to:
-            transaction["to"] = to
-        sent = self.rpc("eth_sendTransaction", transaction)
-        while (receipt := self.rpc("eth_getTransactionReceipt", sent)) is None:
-            time.sleep(0.001)
-        if receipt["status"] != "0x1":
-            raise Unexpected(f"a transaction from {sender} to {to} reverted: {data[:4].hex()}")
-        return receipt
-
-    def keccak(self, data):
-        return bytes.fromhex(self.rpc("web3_sha3", "0x" + data.hex())[2:])
-
-
-# ---------------------------------------------------------------- encoding
-
-def word(value):
-    """Of a number, 32 bytes, or an address as text."""
-    if isinstance(value, str):
-        value = int(value, 16)
-    return value if isinstance(value, bytes) else int(value).to_bytes(32)
-
-
-def is_dynamic(value):
-    return isinstance(value, (list, bytearray)) or isinstance(value, tuple) and any(map(is_dynamic, value))
-
-
-def encode(value):
-    """By the contract ABI: a tuple is a struct, a list a dynamic array, a bytearray `bytes`, anything else a word."""
-    if isinstance(value, bytearray):
-        return word(len(value)) + bytes(value) + bytes(-len(value) % 32)
-    if isinstance(value, list):
-        return word(len(value)) + encode(tuple(value))
-    if not isinstance(value, tuple):
-        return word(value)
-    parts = [encode(member) for member in value]
-    size = sum(32 if is_dynamic(member) else len(part) for member, part in zip(value, parts))
-    head, tail = b"", b""
-    for member, part in zip(value, parts):
-        if is_dynamic(member):
-            head += word(size + len(tail))
-            tail += part
-        else:
-            head += part
-    return head + tail
-
-
 # ---------------------------------------------------------------- the escrow and its people
-
-class Contract:
-    def __init__(self, chain, name, *arguments):
-        with open(os.path.join(ROOT, "out", f"{name}.sol", f"{name}.json")) as file:
-            artifact = json.load(file)
-        self.chain, self.selectors = chain, artifact["methodIdentifiers"]
-        creation = bytes.fromhex(artifact["bytecode"]["object"][2:]) + encode(arguments)
-        self.address = chain.send(chain.accounts[0], None, creation)["contractAddress"]
-
-    def call(self, sender, signature, *arguments, to=None):
-        data = bytes.fromhex(self.selectors[signature]) + encode(arguments)
-        return self.chain.send(sender, to or self.address, data)
-
 
 class World:
     """An escrow, its token, and everybody who deals with it."""
@@ -258,9 +157,12 @@ class World:
 
     def terms(self, **changes):
         self.mandates += 1
-        values = {"operator": self.operator, "agent": self.agent, "guardian": self.guardian, "cap": CAP, "perPayment": 0,
-                  "windowCap": 0, "window": 0, "start": NOW - DAY, "expiry": NOW + 30 * DAY, "captureEnd": NOW + 70 * DAY,
-                  "payees": bytes(32), "intent": self.hash(f"intent {self.mandates}"), "refundsRestoreBudget": False}
+        values = {
+            "operator": self.operator, "agent": self.agent, "guardian": self.guardian,
+            "cap": CAP, "perPayment": 0, "windowCap": 0, "window": 0,
+            "start": NOW - DAY, "expiry": NOW + 30 * DAY, "captureEnd": NOW + 70 * DAY,
+            "payees": bytes(32), "intent": self.hash(f"intent {self.mandates}"), "refundsRestoreBudget": False,
+        }
         return tuple((values | changes)[name] for _, name in fields(TERMS))
 
     def payment(self, terms, nonce, payee):
@@ -331,7 +233,7 @@ def spend(world):
 
 
 def added(world, what, terms, proofs=None):
-    """What a limit costs: its mandate, and one that has no limit but is like it, make the same payments to 16 payees."""
+    """What a limit costs: its mandate, and one like it without a limit, make the same payments to 16 payees."""
     leaves, free = [row % 16 for row in range(ROWS)], world.open_used()
     rows, free_rows = (world.payments(mandate, [world.payees[leaf] for leaf in leaves]) for mandate in (terms, free))
     batch = world.settle([(terms, rows)], [proofs[leaf] for leaf in leaves] if proofs else [])
@@ -381,7 +283,8 @@ def refused_rows(world):
     yield "a row that is refused: bad signature", world.settle([(terms, [good[1], forged])], skipped=1) - without
 
     world.ask_token("blacklist(address)", world.operator)
-    yield "a row that the token refuses: payee blacklisted", world.settle([(terms, [good[2], bad])], skipped=1) - without
+    refused = world.settle([(terms, [good[2], bad])], skipped=1)
+    yield "a row that the token refuses: payee blacklisted", refused - without
     world.ask_token("unBlacklist(address)", world.operator)
 
 
@@ -417,45 +320,62 @@ def measure(world):
 # ---------------------------------------------------------------- report
 
 def table(gas):
-    row = "{:<48} {:>8} {:>8} {:>8} {:>8}  {}".format
-    yield row("job", "ours", "target", "aim", "floor", "")
+    row = "{:<50} {:>8} {:>8} {:>8} {:>8}  {}".format
+    yield row("job", "ours", "target", "aim", "floor", "").rstrip()
     for job in JOBS:
         figures = (f"{figure:,}" if figure else "" for figure in (job.ours(gas), job.target, job.aim, job.floor))
         yield row(job.name, *figures, job.verdict(gas)).rstrip()
-    yield "\nThe token is MockUSDC behind a proxy: a transfer costs what it costs on USDC, within 40 gas. USDC checks an"
-    yield "authorisation for about 6,300 more, so opening with one signature costs as much more there."
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def with_table(document, gas):
+    """The document, with this table in its only code block of text."""
+    before, _, rest = document.partition("```text\n")
+    return before + "```text\n" + "\n".join(table(gas)) + "\n```" + rest.partition("```")[2]
+
+
+def update(gas):
+    document = with_table(read(DOCUMENT), gas)
+    for path, text in [(SNAPSHOT, json.dumps(gas, indent=2) + "\n"), (DOCUMENT, document)]:
+        with open(path, "w") as file:
+            file.write(text)
 
 
 def differences(gas):
-    """From the snapshot, as lines."""
-    with open(SNAPSHOT) as file:
-        known = json.load(file)
+    """From what is committed, as lines."""
+    known = json.loads(read(SNAPSHOT))
     for name in dict.fromkeys([*known, *gas]):
         if known.get(name) != gas.get(name):
             yield f"{name}: {known.get(name)} is committed, {gas.get(name)} measured"
+    if with_table(read(DOCUMENT), gas) != read(DOCUMENT):
+        yield "docs/gas.md shows another table"
 
 
 def main():
     arguments = argparse.ArgumentParser(description="What every job costs on chain, beside its target.")
     arguments.add_argument("--json", action="store_true", help="print [{job, gas, target, aim}]")
     mode = arguments.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="also fail if a figure is not the one in contracts/gas-snapshot.json")
-    mode.add_argument("--update", action="store_true", help="write contracts/gas-snapshot.json")
+    mode.add_argument("--check", action="store_true", help="also fail if the figures are not the committed ones")
+    mode.add_argument("--update", action="store_true", help="write the figures, and the table in docs/gas.md")
     arguments = arguments.parse_args()
 
-    chain = Chain()
+    chain = Chain(CHAIN_ID, NOW)
     try:
         gas = measure(World(chain))
     finally:
         chain.close()
 
     if arguments.json:
-        print(json.dumps([{"job": job.name, "gas": job.ours(gas), "target": job.target, "aim": job.aim} for job in JOBS], indent=2))
+        jobs = [{"job": job.name, "gas": job.ours(gas), "target": job.target, "aim": job.aim} for job in JOBS]
+        print(json.dumps(jobs, indent=2))
     else:
         print("\n".join(table(gas)))
     if arguments.update:
-        with open(SNAPSHOT, "w") as file:
-            file.write(json.dumps(gas, indent=2) + "\n")
+        update(gas)
     changed = list(differences(gas)) if arguments.check else []
     for difference in changed:
         print(difference, file=sys.stderr)
