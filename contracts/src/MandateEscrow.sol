@@ -239,8 +239,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
 
         uint64 rest = held.left - amount;
         uint64 released = close ? rest : 0;
-        mandate.held -= amount + released;
-        mandate.remaining += released;
+        (mandate.held, mandate.remaining) = (mandate.held - amount - released, mandate.remaining + released);
         if (rest == released) delete _holds[id][nonce];
         else _holds[id][nonce].left = rest;
         emit Captured(id, held.payee, amount, nonce);
@@ -258,8 +257,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
             revert NotYetReleasable(msg.sender, held.captureBy, block.timestamp);
         }
 
-        mandate.held -= held.left;
-        mandate.remaining += held.left;
+        (mandate.held, mandate.remaining) = (mandate.held - held.left, mandate.remaining + held.left);
         delete _holds[id][nonce];
         emit Released(id, held.left, nonce);
     }
