@@ -5,6 +5,7 @@ mod cards;
 mod edge;
 mod events;
 mod faults;
+mod follow;
 mod guards;
 mod malformed;
 mod payments;
