@@ -169,7 +169,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.wrap_err_with(|| format!("can't listen on {}", args.listen))?;
     let config = Config {
-        rpc_url: context.globals.rpc_url.clone(),
+        rpc_urls: context.globals.rpc_urls.clone(),
         chain_id: args.chain_id,
         escrow: args.escrow,
         guardian: args.guardian,

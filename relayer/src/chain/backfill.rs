@@ -4,6 +4,8 @@
 //! one question, and each header's bloom says where that answer may have left something out. What a
 //! node finds too large is asked for in smaller parts, and those grow again.
 
+use std::time::Duration;
+
 use alloy_primitives::Address;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -15,6 +17,9 @@ use crate::ledger::blocks::{Block, Log};
 
 /// How many headers are asked for at the same time.
 const AT_ONCE: usize = 16;
+/// How often a header is asked for, and how long to wait before the second time.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(100);
 /// How many blocks are read before they are booked: one commit does it, and others wait for it.
 const MOST: usize = 512;
 /// After a refusal, so many questions must go well before more is asked for again.
@@ -81,16 +86,8 @@ pub async fn range(
 /// The headers after `known` up to a height, linked by hash; `None` if they do not continue it.
 async fn headers(node: &Node, known: Block, end: u64) -> Result<Option<Vec<FullBlock>>, FollowError> {
     let heights = known.number.saturating_add(1)..=end;
-    let headers: Vec<FullBlock> = stream::iter(heights)
-        .map(|height| async move {
-            node.block(height).await?.ok_or_else(|| RpcError::NoSuchBlock {
-                method: "eth_getBlock",
-                message: format!("no block {height} below its head"),
-            })
-        })
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await?;
+    let headers: Vec<FullBlock> =
+        stream::iter(heights).map(|height| header(node, height)).buffered(AT_ONCE).try_collect().await?;
     let mut last = known;
     for header in &headers {
         let block = header.block;
@@ -101,6 +98,25 @@ async fn headers(node: &Node, known: Block, end: u64) -> Result<Option<Vec<FullB
         last = block;
     }
     Ok(Some(headers))
+}
+
+/// One header. A lost answer among hundreds is no reason to read the others again.
+async fn header(node: &Node, height: u64) -> Result<FullBlock, RpcError> {
+    let mut attempt = 1;
+    loop {
+        match node.block(height).await {
+            Err(RpcError::NoAnswer { .. }) if attempt < ATTEMPTS => {
+                tokio::time::sleep(PAUSE.saturating_mul(attempt)).await;
+                attempt += 1;
+            }
+            answer => {
+                return answer?.ok_or_else(|| RpcError::NoSuchBlock {
+                    method: "eth_getBlock",
+                    message: format!("no block {height} below its head"),
+                });
+            }
+        }
+    }
 }
 
 /// The logs of each of these blocks.

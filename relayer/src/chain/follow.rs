@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     backfill::{self, Stride},
     book::{Bookkeeper, MinedBlock},
-    rpc::{FullBlock, Node, Rpc, RpcError},
+    rpc::{Chosen, FullBlock, Node, Rpc, RpcError},
 };
 use crate::{
     clock,
@@ -30,6 +30,8 @@ use crate::{
 
 /// How many blocks are walked at most, one by one. Further behind, what is final comes in ranges.
 const WALK: u64 = 64;
+/// How many lost answers in a row do not keep the relayer from starting.
+const PATIENCE: u32 = 5;
 
 /// When a block counts as final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,16 @@ pub enum FollowError {
     /// The chain changed while it was read.
     #[error("the node lost block {0} while it was read")]
     Gone(B256),
+    /// The node says one thing and another.
+    #[error("the node contradicts itself or the others about block {number} {hash}: {what}")]
+    Contradiction {
+        /// The block's height.
+        number: u64,
+        /// Its hash.
+        hash: B256,
+        /// In what.
+        what: &'static str,
+    },
     /// The node gave fewer logs than there are.
     #[error("the node leaves out logs of block {number} {hash}: use another node")]
     LogsMissing {
@@ -87,7 +99,7 @@ pub struct Head {
 /// The follower.
 #[derive(Debug)]
 pub struct Follower {
-    /// The node.
+    /// The nodes.
     pub rpc: Rpc,
     /// The ledger.
     pub ledger: Ledger,
@@ -109,11 +121,12 @@ impl Follower {
     /// [`FollowError`].
     pub async fn catch_up(&self, start: Option<u64>) -> Result<Head, FollowError> {
         if self.ledger.read(blocks::head).await?.is_none() {
+            let node = self.rpc.choose().await?.node;
             let height = match start {
                 Some(start) => start.saturating_sub(1),
-                None => self.final_height(&self.rpc, &self.rpc.latest().await?).await?,
+                None => self.final_height(&node, &node.latest().await?).await?,
             };
-            let anchor = self.rpc.block(height).await?.ok_or(RpcError::NoAnswer {
+            let anchor = node.block(height).await?.ok_or(RpcError::NoAnswer {
                 method: "eth_getBlock",
                 reason: format!("it has no block {height} to start from"),
             })?;
@@ -129,11 +142,17 @@ impl Follower {
                 })
                 .await?;
         }
-        let mut stride = Stride::default();
+        let (mut stride, mut failures) = (Stride::default(), 0_u32);
         loop {
-            let (head, caught_up) = self.step(&mut stride).await?;
-            if caught_up {
-                return Ok(head);
+            match self.advance(&mut stride).await {
+                Ok((head, true)) => return Ok(head),
+                Ok((_, false)) => failures = 0,
+                Err(error @ FollowError::Rpc(_)) if failures < PATIENCE => {
+                    failures += 1;
+                    tracing::warn!(%error, "catching up, again");
+                    tokio::time::sleep(self.poll).await;
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -143,7 +162,7 @@ impl Follower {
         let mut failures = 0_u32;
         let mut stride = Stride::default();
         loop {
-            match self.step(&mut stride).await {
+            match self.advance(&mut stride).await {
                 Ok((head, caught_up)) => {
                     failures = 0;
                     self.health.clear("chain");
@@ -173,10 +192,45 @@ impl Follower {
         }
     }
 
-    /// One step towards the node's head; whether it was reached.
-    async fn step(&self, stride: &mut Stride) -> Result<(Head, bool), FollowError> {
-        let node = &self.rpc;
+    /// One step towards the head of one node; whether it was reached. What the node did wrong is
+    /// held against it, and the next step may read from another.
+    async fn advance(&self, stride: &mut Stride) -> Result<(Head, bool), FollowError> {
+        let chosen = self.rpc.choose().await?;
+        let error = match self.step(&chosen, stride).await {
+            Err(FollowError::Rpc(error)) => return Err(self.rpc.disappoints(&chosen, error).into()),
+            Err(FollowError::Gone(hash)) => {
+                let (method, message) = ("eth_getBlock", format!("it lost block {hash} while it was read"));
+                _ = self.rpc.disappoints(&chosen, RpcError::NoSuchBlock { method, message });
+                return Err(FollowError::Gone(hash));
+            }
+            Err(FollowError::PastFinality { number, hash }) => {
+                let error = FollowError::PastFinality { number, hash };
+                // The ledger and another node against this one.
+                if !self.is_held_by_another(&chosen, number, hash).await {
+                    return Err(error);
+                }
+                FollowError::Contradiction { number, hash, what: "another node and the ledger hold another chain" }
+            }
+            Err(error @ (FollowError::Contradiction { .. } | FollowError::LogsMissing { .. })) => error,
+            other => return other,
+        };
+        self.rpc.set_aside(&chosen, error.to_string());
+        Err(error)
+    }
+
+    async fn is_held_by_another(&self, chosen: &Chosen, number: u64, hash: B256) -> bool {
+        for node in self.rpc.others(chosen) {
+            if node.block(number).await.is_ok_and(|block| block.is_some_and(|block| block.block.hash == hash)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn step(&self, chosen: &Chosen, stride: &mut Stride) -> Result<(Head, bool), FollowError> {
+        let node = &chosen.node;
         let latest = node.latest().await?;
+        self.rpc.saw(chosen, latest.block);
         let finalized = self.final_height(node, &latest).await?;
         let (known, last_final) =
             self.ledger.read(|ledger| Ok((blocks::head(ledger)?, blocks::last_final(ledger)?))).await?;
@@ -291,8 +345,10 @@ impl Follower {
         for (FullBlock { block, transactions, .. }, logs) in blocks {
             let mut receipts = Vec::new();
             for hash in transactions.into_iter().filter(|hash| ours.contains(hash)) {
-                let receipt = node.receipt(hash).await?.filter(|receipt| receipt.block == block.hash);
-                receipts.push(receipt.ok_or(FollowError::Gone(block.hash))?);
+                match node.receipt(hash).await?.filter(|receipt| receipt.block == block.hash) {
+                    Some(receipt) => receipts.push(receipt),
+                    None => return Err(lost(node, block).await),
+                }
             }
             mined.push(MinedBlock { block, logs, receipts });
         }
@@ -306,3 +362,18 @@ async fn fetch(node: &Node, height: u64) -> Result<FullBlock, FollowError> {
         message: format!("no block {height} below its head"),
     })?)
 }
+
+/// Why a block that holds a transaction has no receipt of it: it was taken off the chain meanwhile,
+/// or the node contradicts itself.
+async fn lost(node: &Node, Block { number, hash, .. }: Block) -> FollowError {
+    match node.block(number).await {
+        Ok(Some(block)) if block.block.hash == hash => {
+            FollowError::Contradiction { number, hash, what: "it holds a transaction that has no receipt" }
+        }
+        Ok(_) => FollowError::Gone(hash),
+        Err(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

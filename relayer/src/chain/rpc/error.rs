@@ -105,6 +105,16 @@ fn meaning(message: &str) -> Option<Meaning> {
 }
 
 impl RpcError {
+    /// The same with another text of the node.
+    pub(super) fn map(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Refused { method, message, revert } => Self::Refused { method, message: change(message), revert },
+            Self::NoSuchBlock { method, message } => Self::NoSuchBlock { method, message: change(message) },
+            Self::TooLarge { method, message } => Self::TooLarge { method, message: change(message) },
+            Self::NoAnswer { method, reason } => Self::NoAnswer { method, reason: change(reason) },
+        }
+    }
+
     pub(super) fn of(method: &'static str) -> impl Fn(AlloyError<TransportErrorKind>) -> Self {
         move |error| match error {
             AlloyError::ErrorResp(payload) => {

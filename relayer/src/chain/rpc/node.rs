@@ -1,6 +1,6 @@
 //! One node: the few questions that the relayer asks, each bounded in time.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use alloy::{
     consensus::BlockHeader,
@@ -73,9 +73,17 @@ pub struct Call {
 }
 
 /// One node. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Node {
     provider: RootProvider<Ethereum>,
+    url: Arc<Url>,
+    name: Arc<str>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Node").field(&self.name).finish()
+    }
 }
 
 impl Node {
@@ -85,7 +93,27 @@ impl Node {
     /// If no HTTP client can be made.
     pub fn new(url: Url) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
-        Ok(Self { provider: RootProvider::new(RpcClient::new_http_with_client(client, url)) })
+        let host = url.host_str().unwrap_or("a node");
+        let name = url.port_or_known_default().map_or_else(|| host.into(), |port| format!("{host}:{port}").into());
+        let provider = RootProvider::new(RpcClient::new_http_with_client(client, url.clone()));
+        Ok(Self { provider, url: Arc::new(url), name })
+    }
+
+    /// Its host and port, which is all of its address that may be shown.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A text of the node or about it, without the parts of its address that can be a key.
+    #[must_use]
+    pub fn without_secrets(&self, text: &str) -> String {
+        let path = self.url.path_segments().into_iter().flatten();
+        let query = self.url.query_pairs().map(|(_, value)| value.into_owned());
+        let parts = path.map(str::to_owned).chain(query).chain(self.url.password().map(str::to_owned));
+        // Shorter ones are words like "v3" and "rpc".
+        let keys = parts.chain([self.url.username().to_owned()]).filter(|part| part.len() >= 8);
+        keys.fold(text.to_owned(), |text, key| text.replace(&key, "…"))
     }
 
     /// Its chain.
@@ -216,14 +244,6 @@ impl Node {
         nonce.map_err(RpcError::of("eth_getTransactionCount"))
     }
 
-    /// The next nonce of an account by mined transactions.
-    ///
-    /// # Errors
-    /// [`RpcError`].
-    pub async fn nonce(&self, account: Address) -> Result<u64, RpcError> {
-        self.nonce_at(account, BlockId::latest()).await
-    }
-
     /// An account's ETH, in wei.
     ///
     /// # Errors
@@ -255,12 +275,12 @@ impl Node {
     ///
     /// # Errors
     /// [`RpcError`]; of a call that reverts with what it returned.
-    pub async fn call<C: SolCall>(&self, call: Call, at: impl Into<BlockId>) -> Result<C::Return, RpcError> {
+    pub async fn call<C: SolCall>(&self, call: &Call, at: BlockId) -> Result<C::Return, RpcError> {
         let method = "eth_call";
         let mut request = TransactionRequest::default().to(call.to).input(TransactionInput::new(call.data.clone()));
         request.from = call.from;
         request.gas = call.gas;
-        let answer = self.provider.call(request).block(at.into()).await.map_err(RpcError::of(method))?;
+        let answer = self.provider.call(request).block(at).await.map_err(RpcError::of(method))?;
         C::abi_decode_returns(&answer).map_err(|error| RpcError::NoAnswer { method, reason: error.to_string() })
     }
 

@@ -40,6 +40,10 @@ pub(crate) struct Script {
     pub(crate) asked: Vec<(String, u64)>,
     /// The next nonce of every account.
     pub(crate) nonce: u64,
+    /// Every account's ETH.
+    pub(crate) balance: Option<u64>,
+    /// One in so many questions is not answered.
+    pub(crate) lose_every: Option<usize>,
     /// How signed bytes are refused, if they are.
     pub(crate) send_error: Option<String>,
 }
@@ -197,6 +201,12 @@ impl Script {
                 Ok(json!([receipt]))
             }
             "eth_getTransactionCount" => Ok(json!(format!("{:#x}", self.nonce))),
+            "eth_getBalance" => Ok(self.balance.map(|wei| json!(format!("{wei:#x}"))).unwrap_or_default()),
+            // Every call returns an address.
+            "eth_call" => match self.find(&params[1]) {
+                Some(_) => Ok(json!(Address::repeat_byte(7).into_word())),
+                None => Err("header not found".into()),
+            },
             "eth_sendRawTransaction" => match &self.send_error {
                 Some(error) => Err(error.clone()),
                 None => Ok(json!(B256::repeat_byte(3))),
@@ -211,6 +221,9 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, Json(call): Json<Value
     let method = call["method"].as_str().unwrap_or_default().to_owned();
     if method != "eth_getLogs" {
         script.asked.push((method.clone(), 0));
+    }
+    if script.lose_every.is_some_and(|every| script.asked.len() % every == 0) {
+        return StatusCode::BAD_GATEWAY.into_response();
     }
     if let Some((_, status)) = script.fails.iter().find(|(failing, _)| *failing == method) {
         return StatusCode::from_u16(*status).unwrap().into_response();
