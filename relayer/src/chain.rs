@@ -10,3 +10,4 @@ pub mod fees;
 pub mod follow;
 pub mod rpc;
 pub mod send;
+pub mod submitter;

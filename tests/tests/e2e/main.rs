@@ -8,6 +8,7 @@ mod faults;
 mod follow;
 mod guards;
 mod malformed;
+mod others;
 mod payments;
 mod reorg;
 mod restart;

@@ -29,9 +29,9 @@ fn follower(nodes: &[&Scripted]) -> (Follower, tempfile::TempDir) {
 impl Follower {
     /// Steps until the head of a node is reached.
     async fn reach(&self) -> Result<u64, FollowError> {
-        let mut stride = Stride::default();
+        let mut memory = Memory::default();
         loop {
-            let (head, caught_up) = self.advance(&mut stride).await?;
+            let (head, caught_up) = self.advance(&mut memory).await?;
             if caught_up {
                 return Ok(head.block.number);
             }
