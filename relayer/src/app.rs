@@ -186,7 +186,8 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     });
     let tasks = TaskTracker::new();
     let chain_stop = CancellationToken::new();
-    tasks.spawn(rpc.watch(config.poll.saturating_mul(LOOK_EVERY), chain_stop.clone()));
+    tasks.spawn(rpc.clone().watch(config.poll.saturating_mul(LOOK_EVERY), chain_stop.clone()));
+    tasks.spawn(rpc.listen(chain_stop.clone()));
     tasks.spawn(follower.run(heads, chain_stop.clone()));
     if let Some(keeper) = keeper {
         tasks.spawn(keeper.run(head.clone(), chain_stop.clone()));

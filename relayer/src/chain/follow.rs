@@ -31,6 +31,8 @@ use crate::{
 
 /// How many blocks are walked at most, one by one. Further behind, what is final comes in ranges.
 const WALK: u64 = 64;
+/// How many times as long to wait for a node that tells of new blocks by itself.
+const RARELY: u32 = 10;
 /// How many lost answers in a row do not keep the relayer from starting.
 const PATIENCE: u32 = 5;
 
@@ -201,9 +203,12 @@ impl Follower {
                     }
                 }
             }
+            // Who is told of new blocks asks rarely, in case one was not told.
+            let rest = if self.rpc.is_heard() { self.poll.saturating_mul(RARELY) } else { self.poll };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.poll) => {}
+                () = self.rpc.woken() => {}
+                () = tokio::time::sleep(rest) => {}
             }
         }
     }

@@ -6,6 +6,7 @@
 //! and port: keys live in the rest.
 
 mod error;
+mod link;
 mod node;
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -25,6 +26,7 @@ pub use error::RpcError;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 pub use node::{Call, FullBlock, Node, Receipt};
 use standing::{Seen, Standings};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -45,6 +47,8 @@ struct Shared {
     nodes: Vec<Node>,
     standings: Mutex<Standings>,
     health: Health,
+    /// Told when a node tells of a new block.
+    wake: Notify,
 }
 
 /// A node that a step reads from.
@@ -63,7 +67,7 @@ impl Rpc {
     pub fn new(urls: &[Url], chain_id: u64, health: Health) -> Result<Self, reqwest::Error> {
         let nodes = urls.iter().cloned().map(Node::new).collect::<Result<Vec<_>, _>>()?;
         let standings = Mutex::new(Standings::new(nodes.len(), chain_id));
-        Ok(Self { shared: Arc::new(Shared { nodes, standings, health }) })
+        Ok(Self { shared: Arc::new(Shared { nodes, standings, health, wake: Notify::new() }) })
     }
 
     /// Asks every node for its chain. Returns the first that is on another one, with that.
@@ -108,6 +112,23 @@ impl Rpc {
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    /// Listens to the nodes that tell of new blocks by themselves, until `stop`.
+    pub async fn listen(self, stop: CancellationToken) {
+        join_all(self.shared.nodes.iter().map(|node| node.listen(&self.shared.wake, &stop))).await;
+    }
+
+    /// Resolves when a node tells of a new block. Which one it is, and whether it is one, is for the
+    /// follower to read.
+    pub async fn woken(&self) {
+        self.shared.wake.notified().await;
+    }
+
+    /// Whether the node that is read from now tells of new blocks by itself.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.order().first().and_then(|place| self.node(*place)).is_some_and(|node| node.is_heard())
     }
 
     async fn look_at(&self, place: usize) {

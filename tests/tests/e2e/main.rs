@@ -8,6 +8,7 @@ mod faults;
 mod follow;
 mod guards;
 mod malformed;
+mod nodes;
 mod others;
 mod payments;
 mod reorg;

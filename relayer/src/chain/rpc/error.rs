@@ -143,7 +143,8 @@ impl RpcError {
                 method,
                 reason: error
                     .downcast_ref::<reqwest::Error>()
-                    .map_or_else(|| "no connection".into(), connection_failure),
+                    // A websocket's; it names no URL.
+                    .map_or_else(|| error.to_string(), connection_failure),
             },
             AlloyError::DeserError { err, .. } => Self::NoAnswer { method, reason: err.to_string() },
             other => Self::NoAnswer { method, reason: other.to_string() },

@@ -1,29 +1,24 @@
 //! One node: the few questions that the relayer asks, each bounded in time.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use alloy::{
     consensus::BlockHeader,
     eips::{BlockId, BlockNumberOrTag},
-    network::Ethereum,
-    providers::{Provider, RootProvider},
-    rpc::{
-        client::RpcClient,
-        types::{BlockTransactions, Filter, Log as NodeLog, TransactionInput, TransactionRequest},
-    },
+    providers::Provider,
+    rpc::types::{BlockTransactions, Filter, Log as NodeLog, TransactionInput, TransactionRequest},
 };
 use alloy_primitives::{Address, B256, Bloom, BloomInput, Bytes};
 use alloy_sol_types::SolCall;
 use url::Url;
 
-use super::RpcError;
+use super::{RpcError, link::Link};
 use crate::{
     chain::classify::{Sent, classify},
     ledger::blocks::{Block, Log},
 };
-
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// A block as the node tells it.
 #[derive(Clone, Debug)]
@@ -75,7 +70,7 @@ pub struct Call {
 /// One node. Cheap to clone.
 #[derive(Clone)]
 pub struct Node {
-    provider: RootProvider<Ethereum>,
+    link: Link,
     url: Arc<Url>,
     name: Arc<str>,
 }
@@ -92,11 +87,20 @@ impl Node {
     /// # Errors
     /// If no HTTP client can be made.
     pub fn new(url: Url) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
         let host = url.host_str().unwrap_or("a node");
         let name = url.port_or_known_default().map_or_else(|| host.into(), |port| format!("{host}:{port}").into());
-        let provider = RootProvider::new(RpcClient::new_http_with_client(client, url.clone()));
-        Ok(Self { provider, url: Arc::new(url), name })
+        Ok(Self { link: Link::new(&url)?, url: Arc::new(url), name })
+    }
+
+    /// Whether it tells of new blocks by itself, and has lately.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.link.is_heard()
+    }
+
+    /// Wakes whoever waits whenever the node tells of a new block, until `stop`.
+    pub async fn listen(&self, wake: &Notify, stop: &CancellationToken) {
+        self.link.listen(wake, stop).await;
     }
 
     /// Its host and port, which is all of its address that may be shown.
@@ -121,7 +125,7 @@ impl Node {
     /// # Errors
     /// [`RpcError`].
     pub async fn chain_id(&self) -> Result<u64, RpcError> {
-        self.provider.get_chain_id().await.map_err(RpcError::of("eth_chainId"))
+        self.link.ask("eth_chainId", |node| async move { node.get_chain_id().await }).await
     }
 
     /// A block; `None` if the node does not know it.
@@ -130,7 +134,8 @@ impl Node {
     /// [`RpcError`].
     pub async fn block(&self, id: impl Into<BlockId>) -> Result<Option<FullBlock>, RpcError> {
         let method = "eth_getBlock";
-        let block = match self.provider.get_block(id.into()).await.map_err(RpcError::of(method)) {
+        let id = id.into();
+        let block = match self.link.ask(method, |node| async move { node.get_block(id).await }).await {
             Ok(Some(block)) => block,
             Ok(None) | Err(RpcError::NoSuchBlock { .. }) => return Ok(None),
             Err(error) => return Err(error),
@@ -189,7 +194,7 @@ impl Node {
 
     async fn found(&self, filter: &Filter) -> Result<Vec<(B256, Log)>, RpcError> {
         let method = "eth_getLogs";
-        let logs = self.provider.get_logs(filter).await.map_err(RpcError::of(method))?;
+        let logs = self.link.ask(method, |node| async move { node.get_logs(filter).await }).await?;
         logs.iter()
             .map(|log| Some((log.block_hash?, read_log(log)?)))
             .collect::<Option<_>>()
@@ -203,8 +208,8 @@ impl Node {
     /// [`RpcError`].
     pub async fn logs_by_receipts(&self, contract: Address, block: B256) -> Result<Option<Vec<Log>>, RpcError> {
         let method = "eth_getBlockReceipts";
-        let receipts = match self.provider.get_block_receipts(BlockId::hash(block)).await.map_err(RpcError::of(method))
-        {
+        let id = BlockId::hash(block);
+        let receipts = match self.link.ask(method, |node| async move { node.get_block_receipts(id).await }).await {
             Ok(Some(receipts)) => receipts,
             Ok(None) => return Err(RpcError::NoSuchBlock { method, message: block.to_string() }),
             Err(RpcError::Refused { message, .. }) => {
@@ -223,8 +228,8 @@ impl Node {
     /// # Errors
     /// [`RpcError`].
     pub async fn receipt(&self, hash: B256) -> Result<Option<Receipt>, RpcError> {
-        let receipt =
-            self.provider.get_transaction_receipt(hash).await.map_err(RpcError::of("eth_getTransactionReceipt"))?;
+        let method = "eth_getTransactionReceipt";
+        let receipt = self.link.ask(method, |node| async move { node.get_transaction_receipt(hash).await }).await?;
         Ok(receipt.and_then(|receipt| {
             Some(Receipt {
                 hash,
@@ -240,8 +245,8 @@ impl Node {
     /// # Errors
     /// [`RpcError`].
     pub async fn nonce_at(&self, account: Address, at: impl Into<BlockId>) -> Result<u64, RpcError> {
-        let nonce = self.provider.get_transaction_count(account).block_id(at.into()).await;
-        nonce.map_err(RpcError::of("eth_getTransactionCount"))
+        let (method, at) = ("eth_getTransactionCount", at.into());
+        self.link.ask(method, |node| async move { node.get_transaction_count(account).block_id(at).await }).await
     }
 
     /// An account's ETH, in wei.
@@ -249,7 +254,7 @@ impl Node {
     /// # Errors
     /// [`RpcError`].
     pub async fn balance(&self, account: Address) -> Result<u128, RpcError> {
-        let balance = self.provider.get_balance(account).await.map_err(RpcError::of("eth_getBalance"))?;
+        let balance = self.link.ask("eth_getBalance", |node| async move { node.get_balance(account).await }).await?;
         Ok(u128::try_from(balance).unwrap_or(u128::MAX))
     }
 
@@ -258,7 +263,7 @@ impl Node {
     /// # Errors
     /// [`RpcError`].
     pub async fn code(&self, account: Address) -> Result<Bytes, RpcError> {
-        self.provider.get_code_at(account).await.map_err(RpcError::of("eth_getCode"))
+        self.link.ask("eth_getCode", |node| async move { node.get_code_at(account).await }).await
     }
 
     /// The tip that the node suggests, in wei per gas.
@@ -266,8 +271,8 @@ impl Node {
     /// # Errors
     /// [`RpcError`].
     pub async fn tip(&self) -> Result<u64, RpcError> {
-        let tip =
-            self.provider.get_max_priority_fee_per_gas().await.map_err(RpcError::of("eth_maxPriorityFeePerGas"))?;
+        let method = "eth_maxPriorityFeePerGas";
+        let tip = self.link.ask(method, |node| async move { node.get_max_priority_fee_per_gas().await }).await?;
         Ok(u64::try_from(tip).unwrap_or(u64::MAX))
     }
 
@@ -280,14 +285,15 @@ impl Node {
         let mut request = TransactionRequest::default().to(call.to).input(TransactionInput::new(call.data.clone()));
         request.from = call.from;
         request.gas = call.gas;
-        let answer = self.provider.call(request).block(at).await.map_err(RpcError::of(method))?;
+        let answer = self.link.ask(method, |node| async move { node.call(request).block(at).await }).await?;
         C::abi_decode_returns(&answer).map_err(|error| RpcError::NoAnswer { method, reason: error.to_string() })
     }
 
     /// Sends signed bytes and says what became of them.
     pub async fn send(&self, raw: &[u8]) -> (Sent, Option<String>) {
         let method = "eth_sendRawTransaction";
-        match self.provider.send_raw_transaction(raw).await.map_err(RpcError::of(method)) {
+        let sent = self.link.ask(method, |node| async move { node.send_raw_transaction(raw).await.map(drop) }).await;
+        match sent {
             // Only the answer counts: the follower sees what is mined.
             Ok(_) => (Sent::Accepted, None),
             Err(RpcError::Refused { message, .. }) => (classify(&message), Some(message)),
