@@ -64,10 +64,10 @@ impl Standing {
             self.allowed = node.call::<MandateEscrow::isSubmitterCall>(&call, at).await?;
             self.sure = true;
             if self.allowed {
-                health.clear("removed");
+                health.clear("submitter");
             } else {
                 health.warn(
-                    "removed",
+                    "submitter",
                     format!(
                         "the guardian {guardian} has removed the submitter {submitter}: nothing is signed with it, and \
                          payments wait; send setSubmitter({submitter}, true) to the escrow from the guardian, or start \

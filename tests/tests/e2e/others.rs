@@ -42,7 +42,7 @@ async fn a_removed_submitter_signs_nothing_until_it_is_allowed_again() -> Result
     let set = |allowed| MandateEscrow::setSubmitterCall { submitter, allowed };
     let escrow = world.escrow.domain().escrow;
     world.escrow.chain().send(&guardian, escrow, &set(false)).await?;
-    let what = alarm(&agent, "removed").await?;
+    let what = alarm(&agent, "submitter").await?;
     assert!(what.contains(&format!("setSubmitter({submitter}, true)")), "{what}");
 
     // It is accepted and waits; not even a simulation is made for it.
@@ -62,7 +62,7 @@ async fn a_removed_submitter_signs_nothing_until_it_is_allowed_again() -> Result
     world.relayer.restart().await?;
     world.settled(&agent, &payment).await?;
     world.escrow.chain().send(&guardian, escrow, &set(false)).await?;
-    alarm(&agent, "removed").await?;
+    alarm(&agent, "submitter").await?;
     world.escrow.chain().send(&guardian, escrow, &set(true)).await?;
     let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("2")?)).await??.object;
     world.settled(&agent, &payment).await?;
@@ -77,7 +77,7 @@ async fn a_reorg_that_takes_a_removal_back_lets_the_submitter_go_on() -> Result<
     let mandate = world.open(&asking("10")?).await?;
     let call = MandateEscrow::setSubmitterCall { submitter: world.keys.submitter.address(), allowed: false };
     world.escrow.chain().send(&world.keys.guardian, world.escrow.domain().escrow, &call).await?;
-    alarm(&agent, "removed").await?;
+    alarm(&agent, "submitter").await?;
     let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
     world.anvil.reorg(1).await?;
     world.settled(&agent, &payment).await?;
