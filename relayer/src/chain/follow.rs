@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     clock,
+    failpoint::{self, Point},
     health::Health,
     ledger::{
         Ledger, LedgerError,
@@ -265,7 +266,8 @@ impl Follower {
                 backfill::range(node, self.bookkeeper.house.escrow, (known, finalized), &mut memory.stride).await?;
             if let Some((last, _)) = range.last() {
                 let base_fee = last.base_fee;
-                let (head, finalized) = self.book(node, (known, known), range, finalized, memory).await?;
+                let (head, finalized) =
+                    self.book(node, (known, known), range, (last_final.number, finalized), memory).await?;
                 return Ok((memory.head(head, base_fee, finalized), false));
             }
             // The chain took another way above what is final: that way is walked.
@@ -289,7 +291,8 @@ impl Follower {
             blocks.push((block, logs));
         }
         let news = !blocks.is_empty();
-        let (head, finalized) = self.book(node, (known, ancestor), blocks, finalized, memory).await?;
+        let (head, finalized) =
+            self.book(node, (known, ancestor), blocks, (last_final.number, finalized), memory).await?;
         if caught_up && news {
             // What is sent is checked again by the sender: a lost answer may wait for the next head.
             let looked = memory.submitter.look(node, (&self.ledger, &self.bookkeeper), head, &self.health).await;
@@ -325,33 +328,42 @@ impl Follower {
     }
 
     /// Books in one commit that, where `known` was the head, `blocks` follow `ancestor`, and what is
-    /// final up to a height. Returns the new head and the last final height.
+    /// final: up to a height before, up to another from now on. Returns the new head and the last
+    /// final height.
     async fn book(
         &self,
         node: &Node,
         (known, ancestor): (Block, Block),
         blocks: Vec<(FullBlock, Vec<Log>)>,
-        finalized: u64,
+        (last_final, finalized): (u64, u64),
         memory: &mut Memory,
     ) -> Result<(Block, u64), FollowError> {
         let mined = self.with_receipts(node, blocks).await?;
+        failpoint::pass(Point::FollowRead);
         memory.submitter.note(&self.bookkeeper, &mined, known.hash != ancestor.hash);
         let bookkeeper = self.bookkeeper;
         let booked = self.ledger.writer().write(move |ledger| {
             let now = clock::now();
             while let Some(top) = blocks::head(ledger)?.filter(|top| top.hash != ancestor.hash) {
                 bookkeeper.unmine(ledger, top, now)?;
+                failpoint::pass(Point::FollowUnmining);
             }
             for mined in &mined {
                 bookkeeper.mine(ledger, mined, now)?;
+                failpoint::pass(Point::FollowMining);
             }
             while let Some(block) = blocks::next_to_finalize(ledger, finalized)? {
                 bookkeeper.finalize(ledger, block, now)?;
+                failpoint::pass(Point::FollowFinalizing);
             }
             let head = blocks::head(ledger)?.ok_or_else(|| LedgerError::inconsistent("no block is left"))?;
             Ok((head, blocks::last_final(ledger)?.map_or(0, |block| block.number)))
         });
-        Ok(booked.await?)
+        let (head, finalized) = booked.await?;
+        failpoint::pass_if(ancestor.hash != known.hash, Point::UnmineCommitted);
+        failpoint::pass_if(head.hash != ancestor.hash, Point::MineCommitted);
+        failpoint::pass_if(finalized > last_final, Point::FinalizeCommitted);
+        Ok((head, finalized))
     }
 
     async fn final_height(&self, node: &Node, latest: &FullBlock) -> Result<u64, FollowError> {
