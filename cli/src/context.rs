@@ -4,7 +4,7 @@ use std::{io, io::IsTerminal, time::Duration};
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::Address;
-use eyre::{WrapErr, bail, ensure};
+use eyre::{OptionExt, WrapErr, bail, ensure};
 use indicatif::ProgressBar;
 use stipend_client::{
     Client, PageQuery,
@@ -41,17 +41,18 @@ pub(crate) struct Globals {
         help_heading = "Everywhere"
     )]
     pub(crate) relayer: Url,
-    /// A node of the chain
+    /// A node of the chain; `serve` takes several, the preferred one first
     #[arg(
-        long,
+        long = "rpc-url",
         global = true,
         value_name = "URL",
         env = "STIPEND_RPC_URL",
         hide_env_values = true,
+        value_delimiter = ',',
         default_value = "http://127.0.0.1:8545",
         help_heading = "Everywhere"
     )]
-    pub(crate) rpc_url: Url,
+    pub(crate) rpc_urls: Vec<Url>,
     #[command(flatten)]
     pub(crate) keys: KeyArgs,
 }
@@ -91,10 +92,14 @@ impl Context {
 
     /// The node.
     pub(crate) async fn chain(&self) -> eyre::Result<Chain> {
-        let chain = Chain::connect(self.globals.rpc_url.clone()).await;
-        chain.wrap_err_with(|| {
-            format!("no node at {}: set --rpc-url or STIPEND_RPC_URL", show::url(&self.globals.rpc_url))
-        })
+        let url = self.node_url()?;
+        let chain = Chain::connect(url.clone()).await;
+        chain.wrap_err_with(|| format!("no node at {}: set --rpc-url or STIPEND_RPC_URL", show::url(url)))
+    }
+
+    /// The preferred node.
+    fn node_url(&self) -> eyre::Result<&Url> {
+        self.globals.rpc_urls.first().ok_or_eyre("no node is given: set --rpc-url or STIPEND_RPC_URL")
     }
 
     /// The escrow that the relayer names, after the chain has confirmed what the relayer says: its
@@ -104,7 +109,7 @@ impl Context {
         ensure!(
             chain.id() == info.chain_id,
             "the node at {} is on chain id {}, the relayer on {}: set --rpc-url to a node of the relayer's chain",
-            show::url(&self.globals.rpc_url),
+            show::url(self.node_url()?),
             chain.id(),
             info.chain_id
         );

@@ -185,7 +185,7 @@ async fn play(
         data: data.directory().to_owned(),
     };
     let config = Config {
-        rpc_url,
+        rpc_urls: vec![rpc_url],
         chain_id: DEV_CHAIN,
         escrow: ready.escrow,
         guardian: ready.guardian,

@@ -169,7 +169,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.wrap_err_with(|| format!("can't listen on {}", args.listen))?;
     let config = Config {
-        rpc_url: context.globals.rpc_url.clone(),
+        rpc_urls: context.globals.rpc_urls.clone(),
         chain_id: args.chain_id,
         escrow: args.escrow,
         guardian: args.guardian,
@@ -215,9 +215,16 @@ fn api_config(args: &Args) -> ApiConfig {
     ApiConfig { public_url: args.public_url.clone(), limits }
 }
 
-/// Sends the log to stderr; `RUST_LOG` says what is in it.
+/// Sends the log to stderr; `RUST_LOG` says what is in it, apart from secrets.
 pub(crate) fn log(format: LogFormat, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    // Below these levels they write whole URLs, and the URL of a node can hold a key.
+    for quiet in ["alloy_transport_http=info", "tungstenite=debug"] {
+        filter = match quiet.parse() {
+            Ok(directive) => filter.add_directive(directive),
+            Err(_) => filter,
+        };
+    }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
         LogFormat::Text => log.init(),

@@ -35,8 +35,8 @@ use crate::{
 /// Everything that is set from outside.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The node.
-    pub rpc_url: Url,
+    /// The nodes, the preferred one first.
+    pub rpc_urls: Vec<Url>,
     /// The chain that the node must be on.
     pub chain_id: u64,
     /// The escrow.
@@ -75,8 +75,10 @@ pub enum AppError {
     #[error("no HTTP client: {0}")]
     Client(#[from] reqwest::Error),
     /// Another chain.
-    #[error("the node is on chain {found}, not on {expected}: check the RPC URL and the chain id")]
+    #[error("the node {node} is on chain {found}, not on {expected}: check the RPC URL and the chain id")]
     OtherChain {
+        /// Its host and port.
+        node: String,
         /// The node's.
         found: u64,
         /// The settings'.
@@ -120,6 +122,9 @@ pub enum AppError {
     Failpoint(String),
 }
 
+/// The nodes that are not read from are looked at once in so many questions for the head.
+const LOOK_EVERY: u32 = 10;
+
 /// Runs the relayer on `listener` until `stop`.
 ///
 /// # Errors
@@ -127,11 +132,11 @@ pub enum AppError {
 /// may not submit, or with a ledger that is not this house's; and it stops when the ledger fails.
 pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
     failpoint::arm().map_err(AppError::Failpoint)?;
-    let rpc = Rpc::new(config.rpc_url.clone())?;
+    let health = Health::default();
+    let rpc = Rpc::new(&config.rpc_urls, config.chain_id, health.clone())?;
     let house = inspect(&rpc, &config).await?;
     let ledger = Ledger::open(&config.database, house)?;
     failpoint::pass(Point::StartOpened);
-    let health = Health::default();
     let submitter = config.submitter.address();
 
     let follower = Follower {
@@ -171,7 +176,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     let (heads, head) = watch::channel(head);
     let service = Service::new(Parts {
         ledger: ledger.clone(),
-        rpc,
+        rpc: rpc.clone(),
         house,
         limits: config.limits,
         confirmations: config.confirmations,
@@ -181,6 +186,8 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     });
     let tasks = TaskTracker::new();
     let chain_stop = CancellationToken::new();
+    tasks.spawn(rpc.clone().watch(config.poll.saturating_mul(LOOK_EVERY), chain_stop.clone()));
+    tasks.spawn(rpc.listen(chain_stop.clone()));
     tasks.spawn(follower.run(heads, chain_stop.clone()));
     if let Some(keeper) = keeper {
         tasks.spawn(keeper.run(head.clone(), chain_stop.clone()));
@@ -211,9 +218,8 @@ async fn enroll(config: CardsConfig) -> Result<Cards, AppError> {
 
 /// Asks the chain whether this is the house that the settings describe.
 async fn inspect(rpc: &Rpc, config: &Config) -> Result<House, AppError> {
-    let found = rpc.chain_id().await?;
-    if found != config.chain_id {
-        return Err(AppError::OtherChain { found, expected: config.chain_id });
+    if let Some((node, found)) = rpc.introduce().await? {
+        return Err(AppError::OtherChain { node, found, expected: config.chain_id });
     }
     if !is_mandate_escrow(&rpc.code(config.escrow).await?) {
         return Err(AppError::NotAnEscrow(config.escrow));
@@ -226,5 +232,5 @@ async fn inspect(rpc: &Rpc, config: &Config) -> Result<House, AppError> {
     if !rpc.call::<MandateEscrow::isSubmitterCall>(ask(question), BlockId::latest()).await? {
         return Err(AppError::NotSubmitter { guardian, submitter });
     }
-    Ok(House { chain_id: found, escrow: config.escrow, token, guardian })
+    Ok(House { chain_id: config.chain_id, escrow: config.escrow, token, guardian })
 }

@@ -1,6 +1,7 @@
 //! The chain: one follower that turns blocks into facts, one sender that turns reserved payments
 //! into transactions, and the booking between them.
 
+pub mod backfill;
 pub mod batch;
 pub mod book;
 pub mod classify;
@@ -9,3 +10,4 @@ pub mod fees;
 pub mod follow;
 pub mod rpc;
 pub mod send;
+pub mod submitter;

@@ -255,6 +255,17 @@ impl Relayer {
         }
     }
 
+    /// Gives one of its arguments another value, from its next start on.
+    ///
+    /// # Errors
+    /// If it has no such argument.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let at = self.arguments.iter().position(|argument| argument == name);
+        let place = at.and_then(|at| self.arguments.get_mut(at + 1));
+        value.clone_into(place.ok_or_else(|| eyre!("{name} is not an argument"))?);
+        Ok(())
+    }
+
     fn command(&self, arguments: &[String]) -> Result<Command> {
         let mut command = Command::new(binary()?);
         command

@@ -234,7 +234,12 @@ impl Keeper {
             let release = card.amount.checked_sub(to_capture).unwrap_or_default();
             let data = serde_json::json!({ "capture": to_capture, "release": release });
             cards::note(ledger, &card, "card.concluded", None, data, clock::now())?;
-            cards::set_to_capture(ledger, seq, to_capture)
+            cards::set_to_capture(ledger, seq, to_capture)?;
+            // Somebody else has emptied the hold: nothing of it waits for a transaction.
+            if card.state == CardState::Closing && card.left().is_zero() {
+                cards::step(ledger, &card, CardState::Closed, None, card.settle_tx, clock::now())?;
+            }
+            Ok(())
         };
         self.ledger.writer().write(settle).await?;
         failpoint::pass(Point::CardConcluded);

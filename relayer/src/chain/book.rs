@@ -143,6 +143,9 @@ impl Bookkeeper {
                 Some(Fact::Returned { mandate, from_remaining, from_held, .. }) => {
                     fail_all(ledger, mandate, Code::Ended, now)?;
                     returned_final(ledger, mandate, from_remaining, from_held)?;
+                    if !from_held.is_zero() {
+                        holds_swept(ledger, mandate, place, now)?;
+                    }
                 }
                 _ => {}
             }
@@ -359,14 +362,49 @@ fn hold_ended(
     let data = json!({ "captured": captured, "released": released });
     cards::note(ledger, &card, "card.settled", Some(place.tx), data, now)?;
 
-    let Some(mut card) = cards::by_nonce(ledger, mandate.id, nonce)? else { return Ok(()) };
-    if card.left().is_zero() && !card.state.is_final() {
-        if card.state != CardState::Closing {
-            // Somebody else ended the hold: there is nothing left to charge.
-            cards::step(ledger, &card, CardState::Closing, None, Some(place.tx), now)?;
-            card.state = CardState::Closing;
-        }
-        cards::step(ledger, &card, CardState::Closed, None, Some(place.tx), now)?;
+    match cards::by_nonce(ledger, mandate.id, nonce)? {
+        Some(card) => emptied(ledger, card, place, now),
+        None => Ok(()),
+    }
+}
+
+/// A card whose hold is empty is over. It is closed when the issuer has said so too, which the keeper
+/// asks for: whoever emptied the hold told nobody.
+fn emptied(ledger: &Connection, mut card: cards::Record, place: Place, now: Seconds) -> Result<(), LedgerError> {
+    if !card.left().is_zero() || card.state.is_final() {
+        return Ok(());
+    }
+    // Far behind, a hold can be placed and emptied before the keeper has looked at it.
+    if card.state == CardState::Requested {
+        cards::step(ledger, &card, CardState::Held, None, Some(place.tx), now)?;
+        card.state = CardState::Held;
+    }
+    if card.state != CardState::Closing {
+        cards::step(ledger, &card, CardState::Closing, None, Some(place.tx), now)?;
+        card.state = CardState::Closing;
+    }
+    match card.to_capture {
+        Some(_) => cards::step(ledger, &card, CardState::Closed, None, Some(place.tx), now),
+        None => Ok(()),
+    }
+}
+
+/// A sweep has taken what cards of the mandate still held.
+fn holds_swept(ledger: &Connection, mandate: MandateId, place: Place, now: Seconds) -> Result<(), LedgerError> {
+    for card in cards::holding(ledger, mandate)? {
+        let left = card.left();
+        let released =
+            card.released.checked_add(left).ok_or_else(|| LedgerError::inconsistent("more than a hold holds"))?;
+        cards::set_settled(ledger, card.seq, (card.captured, released), place.tx)?;
+        cards::note(
+            ledger,
+            &card,
+            "card.settled",
+            Some(place.tx),
+            json!({ "captured": Amount::ZERO, "released": left }),
+            now,
+        )?;
+        emptied(ledger, cards::Record { released, ..card }, place, now)?;
     }
     Ok(())
 }

@@ -2,7 +2,9 @@
 //!
 //! It walks from the node's head back along parent hashes until it meets the chain that the ledger
 //! holds, and commits the difference: blocks that are gone, from the top; then the new ones, in
-//! order; then what became final. A reorg is a value, not an exception.
+//! order; then what became final. A reorg is a value, not an exception. Far behind, what is final
+//! already comes in ranges. A step reads from one node and ends in one commit, so that the ledger
+//! always holds a whole chain up to some block, wherever the process dies.
 
 use std::time::Duration;
 
@@ -12,18 +14,28 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    backfill::{self, Stride},
     book::{Bookkeeper, MinedBlock},
-    rpc::{FullBlock, Rpc, RpcError},
+    rpc::{Chosen, FullBlock, Node, Rpc, RpcError},
+    submitter::Standing,
 };
 use crate::{
     clock,
     failpoint::{self, Point},
     health::Health,
-    ledger::{Ledger, LedgerError, blocks, mandates, transactions},
+    ledger::{
+        Ledger, LedgerError,
+        blocks::{self, Block, Log},
+        mandates, transactions,
+    },
 };
 
-/// How many blocks are fetched and committed at once when far behind.
-const STRIDE: u64 = 64;
+/// How many blocks are walked at most, one by one. Further behind, what is final comes in ranges.
+const WALK: u64 = 64;
+/// How many times as long to wait for a node that tells of new blocks by itself.
+const RARELY: u32 = 10;
+/// How many lost answers in a row do not keep the relayer from starting.
+const PATIENCE: u32 = 5;
 
 /// When a block counts as final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +58,28 @@ pub enum FollowError {
     /// The chain changed while it was read.
     #[error("the node lost block {0} while it was read")]
     Gone(B256),
+    /// The node says one thing and another.
+    #[error("the node contradicts itself or the others about block {number} {hash}: {what}")]
+    Contradiction {
+        /// The block's height.
+        number: u64,
+        /// Its hash.
+        hash: B256,
+        /// In what.
+        what: &'static str,
+    },
+    /// The node gave fewer logs than there are.
+    #[error("the node leaves out logs of block {number} {hash}: use another node")]
+    LogsMissing {
+        /// The block's height.
+        number: u64,
+        /// Its hash.
+        hash: B256,
+    },
     /// What was booked as final is not.
     #[error(
-        "the chain no longer holds the final block {number} {hash}: nothing is signed until an operator has looked"
+        "the chain no longer holds the final block {number} {hash}: nothing is signed until an operator has looked; \
+         if the chain is right and the node as well, `stipend ledger repair` rebuilds the ledger from it"
     )]
     PastFinality {
         /// Its height.
@@ -67,12 +98,27 @@ pub struct Head {
     pub base_fee: u64,
     /// The last final block's height.
     pub finalized: u64,
+    /// Whether the guardian allows our submitter.
+    pub allowed: bool,
+}
+
+/// What the follower remembers from step to step.
+#[derive(Clone, Copy, Debug, Default)]
+struct Memory {
+    stride: Stride,
+    submitter: Standing,
+}
+
+impl Memory {
+    fn head(&self, block: Block, base_fee: u64, finalized: u64) -> Head {
+        Head { block: block.into(), base_fee, finalized, allowed: self.submitter.allowed }
+    }
 }
 
 /// The follower.
 #[derive(Debug)]
 pub struct Follower {
-    /// The node.
+    /// The nodes.
     pub rpc: Rpc,
     /// The ledger.
     pub ledger: Ledger,
@@ -94,11 +140,12 @@ impl Follower {
     /// [`FollowError`].
     pub async fn catch_up(&self, start: Option<u64>) -> Result<Head, FollowError> {
         if self.ledger.read(blocks::head).await?.is_none() {
+            let node = self.rpc.choose().await?.node;
             let height = match start {
                 Some(start) => start.saturating_sub(1),
-                None => self.final_height(&self.rpc.latest().await?).await?,
+                None => self.final_height(&node, &node.latest().await?).await?,
             };
-            let anchor = self.rpc.block(height).await?.ok_or(RpcError::NoAnswer {
+            let anchor = node.block(height).await?.ok_or(RpcError::NoAnswer {
                 method: "eth_getBlock",
                 reason: format!("it has no block {height} to start from"),
             })?;
@@ -114,10 +161,17 @@ impl Follower {
                 })
                 .await?;
         }
+        let (mut memory, mut failures) = (Memory::default(), 0_u32);
         loop {
-            let (head, caught_up) = self.step().await?;
-            if caught_up {
-                return Ok(head);
+            match self.advance(&mut memory).await {
+                Ok((head, true)) => return Ok(head),
+                Ok((_, false)) => failures = 0,
+                Err(error @ FollowError::Rpc(_)) if failures < PATIENCE => {
+                    failures += 1;
+                    tracing::warn!(%error, "catching up, again");
+                    tokio::time::sleep(self.poll).await;
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -125,8 +179,9 @@ impl Follower {
     /// Follows until `stop`, and tells `heads`.
     pub async fn run(self, heads: watch::Sender<Head>, stop: CancellationToken) {
         let mut failures = 0_u32;
+        let mut memory = Memory::default();
         loop {
-            match self.step().await {
+            match self.advance(&mut memory).await {
                 Ok((head, caught_up)) => {
                     failures = 0;
                     self.health.clear("chain");
@@ -134,10 +189,11 @@ impl Follower {
                         let why = frozen.frozen.unwrap_or_default();
                         self.health.warn("frozen", format!("{} is frozen: {why}", frozen.id));
                     }
-                    heads.send_if_modified(|last| std::mem::replace(last, head) != head);
+                    // Nothing is simulated or judged at a block that is known to be an old one.
                     if !caught_up {
                         continue;
                     }
+                    heads.send_if_modified(|last| std::mem::replace(last, head) != head);
                 }
                 Err(error @ FollowError::PastFinality { .. }) => self.health.halt("finality", error.to_string()),
                 Err(error) => {
@@ -148,109 +204,216 @@ impl Follower {
                     }
                 }
             }
+            // Who is told of new blocks asks rarely, in case one was not told.
+            let rest = if self.rpc.is_heard() { self.poll.saturating_mul(RARELY) } else { self.poll };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.poll) => {}
+                () = self.rpc.woken() => {}
+                () = tokio::time::sleep(rest) => {}
             }
         }
     }
 
-    /// One step towards the node's head; whether it was reached.
-    async fn step(&self) -> Result<(Head, bool), FollowError> {
-        let latest = self.rpc.latest().await?;
-        let finalized = self.final_height(&latest).await?;
+    /// One step towards the head of one node; whether it was reached. What the node did wrong is
+    /// held against it, and the next step may read from another.
+    async fn advance(&self, memory: &mut Memory) -> Result<(Head, bool), FollowError> {
+        let chosen = self.rpc.choose().await?;
+        let error = match self.step(&chosen, memory).await {
+            Err(FollowError::Rpc(error)) => return Err(self.rpc.disappoints(&chosen, error).into()),
+            Err(FollowError::Gone(hash)) => {
+                let (method, message) = ("eth_getBlock", format!("it lost block {hash} while it was read"));
+                _ = self.rpc.disappoints(&chosen, RpcError::NoSuchBlock { method, message });
+                return Err(FollowError::Gone(hash));
+            }
+            Err(FollowError::PastFinality { number, hash }) => {
+                let error = FollowError::PastFinality { number, hash };
+                // The ledger and another node against this one.
+                if !self.is_held_by_another(&chosen, number, hash).await {
+                    return Err(error);
+                }
+                FollowError::Contradiction { number, hash, what: "another node and the ledger hold another chain" }
+            }
+            Err(error @ (FollowError::Contradiction { .. } | FollowError::LogsMissing { .. })) => error,
+            other => return other,
+        };
+        self.rpc.set_aside(&chosen, error.to_string());
+        Err(error)
+    }
+
+    async fn is_held_by_another(&self, chosen: &Chosen, number: u64, hash: B256) -> bool {
+        for node in self.rpc.others(chosen) {
+            if node.block(number).await.is_ok_and(|block| block.is_some_and(|block| block.block.hash == hash)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn step(&self, chosen: &Chosen, memory: &mut Memory) -> Result<(Head, bool), FollowError> {
+        let node = &chosen.node;
+        let latest = node.latest().await?;
+        self.rpc.saw(chosen, latest.block);
+        let finalized = self.final_height(node, &latest).await?;
         let (known, last_final) =
             self.ledger.read(|ledger| Ok((blocks::head(ledger)?, blocks::last_final(ledger)?))).await?;
         let (Some(known), Some(last_final)) = (known, last_final) else {
             return Err(LedgerError::inconsistent("no block to start from").into());
         };
 
-        let far = known.number.saturating_add(STRIDE);
+        let far = known.number.saturating_add(WALK);
+        if far < finalized {
+            let range =
+                backfill::range(node, self.bookkeeper.house.escrow, (known, finalized), &mut memory.stride).await?;
+            if let Some((last, _)) = range.last() {
+                let base_fee = last.base_fee;
+                let (head, finalized) =
+                    self.book(node, (known, known), range, (last_final.number, finalized), memory).await?;
+                return Ok((memory.head(head, base_fee, finalized), false));
+            }
+            // The chain took another way above what is final: that way is walked.
+        }
         let caught_up = latest.block.number <= far;
-        let target = if caught_up { latest } else { self.fetch(far).await? };
+        let target = if caught_up { latest } else { fetch(node, far).await? };
         let base_fee = target.base_fee;
+        let (ancestor, path) = self.path(node, target, last_final).await?;
+
+        // A node that lags shows a block that we have: nothing is gone, and nothing is new.
+        if path.is_empty() && ancestor.number < known.number {
+            return Ok((memory.head(known, base_fee, last_final.number), caught_up));
+        }
+        if ancestor.number < last_final.number {
+            return Err(FollowError::PastFinality { number: last_final.number, hash: last_final.hash });
+        }
+        let mut blocks = Vec::with_capacity(path.len());
+        for block in path.into_iter().rev() {
+            let logs = node.logs(self.bookkeeper.house.escrow, block.block.hash).await?;
+            backfill::check(node, self.bookkeeper.house.escrow, &block, &logs).await?;
+            blocks.push((block, logs));
+        }
+        let news = !blocks.is_empty();
+        let (head, finalized) =
+            self.book(node, (known, ancestor), blocks, (last_final.number, finalized), memory).await?;
+        if caught_up && news {
+            // What is sent is checked again by the sender: a lost answer may wait for the next head.
+            let looked = memory.submitter.look(node, (&self.ledger, &self.bookkeeper), head, &self.health).await;
+            if let Err(error) = looked {
+                tracing::warn!(%error, "the submitter could not be looked at");
+            }
+        }
+        Ok((memory.head(head, base_fee, finalized), caught_up))
+    }
+
+    /// From `target` back to a block that the ledger holds: that block, and those between, the last
+    /// one first.
+    async fn path(
+        &self,
+        node: &Node,
+        target: FullBlock,
+        last_final: Block,
+    ) -> Result<(Block, Vec<FullBlock>), FollowError> {
         let mut path = Vec::new();
         let mut cursor = target;
-        let ancestor = loop {
+        loop {
             let hash = cursor.block.hash;
             if let Some(block) = self.ledger.read(move |ledger| blocks::by_hash(ledger, hash)).await? {
-                break block;
+                return Ok((block, path));
             }
             if cursor.block.number <= last_final.number {
                 return Err(FollowError::PastFinality { number: last_final.number, hash: last_final.hash });
             }
             let parent = cursor.block.parent;
             path.push(cursor);
-            cursor = self.rpc.block(parent).await?.ok_or(FollowError::Gone(parent))?;
-        };
+            cursor = node.block(parent).await?.ok_or(FollowError::Gone(parent))?;
+        }
+    }
 
-        let head = |block: blocks::Block, finalized: u64| Head { block: block.into(), base_fee, finalized };
-        // A node that lags shows a block that we have: nothing is gone, and nothing is new.
-        if path.is_empty() && ancestor.number < known.number {
-            return Ok((head(known, last_final.number), caught_up));
-        }
-        if ancestor.number < last_final.number {
-            return Err(FollowError::PastFinality { number: last_final.number, hash: last_final.hash });
-        }
-
-        let mut mined = Vec::with_capacity(path.len());
-        for block in path.into_iter().rev() {
-            mined.push(self.examine(block).await?);
-        }
+    /// Books in one commit that, where `known` was the head, `blocks` follow `ancestor`, and what is
+    /// final: up to a height before, up to another from now on. Returns the new head and the last
+    /// final height.
+    async fn book(
+        &self,
+        node: &Node,
+        (known, ancestor): (Block, Block),
+        blocks: Vec<(FullBlock, Vec<Log>)>,
+        (last_final, finalized): (u64, u64),
+        memory: &mut Memory,
+    ) -> Result<(Block, u64), FollowError> {
+        let mined = self.with_receipts(node, blocks).await?;
         failpoint::pass(Point::FollowRead);
-        let new_head = mined.last().map_or(ancestor, |mined| mined.block);
+        memory.submitter.note(&self.bookkeeper, &mined, known.hash != ancestor.hash);
         let bookkeeper = self.bookkeeper;
-        let finalized = self
-            .ledger
-            .writer()
-            .write(move |ledger| {
-                let now = clock::now();
-                while let Some(top) = blocks::head(ledger)?.filter(|top| top.hash != ancestor.hash) {
-                    bookkeeper.unmine(ledger, top, now)?;
-                    failpoint::pass(Point::FollowUnmining);
-                }
-                for mined in &mined {
-                    bookkeeper.mine(ledger, mined, now)?;
-                    failpoint::pass(Point::FollowMining);
-                }
-                while let Some(block) = blocks::next_to_finalize(ledger, finalized)? {
-                    bookkeeper.finalize(ledger, block, now)?;
-                    failpoint::pass(Point::FollowFinalizing);
-                }
-                Ok(blocks::last_final(ledger)?.map_or(0, |block| block.number))
-            })
-            .await?;
+        let booked = self.ledger.writer().write(move |ledger| {
+            let now = clock::now();
+            while let Some(top) = blocks::head(ledger)?.filter(|top| top.hash != ancestor.hash) {
+                bookkeeper.unmine(ledger, top, now)?;
+                failpoint::pass(Point::FollowUnmining);
+            }
+            for mined in &mined {
+                bookkeeper.mine(ledger, mined, now)?;
+                failpoint::pass(Point::FollowMining);
+            }
+            while let Some(block) = blocks::next_to_finalize(ledger, finalized)? {
+                bookkeeper.finalize(ledger, block, now)?;
+                failpoint::pass(Point::FollowFinalizing);
+            }
+            let head = blocks::head(ledger)?.ok_or_else(|| LedgerError::inconsistent("no block is left"))?;
+            Ok((head, blocks::last_final(ledger)?.map_or(0, |block| block.number)))
+        });
+        let (head, finalized) = booked.await?;
         failpoint::pass_if(ancestor.hash != known.hash, Point::UnmineCommitted);
-        failpoint::pass_if(new_head.hash != ancestor.hash, Point::MineCommitted);
-        failpoint::pass_if(finalized > last_final.number, Point::FinalizeCommitted);
-        Ok((head(new_head, finalized), caught_up))
+        failpoint::pass_if(head.hash != ancestor.hash, Point::MineCommitted);
+        failpoint::pass_if(finalized > last_final, Point::FinalizeCommitted);
+        Ok((head, finalized))
     }
 
-    async fn fetch(&self, height: u64) -> Result<FullBlock, FollowError> {
-        Ok(self.rpc.block(height).await?.ok_or_else(|| RpcError::NoAnswer {
-            method: "eth_getBlock",
-            reason: format!("no block {height} below its head"),
-        })?)
-    }
-
-    async fn final_height(&self, latest: &FullBlock) -> Result<u64, FollowError> {
+    async fn final_height(&self, node: &Node, latest: &FullBlock) -> Result<u64, FollowError> {
         match self.finality {
             Finality::Depth(depth) => Ok(latest.block.number.saturating_sub(depth)),
-            Finality::Tag => Ok(self.rpc.finalized().await?),
+            Finality::Tag => Ok(node.finalized().await?),
         }
     }
 
-    /// What a block says about us.
-    async fn examine(&self, block: FullBlock) -> Result<MinedBlock, FollowError> {
-        let logs = self.rpc.logs(self.bookkeeper.house.escrow, block.block.hash).await?;
-        // Asked after the block was read: whatever it holds of ours was stored before it was sent.
+    /// What blocks say about us: the escrow's logs, and what became of our transactions.
+    async fn with_receipts(
+        &self,
+        node: &Node,
+        blocks: Vec<(FullBlock, Vec<Log>)>,
+    ) -> Result<Vec<MinedBlock>, FollowError> {
+        // Asked after the blocks were read: whatever they hold of ours was stored before it was sent.
         let ours = self.ledger.read(transactions::live_hashes).await?;
-        let mut receipts = Vec::new();
-        for hash in block.transactions.into_iter().filter(|hash| ours.contains(hash)) {
-            let receipt = self.rpc.receipt(hash).await?;
-            let receipt = receipt.filter(|receipt| receipt.block == block.block.hash);
-            receipts.push(receipt.ok_or(FollowError::Gone(block.block.hash))?);
+        let mut mined = Vec::with_capacity(blocks.len());
+        for (FullBlock { block, transactions, .. }, logs) in blocks {
+            let mut receipts = Vec::new();
+            for hash in transactions.into_iter().filter(|hash| ours.contains(hash)) {
+                match node.receipt(hash).await?.filter(|receipt| receipt.block == block.hash) {
+                    Some(receipt) => receipts.push(receipt),
+                    None => return Err(lost(node, block).await),
+                }
+            }
+            mined.push(MinedBlock { block, logs, receipts });
         }
-        Ok(MinedBlock { block: block.block, logs, receipts })
+        Ok(mined)
     }
 }
+
+async fn fetch(node: &Node, height: u64) -> Result<FullBlock, FollowError> {
+    Ok(node.block(height).await?.ok_or_else(|| RpcError::NoSuchBlock {
+        method: "eth_getBlock",
+        message: format!("no block {height} below its head"),
+    })?)
+}
+
+/// Why a block that holds a transaction has no receipt of it: it was taken off the chain meanwhile,
+/// or the node contradicts itself.
+async fn lost(node: &Node, Block { number, hash, .. }: Block) -> FollowError {
+    match node.block(number).await {
+        Ok(Some(block)) if block.block.hash == hash => {
+            FollowError::Contradiction { number, hash, what: "it holds a transaction that has no receipt" }
+        }
+        Ok(_) => FollowError::Gone(hash),
+        Err(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -149,7 +149,8 @@ impl Sender {
         loop {
             let head = *heads.borrow_and_update();
             changes.mark_unchanged();
-            if self.health.halted().is_none() {
+            // What the guardian does not allow would fail; it is allowed again at a later head.
+            if head.allowed && self.health.halted().is_none() {
                 match self.step(head, &mut sent_at).await {
                     Ok(()) => self.health.clear("sender"),
                     Err(error @ SendError::ForeignTransaction { .. }) => self.health.halt("nonce", error.to_string()),

@@ -436,6 +436,14 @@ pub fn to_settle(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
     )
 }
 
+/// The cards of a mandate whose hold is final and not empty.
+///
+/// # Errors
+/// Those of the store.
+pub fn holding(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>, LedgerError> {
+    select(connection, "mandate = ? AND hold_final AND captured + released < amount ORDER BY seq", [mandate.0.0])
+}
+
 /// The cards of a mandate whose hold is not in the chain and that are not final: it can still fail.
 ///
 /// # Errors

@@ -313,6 +313,19 @@ pub fn next_nonce(connection: &Connection, submitter: Address) -> Result<Option<
         .query_row([submitter.0.0], |row| row.get(0))?)
 }
 
+/// The submitter's next nonce by what is booked as mined, if this ledger has used it before.
+///
+/// # Errors
+/// Those of the store.
+pub fn mined_nonce(connection: &Connection, submitter: Address) -> Result<Option<u64>, LedgerError> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT max(nonce) FROM (SELECT nonce FROM submitter_start WHERE address = ?1
+             UNION ALL SELECT nonce + 1 FROM tx WHERE submitter = ?1 AND state IN ('mined', 'final'))",
+        )?
+        .query_row([submitter.0.0], |row| row.get(0))?)
+}
+
 /// Begins to use a submitter whose nonce on chain is `nonce`.
 ///
 /// # Errors

@@ -70,22 +70,14 @@ async fn a_payment_past_the_ledger_freezes_the_mandate_and_stops_the_relayer() -
     world.escrow.spend(&world.keys.submitter, &mandate.terms, &spend, &payment.signature, None).await?;
 
     world.mandate_in(&agent, mandate.id, MandateState::Frozen).await?;
-    assert_eq!(code(world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?), Code::Frozen);
-
-    let warned = eventually("there is an alarm", async || {
-        Ok(Some(agent.readyz().await?.alarms).filter(|alarms| !alarms.is_empty()))
-    })
-    .await?;
-    assert!(warned[0].contains(&mandate.id.to_string()), "{warned:?}");
-
-    // The submitter's key was used by somebody else: nothing is signed with it any more, for any mandate.
-    let waiting = world.pay(&agent, &Pay::new(other.id, payee(1), usdc("1")?)).await??.object;
+    // And the submitter's key was used by somebody else: nothing is signed with it any more, for any mandate.
     let health =
         eventually("it stops", async || Ok(Some(agent.readyz().await?).filter(|health| !health.ready))).await?;
-    assert!(!health.alarms.is_empty());
+    assert!(health.alarms.iter().any(|alarm| alarm.contains(&mandate.id.to_string())), "{health:?}");
     assert!(agent.healthz().await.is_ok());
-    assert_eq!(code(world.pay(&agent, &Pay::new(other.id, payee(1), usdc("1")?)).await?), Code::Halted);
-    assert_eq!(agent.payment(waiting.id, None).await?.state, PaymentState::Reserved);
+    for mandate in [&mandate, &other] {
+        assert_eq!(code(world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?), Code::Halted);
+    }
 
     // It pays nobody, and says where the money went.
     let frozen = eventually("it is booked", async || {

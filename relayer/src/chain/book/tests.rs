@@ -535,6 +535,7 @@ fn a_hold_is_booked_when_final_then_captured_and_the_rest_is_back() {
     scene.finalize();
     assert_eq!(purse(&scene), [750, 0, 250, 0]);
     walk(&scene, id, &[CardState::Held, CardState::Active, CardState::Used, CardState::Closing]);
+    cards::set_to_capture(&scene.ledger, card(&scene, id).seq, usdc(184)).unwrap();
     scene.mine(vec![captured(0, 184), released(0, 66)]);
     assert_eq!(purse(&scene), [750, 0, 250, 0]);
     scene.finalize();
@@ -625,4 +626,40 @@ fn the_issuer_s_news_lead_to_one_end_in_any_order_and_any_number() {
         let tally = cards::tally(&scene.ledger, seq, Some("t")).unwrap();
         assert_eq!((tally.pending, tally.cleared), (0, 184));
     }
+}
+
+#[test]
+fn what_others_take_from_a_card_s_hold_is_booked_and_the_card_closes_with_the_issuer_s_word() {
+    // The payee captures in parts; anybody releases; a sweep takes the rest after the end.
+    for (logs, expected) in [
+        (vec![vec![captured(0, 100)], vec![captured(0, 150)]], [750, 0, 0, 250, 0]),
+        (vec![vec![captured(0, 100)], vec![released(0, 150)]], [900, 0, 0, 100, 0]),
+        (vec![vec![released(0, 250)]], [1_000, 0, 0, 0, 0]),
+        (vec![vec![captured(0, 100)], vec![swept(750, 150)]], [0, 0, 0, 100, 900]),
+    ] {
+        for states in [&[][..], &[CardState::Held, CardState::Active], &[CardState::Held, CardState::Closing]] {
+            let mut scene = Scene::new(GUARDIAN);
+            let id = admit_card(&scene, 0, 250, DEADLINE);
+            scene.mine(vec![held(0, 250)]);
+            scene.finalize();
+            walk(&scene, id, states);
+            for logs in &logs {
+                scene.mine(logs.clone());
+                assert!(!card(&scene, id).left().is_zero());
+                scene.finalize();
+            }
+            let [available, reserved, held, paid] = purse(&scene);
+            assert_eq!([available, reserved, held, paid, scene.books().returned.units()], expected);
+            let card = card(&scene, id);
+            assert!(card.left().is_zero() && card.state == CardState::Closing, "{card:?}");
+            assert!(cards::to_settle(&scene.ledger).unwrap().is_empty());
+            assert_eq!(scene.mandate().frozen, None);
+        }
+    }
+}
+
+fn swept(from_remaining: u64, from_held: u64) -> Log {
+    let to = Address::repeat_byte(1);
+    let event = MandateEscrow::Returned { mandate: MANDATE.0, to, fromRemaining: from_remaining, fromHeld: from_held };
+    log(&event, B256::ZERO)
 }

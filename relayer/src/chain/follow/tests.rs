@@ -1,0 +1,126 @@
+//! Steps between nodes that follow scripts.
+
+use alloy_primitives::Address;
+use url::Url;
+
+use super::*;
+use crate::{
+    chain::rpc::scripted::{CONTRACT, Scripted},
+    ledger::House,
+};
+
+/// A follower on an empty ledger, with finality two blocks deep.
+fn follower(nodes: &[&Scripted]) -> (Follower, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let urls: Vec<Url> = nodes.iter().map(|node| node.url.clone()).collect();
+    let health = Health::default();
+    let house = House { chain_id: 1, escrow: CONTRACT, token: Address::ZERO, guardian: Address::repeat_byte(0xcc) };
+    let follower = Follower {
+        rpc: Rpc::new(&urls, 1, health.clone()).unwrap(),
+        ledger: Ledger::open(&dir.path().join("ledger.db"), house).unwrap(),
+        bookkeeper: Bookkeeper { house, submitter: Address::repeat_byte(0xdd) },
+        finality: Finality::Depth(2),
+        poll: Duration::from_millis(1),
+        health,
+    };
+    (follower, dir)
+}
+
+impl Follower {
+    /// Steps until the head of a node is reached.
+    async fn reach(&self) -> Result<u64, FollowError> {
+        let mut memory = Memory::default();
+        loop {
+            let (head, caught_up) = self.advance(&mut memory).await?;
+            if caught_up {
+                return Ok(head.block.number);
+            }
+        }
+    }
+
+    fn alarm(&self) -> String {
+        self.health.view().alarms.join("\n")
+    }
+}
+
+#[tokio::test]
+async fn it_reads_on_from_another_node_when_the_preferred_one_fails() {
+    let (first, second) = (Scripted::start(200).await, Scripted::start(201).await);
+    let (follower, _dir) = follower(&[&first, &second]);
+    assert_eq!(follower.catch_up(Some(0)).await.unwrap().block.number, 200);
+    assert_eq!(second.script().asked.len(), 0);
+    first.script().fails = vec![("eth_getBlockByNumber", 500)];
+    follower.reach().await.unwrap_err();
+    assert_eq!(follower.reach().await.unwrap(), 201);
+    // The first one is back, a block behind: nothing is gone.
+    first.script().fails = Vec::new();
+    second.script().fails = vec![("eth_getBlockByNumber", 500)];
+    follower.reach().await.unwrap_err();
+    assert_eq!(follower.reach().await.unwrap(), 201);
+}
+
+#[tokio::test]
+async fn lost_answers_do_not_keep_it_from_catching_up() {
+    let node = Scripted::start(1_200).await;
+    let (follower, _dir) = follower(&[&node]);
+    node.script().lose_every = Some(300);
+    assert_eq!(follower.catch_up(Some(0)).await.unwrap().block.number, 1_200);
+}
+
+#[tokio::test]
+async fn a_node_alone_that_gives_up_a_final_block_stops_it() {
+    let node = Scripted::start(20).await;
+    let (follower, _dir) = follower(&[&node]);
+    follower.catch_up(Some(0)).await.unwrap();
+    node.script().chain.truncate(15);
+    node.mine(10, 1);
+    let error = follower.reach().await.unwrap_err();
+    assert!(matches!(error, FollowError::PastFinality { number: 18, .. }), "{error}");
+    assert!(error.to_string().contains("`stipend ledger repair`"));
+    // And again, with the same ledger.
+    assert!(matches!(follower.catch_up(None).await, Err(FollowError::PastFinality { number: 18, .. })));
+}
+
+#[tokio::test]
+async fn a_node_that_alone_gives_up_a_final_block_is_set_aside() {
+    let (first, second) = (Scripted::start(20).await, Scripted::start(20).await);
+    let (follower, _dir) = follower(&[&first, &second]);
+    follower.catch_up(Some(0)).await.unwrap();
+    first.script().chain.truncate(15);
+    first.mine(10, 1);
+    second.mine(1, 0);
+    assert!(matches!(follower.reach().await, Err(FollowError::Contradiction { number: 18, .. })));
+    assert_eq!(follower.reach().await.unwrap(), 21);
+    assert!(follower.alarm().contains("hold another chain"), "{}", follower.alarm());
+
+    // Both do: that is a reorg past finality, whatever was believed.
+    second.script().chain.truncate(15);
+    second.mine(10, 1);
+    assert!(matches!(follower.reach().await, Err(FollowError::PastFinality { number: 19, .. })));
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_out_logs_is_set_aside() {
+    let (first, second) = (Scripted::start(10).await, Scripted::start(10).await);
+    let (follower, _dir) = follower(&[&first, &second]);
+    follower.catch_up(Some(0)).await.unwrap();
+    for node in [&first, &second] {
+        node.mine(1, 0);
+        node.set_logs(11, 1);
+    }
+    first.script().forgets = vec![11];
+    assert!(matches!(follower.reach().await, Err(FollowError::LogsMissing { number: 11, .. })));
+    assert_eq!(follower.reach().await.unwrap(), 11);
+    assert!(follower.alarm().contains("leaves out logs of block 11"), "{}", follower.alarm());
+}
+
+#[tokio::test]
+async fn a_reorg_above_finality_while_it_was_away_is_walked_and_then_ranges_go_on() {
+    let node = Scripted::start(20).await;
+    let (follower, _dir) = follower(&[&node]);
+    follower.catch_up(Some(0)).await.unwrap();
+    node.script().chain.truncate(19);
+    node.mine(1_000, 1);
+    assert_eq!(follower.catch_up(None).await.unwrap().block.number, 1_018);
+    assert!(!node.ranges().is_empty());
+}

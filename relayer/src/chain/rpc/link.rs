@@ -1,0 +1,193 @@
+//! How a node is reached: by HTTP, question by question; or by a websocket, which also tells when
+//! there is a new block. What it tells is a reason to look and nothing else.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use alloy::{
+    network::Ethereum,
+    providers::{Provider, RootProvider, WsConnect},
+    pubsub::{ConnectionHandle, PubSubConnect},
+    rpc::client::RpcClient,
+    transports::{TransportErrorKind, TransportResult},
+};
+use tokio::{
+    sync::{
+        Notify,
+        broadcast::error::RecvError::{Closed, Lagged},
+    },
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::RpcError;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After so long without a new block a subscription may be dead: a chain that makes them more slowly
+/// is polled, as it would be without.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long to wait before subscribing again: at first, and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// The way to a node.
+#[derive(Clone)]
+pub(super) enum Link {
+    Http(RootProvider<Ethereum>),
+    Socket(Arc<Socket>),
+}
+
+/// A websocket: made when it is needed, and anew when it broke.
+pub(super) struct Socket {
+    url: Url,
+    /// Held while connecting, so that there is one connection.
+    connection: tokio::sync::Mutex<Option<RootProvider<Ethereum>>>,
+    /// When the subscription last told of a block, or began.
+    heard: Mutex<Option<Instant>>,
+}
+
+impl Link {
+    pub(super) fn new(url: &Url) -> Result<Self, reqwest::Error> {
+        if matches!(url.scheme(), "ws" | "wss") {
+            let (connection, heard) = (tokio::sync::Mutex::default(), Mutex::default());
+            return Ok(Self::Socket(Arc::new(Socket { url: url.clone(), connection, heard })));
+        }
+        let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
+        Ok(Self::Http(RootProvider::new(RpcClient::new_http_with_client(client, url.clone()))))
+    }
+
+    /// Asks something. A websocket that gives no answer is not used again.
+    pub(super) async fn ask<T, F>(
+        &self,
+        method: &'static str,
+        question: impl FnOnce(RootProvider<Ethereum>) -> F,
+    ) -> Result<T, RpcError>
+    where
+        F: Future<Output = TransportResult<T>>,
+    {
+        let socket = match self {
+            Self::Http(provider) => return question(provider.clone()).await.map_err(RpcError::of(method)),
+            Self::Socket(socket) => socket,
+        };
+        let provider = socket.connected(method).await?;
+        let answer = match timeout(PATIENCE, question(provider.clone())).await {
+            Ok(answer) => answer.map_err(RpcError::of(method)),
+            Err(_) => Err(too_long(method)),
+        };
+        if matches!(answer, Err(RpcError::NoAnswer { .. })) {
+            socket.forget(&provider).await;
+        }
+        answer
+    }
+
+    /// Whether new blocks are told without being asked for.
+    pub(super) fn is_heard(&self) -> bool {
+        match self {
+            Self::Http(_) => false,
+            Self::Socket(socket) => socket.heard().is_some_and(|heard| heard.elapsed() < SILENCE),
+        }
+    }
+
+    /// Wakes whoever waits whenever the node tells of a block, until `stop`. Over HTTP, never.
+    pub(super) async fn listen(&self, wake: &Notify, stop: &CancellationToken) {
+        let Self::Socket(socket) = self else { return };
+        let mut wait = BACKOFF.0;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                heard = socket.hear(wake) => if heard { wait = BACKOFF.0 },
+            }
+            // Polled as often as without, from now on.
+            *socket.heard() = None;
+            wake.notify_one();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(wait) => wait = wait.saturating_mul(2).min(BACKOFF.1),
+            }
+        }
+    }
+}
+
+impl Socket {
+    async fn connected(&self, method: &'static str) -> Result<RootProvider<Ethereum>, RpcError> {
+        let mut connection = self.connection.lock().await;
+        if let Some(provider) = connection.as_ref() {
+            return Ok(provider.clone());
+        }
+        let connect = RpcClient::connect_pubsub(Once(WsConnect::new(self.url.as_str())));
+        let client = match timeout(PATIENCE, connect).await {
+            Ok(client) => client.map_err(RpcError::of(method))?,
+            Err(_) => return Err(too_long(method)),
+        };
+        let provider = RootProvider::new(client);
+        *connection = Some(provider.clone());
+        Ok(provider)
+    }
+
+    /// Drops this connection, if it is still the one in use.
+    async fn forget(&self, broken: &RootProvider<Ethereum>) {
+        let mut connection = self.connection.lock().await;
+        if connection.as_ref().is_some_and(|current| std::ptr::eq(current.client(), broken.client())) {
+            *connection = None;
+        }
+    }
+
+    /// Subscribes, and wakes with every block until there is silence. Whether anything was heard.
+    async fn hear(&self, wake: &Notify) -> bool {
+        let Ok(provider) = self.connected("eth_subscribe").await else { return false };
+        let Ok(Ok(mut blocks)) = timeout(PATIENCE, provider.subscribe_blocks()).await else {
+            self.forget(&provider).await;
+            return false;
+        };
+        *self.heard() = Some(Instant::now());
+        // What came before is not told.
+        wake.notify_one();
+        let mut heard = false;
+        loop {
+            match timeout(SILENCE, blocks.recv_any()).await {
+                Ok(Ok(_) | Err(Lagged(_))) => {
+                    heard = true;
+                    *self.heard() = Some(Instant::now());
+                    wake.notify_one();
+                }
+                Ok(Err(Closed)) => {
+                    self.forget(&provider).await;
+                    return heard;
+                }
+                // A quiet chain, or a dead connection: the next question over it will tell.
+                Err(_) => return heard,
+            }
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn too_long(method: &'static str) -> RpcError {
+    RpcError::NoAnswer { method, reason: "it took too long".into() }
+}
+
+/// A connection that is not made again behind our back: the node on its other end could be another
+/// one, on another chain.
+#[derive(Clone, Debug)]
+struct Once(WsConnect);
+
+impl PubSubConnect for Once {
+    fn is_local(&self) -> bool {
+        self.0.is_local()
+    }
+
+    async fn connect(&self) -> TransportResult<ConnectionHandle> {
+        self.0.connect().await
+    }
+
+    async fn try_reconnect(&self) -> TransportResult<ConnectionHandle> {
+        // Anything else would be tried again for minutes, and callers wait for as long.
+        Err(TransportErrorKind::non_retryable_str("the connection broke"))
+    }
+}

@@ -1,0 +1,312 @@
+//! One node: the few questions that the relayer asks, each bounded in time.
+
+use std::{fmt, sync::Arc};
+
+use alloy::{
+    consensus::BlockHeader,
+    eips::{BlockId, BlockNumberOrTag},
+    providers::Provider,
+    rpc::types::{BlockTransactions, Filter, Log as NodeLog, TransactionInput, TransactionRequest},
+};
+use alloy_primitives::{Address, B256, Bloom, BloomInput, Bytes};
+use alloy_sol_types::SolCall;
+use url::Url;
+
+use super::{RpcError, link::Link};
+use crate::{
+    chain::classify::{Sent, classify},
+    ledger::blocks::{Block, Log},
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// A block as the node tells it.
+#[derive(Clone, Debug)]
+pub struct FullBlock {
+    /// Its place in the chain.
+    pub block: Block,
+    /// Its base fee, in wei per gas.
+    pub base_fee: u64,
+    /// Its transactions.
+    pub transactions: Vec<B256>,
+    /// What its logs are about.
+    pub bloom: Bloom,
+}
+
+impl FullBlock {
+    /// Whether the block may hold logs of this contract. A yes can be by chance, a no can't.
+    #[must_use]
+    pub fn may_hold_logs_of(&self, contract: Address) -> bool {
+        self.bloom.contains_input(BloomInput::Raw(contract.as_slice()))
+    }
+}
+
+/// What a block says about one of our transactions.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    /// The transaction.
+    pub hash: B256,
+    /// The block.
+    pub block: B256,
+    /// Whether it succeeded.
+    pub succeeded: bool,
+    /// What it cost, in wei.
+    pub cost: u128,
+}
+
+/// A call without a transaction.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Who calls.
+    pub from: Option<Address>,
+    /// The contract.
+    pub to: Address,
+    /// The call.
+    pub data: Bytes,
+    /// With how much gas; absent: the node's maximum.
+    pub gas: Option<u64>,
+}
+
+/// One node. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    link: Link,
+    url: Arc<Url>,
+    name: Arc<str>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Node").field(&self.name).finish()
+    }
+}
+
+impl Node {
+    /// The node at this address.
+    ///
+    /// # Errors
+    /// If no HTTP client can be made.
+    pub fn new(url: Url) -> Result<Self, reqwest::Error> {
+        let host = url.host_str().unwrap_or("a node");
+        let name = url.port_or_known_default().map_or_else(|| host.into(), |port| format!("{host}:{port}").into());
+        Ok(Self { link: Link::new(&url)?, url: Arc::new(url), name })
+    }
+
+    /// Whether it tells of new blocks by itself, and has lately.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.link.is_heard()
+    }
+
+    /// Wakes whoever waits whenever the node tells of a new block, until `stop`.
+    pub async fn listen(&self, wake: &Notify, stop: &CancellationToken) {
+        self.link.listen(wake, stop).await;
+    }
+
+    /// Its host and port, which is all of its address that may be shown.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A text of the node or about it, without the parts of its address that can be a key.
+    #[must_use]
+    pub fn without_secrets(&self, text: &str) -> String {
+        let path = self.url.path_segments().into_iter().flatten();
+        let query = self.url.query_pairs().map(|(_, value)| value.into_owned());
+        let parts = path.map(str::to_owned).chain(query).chain(self.url.password().map(str::to_owned));
+        // Shorter ones are words like "v3" and "rpc".
+        let keys = parts.chain([self.url.username().to_owned()]).filter(|part| part.len() >= 8);
+        keys.fold(text.to_owned(), |text, key| text.replace(&key, "…"))
+    }
+
+    /// Its chain.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn chain_id(&self) -> Result<u64, RpcError> {
+        self.link.ask("eth_chainId", |node| async move { node.get_chain_id().await }).await
+    }
+
+    /// A block; `None` if the node does not know it.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn block(&self, id: impl Into<BlockId>) -> Result<Option<FullBlock>, RpcError> {
+        let method = "eth_getBlock";
+        let id = id.into();
+        let block = match self.link.ask(method, |node| async move { node.get_block(id).await }).await {
+            Ok(Some(block)) => block,
+            Ok(None) | Err(RpcError::NoSuchBlock { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let BlockTransactions::Hashes(transactions) = block.transactions else {
+            return Err(RpcError::NoAnswer { method, reason: "whole transactions instead of hashes".into() });
+        };
+        Ok(Some(FullBlock {
+            block: Block {
+                number: block.header.number(),
+                hash: block.header.hash,
+                parent: block.header.parent_hash(),
+                time: block.header.timestamp(),
+            },
+            base_fee: block.header.base_fee_per_gas().unwrap_or_default(),
+            transactions,
+            bloom: block.header.logs_bloom(),
+        }))
+    }
+
+    /// The last block.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn latest(&self) -> Result<FullBlock, RpcError> {
+        self.block(BlockNumberOrTag::Latest)
+            .await?
+            .ok_or_else(|| RpcError::NoAnswer { method: "eth_getBlock", reason: "it has no blocks".into() })
+    }
+
+    /// The height of the last block that the node calls final.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn finalized(&self) -> Result<u64, RpcError> {
+        Ok(self.block(BlockNumberOrTag::Finalized).await?.map_or(0, |block| block.block.number))
+    }
+
+    /// The logs of `contract` in the block with this hash, in order. By hash, so that they belong to
+    /// exactly this block whatever the chain does meanwhile.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn logs(&self, contract: Address, block: B256) -> Result<Vec<Log>, RpcError> {
+        let found = self.found(&Filter::new().address(contract).at_block_hash(block)).await?;
+        Ok(found.into_iter().map(|(_, log)| log).collect())
+    }
+
+    /// The logs of `contract` from one height to another, both counted, each with its block's hash.
+    ///
+    /// # Errors
+    /// [`RpcError`]; [`RpcError::TooLarge`] if fewer blocks should be asked for at once.
+    pub async fn logs_between(&self, contract: Address, from: u64, to: u64) -> Result<Vec<(B256, Log)>, RpcError> {
+        self.found(&Filter::new().address(contract).from_block(from).to_block(to)).await
+    }
+
+    async fn found(&self, filter: &Filter) -> Result<Vec<(B256, Log)>, RpcError> {
+        let method = "eth_getLogs";
+        let logs = self.link.ask(method, |node| async move { node.get_logs(filter).await }).await?;
+        logs.iter()
+            .map(|log| Some((log.block_hash?, read_log(log)?)))
+            .collect::<Option<_>>()
+            .ok_or_else(|| RpcError::NoAnswer { method, reason: "a log without its place".into() })
+    }
+
+    /// The logs of `contract` in a block, read from the receipts of all its transactions. `None` if
+    /// the node does not offer them.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn logs_by_receipts(&self, contract: Address, block: B256) -> Result<Option<Vec<Log>>, RpcError> {
+        let method = "eth_getBlockReceipts";
+        let id = BlockId::hash(block);
+        let receipts = match self.link.ask(method, |node| async move { node.get_block_receipts(id).await }).await {
+            Ok(Some(receipts)) => receipts,
+            Ok(None) => return Err(RpcError::NoSuchBlock { method, message: block.to_string() }),
+            Err(RpcError::Refused { message, .. }) => {
+                tracing::debug!(%message, "no receipts of whole blocks");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let logs = receipts.iter().flat_map(|receipt| receipt.logs()).filter(|log| log.address() == contract);
+        let logs = logs.map(read_log).collect::<Option<_>>();
+        logs.map(Some).ok_or_else(|| RpcError::NoAnswer { method, reason: "a log without its place".into() })
+    }
+
+    /// The receipt of a transaction; `None` while no block holds it.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn receipt(&self, hash: B256) -> Result<Option<Receipt>, RpcError> {
+        let method = "eth_getTransactionReceipt";
+        let receipt = self.link.ask(method, |node| async move { node.get_transaction_receipt(hash).await }).await?;
+        Ok(receipt.and_then(|receipt| {
+            Some(Receipt {
+                hash,
+                block: receipt.block_hash?,
+                succeeded: receipt.status(),
+                cost: u128::from(receipt.gas_used).saturating_mul(receipt.effective_gas_price),
+            })
+        }))
+    }
+
+    /// The next nonce of an account by the transactions mined up to a block.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn nonce_at(&self, account: Address, at: impl Into<BlockId>) -> Result<u64, RpcError> {
+        let (method, at) = ("eth_getTransactionCount", at.into());
+        self.link.ask(method, |node| async move { node.get_transaction_count(account).block_id(at).await }).await
+    }
+
+    /// An account's ETH, in wei.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn balance(&self, account: Address) -> Result<u128, RpcError> {
+        let balance = self.link.ask("eth_getBalance", |node| async move { node.get_balance(account).await }).await?;
+        Ok(u128::try_from(balance).unwrap_or(u128::MAX))
+    }
+
+    /// The code of a contract; empty if there is none.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn code(&self, account: Address) -> Result<Bytes, RpcError> {
+        self.link.ask("eth_getCode", |node| async move { node.get_code_at(account).await }).await
+    }
+
+    /// The tip that the node suggests, in wei per gas.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn tip(&self) -> Result<u64, RpcError> {
+        let method = "eth_maxPriorityFeePerGas";
+        let tip = self.link.ask(method, |node| async move { node.get_max_priority_fee_per_gas().await }).await?;
+        Ok(u64::try_from(tip).unwrap_or(u64::MAX))
+    }
+
+    /// Calls a contract at a block, without a transaction.
+    ///
+    /// # Errors
+    /// [`RpcError`]; of a call that reverts with what it returned.
+    pub async fn call<C: SolCall>(&self, call: &Call, at: BlockId) -> Result<C::Return, RpcError> {
+        let method = "eth_call";
+        let mut request = TransactionRequest::default().to(call.to).input(TransactionInput::new(call.data.clone()));
+        request.from = call.from;
+        request.gas = call.gas;
+        let answer = self.link.ask(method, |node| async move { node.call(request).block(at).await }).await?;
+        C::abi_decode_returns(&answer).map_err(|error| RpcError::NoAnswer { method, reason: error.to_string() })
+    }
+
+    /// Sends signed bytes and says what became of them.
+    pub async fn send(&self, raw: &[u8]) -> (Sent, Option<String>) {
+        let method = "eth_sendRawTransaction";
+        let sent = self.link.ask(method, |node| async move { node.send_raw_transaction(raw).await.map(drop) }).await;
+        match sent {
+            // Only the answer counts: the follower sees what is mined.
+            Ok(_) => (Sent::Accepted, None),
+            Err(RpcError::Refused { message, .. }) => (classify(&message), Some(message)),
+            Err(error) => (Sent::Unknown, Some(error.to_string())),
+        }
+    }
+}
+
+fn read_log(log: &NodeLog) -> Option<Log> {
+    Some(Log {
+        index: log.log_index?,
+        tx_hash: log.transaction_hash?,
+        topics: log.topics().to_vec(),
+        data: log.data().data.clone(),
+    })
+}

@@ -1,0 +1,167 @@
+//! Several nodes that follow scripts.
+
+use alloy_primitives::B256;
+
+use super::{scripted::Scripted, *};
+
+const ACCOUNT: Address = Address::repeat_byte(7);
+
+/// So many nodes with ten blocks each, and the relayer's view of them.
+async fn several<const N: usize>() -> ([Scripted; N], Rpc, Health) {
+    let mut nodes = Vec::new();
+    for _ in 0..N {
+        nodes.push(Scripted::start(10).await);
+    }
+    let urls: Vec<Url> = nodes.iter().map(|node| node.url.clone()).collect();
+    let health = Health::default();
+    let rpc = Rpc::new(&urls, 1, health.clone()).unwrap();
+    (nodes.try_into().unwrap(), rpc, health)
+}
+
+fn asked(node: &Scripted, method: &str) -> usize {
+    node.script().asked.iter().filter(|(asked, _)| asked == method).count()
+}
+
+async fn look_at_all(rpc: &Rpc) {
+    for place in 0..rpc.count() {
+        rpc.look_at(place).await;
+    }
+}
+
+#[tokio::test]
+async fn another_node_answers_when_the_preferred_one_does_not_and_health_says_so() {
+    let ([first, second], rpc, health) = several().await;
+    rpc.balance(ACCOUNT).await.unwrap_err();
+    first.script().balance = Some(1);
+    second.script().balance = Some(2);
+    look_at_all(&rpc).await;
+    assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
+    for status in [429, 500, 404] {
+        first.script().fails = vec![("eth_getBalance", status)];
+        assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 2);
+        let alarms = health.view().alarms;
+        let name = format!("127.0.0.1:{}", first.url.port().unwrap());
+        assert!(alarms.len() == 1 && alarms[0].starts_with(&format!("nodes: {name} is not used: ")), "{alarms:?}");
+        assert!(alarms[0].contains(&status.to_string()) && !alarms[0].contains("secret"), "{alarms:?}");
+        assert!(health.halted().is_none());
+
+        // It is back when it has shown its chain and its head.
+        first.script().fails = Vec::new();
+        assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 2);
+        let before = asked(&first, "eth_chainId");
+        look_at_all(&rpc).await;
+        assert_eq!(asked(&first, "eth_chainId"), before + 1);
+        assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
+        assert!(health.view().alarms.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_node_on_another_chain_is_asked_for_its_chain_and_for_nothing_else() {
+    let ([first, second], rpc, health) = several().await;
+    first.script().balance = Some(1);
+    second.script().chain_id = 5;
+    first.script().fails = vec![("eth_getBalance", 500)];
+    rpc.balance(ACCOUNT).await.unwrap_err();
+    assert_eq!((asked(&second, "eth_chainId"), asked(&second, "eth_getBalance")), (1, 0));
+    assert!(health.view().alarms[0].contains("it is on chain 5, not on 1"), "{:?}", health.view());
+    rpc.send(&[1]).await;
+    assert_eq!(asked(&second, "eth_sendRawTransaction"), 0);
+    assert!(health.halted().is_none());
+
+    // None is left: nothing is taken until one is back.
+    first.script().chain_id = 5;
+    first.script().fails = Vec::new();
+    look_at_all(&rpc).await;
+    rpc.balance(ACCOUNT).await.unwrap_err();
+    assert!(health.halted().unwrap().contains("--chain-id"));
+    first.script().chain_id = 1;
+    assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
+    look_at_all(&rpc).await;
+    assert!(health.halted().is_none());
+}
+
+#[tokio::test]
+async fn at_the_start_one_wrong_chain_is_named_and_one_silent_node_is_not_fatal() {
+    let ([first, second], rpc, _) = several().await;
+    assert_eq!(rpc.introduce().await.unwrap(), None);
+    first.script().fails = vec![("eth_chainId", 500)];
+    assert_eq!(rpc.introduce().await.unwrap(), None);
+    second.script().chain_id = 5;
+    let name = format!("127.0.0.1:{}", second.url.port().unwrap());
+    assert_eq!(rpc.introduce().await.unwrap(), Some((name, 5)));
+    second.script().fails = vec![("eth_chainId", 500)];
+    rpc.introduce().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_node_that_lags_is_not_asked_while_a_fresher_one_is_there() {
+    let ([first, second], rpc, health) = several().await;
+    [(&first, 1), (&second, 2)].into_iter().for_each(|(node, wei)| node.script().balance = Some(wei));
+    second.mine(60, 0);
+    look_at_all(&rpc).await;
+    assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 2);
+    assert!(health.view().alarms[0].contains("its head is block 10 where another has 70"), "{:?}", health.view());
+    assert_eq!(rpc.choose().await.unwrap().node.name(), second.node().name());
+    first.mine(60, 0);
+    look_at_all(&rpc).await;
+    assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
+    assert!(health.view().alarms.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_sent_goes_to_every_node_and_the_best_answer_counts() {
+    let ([first, second, third], rpc, _) = several().await;
+    for (errors, expected) in [
+        ([None, Some("nonce too low"), Some("insufficient funds")], Sent::Accepted),
+        ([Some("insufficient funds"), None, Some("out of order")], Sent::Accepted),
+        ([Some("insufficient funds"), Some("nonce too low"), Some("out of order")], Sent::NonceUsed),
+        ([Some("out of order"), Some("replacement transaction underpriced"), Some("rate limit")], Sent::Underpriced),
+        ([Some("out of order"), Some("too many requests"), Some("out of order")], Sent::Unknown),
+        ([Some("out of order"); 3], Sent::Rejected),
+    ] {
+        for (node, error) in [&first, &second, &third].into_iter().zip(errors) {
+            node.script().send_error = error.map(str::to_owned);
+        }
+        let before = [&first, &second, &third].map(|node| asked(node, "eth_sendRawTransaction"));
+        assert_eq!(rpc.send(&[1]).await.0, expected, "{errors:?}");
+        let after = [&first, &second, &third].map(|node| asked(node, "eth_sendRawTransaction"));
+        assert_eq!(after, before.map(|count| count + 1));
+    }
+}
+
+#[tokio::test]
+async fn the_highest_nonce_of_all_nodes_counts() {
+    let ([first, second], rpc, _) = several().await;
+    first.script().nonce = 3;
+    second.script().nonce = 5;
+    assert_eq!(rpc.nonce(ACCOUNT).await.unwrap(), 5);
+    second.script().fails = vec![("eth_getTransactionCount", 500)];
+    assert_eq!(rpc.nonce(ACCOUNT).await.unwrap(), 3);
+    first.script().fails = vec![("eth_getTransactionCount", 500)];
+    rpc.nonce(ACCOUNT).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_block_that_one_node_does_not_know_is_asked_of_the_next() {
+    let ([first, second], rpc, health) = several().await;
+    second.mine(1, 0);
+    let call = Call { from: None, to: ACCOUNT, data: Bytes::new(), gas: None };
+    let at = BlockId::hash(second.block(11).hash);
+    let token = rpc.call::<stipend_bindings::abi::MandateEscrow::tokenCall>(call.clone(), at).await;
+    assert_eq!(token.unwrap(), ACCOUNT);
+    assert!(health.view().alarms.is_empty());
+    let unknown = rpc.call::<stipend_bindings::abi::MandateEscrow::tokenCall>(call, B256::repeat_byte(1)).await;
+    assert!(matches!(unknown, Err(RpcError::NoSuchBlock { .. })));
+    assert_eq!(asked(&first, "eth_call"), 2);
+}
+
+#[tokio::test]
+async fn a_node_that_puts_its_address_into_its_words_gives_no_key_away() {
+    let node =
+        Node::new("https://user:password-1@rpc.example/v3/0123456789abcdef?key=fedcba9876543210".parse().unwrap());
+    let node = node.unwrap();
+    assert_eq!((node.name(), format!("{node:?}").as_str()), ("rpc.example:443", "Node(\"rpc.example:443\")"));
+    let said = node.without_secrets("bad key fedcba9876543210 at /v3/0123456789abcdef for user:password-1");
+    assert_eq!(said, "bad key … at /v3/… for user:…");
+}

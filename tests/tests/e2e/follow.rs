@@ -1,0 +1,52 @@
+//! The follower: far behind, and with several nodes that lag, lie or fall silent.
+
+use std::time::{Duration, Instant};
+
+use eyre::Result;
+use stipend_client::Pay;
+use stipend_core::{api::PaymentState, policy::MandateState};
+use stipend_e2e::balance;
+use tokio::time::timeout;
+
+use crate::{asking, opened, payee, usdc};
+
+/// While the relayer is away, a payment is mined and another mandate revoked, many blocks apart.
+/// Starting, it is killed after these times first.
+async fn catches_up(name: &str, blocks: u64, kills: &[Duration]) -> Result<()> {
+    let (mut world, mandate) = opened(name, "100").await?;
+    let agent = world.agent()?;
+    let over = world.open(&asking("5")?).await?;
+    world.anvil.automine(false).await?;
+    let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("3")?)).await??.object;
+    world.payment_in(&agent, &payment, PaymentState::Submitted).await?;
+    world.anvil.arrived().await?;
+    world.relayer.kill()?;
+
+    world.anvil.mine(blocks / 3).await?;
+    world.anvil.automine(true).await?;
+    world.escrow.revoke(&world.keys.operator, &over.terms).await?;
+    world.anvil.mine(blocks - blocks / 3).await?;
+    for after in kills {
+        // What is not ready by then is dropped, which kills it.
+        let _ = timeout(*after, world.relayer.restart()).await;
+    }
+    let start = Instant::now();
+    world.relayer.restart().await?;
+    println!("{blocks} blocks: ready after {:?}", start.elapsed());
+
+    world.payment_in(&agent, &payment, PaymentState::Settled).await?;
+    let over = world.mandate_in(&agent, over.id, MandateState::Ended).await?;
+    assert_eq!(over.returned, over.terms.cap);
+    balance(&world, &agent, &[mandate.id, over.id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_is_far_behind_catches_up() -> Result<()> {
+    catches_up("far-behind", 2_000, &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_catches_up_it_goes_on_where_it_was() -> Result<()> {
+    let kills: Vec<_> = (1..=5).map(|kill| Duration::from_millis(kill * 120)).collect();
+    catches_up("killed-far-behind", 2_500, &kills).await
+}
