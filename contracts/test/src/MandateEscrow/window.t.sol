@@ -176,7 +176,7 @@ contract WindowTest is EscrowTest {
     /// @dev The limit is at most a sixth longer than asked. A window that is no multiple of six seconds is rounded up to
     /// one first, so that of a second becomes seven.
     function test_isAtMostASixthStricter(uint32 window, uint32 within) public {
-        window = uint32(bound(window, 1, 300_000_000)) * 6;
+        window = uint32(bound(window, 1, 190_000_000)) * 6;
         _openWith(window, 10, CAP);
         vm.warp(NOW + within % window);
         _assertFits(10, 0);
