@@ -11,7 +11,7 @@ import {
     TokenReturningNonsense,
     TokenRevertingWithABomb
 } from "../../mocks/HostileTokens.sol";
-import {Wallet, WalletBurningGas} from "../../mocks/Wallets.sol";
+import {Wallet, WalletBurningGas, WalletThirsty} from "../../mocks/Wallets.sol";
 
 contract SettleTest is EscrowTest {
     address private alice = makeAddr("alice");
@@ -435,6 +435,46 @@ contract SettleTest is EscrowTest {
         _expectSkipped(_idOf(burning), 0, Reason.BadSignature);
         vm.prank(submitter);
         assertEq(escrow.settle{gas: 500_000}(groups, new bytes32[][](0), signatures), 1);
+    }
+
+    /// @dev Whatever gas it gets, no row of a wallet is called badly signed for want of it: the batch reverts, or the wallet was
+    /// asked. Nor is a row lost: what did not pay can be sent again.
+    function test_losesNoRow_atAnyGas() public {
+        Terms memory thirsty = _otherTerms(1);
+        thirsty.agent = address(new WalletThirsty());
+        bytes32 other = _open(thirsty);
+        Group[] memory groups = new Group[](2);
+        groups[0] = Group(thirsty, _rows(_paymentTo(thirsty, alice, 5, 0), _paymentTo(thirsty, bob, 5, 1)));
+        groups[1] = Group(terms, _rows(_paymentTo(terms, alice, 5, 0)));
+        bytes[] memory signatures = new bytes[](3);
+        (signatures[0], signatures[1]) = ("x", "x");
+        bytes memory call = abi.encodeCall(IMandateEscrow.settle, (groups, new bytes32[][](0), signatures));
+
+        uint256 snapshot = vm.snapshotState();
+        uint256 whole = 0;
+        for (uint256 gas_ = 40_000; gas_ < 600_000; gas_ += 2_111) {
+            vm.recordLogs();
+            vm.prank(submitter);
+            (bool ok,) = address(escrow).call{gas: gas_}(call);
+            uint256 paid = _paidWithoutBadSignatures(ok);
+            assertEq(usdc.balanceOf(alice) + usdc.balanceOf(bob), 5 * paid);
+            assertEq(uint256(escrow.mandateOf(id).remaining) + escrow.mandateOf(other).remaining, 2 * CAP - 5 * paid);
+            if (paid == 3) ++whole;
+            vm.prank(submitter);
+            assertEq(escrow.settle(groups, new bytes32[][](0), signatures), 3 - paid);
+            vm.revertToState(snapshot);
+        }
+        assertGt(whole, 10);
+    }
+
+    function _paidWithoutBadSignatures(bool ok) private returns (uint256 paid) {
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        for (uint256 i = 0; ok && i < logs.length; ++i) {
+            if (logs[i].topics[0] == IMandateEscrow.Spent.selector) ++paid;
+            if (logs[i].topics[0] != IMandateEscrow.Skipped.selector) continue;
+            (, Reason reason) = abi.decode(logs[i].data, (uint32, Reason));
+            assertEq(reason, Reason.TransferFailed);
+        }
     }
 
     /// @dev Whatever gas it gets, a batch that goes through has paid exactly what its events say.
