@@ -174,15 +174,19 @@ abstract contract OperatorMessageTest is OperatorTest {
         _assertNotSigned(_termsOf(address(4)), "x");
     }
 
-    /// @dev The root key of an EIP-7702 account stays valid, and so does what its code accepts.
+    /// @dev The root key of an EIP-7702 account stays valid, which its code would refuse; and so does what its code accepts,
+    /// here the agent's key.
     function test_message_succeeds_forAnEIP7702Operator() public {
-        vm.signAndAttachDelegation(address(new WalletAcceptingAll()), operatorKey);
+        vm.signAndAttachDelegation(address(new Wallet(agent)), operatorKey);
         Terms memory terms = _termsOf(operator);
         assertEq(operator.code.length, 23);
         uint256 snapshot = vm.snapshotState();
         _send(terms, _sign(operatorKey, _message(terms)));
         vm.revertToState(snapshot);
-        _send(terms, "x");
+        _send(terms, _sign(agentKey, _message(terms)));
+        vm.revertToState(snapshot);
+        (, uint256 strangerKey) = makeAddrAndKey("stranger");
+        _assertNotSigned(terms, _sign(strangerKey, _message(terms)));
     }
 
     // ---------------------------------------------------------------- gas

@@ -113,6 +113,21 @@ contract TokenReenteringQuietly is MockUSDC {
     }
 }
 
+/// @dev Asks its caller something before it moves anything, and remembers the answer.
+contract TokenAskingBack is MockUSDC {
+    bytes private _question;
+    bytes public answer;
+
+    function ask(bytes calldata question) external {
+        _question = question;
+    }
+
+    function _transfer(address from, address to, uint256 value) internal override {
+        (, answer) = msg.sender.staticcall(_question);
+        super._transfer(from, to, value);
+    }
+}
+
 /// @dev Permits nothing, and burns all the gas that it gets.
 contract TokenBurningGasForPermits is MockUSDC {
     function permit(address, address, uint256, uint256, bytes memory) public pure override {

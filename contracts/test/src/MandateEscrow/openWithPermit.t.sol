@@ -224,6 +224,14 @@ contract OpenWithPermitTest is OperatorMessageTest {
         assertEq(usdc.balanceOf(address(escrow)), CAP);
     }
 
+    /// @dev A permit sets the allowance, so it also ends a larger one.
+    function test_leavesNoAllowance_ofALargerOne() public {
+        Terms memory terms = _terms();
+        _fund(operator, 3 * CAP);
+        _openAs(operator, terms, _permit(CAP, DEADLINE), "");
+        assertEq(usdc.allowance(operator, address(escrow)), 0);
+    }
+
     /// @dev The token's rule: good at its deadline, and not a second after.
     function test_reverts_afterThePermitsDeadline() public {
         Terms memory terms = _terms();

@@ -5,7 +5,12 @@ import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/Reentrancy
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
 import {Group, Hold, Mandate, Payment, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {OperatorTest} from "../../base/OperatorTest.sol";
-import {TokenReentering, TokenReenteringFromPermits, TokenReenteringQuietly} from "../../mocks/HostileTokens.sol";
+import {
+    TokenAskingBack,
+    TokenReentering,
+    TokenReenteringFromPermits,
+    TokenReenteringQuietly
+} from "../../mocks/HostileTokens.sol";
 
 /// @notice No call of the token leads back into a verb.
 contract ReentrancyTest is OperatorTest {
@@ -209,5 +214,29 @@ contract ReentrancyTest is OperatorTest {
         assertEq(usdc.balanceOf(operator), CAP);
         assertEq(usdc.balanceOf(address(escrow)), CAP);
         assertEq(escrow.mandateOf(id), Mandate(0, 0, 0, 0, Status.Ended));
+    }
+
+    // ---------------------------------------------------------------- views
+
+    /// @dev Whoever asks while money is on its way hears what will be true then; of a batch, what was true before the group.
+    function test_answersWithWhatIsBooked_whileMoneyMoves() public {
+        _hold(terms, _holdOf(terms, 9, 2));
+        _upgradeToken(address(new TokenAskingBack()));
+        TokenAskingBack(address(usdc)).ask(abi.encodeCall(IMandateEscrow.mandateOf, (id)));
+        _spend(terms, _payment(terms, 5, 0));
+        _assertAnswered(Mandate(CAP - 14, 9, 5, 0, Status.Open));
+        vm.prank(payee);
+        escrow.capture(terms, 2, 9, 4, true);
+        _assertAnswered(Mandate(CAP - 9, 0, 5, 0, Status.Open));
+        _settle(terms, _rows(_payment(terms, 5, 1)));
+        _assertAnswered(Mandate(CAP - 9, 0, 5, 0, Status.Open));
+        assertEq(escrow.mandateOf(id), Mandate(CAP - 14, 0, 7, 0, Status.Open));
+        vm.prank(operator);
+        escrow.revoke(terms);
+        _assertAnswered(Mandate(0, 0, 7, 0, Status.Ended));
+    }
+
+    function _assertAnswered(Mandate memory booked) private view {
+        assertEq(abi.decode(TokenAskingBack(address(usdc)).answer(), (Mandate)), booked);
     }
 }
