@@ -192,6 +192,28 @@ async fn payments_wait_for_a_node_that_is_a_minute_behind() -> Result<()> {
     troubled.all_is_paid().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_to_a_node_that_comes_back_on_another_chain() -> Result<()> {
+    let troubled = Troubled::world("other-chain").await?;
+    let proxy = troubled.world.proxy()?;
+    proxy.refuse_connections().await?;
+    let payment = troubled.pay().await?;
+    let alarm = async |about: &str| {
+        eventually(about, async || {
+            let health = troubled.agent.healthz().await?;
+            Ok(health.alarms.iter().any(|alarm| alarm.contains(about)).then_some(()))
+        })
+        .await
+    };
+    alarm("no connection").await?;
+    proxy.fault("eth_chainId", Fault::Answer(json!("0x1")));
+    proxy.take_connections().await?;
+    alarm("chain 1").await?;
+    troubled.waits(&payment, PaymentState::Reserved).await?;
+    ensure!(proxy.count(SEND).asked == 0, "{:?}", proxy.count(SEND));
+    troubled.all_is_paid().await
+}
+
 /// Twenty seconds of errors; ten minutes in the long run.
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_are_accepted_and_wait_while_the_node_gives_only_errors() -> Result<()> {
