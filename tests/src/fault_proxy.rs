@@ -154,6 +154,14 @@ impl FaultProxy {
     pub async fn well(&self) -> Result<()> {
         lock(&self.shared.rules).clear();
         *lock(&self.shared.behind) = None;
+        self.take_connections().await
+    }
+
+    /// Somebody listens again; what was said about calls still holds.
+    ///
+    /// # Errors
+    /// If the port was taken meanwhile.
+    pub async fn take_connections(&self) -> Result<()> {
         self.order(Order::Take).await
     }
 

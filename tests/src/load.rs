@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{Account, Memory, World, key, shopper::Shopper};
 
 /// What each agent asks for: more than it will spend.
-const CAP: u64 = 1_000_000_000;
+const CAP: u64 = 100_000_000_000;
 
 /// How many accepted payments are followed by sending one of them again.
 const AGAIN: u64 = 5;
@@ -122,7 +122,8 @@ impl Load {
     pub async fn stop(mut self) -> Result<(Vec<Account>, Memory)> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(agent) = self.agents.join_next().await {
-            agent??;
+            // The world's own end may speak louder.
+            agent?.inspect_err(|error| eprintln!("an agent gave up: {error:?}"))?;
         }
         Ok((self.accounts, self.memory))
     }

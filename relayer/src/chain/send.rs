@@ -229,13 +229,14 @@ impl Sender {
     }
 
     async fn expect_own_transaction(&self, tx: &transactions::Record, attempts: &[Attempt]) -> Result<(), SendError> {
+        let submitter = self.submitter.address();
+        // Before the receipts: what is mined in between would count, and have had no receipt.
+        let chain = self.rpc.nonce(submitter).await?;
         for attempt in attempts {
             if self.rpc.receipt(attempt.hash).await?.is_some() {
                 return Ok(());
             }
         }
-        let submitter = self.submitter.address();
-        let chain = self.rpc.nonce(submitter).await?;
         if chain > tx.nonce {
             return Err(SendError::ForeignTransaction { submitter, chain, expected: tx.nonce });
         }

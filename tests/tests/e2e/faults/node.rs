@@ -126,6 +126,30 @@ async fn whatever_a_node_says_about_a_transaction_it_is_paid_once() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_mined_while_it_is_asked_about_is_no_stranger_s() -> Result<()> {
+    let troubled = Troubled::world("mined-meanwhile").await?;
+    let (anvil, proxy) = (&troubled.world.anvil, troubled.world.proxy()?);
+    anvil.automine(false).await?;
+    troubled.pay().await?;
+    let sent = anvil.arrived().await?;
+    anvil.drop_transaction(sent).await?;
+    // It is sent again with the next block. The node takes it, and calls its nonce too low: who used it?
+    proxy.fault_next(1, "eth_getTransactionCount", Fault::Late(Duration::from_secs(1)));
+    proxy.fault_next(1, SEND, Fault::TakesAndSays(Says::NonceTooLow(NodeClient::Geth)));
+    anvil.mine(1).await?;
+    anvil.arrived().await?;
+    sleep(Duration::from_millis(300)).await;
+    anvil.mine(1).await?;
+    // The late answer comes, and nothing is concluded from it.
+    for _ in 0..20 {
+        sleep(Duration::from_millis(100)).await;
+        let health = troubled.agent.healthz().await?;
+        ensure!(health.ready, "{health:?}");
+    }
+    troubled.all_is_paid().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_that_never_comes_is_waited_for() -> Result<()> {
     let troubled = Troubled::world("no-receipt").await?;
     troubled.world.proxy()?.fault("eth_getTransactionReceipt", Fault::Answer(json!(null)));
@@ -165,6 +189,28 @@ async fn payments_wait_for_a_node_that_is_a_minute_behind() -> Result<()> {
         troubled.world.proxy()?.well().await?;
         troubled.world.settled(&troubled.agent, &payment).await?;
     }
+    troubled.all_is_paid().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_to_a_node_that_comes_back_on_another_chain() -> Result<()> {
+    let troubled = Troubled::world("other-chain").await?;
+    let proxy = troubled.world.proxy()?;
+    proxy.refuse_connections().await?;
+    let payment = troubled.pay().await?;
+    let alarm = async |about: &str| {
+        eventually(about, async || {
+            let health = troubled.agent.healthz().await?;
+            Ok(health.alarms.iter().any(|alarm| alarm.contains(about)).then_some(()))
+        })
+        .await
+    };
+    alarm("no connection").await?;
+    proxy.fault("eth_chainId", Fault::Answer(json!("0x1")));
+    proxy.take_connections().await?;
+    alarm("chain 1").await?;
+    troubled.waits(&payment, PaymentState::Reserved).await?;
+    ensure!(proxy.count(SEND).asked == 0, "{:?}", proxy.count(SEND));
     troubled.all_is_paid().await
 }
 
