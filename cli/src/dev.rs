@@ -189,7 +189,7 @@ async fn play(
         chain_id: DEV_CHAIN,
         escrow: ready.escrow,
         guardian: ready.guardian,
-        submitter: DevAccount::Submitter.signer()?,
+        submitters: vec![DevAccount::Submitter.signer()?],
         database: data.database(),
         start_block: Some(0),
         confirmations: 1,

@@ -22,7 +22,9 @@ use crate::{context::Context, issuer, keys::DevAccount, show, signals};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The key (--keystore, or STIPEND_PRIVATE_KEY) is the submitter's: the account that sends
-transactions for the guardian and pays for their gas. What is logged is set by RUST_LOG.
+transactions for the guardian and pays for their gas. There can be several: each sends one
+transaction at a time (--submitter-keystore, or a list with commas in STIPEND_PRIVATE_KEY).
+What is logged is set by RUST_LOG.
 
 Examples:
   stipend serve --chain-id 8453 --escrow 0x… --guardian 0x… --start-block 123 --rpc-url https://… \\
@@ -44,6 +46,9 @@ pub(crate) struct Args {
     /// The guardian that this relayer acts for: it has allowed the submitter
     #[arg(long, value_name = "ADDRESS", env = "STIPEND_GUARDIAN", value_parser = address::parse)]
     guardian: Address,
+    /// One more submitter's keystore, with the password of the first; can be repeated
+    #[arg(long = "submitter-keystore", value_name = "FILE", env = "STIPEND_SUBMITTER_KEYSTORES", value_delimiter = ',')]
+    submitter_keystores: Vec<PathBuf>,
     /// The ledger
     #[arg(long, value_name = "FILE", env = "STIPEND_DATABASE", default_value = "stipend.db")]
     database: PathBuf,
@@ -165,7 +170,8 @@ fn finality(text: &str) -> Result<Finality, String> {
 pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     log(args.log_format, "info");
     let api = api_config(&args);
-    let submitter = context.globals.keys.key(DevAccount::Submitter)?.on(args.chain_id)?;
+    let keys = context.globals.keys.keys(DevAccount::Submitter, &args.submitter_keystores)?;
+    let submitters = keys.iter().map(|key| key.on(args.chain_id)).collect::<Result<_, _>>()?;
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.wrap_err_with(|| format!("can't listen on {}", args.listen))?;
     let config = Config {
@@ -173,7 +179,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         chain_id: args.chain_id,
         escrow: args.escrow,
         guardian: args.guardian,
-        submitter,
+        submitters,
         database: args.database,
         start_block: args.start_block,
         confirmations: args.confirmations,

@@ -496,7 +496,7 @@ impl Problem {
             code,
             detail: detail.into(),
             hint: code.hint().into(),
-            retry_after: matches!(code, Code::RateLimited | Code::Overloaded | Code::Unavailable | Code::Halted)
+            retry_after: matches!(code, Code::RateLimited | Code::Overloaded | Code::Unavailable | Code::Halted | Code::CannotSend)
                 .then_some(1),
             decision: None,
         }

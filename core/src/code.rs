@@ -152,6 +152,8 @@ codes! {
     Unavailable, "unavailable", 503, "send the same again: it is never done twice";
     /// The relayer takes no new work.
     Halted, "halted", 503, "the relayer stopped itself to be safe: its /readyz says why";
+    /// Nothing can be sent on chain now.
+    CannotSend, "cannot_send", 503, "wait as long as retry_after says, then send the same again: the relayer's host has to act, its /readyz says how";
     /// A defect of ours.
     Internal, "internal", 500, "send the same again; if it persists, give the x-request-id to the host";
 }

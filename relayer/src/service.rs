@@ -188,7 +188,9 @@ impl Service {
     }
 
     fn running(&self) -> Result<(), Problem> {
-        self.parts.alarms.halted().map_or(Ok(()), |why| Err(Problem::new(Code::Halted, why)))
+        let alarms = &self.parts.alarms;
+        alarms.halted().map_or(Ok(()), |why| Err(Problem::new(Code::Halted, why)))?;
+        alarms.refusing().map_or(Ok(()), |why| Err(Problem::new(Code::CannotSend, why)))
     }
 }
 

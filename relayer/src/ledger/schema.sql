@@ -70,6 +70,8 @@ CREATE TABLE payment (
     UNIQUE (mandate, nonce)
 ) STRICT;
 CREATE INDEX payment_live ON payment (state, mandate, nonce) WHERE state NOT IN ('settled', 'failed');
+CREATE INDEX payment_fresh ON payment (mandate, nonce) WHERE state = 'reserved' AND reason IS NULL;
+CREATE INDEX payment_refused ON payment (mandate, nonce) WHERE state = 'reserved' AND reason IS NOT NULL;
 CREATE INDEX payment_due ON payment (deadline) WHERE state NOT IN ('settled', 'failed');
 CREATE INDEX payment_mined_in ON payment (mined_hash) WHERE mined_hash IS NOT NULL;
 CREATE INDEX payment_of_mandate ON payment (mandate, seq);
@@ -189,7 +191,8 @@ CREATE TABLE attempt (
     raw          BLOB    NOT NULL, -- the signed bytes
     max_fee      INTEGER NOT NULL, -- wei
     priority_fee INTEGER NOT NULL,
-    sent_at      INTEGER NOT NULL  -- the head's height
+    sent_at      INTEGER NOT NULL, -- the head's height
+    cancels      INTEGER NOT NULL DEFAULT 0 -- it uses the nonce for nothing, instead of for the call
 ) STRICT;
 CREATE INDEX attempt_of_tx ON attempt (tx);
 

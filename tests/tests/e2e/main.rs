@@ -7,6 +7,7 @@ mod events;
 mod faults;
 mod follow;
 mod guards;
+mod lanes;
 mod malformed;
 mod nodes;
 mod others;
