@@ -196,6 +196,7 @@ async fn play(
         finality: Finality::Depth(2),
         poll: Duration::from_millis(200),
         limits: Limits::default(),
+        gas_budget: None,
         fee_ceiling: serve::FEE_CEILING_GWEI * serve::GWEI,
         api: ApiConfig::default(),
         cards: Some(CardsConfig {

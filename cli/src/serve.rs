@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, utils::parse_ether};
 use clap::ValueEnum;
 use eyre::{WrapErr, eyre};
 use secrecy::SecretString;
@@ -47,7 +47,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS", env = "STIPEND_GUARDIAN", value_parser = address::parse)]
     guardian: Address,
     /// One more submitter's keystore, with the password of the first; can be repeated
-    #[arg(long = "submitter-keystore", value_name = "FILE", env = "STIPEND_SUBMITTER_KEYSTORES", value_delimiter = ',')]
+    #[arg(
+        long = "submitter-keystore",
+        value_name = "FILE",
+        env = "STIPEND_SUBMITTER_KEYSTORES",
+        value_delimiter = ','
+    )]
     submitter_keystores: Vec<PathBuf>,
     /// The ledger
     #[arg(long, value_name = "FILE", env = "STIPEND_DATABASE", default_value = "stipend.db")]
@@ -77,6 +82,9 @@ pub(crate) struct Args {
     /// The smallest payment, in USDC: gas is the host's money
     #[arg(long, value_name = "USDC", env = "STIPEND_PAYMENT_MIN", default_value_t = Limits::default().payment_min)]
     payment_min: Amount,
+    /// The gas that a mandate may cost per day (UTC), in ETH; without it: any
+    #[arg(long, value_name = "ETH", env = "STIPEND_GAS_BUDGET", value_parser = ether)]
+    gas_budget: Option<u128>,
     /// The address that callers use, if a proxy stands before this: what they sign names it
     #[arg(long, value_name = "URL", env = "STIPEND_PUBLIC_URL")]
     public_url: Option<Url>,
@@ -160,6 +168,14 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// ETH as wei.
+fn ether(text: &str) -> Result<u128, String> {
+    let wrong = || "an amount of ETH, as 0.01".to_owned();
+    let digits = text.chars().all(|character| character.is_ascii_digit() || character == '.');
+    let wei = parse_ether(text).ok().filter(|_| digits && !text.is_empty()).ok_or_else(wrong)?;
+    u128::try_from(wei).map_err(|_| wrong())
+}
+
 fn finality(text: &str) -> Result<Finality, String> {
     match text {
         "finalized" => Ok(Finality::Tag),
@@ -190,6 +206,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
             deadline_max: args.deadline_max,
             payment_min: args.payment_min,
         },
+        gas_budget: args.gas_budget,
         fee_ceiling: args.fee_ceiling_gwei.saturating_mul(GWEI),
         api,
         cards: args.cards.config(listener.local_addr()?)?,
@@ -270,6 +287,15 @@ mod tests {
     fn without_an_issuer_there_are_no_cards() {
         let none = CardArgs { issuer_url: None, ..card_args() };
         assert!(none.config("0.0.0.0:80".parse().unwrap()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_gas_budget_is_in_ether() {
+        assert_eq!(ether("0.01"), Ok(10_000_000_000_000_000));
+        assert_eq!(ether("2"), Ok(2_000_000_000_000_000_000));
+        for wrong in ["", "-1", "1e3", "0x1", "1,5", "0.0000000000000000001", "99999999999999999999999"] {
+            assert!(ether(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

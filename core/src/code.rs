@@ -95,6 +95,9 @@ codes! {
     /// Below the host's minimum.
     BelowMinimum, "below_minimum", 403, "pay at least the host's minimum (see payment_min in /v1/info)";
 
+    /// The mandate has cost the host enough gas today.
+    GasBudgetExceeded, "gas_budget_exceeded", 429, "wait until tomorrow (UTC), or ask the relayer's host for a larger gas budget";
+
     // Why a card is refused, or a charge of one is declined.
     /// No cards here.
     CardsNotOffered, "cards_not_offered", 501, "this relayer has no card issuer: pay on chain instead";

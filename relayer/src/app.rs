@@ -57,6 +57,8 @@ pub struct Config {
     pub poll: Duration,
     /// Wei per gas that are never exceeded.
     pub fee_ceiling: u64,
+    /// Wei of gas that a mandate may cost per day; absent: any.
+    pub gas_budget: Option<u128>,
     /// What payments are held to.
     pub limits: Limits,
     /// Settings of the API.
@@ -178,6 +180,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
         rpc: rpc.clone(),
         house,
         limits: config.limits,
+        gas_budget: config.gas_budget,
         confirmations: config.confirmations,
         heads: head.clone(),
         alarms: health.clone(),

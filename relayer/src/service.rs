@@ -77,6 +77,8 @@ pub struct Parts {
     pub house: House,
     /// What payments are held to.
     pub limits: Limits,
+    /// Wei of gas that a mandate may cost per day; absent: any.
+    pub gas_budget: Option<u128>,
     /// Blocks, the including one counted, after which a mandate can be used.
     pub confirmations: u64,
     /// The head.

@@ -129,43 +129,43 @@ impl Batch {
 pub(crate) fn candidate(mandate: u8, nonce: u32) -> Row {
     use stipend_core::{Amount, PaymentId, api::PaymentState};
 
-        let terms = Terms {
-            operator: Address::repeat_byte(1),
-            agent: Address::repeat_byte(2),
-            guardian: Address::ZERO,
-            cap: Amount::MAX,
-            per_payment: Amount::ZERO,
-            window_cap: Amount::ZERO,
-            window: 0,
-            start: 0,
-            expiry: 1,
-            capture_end: 1,
-            payees: B256::ZERO,
-            intent: B256::ZERO,
-            refunds_restore_budget: false,
-        };
-        let mut signature = vec![1; 65];
-        signature[64] = 27;
-        let payment = payments::Record {
-            seq: nonce.into(),
-            id: PaymentId::generate(),
-            mandate: MandateId(B256::repeat_byte(mandate)),
-            nonce,
-            payee: Address::repeat_byte(3),
-            amount: Amount::MAX,
-            deadline: 1,
-            reference: B256::ZERO,
-            digest: B256::ZERO,
-            signature,
-            state: PaymentState::Reserved,
-            reason: None,
-            tx_hash: None,
-            block: None,
-            metadata: Default::default(),
-            created_at: 0,
-            updated_at: 0,
-        };
-        Row { payment, terms: terms.into(), intent: None }
+    let terms = Terms {
+        operator: Address::repeat_byte(1),
+        agent: Address::repeat_byte(2),
+        guardian: Address::ZERO,
+        cap: Amount::MAX,
+        per_payment: Amount::ZERO,
+        window_cap: Amount::ZERO,
+        window: 0,
+        start: 0,
+        expiry: 1,
+        capture_end: 1,
+        payees: B256::ZERO,
+        intent: B256::ZERO,
+        refunds_restore_budget: false,
+    };
+    let mut signature = vec![1; 65];
+    signature[64] = 27;
+    let payment = payments::Record {
+        seq: nonce.into(),
+        id: PaymentId::generate(),
+        mandate: MandateId(B256::repeat_byte(mandate)),
+        nonce,
+        payee: Address::repeat_byte(3),
+        amount: Amount::MAX,
+        deadline: 1,
+        reference: B256::ZERO,
+        digest: B256::ZERO,
+        signature,
+        state: PaymentState::Reserved,
+        reason: None,
+        tx_hash: None,
+        block: None,
+        metadata: Default::default(),
+        created_at: 0,
+        updated_at: 0,
+    };
+    Row { payment, terms: terms.into(), intent: None }
 }
 
 #[cfg(test)]

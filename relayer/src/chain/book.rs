@@ -12,7 +12,7 @@ use crate::ledger::{
     House, LedgerError, audit,
     blocks::{self, Block, Log},
     books::Step,
-    cards,
+    cards, gas,
     mandates::{self, Place},
     payments::{self, Because, Spent},
     requests,
@@ -150,6 +150,7 @@ impl Bookkeeper {
             }
         }
         for tx in transactions::finalize(ledger, block.hash)? {
+            gas::bear(ledger, &tx, block.time)?;
             match tx.kind {
                 Kind::Settle => self.batch_final(ledger, &tx, now)?,
                 // Dead unless it succeeded; then the opening's own event has said all.

@@ -113,7 +113,11 @@ mod tests {
             ("geth", "transaction underpriced: gas tip cap 0, minimum needed 1", Sent::Underpriced),
             ("erigon", "underpriced", Sent::Underpriced),
             ("besu", "Gas price below current base fee", Sent::Underpriced),
-            ("geth", "max fee per gas less than block base fee: address 0x…, maxFeePerGas: 1, baseFee: 2", Sent::Underpriced),
+            (
+                "geth",
+                "max fee per gas less than block base fee: address 0x…, maxFeePerGas: 1, baseFee: 2",
+                Sent::Underpriced,
+            ),
             ("anvil", "Insufficient funds for gas * price + value", Sent::NoFunds),
             ("geth", "insufficient funds for gas * price + value: balance 0, tx cost 1, overshot 1", Sent::NoFunds),
             ("nethermind", "InsufficientFunds, Account balance: 0, cumulative cost: 1", Sent::NoFunds),

@@ -367,9 +367,11 @@ impl Sender {
                 }
             }
         }
-        let old = view.waiting.values().flatten().filter(|waiting| {
-            head.block.number.saturating_sub(waiting.first.sent_at) >= SAY_AFTER
-        });
+        let old = view
+            .waiting
+            .values()
+            .flatten()
+            .filter(|waiting| head.block.number.saturating_sub(waiting.first.sent_at) >= SAY_AFTER);
         let old = old.map(|Waiting { tx, first, .. }| {
             let (submitter, nonce, since) = (tx.submitter, tx.nonce, first.sent_at);
             format!("the transaction of {submitter} with nonce {nonce} waits for a block since block {since}")
@@ -507,13 +509,7 @@ impl Sender {
 
     /// Simulates a job, signs it, stores it and sends it. Whether the node has it is secondary: the
     /// next step sends it again.
-    async fn carry_out(
-        &self,
-        lane: &Lane,
-        job: Job,
-        head: Head,
-        fees: Fees,
-    ) -> Result<(Done, Option<u64>), SendError> {
+    async fn carry_out(&self, lane: &Lane, job: Job, head: Head, fees: Fees) -> Result<(Done, Option<u64>), SendError> {
         let job = match job {
             Job::Single(single) => {
                 if !self.would_pass(lane.address, (single.kind, &single.calldata), head).await? {

@@ -196,9 +196,7 @@ pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<Record>, Le
 /// Those of the store.
 pub fn next_to_send(connection: &Connection, after: MandateId) -> Result<Option<MandateId>, LedgerError> {
     let id: Option<[u8; 32]> = connection
-        .prepare_cached(
-            "SELECT min(mandate) FROM payment WHERE state = 'reserved' AND reason IS NULL AND mandate > ?",
-        )?
+        .prepare_cached("SELECT min(mandate) FROM payment WHERE state = 'reserved' AND reason IS NULL AND mandate > ?")?
         .query_row([after.0.0], |row| row.get(0))?;
     Ok(id.map(|id| MandateId(id.into())))
 }

@@ -179,7 +179,7 @@ CREATE TABLE tx (
     state       TEXT    NOT NULL CHECK (state IN ('pending', 'mined', 'final')),
     mined_block INTEGER, mined_hash BLOB, mined_tx BLOB,
     succeeded   INTEGER,
-    gas_cost    TEXT,             -- wei, once mined
+    gas_cost    BLOB,             -- wei, once mined, as sixteen bytes: digits could look like a card's number
     UNIQUE (submitter, nonce)
 ) STRICT;
 CREATE INDEX tx_live ON tx (submitter, nonce) WHERE state <> 'final';
@@ -195,6 +195,14 @@ CREATE TABLE attempt (
     cancels      INTEGER NOT NULL DEFAULT 0 -- it uses the nonce for nothing, instead of for the call
 ) STRICT;
 CREATE INDEX attempt_of_tx ON attempt (tx);
+
+-- What the final transactions of a day (since 1970, UTC) cost for a mandate, in wei as sixteen bytes.
+CREATE TABLE mandate_gas (
+    day     INTEGER NOT NULL,
+    mandate BLOB    NOT NULL,
+    wei     BLOB    NOT NULL,
+    PRIMARY KEY (day, mandate)
+) STRICT, WITHOUT ROWID;
 
 -- Which payments ride in which transaction.
 CREATE TABLE tx_payment (

@@ -42,6 +42,8 @@ pub struct Record {
     pub mined: Option<Place>,
     /// Whether it succeeded, once mined.
     pub succeeded: Option<bool>,
+    /// What it cost in wei, once mined.
+    pub cost: Option<u128>,
 }
 
 /// Signed bytes.
@@ -79,7 +81,8 @@ pub struct New {
 }
 
 const COLUMNS: &str =
-    "id, submitter, nonce, kind, mandate, calldata, gas_limit, mined_block, mined_hash, mined_tx, succeeded, card";
+    "id, submitter, nonce, kind, mandate, calldata, gas_limit, mined_block, mined_hash, mined_tx, succeeded, card,
+    gas_cost";
 
 fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     let mandate = row.get::<_, Option<[u8; 32]>>(4)?.map(|id| MandateId(id.into()));
@@ -107,6 +110,7 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
         gas_limit: row.get(6)?,
         mined,
         succeeded: row.get(10)?,
+        cost: row.get::<_, Option<[u8; 16]>>(12)?.map(u128::from_be_bytes),
     })
 }
 
@@ -229,6 +233,27 @@ pub fn mandates_of(connection: &Connection, tx: u64) -> Result<Vec<MandateId>, L
     mandates.map(|id| Ok(MandateId(id?.into()))).collect()
 }
 
+/// The mandates that a transaction was made for, each with the number of its rows.
+///
+/// # Errors
+/// Those of the store.
+pub fn bearers(connection: &Connection, tx: &Record) -> Result<Vec<(MandateId, u64)>, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT mandate, count(*) FROM (
+            SELECT payment.mandate FROM tx_payment JOIN payment ON payment.seq = payment WHERE tx = ?1
+            UNION ALL SELECT card.mandate FROM tx JOIN card ON card.seq = tx.card WHERE tx.id = ?1
+            UNION ALL SELECT mandate FROM tx WHERE id = ?1 AND mandate IS NOT NULL)
+         GROUP BY mandate ORDER BY mandate",
+    )?;
+    let bearers = statement.query_map([tx.id], |row| Ok((row.get::<_, [u8; 32]>(0)?, row.get(1)?)))?;
+    bearers
+        .map(|bearer| {
+            let (mandate, rows) = bearer?;
+            Ok((MandateId(mandate.into()), rows))
+        })
+        .collect()
+}
+
 /// Whether nothing that a transaction is for can come of it any more, for good.
 ///
 /// # Errors
@@ -258,8 +283,9 @@ pub fn is_pointless(connection: &Connection, tx: &Record) -> Result<bool, Ledger
 /// # Errors
 /// Those of the store.
 pub fn attempts(connection: &Connection, tx: u64) -> Result<Vec<Attempt>, LedgerError> {
-    let mut statement = connection
-        .prepare_cached("SELECT hash, raw, max_fee, priority_fee, sent_at, cancels FROM attempt WHERE tx = ? ORDER BY rowid")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT hash, raw, max_fee, priority_fee, sent_at, cancels FROM attempt WHERE tx = ? ORDER BY rowid",
+    )?;
     let attempts = statement.query_map([tx], |row| {
         Ok(Attempt {
             hash: row.get::<_, [u8; 32]>(0)?.into(),
@@ -318,7 +344,7 @@ pub fn set_mined(
             "UPDATE tx SET state = 'mined', mined_block = ?, mined_hash = ?, mined_tx = ?, succeeded = ?, gas_cost = ?
              WHERE id = ?",
         )?
-        .execute((place.block, place.hash.0, place.tx.0, succeeded, gas_cost.to_string(), tx))?;
+        .execute((place.block, place.hash.0, place.tx.0, succeeded, gas_cost.to_be_bytes(), tx))?;
     Ok(())
 }
 

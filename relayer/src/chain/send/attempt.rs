@@ -175,7 +175,8 @@ impl Sender {
             }
         };
         let to = self.house.escrow;
-        let attempt = self.sign(key, Draft { nonce, to, gas_limit, calldata: &calldata, fees, cancels: false }, head)?;
+        let attempt =
+            self.sign(key, Draft { nonce, to, gas_limit, calldata: &calldata, fees, cancels: false }, head)?;
         failpoint::pass(Point::SendSigned);
         let submitter = lane.address;
         let new = New { submitter, nonce, kind, calldata, gas_limit, attempt };

@@ -154,7 +154,8 @@ pub fn plan(board: Board, turns: &Turns) -> Vec<(usize, Job)> {
             Class::Settle => room > 0 && groups.iter().any(|(mandate, _)| free(&taken, mandate)),
             class => gas >= CALL_GAS && waiting.get(class).into_iter().flatten().any(|call| can_go(&taken, call)),
         };
-        let Some(class) = Class::ALL.into_iter().filter(possible).min_by_key(|class| (turns.last(*class), *class)) else {
+        let Some(class) = Class::ALL.into_iter().filter(possible).min_by_key(|class| (turns.last(*class), *class))
+        else {
             continue;
         };
         let job = if class == Class::Settle {
@@ -333,10 +334,10 @@ mod tests {
         let mut turns = Turns::default();
         turns.serve(Class::Settle);
         let jobs = plan(board, &turns);
-        assert_eq!(jobs.iter().map(|(lane, job)| (*lane, job.class())).collect::<Vec<_>>(), [
-            (0, Class::Hold),
-            (1, Class::Settle)
-        ]);
+        assert_eq!(
+            jobs.iter().map(|(lane, job)| (*lane, job.class())).collect::<Vec<_>>(),
+            [(0, Class::Hold), (1, Class::Settle)]
+        );
         assert_eq!(uses(&jobs[1].1), HashSet::from([id(2)]));
     }
 

@@ -49,9 +49,10 @@ impl Sender {
         head: Head,
     ) -> Result<bool, SendError> {
         let simulated = match kind {
-            Kind::Open(_) => {
-                self.simulate::<MandateEscrow::openWithAuthorizationCall>(from, calldata, CALL_GAS, head).await.map(drop)
-            }
+            Kind::Open(_) => self
+                .simulate::<MandateEscrow::openWithAuthorizationCall>(from, calldata, CALL_GAS, head)
+                .await
+                .map(drop),
             Kind::Hold(_) => self.simulate::<MandateEscrow::hold_1Call>(from, calldata, CALL_GAS, head).await.map(drop),
             Kind::Capture(_) => {
                 self.simulate::<MandateEscrow::captureCall>(from, calldata, CALL_GAS, head).await.map(drop)
@@ -60,9 +61,7 @@ impl Sender {
                 self.simulate::<MandateEscrow::releaseCall>(from, calldata, CALL_GAS, head).await.map(drop)
             }
             Kind::Sweep(_) => self.simulate::<MandateEscrow::sweepCall>(from, calldata, CALL_GAS, head).await.map(drop),
-            Kind::Settle => {
-                self.simulate::<MandateEscrow::settleCall>(from, calldata, CALL_GAS, head).await.map(drop)
-            }
+            Kind::Settle => self.simulate::<MandateEscrow::settleCall>(from, calldata, CALL_GAS, head).await.map(drop),
         };
         match simulated {
             Ok(()) => Ok(true),
@@ -76,6 +75,8 @@ impl Sender {
 
     /// Makes of a batch one of rows that all pass together.
     pub(super) async fn try_batch(&self, from: Address, mut batch: Batch, head: Head) -> Result<Tried, SendError> {
+        // The order in which they will stand.
+        batch = Batch::pack(batch.rows, &[]);
         let sifted = self.sift(from, batch.rows, head).await?;
         if sifted.refused.iter().any(|(_, reason)| *reason == Code::NotSubmitter) {
             return Ok(Tried::NotSubmitter);
@@ -137,8 +138,7 @@ impl Sender {
 
     /// Why a row fails by itself.
     async fn refusal(&self, from: Address, row: &Row, head: Head) -> Result<Code, SendError> {
-        let question =
-            row.question(from).ok_or_else(|| LedgerError::inconsistent("a row that can't be encoded"))?;
+        let question = row.question(from).ok_or_else(|| LedgerError::inconsistent("a row that can't be encoded"))?;
         let call = Call { from: None, to: self.house.escrow, data: question, gas: None };
         let reason = self.rpc.call::<MandateEscrow::canSpendCall>(call, BlockId::hash(head.block.hash)).await?;
         // What the view lets pass and the verb does not can only be the token.

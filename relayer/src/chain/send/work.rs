@@ -64,8 +64,8 @@ pub(super) fn calls(ledger: &Connection, at: At, later: &HashSet<Kind>) -> Resul
         if payments::lowest_live(ledger, card.mandate, at.time())?.is_some_and(|lowest| retires(card.nonce, lowest)) {
             continue;
         }
-        let calldata = hold_calldata(&card, &mandate)
-            .ok_or_else(|| LedgerError::inconsistent("a hold that can't be encoded"))?;
+        let calldata =
+            hold_calldata(&card, &mandate).ok_or_else(|| LedgerError::inconsistent("a hold that can't be encoded"))?;
         calls.push(Single { kind: Kind::Hold(card.seq), calldata, uses: Some(card.mandate) });
     }
     let ends = cards::to_settle(ledger)?.into_iter().map(|card| (end_of(&card), card));
