@@ -1,7 +1,10 @@
 //! The caller's key: an encrypted keystore, the environment, or, on anvil's chain alone, one of its
 //! well-known accounts. No key is taken from the command line, and none is ever printed.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256, address, b256};
@@ -94,11 +97,7 @@ impl KeyArgs {
     /// The key that was asked for; the dev account of `role` if none was.
     pub(crate) fn key(&self, role: DevAccount) -> eyre::Result<Key> {
         if let Some(file) = &self.keystore {
-            let password = self.password()?;
-            let signer = PrivateKeySigner::decrypt_keystore(file, password.expose_secret()).wrap_err_with(|| {
-                format!("the keystore {} can't be opened: check file and password", file.display())
-            })?;
-            return Ok(Key::Own(signer));
+            return self.open(file);
         }
         if let Some(account) = self.dev_account {
             return Ok(Key::Dev { account, named: true });
@@ -108,6 +107,28 @@ impl KeyArgs {
             Err(env::VarError::NotPresent) => Ok(Key::Dev { account: role, named: false }),
             Err(env::VarError::NotUnicode(_)) => bail!("{PRIVATE_KEY} is not text"),
         }
+    }
+
+    /// The keys of those who do the same work: the one of `key`, or all of a list in the environment,
+    /// and those in these keystores, which have one password.
+    pub(crate) fn keys(&self, role: DevAccount, more: &[PathBuf]) -> eyre::Result<Vec<Key>> {
+        let mut keys = match env::var(PRIVATE_KEY) {
+            Ok(list) if self.keystore.is_none() && self.dev_account.is_none() => {
+                list.split(',').map(|key| parse(&SecretString::from(key)).map(Key::Own)).collect::<Result<_, _>>()?
+            }
+            _ => vec![self.key(role)?],
+        };
+        for file in more {
+            keys.push(self.open(file)?);
+        }
+        Ok(keys)
+    }
+
+    fn open(&self, file: &Path) -> eyre::Result<Key> {
+        let password = self.password()?;
+        let signer = PrivateKeySigner::decrypt_keystore(file, password.expose_secret())
+            .wrap_err_with(|| format!("the keystore {} can't be opened: check file and password", file.display()))?;
+        Ok(Key::Own(signer))
     }
 
     fn password(&self) -> eyre::Result<SecretString> {

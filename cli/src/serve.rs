@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, utils::parse_ether};
 use clap::ValueEnum;
 use eyre::{WrapErr, eyre};
 use secrecy::SecretString;
@@ -22,7 +22,9 @@ use crate::{context::Context, issuer, keys::DevAccount, show, signals};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The key (--keystore, or STIPEND_PRIVATE_KEY) is the submitter's: the account that sends
-transactions for the guardian and pays for their gas. What is logged is set by RUST_LOG.
+transactions for the guardian and pays for their gas. There can be several: each sends one
+transaction at a time (--submitter-keystore, or a list with commas in STIPEND_PRIVATE_KEY).
+What is logged is set by RUST_LOG.
 
 Examples:
   stipend serve --chain-id 8453 --escrow 0x… --guardian 0x… --start-block 123 --rpc-url https://… \\
@@ -44,6 +46,14 @@ pub(crate) struct Args {
     /// The guardian that this relayer acts for: it has allowed the submitter
     #[arg(long, value_name = "ADDRESS", env = "STIPEND_GUARDIAN", value_parser = address::parse)]
     guardian: Address,
+    /// One more submitter's keystore, with the password of the first; can be repeated
+    #[arg(
+        long = "submitter-keystore",
+        value_name = "FILE",
+        env = "STIPEND_SUBMITTER_KEYSTORES",
+        value_delimiter = ','
+    )]
+    submitter_keystores: Vec<PathBuf>,
     /// The ledger
     #[arg(long, value_name = "FILE", env = "STIPEND_DATABASE", default_value = "stipend.db")]
     database: PathBuf,
@@ -72,6 +82,9 @@ pub(crate) struct Args {
     /// The smallest payment, in USDC: gas is the host's money
     #[arg(long, value_name = "USDC", env = "STIPEND_PAYMENT_MIN", default_value_t = Limits::default().payment_min)]
     payment_min: Amount,
+    /// The gas that a mandate may cost per day (UTC), in ETH; without it: any
+    #[arg(long, value_name = "ETH", env = "STIPEND_GAS_BUDGET", value_parser = ether)]
+    gas_budget: Option<u128>,
     /// The address that callers use, if a proxy stands before this: what they sign names it
     #[arg(long, value_name = "URL", env = "STIPEND_PUBLIC_URL")]
     public_url: Option<Url>,
@@ -155,6 +168,14 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// ETH as wei.
+fn ether(text: &str) -> Result<u128, String> {
+    let wrong = || "an amount of ETH, as 0.01".to_owned();
+    let digits = text.chars().all(|character| character.is_ascii_digit() || character == '.');
+    let wei = parse_ether(text).ok().filter(|_| digits && !text.is_empty()).ok_or_else(wrong)?;
+    u128::try_from(wei).map_err(|_| wrong())
+}
+
 fn finality(text: &str) -> Result<Finality, String> {
     match text {
         "finalized" => Ok(Finality::Tag),
@@ -165,7 +186,8 @@ fn finality(text: &str) -> Result<Finality, String> {
 pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     log(args.log_format, "info");
     let api = api_config(&args);
-    let submitter = context.globals.keys.key(DevAccount::Submitter)?.on(args.chain_id)?;
+    let keys = context.globals.keys.keys(DevAccount::Submitter, &args.submitter_keystores)?;
+    let submitters = keys.iter().map(|key| key.on(args.chain_id)).collect::<Result<_, _>>()?;
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.wrap_err_with(|| format!("can't listen on {}", args.listen))?;
     let config = Config {
@@ -173,7 +195,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         chain_id: args.chain_id,
         escrow: args.escrow,
         guardian: args.guardian,
-        submitter,
+        submitters,
         database: args.database,
         start_block: args.start_block,
         confirmations: args.confirmations,
@@ -184,6 +206,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
             deadline_max: args.deadline_max,
             payment_min: args.payment_min,
         },
+        gas_budget: args.gas_budget,
         fee_ceiling: args.fee_ceiling_gwei.saturating_mul(GWEI),
         api,
         cards: args.cards.config(listener.local_addr()?)?,
@@ -264,6 +287,15 @@ mod tests {
     fn without_an_issuer_there_are_no_cards() {
         let none = CardArgs { issuer_url: None, ..card_args() };
         assert!(none.config("0.0.0.0:80".parse().unwrap()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_gas_budget_is_in_ether() {
+        assert_eq!(ether("0.01"), Ok(10_000_000_000_000_000));
+        assert_eq!(ether("2"), Ok(2_000_000_000_000_000_000));
+        for wrong in ["", "-1", "1e3", "0x1", "1,5", "0.0000000000000000001", "99999999999999999999999"] {
+            assert!(ether(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Error {
             Self::Unknown { .. } | Self::Unreachable { .. } => true,
             Self::Problem(problem) => matches!(
                 problem.code,
-                Code::Unavailable | Code::Overloaded | Code::RateLimited | Code::Timeout
+                Code::Unavailable | Code::Overloaded | Code::CannotSend | Code::RateLimited | Code::Timeout
                 // A relayer that has just started takes no signature older than itself. Every attempt signs anew.
                 | Code::Unauthenticated
             ),

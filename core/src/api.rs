@@ -496,8 +496,11 @@ impl Problem {
             code,
             detail: detail.into(),
             hint: code.hint().into(),
-            retry_after: matches!(code, Code::RateLimited | Code::Overloaded | Code::Unavailable | Code::Halted)
-                .then_some(1),
+            retry_after: matches!(
+                code,
+                Code::RateLimited | Code::Overloaded | Code::Unavailable | Code::Halted | Code::CannotSend
+            )
+            .then_some(1),
             decision: None,
         }
     }

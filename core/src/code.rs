@@ -95,6 +95,9 @@ codes! {
     /// Below the host's minimum.
     BelowMinimum, "below_minimum", 403, "pay at least the host's minimum (see payment_min in /v1/info)";
 
+    /// The mandate has cost the host enough gas today.
+    GasBudgetExceeded, "gas_budget_exceeded", 429, "wait until tomorrow (UTC), or ask the relayer's host for a larger gas budget";
+
     // Why a card is refused, or a charge of one is declined.
     /// No cards here.
     CardsNotOffered, "cards_not_offered", 501, "this relayer has no card issuer: pay on chain instead";
@@ -152,6 +155,8 @@ codes! {
     Unavailable, "unavailable", 503, "send the same again: it is never done twice";
     /// The relayer takes no new work.
     Halted, "halted", 503, "the relayer stopped itself to be safe: its /readyz says why";
+    /// Nothing can be sent on chain now.
+    CannotSend, "cannot_send", 503, "wait as long as retry_after says, then send the same again: the relayer's host has to act, its /readyz says how";
     /// A defect of ours.
     Internal, "internal", 500, "send the same again; if it persists, give the x-request-id to the host";
 }

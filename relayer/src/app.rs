@@ -43,8 +43,8 @@ pub struct Config {
     pub escrow: Address,
     /// The guardian that this relayer acts for.
     pub guardian: Address,
-    /// The submitter's key; prints its address only.
-    pub submitter: PrivateKeySigner,
+    /// The submitters' keys; print their addresses only.
+    pub submitters: Vec<PrivateKeySigner>,
     /// The ledger's file.
     pub database: PathBuf,
     /// The block from which on the escrow is followed, on an empty ledger; absent: from now on.
@@ -57,6 +57,8 @@ pub struct Config {
     pub poll: Duration,
     /// Wei per gas that are never exceeded.
     pub fee_ceiling: u64,
+    /// Wei of gas that a mandate may cost per day; absent: any.
+    pub gas_budget: Option<u128>,
     /// What payments are held to.
     pub limits: Limits,
     /// Settings of the API.
@@ -89,7 +91,7 @@ pub enum AppError {
         "what stands at {0} is not the MandateEscrow that this program was built with: check the escrow's address and the chain"
     )]
     NotAnEscrow(Address),
-    /// The guardian did not allow the submitter.
+    /// The guardian did not allow any of the submitters.
     #[error(
         "the guardian {guardian} has not allowed the submitter {submitter}: send setSubmitter({submitter}, true) to the escrow from the guardian"
     )]
@@ -137,12 +139,11 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     let house = inspect(&rpc, &config).await?;
     let ledger = Ledger::open(&config.database, house)?;
     failpoint::pass(Point::StartOpened);
-    let submitter = config.submitter.address();
 
     let follower = Follower {
         rpc: rpc.clone(),
         ledger: ledger.clone(),
-        bookkeeper: Bookkeeper { house, submitter },
+        bookkeeper: Bookkeeper { house },
         finality: config.finality,
         poll: config.poll,
         health: health.clone(),
@@ -153,7 +154,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
         rpc: rpc.clone(),
         ledger: ledger.clone(),
         house,
-        submitter: config.submitter,
+        submitters: config.submitters,
         confirmations: config.confirmations,
         fee_ceiling: config.fee_ceiling,
         health: health.clone(),
@@ -179,6 +180,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
         rpc: rpc.clone(),
         house,
         limits: config.limits,
+        gas_budget: config.gas_budget,
         confirmations: config.confirmations,
         heads: head.clone(),
         alarms: health.clone(),
@@ -227,10 +229,14 @@ async fn inspect(rpc: &Rpc, config: &Config) -> Result<House, AppError> {
     let ask = |data: Vec<u8>| Call { from: None, to: config.escrow, data: data.into(), gas: None };
     let token =
         rpc.call::<MandateEscrow::tokenCall>(ask(MandateEscrow::tokenCall {}.abi_encode()), BlockId::latest()).await?;
-    let (guardian, submitter) = (config.guardian, config.submitter.address());
-    let question = MandateEscrow::isSubmitterCall { guardian, submitter }.abi_encode();
-    if !rpc.call::<MandateEscrow::isSubmitterCall>(ask(question), BlockId::latest()).await? {
-        return Err(AppError::NotSubmitter { guardian, submitter });
+    let guardian = config.guardian;
+    let mut refused = None;
+    for submitter in config.submitters.iter().map(PrivateKeySigner::address) {
+        let question = MandateEscrow::isSubmitterCall { guardian, submitter }.abi_encode();
+        if rpc.call::<MandateEscrow::isSubmitterCall>(ask(question), BlockId::latest()).await? {
+            return Ok(House { chain_id: config.chain_id, escrow: config.escrow, token, guardian });
+        }
+        refused = Some(submitter);
     }
-    Ok(House { chain_id: config.chain_id, escrow: config.escrow, token, guardian })
+    Err(AppError::NotSubmitter { guardian, submitter: refused.unwrap_or_default() })
 }

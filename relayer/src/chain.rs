@@ -10,4 +10,3 @@ pub mod fees;
 pub mod follow;
 pub mod rpc;
 pub mod send;
-pub mod submitter;

@@ -1,4 +1,5 @@
-//! What is wrong, by name. An alarm that halts stops everything that signs or accepts; reads go on.
+//! What is wrong, by name. An alarm that halts stops everything that signs or accepts; one that
+//! refuses stops what accepts; reads go on.
 
 use std::{
     collections::BTreeMap,
@@ -10,6 +11,7 @@ use stipend_core::api;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gravity {
     Warns,
+    Refuses,
     Halts,
 }
 
@@ -23,6 +25,11 @@ impl Health {
     /// Something needs a look; work goes on.
     pub fn warn(&self, name: &'static str, what: impl Into<String>) {
         self.raise(name, Gravity::Warns, what.into());
+    }
+
+    /// What would be accepted could not be sent: no new work is accepted until it is cleared.
+    pub fn refuse(&self, name: &'static str, what: impl Into<String>) {
+        self.raise(name, Gravity::Refuses, what.into());
     }
 
     /// Something can't be explained or done: no new work until it is cleared.
@@ -45,10 +52,20 @@ impl Health {
         }
     }
 
-    /// Why no new work is taken, if so.
+    /// Why nothing is signed or accepted, if so.
     #[must_use]
     pub fn halted(&self) -> Option<String> {
-        self.alarms().values().find(|(gravity, _)| *gravity == Gravity::Halts).map(|(_, what)| what.clone())
+        self.first(Gravity::Halts)
+    }
+
+    /// Why nothing is accepted although what was accepted goes on, if so.
+    #[must_use]
+    pub fn refusing(&self) -> Option<String> {
+        self.first(Gravity::Refuses)
+    }
+
+    fn first(&self, wanted: Gravity) -> Option<String> {
+        self.alarms().values().find(|(gravity, _)| *gravity == wanted).map(|(_, what)| what.clone())
     }
 
     /// As the API shows it.

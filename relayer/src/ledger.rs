@@ -8,6 +8,7 @@ pub mod audit;
 pub mod blocks;
 pub mod books;
 pub mod cards;
+pub mod gas;
 pub mod mandates;
 pub mod payments;
 pub mod requests;

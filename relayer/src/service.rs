@@ -77,6 +77,8 @@ pub struct Parts {
     pub house: House,
     /// What payments are held to.
     pub limits: Limits,
+    /// Wei of gas that a mandate may cost per day; absent: any.
+    pub gas_budget: Option<u128>,
     /// Blocks, the including one counted, after which a mandate can be used.
     pub confirmations: u64,
     /// The head.
@@ -188,7 +190,9 @@ impl Service {
     }
 
     fn running(&self) -> Result<(), Problem> {
-        self.parts.alarms.halted().map_or(Ok(()), |why| Err(Problem::new(Code::Halted, why)))
+        let alarms = &self.parts.alarms;
+        alarms.halted().map_or(Ok(()), |why| Err(Problem::new(Code::Halted, why)))?;
+        alarms.refusing().map_or(Ok(()), |why| Err(Problem::new(Code::CannotSend, why)))
     }
 }
 

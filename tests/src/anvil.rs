@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy::providers::{Provider, RootProvider};
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256};
 use eyre::{Result, bail};
 use serde_json::{Value, json};
 use url::Url;
@@ -91,6 +91,16 @@ impl Anvil {
     /// One of them, once there is any: what is said to be sent may still be on its way.
     pub async fn arrived(&self) -> Result<B256> {
         eventually("a transaction waits for a block", async || Ok(self.waiting().await?.first().copied())).await
+    }
+
+    /// Gives an account so many wei, and takes what it had.
+    pub async fn set_balance(&self, account: Address, wei: u128) -> Result<()> {
+        self.rpc("anvil_setBalance", json!([account, format!("{wei:#x}")])).await.map(drop)
+    }
+
+    /// Sets the next block's base fee, in wei per gas.
+    pub async fn set_base_fee(&self, wei: u64) -> Result<()> {
+        self.rpc("anvil_setNextBlockBaseFeePerGas", json!([format!("{wei:#x}")])).await.map(drop)
     }
 
     /// Forgets a transaction that waits for a block.

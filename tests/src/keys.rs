@@ -31,6 +31,15 @@ impl Keys {
             gasless: key("gasless operator")?,
         })
     }
+
+    /// The submitter, and so many more. Those have no ETH of their own.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn submitters(&self, more: usize) -> Result<Vec<PrivateKeySigner>> {
+        let more = (0..more).map(|number| key(&format!("submitter {number}")));
+        [Ok(self.submitter.clone())].into_iter().chain(more).collect()
+    }
 }
 
 /// The key of somebody else, always the same for the same name. It has no ETH.

@@ -40,13 +40,23 @@ pub struct Settings {
     pub troubled: bool,
     /// What it logs: less where a test lasts long.
     pub log: &'static str,
+    /// How many submitters it has, beside the first one.
+    pub more_submitters: usize,
     /// More arguments of `stipend serve`.
     pub more: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { finality: 2, keystore: false, cards: None, troubled: false, log: "debug", more: Vec::new() }
+        Self {
+            finality: 2,
+            keystore: false,
+            cards: None,
+            troubled: false,
+            log: "debug",
+            more_submitters: 0,
+            more: Vec::new(),
+        }
     }
 }
 
@@ -112,7 +122,9 @@ impl Relayer {
             arguments.extend(["--keystore".to_owned(), file.display().to_string()]);
             ("STIPEND_PASSWORD", KEYSTORE_PASSWORD.to_owned())
         } else {
-            ("STIPEND_PRIVATE_KEY", keys.submitter.to_bytes().to_string())
+            let submitters = keys.submitters(settings.more_submitters)?;
+            let submitters = submitters.iter().map(|key| key.to_bytes().to_string()).collect::<Vec<_>>();
+            ("STIPEND_PRIVATE_KEY", submitters.join(","))
         }];
         if let (Some(issuer), Some(cards)) = (issuer, settings.cards) {
             let offered = [

@@ -36,6 +36,9 @@ use crate::{
 /// What operators have to begin with.
 const FUNDS: u64 = 1_000_000_000_000;
 
+/// An ether, in wei.
+const ETHER: u128 = 1_000_000_000_000_000_000;
+
 /// Logs and ledgers of earlier runs are kept so long.
 const KEPT: Duration = Duration::from_secs(3_600);
 
@@ -92,6 +95,11 @@ impl World {
         secrets.password("the keystore's password", KEYSTORE_PASSWORD);
         let anvil = Anvil::start(&dir).await?;
         let escrow = deploy(&anvil, &keys).await?;
+        for submitter in keys.submitters(settings.more_submitters)?.iter().skip(1) {
+            secrets.key("a submitter's key", submitter);
+            anvil.set_balance(submitter.address(), ETHER).await?;
+            escrow.allow_submitter(&keys.guardian, submitter.address()).await?;
+        }
         let issuer = match settings.cards {
             Some(_) => Some(Arc::new(Issuer::start(&dir, &secrets).await?)),
             None => None,

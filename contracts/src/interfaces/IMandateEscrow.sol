@@ -35,11 +35,11 @@ interface IMandateEscrow {
     event Released(bytes32 indexed mandate, uint64 amount, uint32 nonce);
 
     /// @notice Somebody paid back. `restored` of the amount is the mandate's budget again and stays in the escrow; the rest
-    /// went from the payer to the operator.
+    /// went from the payer to the operator, which the escrow does not measure.
     event Refunded(bytes32 indexed mandate, address indexed payer, uint64 amount, uint64 restored, bytes32 ref);
 
-    /// @notice A mandate was ended before its time, by its operator or agent. Without `Returned` in the same transaction, the token refused the
-    /// transfer, and `sweep` will return the money.
+    /// @notice A mandate was ended before its time, by its operator or agent. Without `Returned` in the same transaction, the
+    /// token refused the transfer, or there was nothing to return; `sweep` will return what waits.
     event Revoked(bytes32 indexed mandate, address indexed by);
 
     /// @notice What was left of an ended mandate went back. From holds only from `captureEnd` on, and then from all.
@@ -124,7 +124,7 @@ interface IMandateEscrow {
     /// @notice A side array is neither empty nor exactly as long as the batch has rows.
     error BadSideArrays(uint256 rows, uint256 proofs, uint256 signatures);
 
-    /// @notice Too little gas to ask the agent's wallet fairly; send more.
+    /// @notice Too little gas to ask the signer's wallet fairly; send more.
     error GasTooLow(uint256 available, uint256 required);
 
     error TokenWithoutCode(address token);

@@ -6,7 +6,7 @@ import {Terms} from "../interfaces/Types.sol";
 /// @title RollingWindow
 /// @notice What was committed within the last `window` seconds, in one slot: a shift register of seven lanes, each for a
 /// sixth of the window, rounded up. Seven of them always contain the whole window, so no interval of its length takes
-/// more than `windowCap`; at worst the limit is a sixth longer than asked.
+/// more than `windowCap`; at worst what was committed counts for 7 · ⌈window / 6⌉ seconds.
 ///
 /// | bits    | holds                                                              |
 /// | ------- | ------------------------------------------------------------------ |

@@ -1,6 +1,6 @@
 //! Packs reserved payments into one `settle` call. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall;
@@ -18,15 +18,21 @@ const GAS_BASE: u64 = 100_000;
 /// before, with a proof.
 const GAS_ROW: u64 = 100_000;
 
+/// Whether using `nonce` would make it impossible to use `lowest`.
+#[must_use]
+pub const fn retires(nonce: u32, lowest: u32) -> bool {
+    NonceWindow::floor(nonce) > lowest
+}
+
 /// A row's payment with what its mandate says about it.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The payment.
     pub payment: payments::Record,
     /// Its mandate's terms.
-    pub terms: Terms,
+    pub terms: Arc<Terms>,
     /// Its mandate's intent.
-    pub intent: Option<Intent>,
+    pub intent: Option<Arc<Intent>>,
 }
 
 impl Row {
@@ -74,11 +80,17 @@ impl Batch {
         for (mandate, nonce) in held_back {
             lowest.entry(*mandate).and_modify(|lowest| *lowest = (*lowest).min(*nonce)).or_insert(*nonce);
         }
-        let retires = |row: &Row| {
-            lowest.get(&row.payment.mandate).is_some_and(|lowest| NonceWindow::floor(row.payment.nonce) > *lowest)
-        };
+        let retires =
+            |row: &Row| lowest.get(&row.payment.mandate).is_some_and(|lowest| retires(row.payment.nonce, *lowest));
         let can_go = |row: &Row| !held_back.contains(&(row.payment.mandate, row.payment.nonce)) && !retires(row);
         Self { rows: candidates.into_iter().filter(can_go).take(ROWS).collect() }
+    }
+
+    /// How many rows this much gas suffices for.
+    #[must_use]
+    pub fn room(gas: u64) -> usize {
+        let rows = gas.saturating_sub(GAS_BASE).checked_div(GAS_ROW).unwrap_or_default();
+        usize::try_from(rows).unwrap_or(ROWS).min(ROWS)
     }
 
     /// Gas that suffices for it, so that no row is skipped for want of gas.
@@ -112,52 +124,55 @@ impl Batch {
     }
 }
 
+/// A payment that waits, for tests.
+#[cfg(test)]
+pub(crate) fn candidate(mandate: u8, nonce: u32) -> Row {
+    use stipend_core::{Amount, PaymentId, api::PaymentState};
+
+    let terms = Terms {
+        operator: Address::repeat_byte(1),
+        agent: Address::repeat_byte(2),
+        guardian: Address::ZERO,
+        cap: Amount::MAX,
+        per_payment: Amount::ZERO,
+        window_cap: Amount::ZERO,
+        window: 0,
+        start: 0,
+        expiry: 1,
+        capture_end: 1,
+        payees: B256::ZERO,
+        intent: B256::ZERO,
+        refunds_restore_budget: false,
+    };
+    let mut signature = vec![1; 65];
+    signature[64] = 27;
+    let payment = payments::Record {
+        seq: nonce.into(),
+        id: PaymentId::generate(),
+        mandate: MandateId(B256::repeat_byte(mandate)),
+        nonce,
+        payee: Address::repeat_byte(3),
+        amount: Amount::MAX,
+        deadline: 1,
+        reference: B256::ZERO,
+        digest: B256::ZERO,
+        signature,
+        state: PaymentState::Reserved,
+        reason: None,
+        tx_hash: None,
+        block: None,
+        metadata: Default::default(),
+        created_at: 0,
+        updated_at: 0,
+    };
+    Row { payment, terms: terms.into(), intent: None }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{collection::btree_set, prelude::*, sample::subsequence};
-    use stipend_core::{Amount, PaymentId, api::PaymentState};
 
     use super::*;
-
-    fn candidate(mandate: u8, nonce: u32) -> Row {
-        let terms = Terms {
-            operator: Address::repeat_byte(1),
-            agent: Address::repeat_byte(2),
-            guardian: Address::ZERO,
-            cap: Amount::MAX,
-            per_payment: Amount::ZERO,
-            window_cap: Amount::ZERO,
-            window: 0,
-            start: 0,
-            expiry: 1,
-            capture_end: 1,
-            payees: B256::ZERO,
-            intent: B256::ZERO,
-            refunds_restore_budget: false,
-        };
-        let mut signature = vec![1; 65];
-        signature[64] = 27;
-        let payment = payments::Record {
-            seq: nonce.into(),
-            id: PaymentId::generate(),
-            mandate: MandateId(B256::repeat_byte(mandate)),
-            nonce,
-            payee: Address::repeat_byte(3),
-            amount: Amount::MAX,
-            deadline: 1,
-            reference: B256::ZERO,
-            digest: B256::ZERO,
-            signature,
-            state: PaymentState::Reserved,
-            reason: None,
-            tx_hash: None,
-            block: None,
-            metadata: Default::default(),
-            created_at: 0,
-            updated_at: 0,
-        };
-        Row { payment, terms, intent: None }
-    }
 
     proptest! {
         /// Played through the contract's window, no row that goes makes one that waits impossible.

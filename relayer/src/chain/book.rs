@@ -12,7 +12,7 @@ use crate::ledger::{
     House, LedgerError, audit,
     blocks::{self, Block, Log},
     books::Step,
-    cards,
+    cards, gas,
     mandates::{self, Place},
     payments::{self, Because, Spent},
     requests,
@@ -30,13 +30,11 @@ pub struct MinedBlock {
     pub receipts: Vec<Receipt>,
 }
 
-/// Books for one house and its submitter.
+/// Books for one house.
 #[derive(Clone, Copy, Debug)]
 pub struct Bookkeeper {
     /// The house.
     pub house: House,
-    /// Our submitter.
-    pub submitter: Address,
 }
 
 impl Bookkeeper {
@@ -50,7 +48,8 @@ impl Bookkeeper {
         for receipt in &mined.receipts {
             if let Some(tx) = transactions::of_attempt(ledger, receipt.hash)? {
                 let place = Place { block: block.number, hash: block.hash, tx: receipt.hash };
-                transactions::set_mined(ledger, tx.id, place, receipt.succeeded, receipt.cost)?;
+                let succeeded = receipt.succeeded && !transactions::cancels(ledger, receipt.hash)?;
+                transactions::set_mined(ledger, tx.id, place, succeeded, receipt.cost)?;
             }
         }
         for log in &mined.logs {
@@ -151,6 +150,7 @@ impl Bookkeeper {
             }
         }
         for tx in transactions::finalize(ledger, block.hash)? {
+            gas::bear(ledger, &tx, block.time)?;
             match tx.kind {
                 Kind::Settle => self.batch_final(ledger, &tx, now)?,
                 // Dead unless it succeeded; then the opening's own event has said all.
@@ -214,7 +214,7 @@ impl Bookkeeper {
     fn only_we_submit(&self, ledger: &Connection, mandate: MandateId) -> Result<bool, LedgerError> {
         let guarded = mandates::get(ledger, mandate)?
             .is_some_and(|mandate| !mandate.terms.guardian.is_zero() && mandate.terms.guardian == self.house.guardian);
-        Ok(guarded && blocks::only_submitter(ledger, self.submitter)?)
+        Ok(guarded && blocks::only_our_submitters(ledger)?)
     }
 
     /// The chain has reached `time` for good: what ended before can't happen any more.

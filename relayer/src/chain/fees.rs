@@ -38,6 +38,14 @@ impl Market {
     }
 }
 
+/// The most that an attempt to do the work may cost under the host's `ceiling`: an eighth more still
+/// fits, so that a transaction whose work has become pointless can be cancelled.
+#[must_use]
+pub const fn for_work(ceiling: u64) -> u64 {
+    // `ceiling * 8 / 9`, which could overflow.
+    ceiling.saturating_sub(ceiling.div_ceil(9))
+}
+
 /// The fees of the first attempt: comfortable if the ceiling allows, and otherwise the ceiling, as
 /// long as that pays the base fee.
 ///
@@ -58,12 +66,12 @@ pub fn first(market: Market, ceiling: u64) -> Result<Fees, FeeError> {
 /// [`FeeError::AboveCeiling`]: send the last attempt's bytes again instead.
 pub fn replacement(last: Fees, market: Market, ceiling: u64) -> Result<Fees, FeeError> {
     let raised = |fee: u64| fee.saturating_add(fee.div_ceil(8)).max(fee.saturating_add(1));
-    let priority_fee = raised(last.priority_fee).max(market.tip);
-    let max_fee = raised(last.max_fee).max(market.comfortable().min(ceiling)).max(priority_fee);
+    let max_fee = raised(last.max_fee).max(market.comfortable().min(ceiling));
     if max_fee > ceiling {
         return Err(FeeError::AboveCeiling { asked: max_fee, ceiling });
     }
-    Ok(Fees { max_fee, priority_fee })
+    // A node that suggests an absurd tip gets what the ceiling allows.
+    Ok(Fees { max_fee, priority_fee: raised(last.priority_fee).max(market.tip.min(max_fee)) })
 }
 
 #[cfg(test)]
@@ -72,17 +80,67 @@ mod tests {
 
     use super::*;
 
+    /// Fees as they occur, and at the ends.
+    fn fee() -> impl Strategy<Value = u64> {
+        prop_oneof![0..100_u64, 0..1_000_000_000_000_u64, any::<u64>()]
+    }
+
+    fn market() -> impl Strategy<Value = Market> {
+        (fee(), fee()).prop_map(|(base_fee, tip)| Market { base_fee, tip })
+    }
+
+    fn attempt() -> impl Strategy<Value = Fees> {
+        (fee(), fee()).prop_map(|(a, b)| Fees { max_fee: a.max(b), priority_fee: a.min(b) })
+    }
+
+    /// What geth asks of a replacement (its `txpool.pricebump` is 10): more, and a tenth more.
+    fn geth_takes(last: u64, next: u64) -> bool {
+        next > last && u128::from(next) >= u128::from(last) * 110 / 100
+    }
+
     proptest! {
         #[test]
-        fn fees_stay_under_the_ceiling_and_rise_by_an_eighth(base_fee: u64, tip: u64, max_fee: u64, priority_fee: u64, ceiling: u64) {
-            let market = Market { base_fee, tip };
-            if let Ok(fees) = first(market, ceiling) {
-                prop_assert!(base_fee <= fees.max_fee && fees.max_fee <= ceiling && fees.priority_fee <= fees.max_fee);
+        fn a_first_attempt_pays_the_base_fee_and_stays_under_the_ceiling(market in market(), ceiling in fee()) {
+            match first(market, ceiling) {
+                Ok(fees) => prop_assert!(market.base_fee <= fees.max_fee && fees.priority_fee <= fees.max_fee && fees.max_fee <= ceiling),
+                Err(FeeError::AboveCeiling { asked, ceiling: said }) => prop_assert!(asked > ceiling && said == ceiling),
             }
-            if let Ok(fees) = replacement(Fees { max_fee, priority_fee }, market, ceiling) {
+        }
+
+        #[test]
+        fn a_replacement_is_never_underpriced_and_never_above_the_ceiling(last in attempt(), market in market(), ceiling in fee()) {
+            if let Ok(fees) = replacement(last, market, ceiling) {
                 prop_assert!(fees.max_fee <= ceiling && fees.priority_fee <= fees.max_fee);
-                prop_assert!(u128::from(fees.max_fee) * 8 >= u128::from(max_fee) * 9 && fees.max_fee > max_fee);
-                prop_assert!(u128::from(fees.priority_fee) * 8 >= u128::from(priority_fee) * 9 && fees.priority_fee > priority_fee);
+                prop_assert!(geth_takes(last.max_fee, fees.max_fee) && geth_takes(last.priority_fee, fees.priority_fee));
+                prop_assert!(u128::from(fees.max_fee) * 8 >= u128::from(last.max_fee) * 9);
+                prop_assert!(u128::from(fees.priority_fee) * 8 >= u128::from(last.priority_fee) * 9);
+            }
+        }
+
+        /// Whatever the market does, an attempt to work leaves room for one that cancels.
+        #[test]
+        fn room_for_a_cancel_is_kept_under_the_ceiling(market in market(), then in market(), ceiling in fee()) {
+            let mut attempt = first(market, for_work(ceiling)).ok();
+            while let Some(last) = attempt {
+                prop_assert!(replacement(last, then, ceiling).is_ok(), "{last:?}");
+                attempt = replacement(last, then, for_work(ceiling)).ok();
+            }
+        }
+
+        #[test]
+        fn a_dearer_market_or_a_higher_ceiling_lowers_nothing(
+            last in attempt(), market in market(), dearer in (fee(), fee()), ceiling in fee(), more in fee()
+        ) {
+            let dear = Market { base_fee: market.base_fee.saturating_add(dearer.0), tip: market.tip.saturating_add(dearer.1) };
+            let not_lower = |one: Fees, other: Fees| other.max_fee >= one.max_fee && other.priority_fee >= one.priority_fee;
+            if let (Ok(one), Ok(other)) = (replacement(last, market, ceiling), replacement(last, dear, ceiling)) {
+                prop_assert!(not_lower(one, other));
+            }
+            if let Ok(one) = replacement(last, market, ceiling) {
+                prop_assert!(replacement(last, market, ceiling.saturating_add(more)).is_ok_and(|other| not_lower(one, other)));
+            }
+            if let Ok(one) = first(market, ceiling) {
+                prop_assert!(first(market, ceiling.saturating_add(more)).is_ok_and(|other| not_lower(one, other)));
             }
         }
     }
@@ -101,5 +159,6 @@ mod tests {
             Err(FeeError::AboveCeiling { asked: 108, ceiling: 100 })
         );
         assert_eq!(replacement(last, Market { base_fee: 10, tip: 1 }, 108), Ok(Fees { max_fee: 108, priority_fee: 9 }));
+        assert_eq!((for_work(90), for_work(100)), (80, 88));
     }
 }

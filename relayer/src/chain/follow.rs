@@ -17,7 +17,6 @@ use super::{
     backfill::{self, Stride},
     book::{Bookkeeper, MinedBlock},
     rpc::{Chosen, FullBlock, Node, Rpc, RpcError},
-    submitter::Standing,
 };
 use crate::{
     clock,
@@ -98,21 +97,6 @@ pub struct Head {
     pub base_fee: u64,
     /// The last final block's height.
     pub finalized: u64,
-    /// Whether the guardian allows our submitter.
-    pub allowed: bool,
-}
-
-/// What the follower remembers from step to step.
-#[derive(Clone, Copy, Debug, Default)]
-struct Memory {
-    stride: Stride,
-    submitter: Standing,
-}
-
-impl Memory {
-    fn head(&self, block: Block, base_fee: u64, finalized: u64) -> Head {
-        Head { block: block.into(), base_fee, finalized, allowed: self.submitter.allowed }
-    }
 }
 
 /// The follower.
@@ -161,9 +145,9 @@ impl Follower {
                 })
                 .await?;
         }
-        let (mut memory, mut failures) = (Memory::default(), 0_u32);
+        let (mut stride, mut failures) = (Stride::default(), 0_u32);
         loop {
-            match self.advance(&mut memory).await {
+            match self.advance(&mut stride).await {
                 Ok((head, true)) => return Ok(head),
                 Ok((_, false)) => failures = 0,
                 Err(error @ FollowError::Rpc(_)) if failures < PATIENCE => {
@@ -179,9 +163,9 @@ impl Follower {
     /// Follows until `stop`, and tells `heads`.
     pub async fn run(self, heads: watch::Sender<Head>, stop: CancellationToken) {
         let mut failures = 0_u32;
-        let mut memory = Memory::default();
+        let mut stride = Stride::default();
         loop {
-            match self.advance(&mut memory).await {
+            match self.advance(&mut stride).await {
                 Ok((head, caught_up)) => {
                     failures = 0;
                     self.health.clear("chain");
@@ -216,9 +200,9 @@ impl Follower {
 
     /// One step towards the head of one node; whether it was reached. What the node did wrong is
     /// held against it, and the next step may read from another.
-    async fn advance(&self, memory: &mut Memory) -> Result<(Head, bool), FollowError> {
+    async fn advance(&self, stride: &mut Stride) -> Result<(Head, bool), FollowError> {
         let chosen = self.rpc.choose().await?;
-        let error = match self.step(&chosen, memory).await {
+        let error = match self.step(&chosen, stride).await {
             Err(FollowError::Rpc(error)) => return Err(self.rpc.disappoints(&chosen, error).into()),
             Err(FollowError::Gone(hash)) => {
                 let (method, message) = ("eth_getBlock", format!("it lost block {hash} while it was read"));
@@ -249,7 +233,7 @@ impl Follower {
         false
     }
 
-    async fn step(&self, chosen: &Chosen, memory: &mut Memory) -> Result<(Head, bool), FollowError> {
+    async fn step(&self, chosen: &Chosen, stride: &mut Stride) -> Result<(Head, bool), FollowError> {
         let node = &chosen.node;
         let latest = node.latest().await?;
         self.rpc.saw(chosen, latest.block);
@@ -263,12 +247,12 @@ impl Follower {
         let far = known.number.saturating_add(WALK);
         if far < finalized {
             let range =
-                backfill::range(node, self.bookkeeper.house.escrow, (known, finalized), &mut memory.stride).await?;
+                backfill::range(node, self.bookkeeper.house.escrow, (known, finalized), stride).await?;
             if let Some((last, _)) = range.last() {
                 let base_fee = last.base_fee;
                 let (head, finalized) =
-                    self.book(node, (known, known), range, (last_final.number, finalized), memory).await?;
-                return Ok((memory.head(head, base_fee, finalized), false));
+                    self.book(node, (known, known), range, (last_final.number, finalized)).await?;
+                return Ok((Head { block: head.into(), base_fee, finalized }, false));
             }
             // The chain took another way above what is final: that way is walked.
         }
@@ -279,7 +263,7 @@ impl Follower {
 
         // A node that lags shows a block that we have: nothing is gone, and nothing is new.
         if path.is_empty() && ancestor.number < known.number {
-            return Ok((memory.head(known, base_fee, last_final.number), caught_up));
+            return Ok((Head { block: known.into(), base_fee, finalized: last_final.number }, caught_up));
         }
         if ancestor.number < last_final.number {
             return Err(FollowError::PastFinality { number: last_final.number, hash: last_final.hash });
@@ -290,17 +274,9 @@ impl Follower {
             backfill::check(node, self.bookkeeper.house.escrow, &block, &logs).await?;
             blocks.push((block, logs));
         }
-        let news = !blocks.is_empty();
         let (head, finalized) =
-            self.book(node, (known, ancestor), blocks, (last_final.number, finalized), memory).await?;
-        if caught_up && news {
-            // What is sent is checked again by the sender: a lost answer may wait for the next head.
-            let looked = memory.submitter.look(node, (&self.ledger, &self.bookkeeper), head, &self.health).await;
-            if let Err(error) = looked {
-                tracing::warn!(%error, "the submitter could not be looked at");
-            }
-        }
-        Ok((memory.head(head, base_fee, finalized), caught_up))
+            self.book(node, (known, ancestor), blocks, (last_final.number, finalized)).await?;
+        Ok((Head { block: head.into(), base_fee, finalized }, caught_up))
     }
 
     /// From `target` back to a block that the ledger holds: that block, and those between, the last
@@ -336,11 +312,9 @@ impl Follower {
         (known, ancestor): (Block, Block),
         blocks: Vec<(FullBlock, Vec<Log>)>,
         (last_final, finalized): (u64, u64),
-        memory: &mut Memory,
     ) -> Result<(Block, u64), FollowError> {
         let mined = self.with_receipts(node, blocks).await?;
         failpoint::pass(Point::FollowRead);
-        memory.submitter.note(&self.bookkeeper, &mined, known.hash != ancestor.hash);
         let bookkeeper = self.bookkeeper;
         let booked = self.ledger.writer().write(move |ledger| {
             let now = clock::now();

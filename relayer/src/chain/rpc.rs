@@ -204,6 +204,14 @@ impl Rpc {
         Ok(nonces.into_iter().max().unwrap_or_default())
     }
 
+    /// The same at the end of the block with this hash.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn nonce_at(&self, account: Address, block: B256) -> Result<u64, RpcError> {
+        self.ask(|node| async move { node.nonce_at(account, BlockId::hash(block)).await }).await
+    }
+
     /// An account's ETH, in wei.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The sender: one submitter, one transaction that no block holds at a time.
+//! The sender: lanes, each a submitter with at most one transaction that no block holds.
 //!
 //! ```text
 //! idle ── something waits, simulated ──▶ signed and stored ──▶ sent ──▶ mined (by the follower) ──▶ idle
@@ -7,49 +7,57 @@
 //!                                                  with higher fees  the same call, the same nonce
 //! ```
 //! What is sent was stored before. What became of it is told by the follower alone: an answer of
-//! the node decides at most when to send again.
+//! the node decides at most when to send again. What goes into which lane is decided by [`plan`].
 
-use std::{collections::HashMap, sync::Arc};
+mod attempt;
+mod lane;
+pub mod plan;
+mod simulate;
+mod work;
 
-use alloy::{
-    consensus::{SignableTransaction, TxEip1559, TxEnvelope},
-    eips::{BlockId, eip2718::Encodable2718},
-    network::TxSignerSync,
-    signers::local::PrivateKeySigner,
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
 };
-use alloy_primitives::{Bytes, TxKind, U256};
-use alloy_sol_types::SolCall;
-use stipend_bindings::{Hold, abi::MandateEscrow, compact, hold_row, terms_on_chain};
-use stipend_core::{Code, MandateId, api::PaymentState, merkle, policy::MandateState};
+
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::{Address, B256};
+use futures_util::future::join_all;
+use stipend_core::MandateId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    lane::{Lane, list},
+    plan::{Board, CALL_GAS, Job, Single, Turns, plan},
+    simulate::Tried,
+    work::At,
+};
 use super::{
-    batch::{Batch, Row},
+    batch::{Batch, ROWS},
     classify::Sent,
-    fees::{self, FeeError, Fees, Market},
+    fees::{self, Fees, Market},
     follow::Head,
-    rpc::{Call, Rpc, RpcError},
+    rpc::{Rpc, RpcError},
 };
 use crate::{
-    clock,
     failpoint::{self, Point},
     health::Health,
     ledger::{
-        House, Ledger, LedgerError,
-        books::Step,
-        cards, mandates,
-        payments::{self, Because},
+        House, Ledger, LedgerError, blocks,
         transactions::{self, Attempt, Kind},
     },
 };
 
-/// Gas of an opening by authorisation or of a sweep, with room to spare.
-const CALL_GAS: u64 = 300_000;
-/// After so many blocks without being mined an attempt is replaced by one with higher fees.
-const REPLACE_AFTER: u64 = 3;
-/// How many waiting payments are looked at for a batch.
-const CANDIDATES: usize = 600;
+/// What is not mined after so many blocks is said.
+const SAY_AFTER: u64 = 10;
+/// When to try again what failed, if no block comes first.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How many parts of what a simulation refused are asked about again with each head.
+const PROBES: usize = 16;
+/// The longest that a call which would fail is left alone, in blocks.
+const LATER: u64 = 16;
 
 /// Why a step of the sender failed. The next one tries again.
 #[derive(Debug, thiserror::Error)]
@@ -60,37 +68,36 @@ pub enum SendError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Fees.
-    #[error(transparent)]
-    Fees(#[from] FeeError),
     /// The key.
     #[error("the submitter's key can't sign: {0}")]
     Key(#[from] alloy::signers::Error),
-    /// Not enough ETH.
-    #[error("the submitter {submitter} has {balance} wei, a batch may cost {needed}: send it ETH")]
-    ShortOfEth {
-        /// Who.
-        submitter: alloy_primitives::Address,
-        /// Has.
-        balance: u128,
-        /// Needs.
-        needed: u128,
-    },
+    /// The node refuses what we send.
+    #[error("the node refuses a transaction of the submitter {0}, which is sent again with every block: see the log")]
+    Refused(Address),
     /// The chain's nonce is not the one that the ledger expects.
     #[error(
         "the submitter {submitter} has nonce {chain} on chain, the ledger expects {expected}: a transaction that is not in the ledger used its key"
     )]
     ForeignTransaction {
         /// Who.
-        submitter: alloy_primitives::Address,
+        submitter: Address,
         /// On chain.
         chain: u64,
         /// In the ledger.
         expected: u64,
     },
-    /// The node lags behind what we know.
-    #[error("the node counts fewer transactions of the submitter than are mined: it lags behind")]
-    NodeLags,
+    /// The node does not count what is in the very block that it is asked about.
+    #[error(
+        "the node counts {nonce} transactions of the submitter {submitter}, {expected} are in the blocks up to its own"
+    )]
+    NodeForgets {
+        /// Who.
+        submitter: Address,
+        /// What it says.
+        nonce: u64,
+        /// What is known.
+        expected: u64,
+    },
 }
 
 /// The sender.
@@ -102,8 +109,8 @@ pub struct Sender {
     pub ledger: Ledger,
     /// The house.
     pub house: House,
-    /// The submitter's key.
-    pub submitter: PrivateKeySigner,
+    /// The submitters' keys.
+    pub submitters: Vec<PrivateKeySigner>,
     /// Blocks, the including one counted, after which a mandate can be used.
     pub confirmations: u64,
     /// Wei per gas that are never exceeded.
@@ -112,32 +119,81 @@ pub struct Sender {
     pub health: Health,
 }
 
-/// Something to send.
-enum Work {
-    Batch(Batch),
-    Call(Kind, Bytes),
+/// A stored transaction that no block holds.
+#[derive(Clone, Debug)]
+struct Waiting {
+    tx: transactions::Record,
+    first: Attempt,
+    newer: Vec<Attempt>,
+    pointless: bool,
+}
+
+impl Waiting {
+    fn last(&self) -> &Attempt {
+        self.newer.last().unwrap_or(&self.first)
+    }
+
+    fn cost(&self) -> u128 {
+        cost(self.tx.gas_limit, self.last().max_fee)
+    }
+}
+
+/// The ledger, at one moment.
+#[derive(Debug)]
+struct View {
+    head: Option<B256>,
+    /// By submitter, in nonce order.
+    waiting: HashMap<Address, Vec<Waiting>>,
+    /// The nonce of each submitter's next transaction.
+    next: HashMap<Address, u64>,
+}
+
+/// What is remembered from step to step. Losing it costs nothing but time.
+#[derive(Debug)]
+struct State {
+    lanes: Vec<Lane>,
+    turns: Turns,
+    /// After which mandate payments are looked for.
+    cursor: MandateId,
+    /// Calls that would have failed: how often, and when to try again.
+    later: HashMap<Kind, (u32, u64)>,
+    mandates_of: HashMap<u64, Arc<[MandateId]>>,
+    sweeps: Vec<Single>,
+    /// The head at which the sweeps were read, and at which refused rows were asked about.
+    swept: Option<B256>,
+    probed: Option<B256>,
+    probe: (MandateId, u32),
+    market: Option<(B256, Market)>,
+    /// Something is to be tried again, whether or not a block comes.
+    again: bool,
+}
+
+/// What became of a job.
+enum Done {
+    Stored(Kind),
+    Later(Kind),
+    Nothing,
+    NotSubmitter,
 }
 
 impl Sender {
-    /// Begins to use the submitter. Refuses if the chain knows transactions of it that the ledger
+    /// Begins to use the submitters. Refuses if the chain knows transactions of one that the ledger
     /// does not: an old or copied ledger must not sign.
     ///
     /// # Errors
     /// [`SendError::ForeignTransaction`], and those of node and ledger.
     pub async fn start(&self) -> Result<(), SendError> {
-        let submitter = self.submitter.address();
-        let chain = self.rpc.nonce(submitter).await?;
-        let expected = self
-            .ledger
-            .writer()
-            .write(move |ledger| {
+        for key in &self.submitters {
+            let submitter = key.address();
+            let chain = self.rpc.nonce(submitter).await?;
+            let begin = move |ledger: &rusqlite::Transaction<'_>| {
                 transactions::start(ledger, submitter, chain)?;
                 transactions::next_nonce(ledger, submitter)
-            })
-            .await?
-            .unwrap_or(chain);
-        if chain > expected {
-            return Err(SendError::ForeignTransaction { submitter, chain, expected });
+            };
+            let expected = self.ledger.writer().write(begin).await?.unwrap_or(chain);
+            if chain > expected {
+                return Err(SendError::ForeignTransaction { submitter, chain, expected });
+            }
         }
         Ok(())
     }
@@ -145,445 +201,384 @@ impl Sender {
     /// Sends until `stop`, whenever the head moves or something was accepted.
     pub async fn run(self, mut heads: watch::Receiver<Head>, stop: CancellationToken) {
         let mut changes = self.ledger.changes();
-        let mut sent_at = HashMap::new();
+        let mut state = None;
         loop {
             let head = *heads.borrow_and_update();
             changes.mark_unchanged();
-            // What the guardian does not allow would fail; it is allowed again at a later head.
-            if head.allowed && self.health.halted().is_none() {
-                match self.step(head, &mut sent_at).await {
-                    Ok(()) => self.health.clear("sender"),
-                    Err(error @ SendError::ForeignTransaction { .. }) => self.health.halt("nonce", error.to_string()),
-                    Err(error @ SendError::ShortOfEth { .. }) => self.health.warn("funds", error.to_string()),
-                    Err(error) => self.health.warn("sender", error.to_string()),
+            let stepped = match &mut state {
+                Some(state) => self.step(head, state).await,
+                none => match self.lanes().await {
+                    Ok(lanes) => self.step(head, none.insert(State::new(lanes))).await,
+                    Err(error) => Err(error),
+                },
+            };
+            let mut again = state.as_mut().is_some_and(|state| std::mem::take(&mut state.again));
+            match stepped {
+                Ok(()) => self.health.clear("sender"),
+                Err(error) => {
+                    again = true;
+                    self.health.warn("sender", error.to_string());
                 }
             }
             tokio::select! {
                 () = stop.cancelled() => return,
                 moved = heads.changed() => if moved.is_err() { return },
                 changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(AGAIN), if again => {}
             }
         }
     }
 
-    /// Sends again what no block holds; when there is nothing of that, the next piece of work.
-    async fn step(&self, head: Head, sent_at: &mut HashMap<u64, u64>) -> Result<(), SendError> {
-        let submitter = self.submitter.address();
-        let pending = self.ledger.read(move |ledger| transactions::pending(ledger, submitter)).await?;
-        if !pending.is_empty() {
-            for tx in pending {
-                // Once per head at most: an answer of the node is no reason to hurry.
-                if sent_at.insert(tx.id, head.block.number) != Some(head.block.number) {
-                    self.push(&tx, head).await?;
-                }
+    /// A lane for each key, and one without a key for each submitter that an earlier run had: what it
+    /// signed then is still to be sent.
+    async fn lanes(&self) -> Result<Vec<Lane>, SendError> {
+        let mut lanes: Vec<Lane> = Vec::new();
+        for key in &self.submitters {
+            if lanes.iter().all(|lane| lane.address != key.address()) {
+                lanes.push(Lane::new(key.address(), Some(key.clone())));
             }
+        }
+        for address in self.ledger.read(transactions::submitters).await? {
+            if lanes.iter().all(|lane| lane.address != address) {
+                lanes.push(Lane::new(address, None));
+            }
+        }
+        Ok(lanes)
+    }
+
+    /// Looks at the submitters, sends again what no block holds, and gives work to lanes without.
+    async fn step(&self, head: Head, state: &mut State) -> Result<(), SendError> {
+        let view = self.view(state).await?;
+        if view.head != Some(head.block.hash) {
+            // The follower is about to tell of another one.
             return Ok(());
         }
-        sent_at.clear();
-        let Some(work) = self.next_work(head).await? else { return Ok(()) };
-        failpoint::pass(Point::SendSimulated);
-        if let Some(tx) = self.sign_and_store(work, head).await? {
-            failpoint::pass(stored(tx.kind));
-            sent_at.insert(tx.id, head.block.number);
-            self.push(&tx, head).await?;
-        }
-        Ok(())
-    }
-
-    /// Sends a stored transaction: the last attempt's bytes, or, if that has waited long, a new
-    /// attempt with higher fees.
-    async fn push(&self, tx: &transactions::Record, head: Head) -> Result<(), SendError> {
-        let id = tx.id;
-        let attempts = self.ledger.read(move |ledger| transactions::attempts(ledger, id)).await?;
-        let Some(mut last) = attempts.last().cloned() else {
-            return Err(LedgerError::inconsistent(format!("transaction {id} has no attempt")).into());
+        let market = match state.market.filter(|(at, _)| *at == head.block.hash) {
+            Some((_, market)) => Ok(market),
+            None => self.rpc.tip().await.map(|tip| Market { base_fee: head.base_fee, tip }),
         };
-        if head.block.number.saturating_sub(last.sent_at) >= REPLACE_AFTER {
-            last = self.replace(tx, &last, head).await?.unwrap_or(last);
+        if let Ok(market) = &market {
+            state.market = Some((head.block.hash, *market));
         }
-        let (outcome, message) = self.rpc.send(&last.raw).await;
-        failpoint::pass(sent(tx.kind));
-        let message = message.unwrap_or_default();
-        tracing::info!(tx = %last.hash, nonce = tx.nonce, ?outcome, %message, "sent");
-        match outcome {
-            Sent::Accepted => {
-                self.at_ease();
-                Ok(())
+        let fees = match &market {
+            Ok(market) => self.first_fees(&view, head, *market),
+            Err(_) => None,
+        };
+        let looked = self.look_at_all(head, &view, fees, state).await;
+        self.say(&state.lanes);
+        if self.health.halted().is_some() {
+            return looked;
+        }
+        let pushed = self.push_all(head, &view, market.as_ref().ok().copied(), state).await;
+        let given = match fees {
+            Some(fees) => self.give_work(head, &view, fees, state).await,
+            None => Ok(()),
+        };
+        self.say(&state.lanes);
+        market?;
+        looked.and(pushed).and(given)
+    }
+
+    /// What a new transaction pays, if the ceiling allows any. Says what waits for lower fees.
+    fn first_fees(&self, view: &View, head: Head, market: Market) -> Option<Fees> {
+        let first = fees::first(market, self.ceiling(false));
+        let stuck = || view.waiting.values().flatten().find_map(|waiting| self.too_dear(waiting, head, market));
+        self.warn_or_clear("fees", first.err().or_else(stuck).map(|error| error.to_string()));
+        first.ok()
+    }
+
+    async fn view(&self, state: &State) -> Result<View, SendError> {
+        let submitters: Vec<Address> = state.lanes.iter().map(|lane| lane.address).collect();
+        let view = self.ledger.read(move |ledger| {
+            let mut waiting: HashMap<Address, Vec<Waiting>> = HashMap::new();
+            for tx in transactions::pending(ledger)? {
+                let mut attempts = transactions::attempts(ledger, tx.id)?.into_iter();
+                let Some(first) = attempts.next() else {
+                    return Err(LedgerError::Inconsistent(format!("transaction {} has no attempt", tx.id)));
+                };
+                let pointless = transactions::is_pointless(ledger, &tx)?;
+                let of = waiting.entry(tx.submitter).or_default();
+                of.push(Waiting { tx, first, newer: attempts.collect(), pointless });
             }
-            Sent::Unknown => Ok(()),
-            Sent::Underpriced => self.replace(tx, &last, head).await.map(|_| ()),
-            // Mined by one of our attempts, which the follower will tell; or by a stranger.
-            Sent::NonceUsed => self.expect_own_transaction(tx, &attempts).await,
-            Sent::NoFunds => {
-                let submitter = self.submitter.address();
-                let balance = self.rpc.balance(submitter).await?;
-                Err(SendError::ShortOfEth { submitter, balance, needed: cost(tx.gas_limit, last.max_fee) })
+            let mut next = HashMap::new();
+            for submitter in submitters {
+                next.extend(transactions::next_nonce(ledger, submitter)?.map(|nonce| (submitter, nonce)));
             }
-            Sent::Rejected => Err(RpcError::Refused { method: "eth_sendRawTransaction", message, revert: None }.into()),
+            Ok(View { head: blocks::head(ledger)?.map(|block| block.hash), waiting, next })
+        });
+        Ok(view.await?)
+    }
+
+    /// Each submitter once per head.
+    async fn look_at_all(
+        &self,
+        head: Head,
+        view: &View,
+        fees: Option<Fees>,
+        state: &mut State,
+    ) -> Result<(), SendError> {
+        let looks = state.lanes.iter().map(async |lane| {
+            let next = view.next.get(&lane.address).filter(|_| lane.at(head).is_none())?;
+            let waiting = view.waiting.get(&lane.address).and_then(|waiting| waiting.first());
+            Some(self.look(lane, (*next, waiting), fees, head).await)
+        });
+        let looks = join_all(looks).await;
+        let mut outcome = Ok(());
+        for (lane, look) in state.lanes.iter_mut().zip(looks) {
+            match look {
+                None => {}
+                Some(Ok((found, removed))) => (lane.found, lane.removed) = (Some(found), removed),
+                Some(Err(error)) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// Sends what waits for a block, each once per head at most: an answer of the node is no reason to
+    /// hurry.
+    async fn push_all(
+        &self,
+        head: Head,
+        view: &View,
+        market: Option<Market>,
+        state: &mut State,
+    ) -> Result<(), SendError> {
+        let hash = head.block.hash;
+        let sends = state.lanes.iter().map(async |lane| {
+            let mut sent = Vec::new();
+            for waiting in view.waiting.get(&lane.address).into_iter().flatten() {
+                if lane.sent.get(&waiting.tx.id) != Some(&hash) {
+                    sent.push((waiting.tx.id, self.push(lane, waiting, head, market).await));
+                }
+            }
+            sent
+        });
+        let sends = join_all(sends).await;
+        let mut outcome = Ok(());
+        for (lane, sends) in state.lanes.iter_mut().zip(sends) {
+            let waiting = view.waiting.get(&lane.address);
+            lane.sent.retain(|id, _| waiting.into_iter().flatten().any(|waiting| waiting.tx.id == *id));
+            for (id, sent) in sends {
+                match sent {
+                    Ok(Sent::Unknown) => state.again = true,
+                    Ok(Sent::Rejected) => outcome = Err(SendError::Refused(lane.address)),
+                    Ok(_) => _ = lane.sent.insert(id, hash),
+                    Err(error) => outcome = Err(error),
+                }
+            }
+        }
+        let old = view
+            .waiting
+            .values()
+            .flatten()
+            .filter(|waiting| head.block.number.saturating_sub(waiting.first.sent_at) >= SAY_AFTER);
+        let old = old.map(|Waiting { tx, first, .. }| {
+            let (submitter, nonce, since) = (tx.submitter, tx.nonce, first.sent_at);
+            format!("the transaction of {submitter} with nonce {nonce} waits for a block since block {since}")
+        });
+        self.warn_or_clear("unmined", list(old));
+        outcome
+    }
+
+    /// Gives work to the lanes that have none, until nothing is left that can go.
+    async fn give_work(&self, head: Head, view: &View, fees: Fees, state: &mut State) -> Result<(), SendError> {
+        let mut busy: HashSet<usize> = HashSet::new();
+        for (index, lane) in state.lanes.iter().enumerate() {
+            if view.waiting.contains_key(&lane.address) {
+                busy.insert(index);
+            }
+        }
+        let mut outcome = self.probe(head, state).await;
+        loop {
+            let board = self.board(head, fees, &busy, state).await?;
+            if board.lanes.is_empty() {
+                return outcome;
+            }
+            let order: Vec<MandateId> = board.rows.iter().map(|row| row.payment.mandate).collect();
+            let jobs = plan(board, &state.turns);
+            if jobs.is_empty() {
+                return outcome;
+            }
+            let goes = |mandate: &&MandateId| {
+                let rides = |job: &Job| matches!(job, Job::Batch(batch) if batch.rows.iter().any(|row| row.payment.mandate == **mandate));
+                jobs.iter().any(|(_, job)| rides(job))
+            };
+            if let Some(last) = order.iter().rev().find(goes) {
+                state.cursor = *last;
+            }
+            let lanes = &state.lanes;
+            let done = join_all(jobs.into_iter().map(async |(index, job)| {
+                let done = match lanes.get(index) {
+                    Some(lane) => self.carry_out(lane, job, head, fees).await,
+                    None => Ok((Done::Nothing, None)),
+                };
+                (index, done)
+            }));
+            for (index, done) in done.await {
+                let lane = state.lanes.get_mut(index);
+                match done {
+                    Ok((Done::Stored(kind), sent)) => {
+                        busy.insert(index);
+                        state.turns.serve(plan::Class::of(kind));
+                        state.later.remove(&kind);
+                        state.sweeps.retain(|sweep| sweep.kind != kind);
+                        match (lane, sent) {
+                            (Some(lane), Some(id)) => _ = lane.sent.insert(id, head.block.hash),
+                            _ => state.again = true,
+                        }
+                    }
+                    Ok((Done::Later(kind), _)) => {
+                        let (times, at) = state.later.entry(kind).or_default();
+                        *at = head.block.number.saturating_add(1_u64.checked_shl(*times).unwrap_or(LATER).min(LATER));
+                        *times = times.saturating_add(1);
+                        state.sweeps.retain(|sweep| sweep.kind != kind);
+                    }
+                    Ok((Done::Nothing, _)) => {}
+                    Ok((Done::NotSubmitter, _)) => {
+                        if let Some(lane) = lane {
+                            lane.removed = true;
+                        }
+                    }
+                    Err(error) => {
+                        busy.insert(index);
+                        outcome = Err(error);
+                    }
+                }
+            }
         }
     }
 
-    /// The node takes what we send: nothing stands in the way.
-    fn at_ease(&self) {
-        ["funds", "fees", "submitter"].into_iter().for_each(|alarm| self.health.clear(alarm));
+    /// Everything that can be given to the idle lanes.
+    async fn board(
+        &self,
+        head: Head,
+        fees: Fees,
+        busy: &HashSet<usize>,
+        state: &mut State,
+    ) -> Result<Board, SendError> {
+        let price = u128::from(fees.max_fee.max(1));
+        let idle = state.lanes.iter().enumerate().filter(|(index, lane)| lane.in_service() && !busy.contains(index));
+        let lanes: Vec<(usize, u64)> = idle
+            .filter_map(|(index, lane)| {
+                let gas = lane.at(head)?.balance.checked_div(price)?;
+                Some((index, u64::try_from(gas).unwrap_or(u64::MAX)))
+            })
+            .collect();
+        if lanes.is_empty() {
+            return Ok(Board::default());
+        }
+        let at = At { head, confirmations: self.confirmations };
+        let guardian = self.house.guardian;
+        if state.swept != Some(head.block.hash) {
+            state.sweeps = self.ledger.read(move |ledger| work::sweeps(ledger, guardian, at)).await?;
+            state.swept = Some(head.block.hash);
+        }
+        state.later.retain(|_, (_, block)| block.saturating_add(LATER) > head.block.number);
+        let later: HashSet<Kind> =
+            state.later.iter().filter(|(_, (_, block))| *block > head.block.number).map(|(kind, _)| *kind).collect();
+        let sweeps: Vec<Single> = state.sweeps.iter().filter(|sweep| !later.contains(&sweep.kind)).cloned().collect();
+
+        // Who can send keeps the mandates of its transactions until these are final.
+        let keeps: HashMap<Address, usize> = state
+            .lanes
+            .iter()
+            .enumerate()
+            .filter(|(_, lane)| lane.in_service())
+            .map(|(index, lane)| (lane.address, index))
+            .collect();
+        let (cursor, mut known) = (state.cursor, std::mem::take(&mut state.mandates_of));
+        let idle: HashSet<usize> = lanes.iter().map(|(index, _)| *index).collect();
+        let per_mandate = lanes.iter().map(|(_, gas)| Batch::room(*gas)).max().unwrap_or_default();
+        let wanted = lanes.len().saturating_mul(ROWS);
+        let read = self.ledger.read(move |ledger| {
+            let holders = work::holders(ledger, &mut known, |submitter| keeps.get(&submitter).copied())?;
+            let may_go = |mandate: &MandateId| match holders.get(mandate) {
+                None => true,
+                Some(plan::Holder::Unmined) => false,
+                Some(plan::Holder::Lane(lane)) => idle.contains(lane),
+            };
+            let rows = work::rows(ledger, at, (cursor, wanted, per_mandate), may_go)?;
+            let mut calls = work::calls(ledger, at, &later)?;
+            calls.extend(sweeps);
+            Ok((Board { lanes, holders, calls, rows }, known))
+        });
+        let (board, known) = read.await?;
+        state.mandates_of = known;
+        Ok(board)
     }
 
-    async fn expect_own_transaction(&self, tx: &transactions::Record, attempts: &[Attempt]) -> Result<(), SendError> {
-        let submitter = self.submitter.address();
-        // Before the receipts: what is mined in between would count, and have had no receipt.
-        let chain = self.rpc.nonce(submitter).await?;
-        for attempt in attempts {
-            if self.rpc.receipt(attempt.hash).await?.is_some() {
+    /// Simulates a job, signs it, stores it and sends it. Whether the node has it is secondary: the
+    /// next step sends it again.
+    async fn carry_out(&self, lane: &Lane, job: Job, head: Head, fees: Fees) -> Result<(Done, Option<u64>), SendError> {
+        let job = match job {
+            Job::Single(single) => {
+                if !self.would_pass(lane.address, (single.kind, &single.calldata), head).await? {
+                    let allowed = self.is_allowed(lane.address, head).await?;
+                    return Ok((if allowed { Done::Later(single.kind) } else { Done::NotSubmitter }, None));
+                }
+                Job::Single(single)
+            }
+            Job::Batch(batch) => match self.try_batch(lane.address, batch, head).await? {
+                Tried::Passes(batch) => Job::Batch(batch),
+                Tried::Refused => return Ok((Done::Nothing, None)),
+                Tried::NotSubmitter => return Ok((Done::NotSubmitter, None)),
+            },
+        };
+        failpoint::pass(Point::SendSimulated);
+        let waiting = self.sign_and_store(lane, job, head, fees).await?;
+        let id = match self.push(lane, &waiting, head, None).await? {
+            Sent::Unknown => None,
+            _ => Some(waiting.tx.id),
+        };
+        Ok((Done::Stored(waiting.tx.kind), id))
+    }
+
+    /// Asks once per head about rows that a simulation refused: as long as all of a part pass, about
+    /// the next one.
+    async fn probe(&self, head: Head, state: &mut State) -> Result<(), SendError> {
+        let lane = state.lanes.iter().find(|lane| lane.key.is_some() && !lane.removed);
+        let Some(from) = lane.map(|lane| lane.address).filter(|_| state.probed != Some(head.block.hash)) else {
+            return Ok(());
+        };
+        state.probed = Some(head.block.hash);
+        let at = At { head, confirmations: self.confirmations };
+        for _ in 0..PROBES {
+            let cursor = state.probe;
+            let (rows, next) = self.ledger.read(move |ledger| work::refused(ledger, at, (cursor, ROWS))).await?;
+            let begun_anew = next.is_none();
+            state.probe = next.unwrap_or(State::START);
+            let sifted = self.sift(from, rows, head).await?;
+            if sifted.refused.iter().any(|(_, reason)| *reason == stipend_core::Code::NotSubmitter) {
+                return Ok(());
+            }
+            self.take_up(&sifted.pass).await?;
+            self.note(&sifted.refused).await?;
+            if begun_anew || !sifted.refused.is_empty() {
                 return Ok(());
             }
         }
-        if chain > tx.nonce {
-            return Err(SendError::ForeignTransaction { submitter, chain, expected: tx.nonce });
-        }
-        Err(SendError::NodeLags)
-    }
-
-    /// A new attempt with higher fees, stored before it is sent; `None` at the ceiling.
-    async fn replace(
-        &self,
-        tx: &transactions::Record,
-        last: &Attempt,
-        head: Head,
-    ) -> Result<Option<Attempt>, SendError> {
-        let last = Fees { max_fee: last.max_fee, priority_fee: last.priority_fee };
-        let fees = match fees::replacement(last, self.market(head).await?, self.fee_ceiling) {
-            Ok(fees) => fees,
-            Err(error) => {
-                self.health.warn("fees", error.to_string());
-                return Ok(None);
-            }
-        };
-        let attempt = self.sign(tx.nonce, tx.gas_limit, &tx.calldata, fees, head)?;
-        failpoint::pass(Point::ReplaceSigned);
-        let (id, stored) = (tx.id, attempt.clone());
-        self.ledger
-            .writer()
-            .write(move |ledger| {
-                transactions::add_attempt(ledger, id, &stored)?;
-                payments::set_tx_hash(ledger, id, stored.hash)
-            })
-            .await?;
-        failpoint::pass(Point::ReplaceStored);
-        Ok(Some(attempt))
-    }
-
-    async fn market(&self, head: Head) -> Result<Market, SendError> {
-        Ok(Market { base_fee: head.base_fee, tip: self.rpc.tip().await? })
-    }
-
-    fn sign(&self, nonce: u64, gas_limit: u64, calldata: &Bytes, fees: Fees, head: Head) -> Result<Attempt, SendError> {
-        let mut transaction = TxEip1559 {
-            chain_id: self.house.chain_id,
-            nonce,
-            gas_limit,
-            max_fee_per_gas: fees.max_fee.into(),
-            max_priority_fee_per_gas: fees.priority_fee.into(),
-            to: TxKind::Call(self.house.escrow),
-            value: U256::ZERO,
-            access_list: alloy::eips::eip2930::AccessList::default(),
-            input: calldata.clone(),
-        };
-        let signature = self.submitter.sign_transaction_sync(&mut transaction)?;
-        let signed = TxEnvelope::Eip1559(transaction.into_signed(signature));
-        Ok(Attempt {
-            hash: *signed.tx_hash(),
-            raw: signed.encoded_2718().into(),
-            max_fee: fees.max_fee,
-            priority_fee: fees.priority_fee,
-            sent_at: head.block.number,
-        })
-    }
-
-    /// Signs the work and stores it, in one commit with the steps of its payments. Fails, and stores
-    /// nothing, if something of it changed meanwhile: then the next step looks again.
-    async fn sign_and_store(&self, work: Work, head: Head) -> Result<Option<transactions::Record>, SendError> {
-        let (kind, calldata, gas_limit) = match &work {
-            Work::Call(kind, calldata) => (*kind, calldata.clone(), CALL_GAS),
-            Work::Batch(batch) => {
-                let calldata =
-                    batch.calldata().ok_or_else(|| LedgerError::inconsistent("a batch that can't be encoded"))?;
-                (Kind::Settle, calldata, batch.gas_limit())
-            }
-        };
-        let submitter = self.submitter.address();
-        let fees = fees::first(self.market(head).await?, self.fee_ceiling)?;
-        let (balance, needed) = (self.rpc.balance(submitter).await?, cost(gas_limit, fees.max_fee));
-        if balance < needed {
-            return Err(SendError::ShortOfEth { submitter, balance, needed });
-        }
-        // Nothing of ours is pending, so the chain counts exactly what the ledger has stored.
-        let chain = self.rpc.nonce(submitter).await?;
-        let expected = self.ledger.read(move |ledger| transactions::next_nonce(ledger, submitter)).await?;
-        let expected = expected.ok_or_else(|| LedgerError::inconsistent("a submitter that was never started"))?;
-        match chain.cmp(&expected) {
-            std::cmp::Ordering::Greater => {
-                return Err(SendError::ForeignTransaction { submitter, chain, expected });
-            }
-            std::cmp::Ordering::Less => return Err(SendError::NodeLags),
-            std::cmp::Ordering::Equal => {}
-        }
-        let attempt = self.sign(expected, gas_limit, &calldata, fees, head)?;
-        failpoint::pass(Point::SendSigned);
-        let new = transactions::New { submitter, nonce: expected, kind, calldata, gas_limit, attempt };
-        Ok(self
-            .ledger
-            .writer()
-            .write(move |ledger| {
-                // The nonce is unique in the ledger: if another transaction took it, this fails.
-                let id = transactions::insert(ledger, &new)?;
-                match &work {
-                    Work::Call(Kind::Open(mandate), _) => transactions::set_opening_tx(ledger, *mandate, Some(id))?,
-                    Work::Call(..) => {}
-                    Work::Batch(batch) => {
-                        for row in &batch.rows {
-                            let payment = payments::by_id(ledger, row.payment.id)?
-                                .filter(|payment| payment.state == PaymentState::Reserved)
-                                .ok_or_else(|| {
-                                    LedgerError::Inconsistent(format!("{} waits no longer", row.payment.id))
-                                })?;
-                            transactions::board(ledger, id, payment.seq)?;
-                            let because = Because { tx_hash: Some(new.attempt.hash), ..Because::default() };
-                            payments::step(ledger, &payment, Step::Submit, because, clock::now())?;
-                        }
-                    }
-                }
-                Ok(transactions::pending(ledger, new.submitter)?.into_iter().find(|tx| tx.id == id))
-            })
-            .await?)
-    }
-
-    /// What to send next: openings first, since others wait for them; then a batch; then what is
-    /// left of mandates that are over. Everything has been simulated at a block that is followed.
-    async fn next_work(&self, head: Head) -> Result<Option<Work>, SendError> {
-        for opening in self.ledger.read(transactions::waiting_openings).await? {
-            let calldata = opening.calldata;
-            if self.would_pass::<MandateEscrow::openWithAuthorizationCall>(&calldata, head).await? {
-                return Ok(Some(Work::Call(Kind::Open(opening.mandate), calldata)));
-            }
-        }
-        if let Some((kind, calldata)) = self.next_of_cards(head).await? {
-            return Ok(Some(Work::Call(kind, calldata)));
-        }
-        if let Some(batch) = self.next_batch(head).await? {
-            return Ok(Some(Work::Batch(batch)));
-        }
-        let (guardian, time) = (self.house.guardian, head.block.time);
-        for mandate in self.ledger.read(move |ledger| mandates::to_sweep(ledger, guardian, time)).await? {
-            let terms = terms_on_chain(&mandate.terms).map_err(LedgerError::inconsistent)?;
-            let calldata = MandateEscrow::sweepCall { terms }.abi_encode().into();
-            if self.would_pass::<MandateEscrow::sweepCall>(&calldata, head).await? {
-                return Ok(Some(Work::Call(Kind::Sweep(mandate.id), calldata)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The next hold, since somebody waits for a card; then the next hold that is to be settled.
-    async fn next_of_cards(&self, head: Head) -> Result<Option<(Kind, Bytes)>, SendError> {
-        let time = head.block.time;
-        let (to_hold, to_settle) =
-            self.ledger.read(move |ledger| Ok((cards::to_hold(ledger, time)?, cards::to_settle(ledger)?))).await?;
-        for card in to_hold {
-            let id = card.mandate;
-            let mandate = self.ledger.read(move |ledger| mandates::get(ledger, id)).await?;
-            let open =
-                |mandate: &mandates::Record| mandate.state(head.block.number, self.confirmations) == MandateState::Open;
-            let Some(mandate) = mandate.filter(open) else { continue };
-            let calldata = hold_calldata(&card, &mandate)
-                .ok_or_else(|| LedgerError::inconsistent("a hold that can't be encoded"))?;
-            if self.would_pass::<MandateEscrow::hold_1Call>(&calldata, head).await? {
-                return Ok(Some((Kind::Hold(card.seq), calldata)));
-            }
-        }
-        for card in to_settle {
-            let mandate = self.ledger.read({
-                let card = card.clone();
-                move |ledger| cards::mandate_of(ledger, &card)
-            });
-            let terms = terms_on_chain(&mandate.await?.terms).map_err(LedgerError::inconsistent)?;
-            let amount = card.to_capture.unwrap_or_default();
-            let passes = if amount.is_zero() {
-                let calldata = MandateEscrow::releaseCall { terms, nonce: card.nonce }.abi_encode().into();
-                let passes = self.would_pass::<MandateEscrow::releaseCall>(&calldata, head).await?;
-                passes.then_some((Kind::Release(card.seq), calldata))
-            } else {
-                let call = MandateEscrow::captureCall {
-                    terms,
-                    nonce: card.nonce,
-                    expectedHeld: card.left().units(),
-                    amount: amount.units(),
-                    close: true,
-                };
-                let calldata = call.abi_encode().into();
-                let passes = self.would_pass::<MandateEscrow::captureCall>(&calldata, head).await?;
-                passes.then_some((Kind::Capture(card.seq), calldata))
-            };
-            if passes.is_some() {
-                return Ok(passes);
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether a call would succeed now. One that would not waits: it may later.
-    async fn would_pass<C: SolCall>(&self, calldata: &Bytes, head: Head) -> Result<bool, SendError> {
-        match self.simulate::<C>(calldata, CALL_GAS, head).await {
-            Ok(_) => Ok(true),
-            Err(error @ RpcError::Refused { .. }) => {
-                tracing::info!(call = C::SIGNATURE, %error, "a call would fail now");
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The next batch, of rows that all pass together.
-    async fn next_batch(&self, head: Head) -> Result<Option<Batch>, SendError> {
-        let candidates = self.candidates(head).await?;
-        let mut held_back: Vec<(MandateId, u32)> = Vec::new();
-        let mut batch = Batch::pack(candidates.clone(), &held_back);
-        loop {
-            if batch.rows.is_empty() {
-                return Ok(None);
-            }
-            let calldata =
-                batch.calldata().ok_or_else(|| LedgerError::inconsistent("a batch that can't be encoded"))?;
-            let paid = self.simulate::<MandateEscrow::settleCall>(&calldata, batch.gas_limit(), head).await?;
-            if paid == U256::from(batch.rows.len()) {
-                self.note(&batch.rows, None).await?;
-                return Ok(Some(batch));
-            }
-            // Find the rows that fail by themselves; where none does, fewer rows may do together.
-            let before = held_back.len();
-            for row in &batch.rows {
-                if let Some(reason) = self.refusal(row, head).await? {
-                    if reason == Code::NotSubmitter {
-                        let submitter = self.submitter.address();
-                        let what = format!("the guardian does not allow the submitter {submitter}: payments wait");
-                        self.health.warn("submitter", what);
-                    }
-                    self.note(std::slice::from_ref(row), Some(reason)).await?;
-                    held_back.push((row.payment.mandate, row.payment.nonce));
-                }
-            }
-            if held_back.len() == before {
-                batch.rows.truncate(batch.rows.len() / 2);
-            } else {
-                batch = Batch::pack(candidates.clone(), &held_back);
-            }
-        }
-    }
-
-    /// The payments that wait and whose mandate can be used now.
-    async fn candidates(&self, head: Head) -> Result<Vec<Row>, SendError> {
-        let (confirmations, block) = (self.confirmations, head.block);
-        let rows = self.ledger.read(move |ledger| {
-            let mut mandates: HashMap<MandateId, Option<Arc<mandates::Record>>> = HashMap::new();
-            let mut rows = Vec::new();
-            for payment in payments::reserved(ledger, CANDIDATES)? {
-                if payment.deadline <= block.time {
-                    continue;
-                }
-                let id = payment.mandate;
-                let mandate = match mandates.get(&id) {
-                    Some(known) => known.clone(),
-                    None => {
-                        let open = mandates::get(ledger, id)?
-                            .filter(|mandate| mandate.state(block.number, confirmations) == MandateState::Open);
-                        mandates.entry(id).or_insert(open.map(Arc::new)).clone()
-                    }
-                };
-                if let Some(mandate) = mandate {
-                    let (terms, intent) = (mandate.terms.clone(), mandate.intent.clone());
-                    rows.push(Row { payment, terms, intent });
-                }
-            }
-            Ok(rows)
-        });
-        Ok(rows.await?)
-    }
-
-    async fn simulate<C: SolCall>(&self, calldata: &Bytes, gas: u64, head: Head) -> Result<C::Return, RpcError> {
-        let call = Call {
-            from: Some(self.submitter.address()),
-            to: self.house.escrow,
-            data: calldata.clone(),
-            gas: Some(gas),
-        };
-        self.rpc.call::<C>(call, BlockId::hash(head.block.hash)).await
-    }
-
-    /// Why a row would fail by itself, or `None` if it would pass.
-    async fn refusal(&self, row: &Row, head: Head) -> Result<Option<Code>, SendError> {
-        let single = Batch { rows: vec![row.clone()] };
-        let calldata = single.calldata().ok_or_else(|| LedgerError::inconsistent("a row that can't be encoded"))?;
-        if self.simulate::<MandateEscrow::settleCall>(&calldata, single.gas_limit(), head).await? == U256::from(1) {
-            return Ok(None);
-        }
-        let question = row
-            .question(self.submitter.address())
-            .ok_or_else(|| LedgerError::inconsistent("a row that can't be encoded"))?;
-        let call = Call { from: None, to: self.house.escrow, data: question, gas: None };
-        let reason = self.rpc.call::<MandateEscrow::canSpendCall>(call, BlockId::hash(head.block.hash)).await?;
-        // What the view lets pass and the verb does not can only be the token.
-        Ok(Some(Code::from_reason(reason).unwrap_or(Code::TransferFailed)))
-    }
-
-    /// Notes why these rows wait, where that is news.
-    async fn note(&self, rows: &[Row], reason: Option<Code>) -> Result<(), SendError> {
-        let news: Vec<u64> =
-            rows.iter().filter(|row| row.payment.reason != reason).map(|row| row.payment.seq).collect();
-        if news.is_empty() {
-            return Ok(());
-        }
-        let note = move |ledger: &rusqlite::Transaction<'_>| {
-            news.iter().try_for_each(|seq| payments::set_reason(ledger, *seq, reason))
-        };
-        self.ledger.writer().write(note).await?;
-        failpoint::pass(Point::WaitNoted);
         Ok(())
     }
 }
 
-fn hold_calldata(card: &cards::Record, mandate: &mandates::Record) -> Option<Bytes> {
-    let times = (card.deadline, card.capture_by);
-    let hold = Hold::new(card.mandate, (card.payee, card.amount), card.nonce, times, card.reference).ok()?;
-    let payees = mandate.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref()).unwrap_or_default();
-    let call = MandateEscrow::hold_1Call {
-        terms: terms_on_chain(&mandate.terms).ok()?,
-        hold_: hold_row(&hold, compact(&card.signature).ok()?),
-        proof: merkle::proof(payees, card.payee).unwrap_or_default(),
-        signature: Bytes::new(),
-    };
-    Some(call.abi_encode().into())
-}
+impl State {
+    /// Before every payment.
+    const START: (MandateId, u32) = (MandateId(B256::ZERO), 0);
 
-/// The failpoint after a transaction of this kind was stored.
-const fn stored(kind: Kind) -> Point {
-    match kind {
-        Kind::Settle => Point::SettleStored,
-        Kind::Open(_) => Point::OpenStored,
-        Kind::Sweep(_) => Point::SweepStored,
-        Kind::Hold(_) => Point::HoldStored,
-        Kind::Capture(_) => Point::CaptureStored,
-        Kind::Release(_) => Point::ReleaseStored,
-    }
-}
-
-/// The failpoint after one was sent.
-const fn sent(kind: Kind) -> Point {
-    match kind {
-        Kind::Settle => Point::SettleSent,
-        Kind::Open(_) => Point::OpenSent,
-        Kind::Sweep(_) => Point::SweepSent,
-        Kind::Hold(_) => Point::HoldSent,
-        Kind::Capture(_) => Point::CaptureSent,
-        Kind::Release(_) => Point::ReleaseSent,
+    fn new(lanes: Vec<Lane>) -> Self {
+        Self {
+            lanes,
+            turns: Turns::default(),
+            cursor: Self::START.0,
+            later: HashMap::new(),
+            mandates_of: HashMap::new(),
+            sweeps: Vec::new(),
+            swept: None,
+            probed: None,
+            probe: Self::START,
+            market: None,
+            again: false,
+        }
     }
 }
 

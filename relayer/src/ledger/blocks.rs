@@ -177,12 +177,15 @@ pub fn add_submitter(connection: &Connection, submitter: Address) -> Result<(), 
     Ok(())
 }
 
-/// Whether the guardian never allowed a submitter but `ours`.
+/// Whether the guardian never allowed a submitter but those that this ledger uses or has used: then
+/// everything that any of them ever signed is in it.
 ///
 /// # Errors
 /// Those of the store.
-pub fn only_submitter(connection: &Connection, ours: Address) -> Result<bool, LedgerError> {
+pub fn only_our_submitters(connection: &Connection) -> Result<bool, LedgerError> {
     Ok(connection
-        .prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM submitter WHERE address <> ?)")?
-        .query_row([ours.0.0], |row| row.get(0))?)
+        .prepare_cached(
+            "SELECT NOT EXISTS (SELECT 1 FROM submitter WHERE address NOT IN (SELECT address FROM submitter_start))",
+        )?
+        .query_row([], |row| row.get(0))?)
 }

@@ -189,18 +189,87 @@ pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<Record>, Le
     select(connection, &format!("deadline <= ? AND {LIVE}"), [time])
 }
 
-/// At most `limit` payments that wait for a transaction, by mandate and nonce.
+/// The first mandate above this one with payments that wait for a transaction and that no
+/// simulation has refused.
 ///
 /// # Errors
 /// Those of the store.
-pub fn reserved(connection: &Connection, limit: usize) -> Result<Vec<Record>, LedgerError> {
-    // The longest waiting mandates first, each in nonce order.
+pub fn next_to_send(connection: &Connection, after: MandateId) -> Result<Option<MandateId>, LedgerError> {
+    let id: Option<[u8; 32]> = connection
+        .prepare_cached("SELECT min(mandate) FROM payment WHERE state = 'reserved' AND reason IS NULL AND mandate > ?")?
+        .query_row([after.0.0], |row| row.get(0))?;
+    Ok(id.map(|id| MandateId(id.into())))
+}
+
+/// A mandate's first payments, by nonce, that wait for a transaction and can be in a block after
+/// `time`, and that no simulation has refused.
+///
+/// # Errors
+/// Those of the store.
+pub fn to_send(
+    connection: &Connection,
+    mandate: MandateId,
+    time: Seconds,
+    limit: usize,
+) -> Result<Vec<Record>, LedgerError> {
     select(
         connection,
-        "state = 'reserved' ORDER BY (SELECT min(seq) FROM payment AS first
-            WHERE first.state = 'reserved' AND first.mandate = payment.mandate), nonce LIMIT ?",
-        [limit],
+        "state = 'reserved' AND reason IS NULL AND mandate = ? AND deadline > ? ORDER BY nonce LIMIT ?",
+        (mandate.0.0, time, limit),
     )
+}
+
+/// Payments that wait because a simulation refused them, by mandate and nonce, after this one.
+///
+/// # Errors
+/// Those of the store.
+pub fn refused(
+    connection: &Connection,
+    (mandate, nonce): (MandateId, u32),
+    time: Seconds,
+    limit: usize,
+) -> Result<Vec<Record>, LedgerError> {
+    select(
+        connection,
+        "state = 'reserved' AND reason IS NOT NULL AND (mandate, nonce) > (?, ?) AND deadline > ?
+         ORDER BY mandate, nonce LIMIT ?",
+        (mandate.0.0, nonce, time, limit),
+    )
+}
+
+/// The lowest nonce of a mandate that something in this ledger still needs, of what is not about to
+/// be sent: payments in transactions, those that a simulation refused, holds that wait. A nonce that
+/// would retire it must not be used.
+///
+/// # Errors
+/// Those of the store.
+pub fn lowest_needed(connection: &Connection, mandate: MandateId, time: Seconds) -> Result<Option<u32>, LedgerError> {
+    lowest(connection, mandate, time, "state = 'reserved' AND reason IS NOT NULL AND deadline > ?2")
+}
+
+/// The same, of everything.
+///
+/// # Errors
+/// Those of the store.
+pub fn lowest_live(connection: &Connection, mandate: MandateId, time: Seconds) -> Result<Option<u32>, LedgerError> {
+    lowest(connection, mandate, time, &format!("state = 'reserved' AND {LIVE} AND deadline > ?2"))
+}
+
+fn lowest(
+    connection: &Connection,
+    mandate: MandateId,
+    time: Seconds,
+    waiting: &str,
+) -> Result<Option<u32>, LedgerError> {
+    Ok(connection
+        .prepare_cached(&format!(
+            "SELECT min(nonce) FROM (
+                SELECT min(nonce) AS nonce FROM payment WHERE mandate = ?1 AND state = 'submitted' AND {LIVE}
+                UNION ALL SELECT min(nonce) FROM payment WHERE mandate = ?1 AND {waiting}
+                UNION ALL SELECT min(nonce) FROM card WHERE mandate = ?1 AND state = 'requested' AND held_hash IS NULL
+                    AND deadline > ?2)"
+        ))?
+        .query_row((mandate.0.0, time), |row| row.get(0))?)
 }
 
 /// The payments that ride in a transaction.

@@ -70,6 +70,8 @@ CREATE TABLE payment (
     UNIQUE (mandate, nonce)
 ) STRICT;
 CREATE INDEX payment_live ON payment (state, mandate, nonce) WHERE state NOT IN ('settled', 'failed');
+CREATE INDEX payment_fresh ON payment (mandate, nonce) WHERE state = 'reserved' AND reason IS NULL;
+CREATE INDEX payment_refused ON payment (mandate, nonce) WHERE state = 'reserved' AND reason IS NOT NULL;
 CREATE INDEX payment_due ON payment (deadline) WHERE state NOT IN ('settled', 'failed');
 CREATE INDEX payment_mined_in ON payment (mined_hash) WHERE mined_hash IS NOT NULL;
 CREATE INDEX payment_of_mandate ON payment (mandate, seq);
@@ -177,7 +179,7 @@ CREATE TABLE tx (
     state       TEXT    NOT NULL CHECK (state IN ('pending', 'mined', 'final')),
     mined_block INTEGER, mined_hash BLOB, mined_tx BLOB,
     succeeded   INTEGER,
-    gas_cost    TEXT,             -- wei, once mined
+    gas_cost    BLOB,             -- wei, once mined, as sixteen bytes: digits could look like a card's number
     UNIQUE (submitter, nonce)
 ) STRICT;
 CREATE INDEX tx_live ON tx (submitter, nonce) WHERE state <> 'final';
@@ -189,9 +191,18 @@ CREATE TABLE attempt (
     raw          BLOB    NOT NULL, -- the signed bytes
     max_fee      INTEGER NOT NULL, -- wei
     priority_fee INTEGER NOT NULL,
-    sent_at      INTEGER NOT NULL  -- the head's height
+    sent_at      INTEGER NOT NULL, -- the head's height
+    cancels      INTEGER NOT NULL DEFAULT 0 -- it uses the nonce for nothing, instead of for the call
 ) STRICT;
 CREATE INDEX attempt_of_tx ON attempt (tx);
+
+-- What the final transactions of a day (since 1970, UTC) cost for a mandate, in wei as sixteen bytes.
+CREATE TABLE mandate_gas (
+    day     INTEGER NOT NULL,
+    mandate BLOB    NOT NULL,
+    wei     BLOB    NOT NULL,
+    PRIMARY KEY (day, mandate)
+) STRICT, WITHOUT ROWID;
 
 -- Which payments ride in which transaction.
 CREATE TABLE tx_payment (

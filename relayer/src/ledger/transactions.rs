@@ -7,7 +7,7 @@ use stipend_core::{Code, MandateId, RequestId, Seconds};
 use super::{LedgerError, mandates::Place};
 
 /// What a transaction does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Settles a batch of payments.
     Settle,
@@ -42,6 +42,8 @@ pub struct Record {
     pub mined: Option<Place>,
     /// Whether it succeeded, once mined.
     pub succeeded: Option<bool>,
+    /// What it cost in wei, once mined.
+    pub cost: Option<u128>,
 }
 
 /// Signed bytes.
@@ -57,6 +59,8 @@ pub struct Attempt {
     pub priority_fee: u64,
     /// The head's height when they were signed.
     pub sent_at: u64,
+    /// Whether they use the nonce for nothing, instead of for the call.
+    pub cancels: bool,
 }
 
 /// A transaction to store, with its first attempt.
@@ -77,7 +81,8 @@ pub struct New {
 }
 
 const COLUMNS: &str =
-    "id, submitter, nonce, kind, mandate, calldata, gas_limit, mined_block, mined_hash, mined_tx, succeeded, card";
+    "id, submitter, nonce, kind, mandate, calldata, gas_limit, mined_block, mined_hash, mined_tx, succeeded, card,
+    gas_cost";
 
 fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     let mandate = row.get::<_, Option<[u8; 32]>>(4)?.map(|id| MandateId(id.into()));
@@ -105,6 +110,7 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
         gas_limit: row.get(6)?,
         mined,
         succeeded: row.get(10)?,
+        cost: row.get::<_, Option<[u8; 16]>>(12)?.map(u128::from_be_bytes),
     })
 }
 
@@ -151,9 +157,17 @@ pub fn insert(connection: &Connection, new: &New) -> Result<u64, LedgerError> {
 pub fn add_attempt(connection: &Connection, tx: u64, attempt: &Attempt) -> Result<(), LedgerError> {
     connection
         .prepare_cached(
-            "INSERT INTO attempt (hash, tx, raw, max_fee, priority_fee, sent_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO attempt (hash, tx, raw, max_fee, priority_fee, sent_at, cancels) VALUES (?, ?, ?, ?, ?, ?, ?)",
         )?
-        .execute((attempt.hash.0, tx, attempt.raw.as_ref(), attempt.max_fee, attempt.priority_fee, attempt.sent_at))?;
+        .execute((
+            attempt.hash.0,
+            tx,
+            attempt.raw.as_ref(),
+            attempt.max_fee,
+            attempt.priority_fee,
+            attempt.sent_at,
+            attempt.cancels,
+        ))?;
     Ok(())
 }
 
@@ -166,12 +180,102 @@ pub fn board(connection: &Connection, tx: u64, payment: u64) -> Result<(), Ledge
     Ok(())
 }
 
-/// The transactions of a submitter that no block holds, in nonce order.
+/// The transaction at this place in the ledger.
 ///
 /// # Errors
 /// Those of the store.
-pub fn pending(connection: &Connection, submitter: Address) -> Result<Vec<Record>, LedgerError> {
-    select(connection, "submitter = ? AND state = 'pending' ORDER BY nonce", [submitter.0.0])
+pub fn by_id(connection: &Connection, id: u64) -> Result<Option<Record>, LedgerError> {
+    Ok(select(connection, "id = ?", [id])?.pop())
+}
+
+/// The transactions that no block holds, each submitter's in nonce order.
+///
+/// # Errors
+/// Those of the store.
+pub fn pending(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
+    select(connection, "state <> 'final' AND state = 'pending' ORDER BY submitter, nonce", [])
+}
+
+/// A transaction that is not final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its place in the ledger.
+    pub id: u64,
+    /// Who sends it.
+    pub submitter: Address,
+    /// Whether a block holds it.
+    pub mined: bool,
+}
+
+/// The transactions that are not final.
+///
+/// # Errors
+/// Those of the store.
+pub fn unfinished(connection: &Connection) -> Result<Vec<Unfinished>, LedgerError> {
+    let mut statement =
+        connection.prepare_cached("SELECT id, submitter, state = 'mined' FROM tx WHERE state <> 'final'")?;
+    let transactions = statement.query_map([], |row| {
+        Ok(Unfinished { id: row.get(0)?, submitter: row.get::<_, [u8; 20]>(1)?.into(), mined: row.get(2)? })
+    })?;
+    Ok(transactions.collect::<Result<_, _>>()?)
+}
+
+/// The mandates whose nonces a transaction would use.
+///
+/// # Errors
+/// Those of the store.
+pub fn mandates_of(connection: &Connection, tx: u64) -> Result<Vec<MandateId>, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT DISTINCT payment.mandate FROM tx_payment JOIN payment ON payment.seq = payment WHERE tx = ?1
+         UNION SELECT card.mandate FROM tx JOIN card ON card.seq = tx.card WHERE tx.id = ?1 AND tx.kind = 'hold'",
+    )?;
+    let mandates = statement.query_map([tx], |row| row.get::<_, [u8; 32]>(0))?;
+    mandates.map(|id| Ok(MandateId(id?.into()))).collect()
+}
+
+/// The mandates that a transaction was made for, each with the number of its rows.
+///
+/// # Errors
+/// Those of the store.
+pub fn bearers(connection: &Connection, tx: &Record) -> Result<Vec<(MandateId, u64)>, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT mandate, count(*) FROM (
+            SELECT payment.mandate FROM tx_payment JOIN payment ON payment.seq = payment WHERE tx = ?1
+            UNION ALL SELECT card.mandate FROM tx JOIN card ON card.seq = tx.card WHERE tx.id = ?1
+            UNION ALL SELECT mandate FROM tx WHERE id = ?1 AND mandate IS NOT NULL)
+         GROUP BY mandate ORDER BY mandate",
+    )?;
+    let bearers = statement.query_map([tx.id], |row| Ok((row.get::<_, [u8; 32]>(0)?, row.get(1)?)))?;
+    bearers
+        .map(|bearer| {
+            let (mandate, rows) = bearer?;
+            Ok((MandateId(mandate.into()), rows))
+        })
+        .collect()
+}
+
+/// Whether nothing that a transaction is for can come of it any more, for good.
+///
+/// # Errors
+/// Those of the store.
+pub fn is_pointless(connection: &Connection, tx: &Record) -> Result<bool, LedgerError> {
+    let ask = |question, subject: &dyn rusqlite::ToSql| -> Result<bool, LedgerError> {
+        Ok(connection.prepare_cached(question)?.query_row([subject], |row| row.get(0))?)
+    };
+    match tx.kind {
+        // A payment ends when a final block has made it impossible, or has paid it.
+        Kind::Settle => ask(
+            "SELECT NOT EXISTS (SELECT 1 FROM tx_payment JOIN payment ON payment.seq = payment
+                WHERE tx = ? AND state NOT IN ('settled', 'failed'))",
+            &tx.id,
+        ),
+        // What has lapsed is removed.
+        Kind::Open(mandate) => ask("SELECT NOT EXISTS (SELECT 1 FROM opening WHERE mandate = ?)", &mandate.0.0),
+        Kind::Sweep(mandate) => ask("SELECT cap <= held + paid + returned FROM mandate WHERE id = ?", &mandate.0.0),
+        Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => {
+            ask("SELECT state IN ('closed', 'failed') FROM card WHERE seq = ?", &card)
+        }
+    }
 }
 
 /// The attempts of a transaction, oldest first.
@@ -179,8 +283,9 @@ pub fn pending(connection: &Connection, submitter: Address) -> Result<Vec<Record
 /// # Errors
 /// Those of the store.
 pub fn attempts(connection: &Connection, tx: u64) -> Result<Vec<Attempt>, LedgerError> {
-    let mut statement = connection
-        .prepare_cached("SELECT hash, raw, max_fee, priority_fee, sent_at FROM attempt WHERE tx = ? ORDER BY rowid")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT hash, raw, max_fee, priority_fee, sent_at, cancels FROM attempt WHERE tx = ? ORDER BY rowid",
+    )?;
     let attempts = statement.query_map([tx], |row| {
         Ok(Attempt {
             hash: row.get::<_, [u8; 32]>(0)?.into(),
@@ -188,6 +293,7 @@ pub fn attempts(connection: &Connection, tx: u64) -> Result<Vec<Attempt>, Ledger
             max_fee: row.get(2)?,
             priority_fee: row.get(3)?,
             sent_at: row.get(4)?,
+            cancels: row.get(5)?,
         })
     })?;
     Ok(attempts.collect::<Result<_, _>>()?)
@@ -199,6 +305,16 @@ pub fn attempts(connection: &Connection, tx: u64) -> Result<Vec<Attempt>, Ledger
 /// Those of the store.
 pub fn of_attempt(connection: &Connection, hash: B256) -> Result<Option<Record>, LedgerError> {
     Ok(select(connection, "id = (SELECT tx FROM attempt WHERE hash = ?)", [hash.0])?.pop())
+}
+
+/// Whether these bytes only use up their nonce.
+///
+/// # Errors
+/// Those of the store.
+pub fn cancels(connection: &Connection, hash: B256) -> Result<bool, LedgerError> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM attempt WHERE hash = ? AND cancels)")?
+        .query_row([hash.0], |row| row.get(0))?)
 }
 
 /// Hashes of everything that may still be mined.
@@ -228,7 +344,7 @@ pub fn set_mined(
             "UPDATE tx SET state = 'mined', mined_block = ?, mined_hash = ?, mined_tx = ?, succeeded = ?, gas_cost = ?
              WHERE id = ?",
         )?
-        .execute((place.block, place.hash.0, place.tx.0, succeeded, gas_cost.to_string(), tx))?;
+        .execute((place.block, place.hash.0, place.tx.0, succeeded, gas_cost.to_be_bytes(), tx))?;
     Ok(())
 }
 
@@ -313,19 +429,6 @@ pub fn next_nonce(connection: &Connection, submitter: Address) -> Result<Option<
         .query_row([submitter.0.0], |row| row.get(0))?)
 }
 
-/// The submitter's next nonce by what is booked as mined, if this ledger has used it before.
-///
-/// # Errors
-/// Those of the store.
-pub fn mined_nonce(connection: &Connection, submitter: Address) -> Result<Option<u64>, LedgerError> {
-    Ok(connection
-        .prepare_cached(
-            "SELECT max(nonce) FROM (SELECT nonce FROM submitter_start WHERE address = ?1
-             UNION ALL SELECT nonce + 1 FROM tx WHERE submitter = ?1 AND state IN ('mined', 'final'))",
-        )?
-        .query_row([submitter.0.0], |row| row.get(0))?)
-}
-
 /// Begins to use a submitter whose nonce on chain is `nonce`.
 ///
 /// # Errors
@@ -335,6 +438,17 @@ pub fn start(connection: &Connection, submitter: Address, nonce: u64) -> Result<
         .prepare_cached("INSERT INTO submitter_start (address, nonce) VALUES (?, ?) ON CONFLICT DO NOTHING")?
         .execute((submitter.0.0, nonce))?;
     Ok(())
+}
+
+/// Every submitter that this ledger ever used.
+///
+/// # Errors
+/// Those of the store.
+pub fn submitters(connection: &Connection) -> Result<Vec<Address>, LedgerError> {
+    let mut statement =
+        connection.prepare_cached("SELECT address FROM submitter_start UNION SELECT submitter FROM tx")?;
+    let submitters = statement.query_map([], |row| row.get::<_, [u8; 20]>(0))?;
+    submitters.map(|address| Ok(address?.into())).collect()
 }
 
 /// An accepted opening that waits for its transaction.

@@ -155,6 +155,7 @@ impl Service {
         let proposal = Proposal { payee, amount: body.amount, nonce: body.nonce, deadline: body.deadline };
         let mut decision = self.decide(&mandate, &proposal, head, now);
         add_card_rules(&mut decision, &mandate, &body, expires_at);
+        self.add_gas_rule(ledger, &mut decision, &mandate, now)?;
         if let Some((verdict, code)) = decision.refusal() {
             let mut problem = Problem::new(code, verdict.detail.clone());
             let data = json!({ "amount": body.amount, "nonce": body.nonce, "code": code, "decision": decision });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alloy_primitives::{Address, B256, keccak256};
+use alloy_primitives::{Address, B256, U256, keccak256, utils::format_ether};
 use rusqlite::Connection;
 use serde_json::json;
 use stipend_bindings::Spend;
@@ -17,7 +17,7 @@ use super::{Accepted, PageQuery, Parts, Service, invalid, not_found, of_agent, p
 use crate::{
     failpoint::{self, Point},
     ledger::{
-        LedgerError, audit, cards as records, mandates,
+        LedgerError, audit, cards as records, gas, mandates,
         payments::{self, Admission},
         requests,
     },
@@ -127,7 +127,8 @@ impl Service {
         }
 
         let proposal = Proposal { payee: body.payee, amount: body.amount, nonce: body.nonce, deadline: body.deadline };
-        let decision = self.decide(&mandate, &proposal, head, now);
+        let mut decision = self.decide(&mandate, &proposal, head, now);
+        self.add_gas_rule(ledger, &mut decision, &mandate, now)?;
         if let Some((verdict, code)) = decision.refusal() {
             let mut problem = Problem::new(code, verdict.detail.clone());
             let data = json!({
@@ -166,6 +167,24 @@ impl Service {
         };
         let house = policy::House { escrow: house.escrow, token: house.token, guardian: house.guardian };
         policy::decide(&standing, proposal, &house, &limits, now)
+    }
+
+    /// Adds what the host's gas budget says. Gas counts when its transaction is final.
+    pub(super) fn add_gas_rule(
+        &self,
+        ledger: &Connection,
+        decision: &mut policy::Decision,
+        mandate: &mandates::Record,
+        now: Seconds,
+    ) -> Result<(), LedgerError> {
+        let Some(budget) = self.parts.gas_budget else { return Ok(()) };
+        let spent = gas::spent(ledger, mandate.id, now)?;
+        let code = (spent >= budget).then_some(Code::GasBudgetExceeded);
+        let (spent, budget) = (format_ether(U256::from(spent)), format_ether(U256::from(budget)));
+        let detail = format!("gas for {spent} ETH today, at most {budget}, anew at {}", gas::day_end(now));
+        decision.rules.push(policy::Verdict { rule: "gas".into(), code, detail });
+        decision.allow &= code.is_none();
+        Ok(())
     }
 
     /// One payment of the caller's; with `wait`, once it is in that state or final, but after 25 s

@@ -1,12 +1,14 @@
 //! What a user would see, of real processes on a real chain.
 #![expect(clippy::indexing_slicing, clippy::panic, reason = "a test fails by a panic")]
 
+mod budget;
 mod cards;
 mod edge;
 mod events;
 mod faults;
 mod follow;
 mod guards;
+mod lanes;
 mod malformed;
 mod nodes;
 mod others;
@@ -17,6 +19,7 @@ mod secrets;
 mod signed;
 mod story;
 mod tenants;
+mod words;
 
 use alloy_primitives::Address;
 use eyre::Result;

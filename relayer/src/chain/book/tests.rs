@@ -24,7 +24,6 @@ const KEEPER: Bookkeeper = Bookkeeper {
         token: Address::repeat_byte(0xef),
         guardian: GUARDIAN,
     },
-    submitter: SUBMITTER,
 };
 /// Block n has this time; deadlines lie beyond all blocks unless a test says otherwise.
 const DEADLINE: Seconds = 10_000;
@@ -46,6 +45,7 @@ impl Scene {
         ledger.execute_batch(include_str!("../../ledger/schema.sql")).unwrap();
         let genesis = Block { number: 0, hash: B256::repeat_byte(0xff), parent: B256::ZERO, time: 0 };
         blocks::restart_at(&ledger, genesis).unwrap();
+        transactions::start(&ledger, SUBMITTER, 0).unwrap();
         let mut scene = Self { ledger, salt: 0 };
         let terms = Terms {
             operator: Address::repeat_byte(1),
@@ -133,7 +133,7 @@ impl Scene {
     /// Puts payments into a stored transaction and returns the hash of its attempt.
     fn submit(&self, submitter_nonce: u64, nonces: &[u32]) -> B256 {
         let hash = B256::left_padding_from(&(0xaaaa + submitter_nonce).to_be_bytes());
-        let attempt = Attempt { hash, raw: Bytes::new(), max_fee: 1, priority_fee: 1, sent_at: 0 };
+        let attempt = Attempt { hash, raw: Bytes::new(), max_fee: 1, priority_fee: 1, sent_at: 0, cancels: false };
         let id = transactions::insert(
             &self.ledger,
             &New {
@@ -224,7 +224,7 @@ fn a_reorg_takes_a_payment_back_to_submitted_and_it_is_paid_once() {
     assert_eq!(scene.money(), [900, 100, 0, 0]);
     scene.unmine();
     assert_eq!(scene.state(0).0, PaymentState::Submitted);
-    assert_eq!(transactions::pending(&scene.ledger, SUBMITTER).unwrap().len(), 1);
+    assert_eq!(transactions::pending(&scene.ledger).unwrap().len(), 1);
     scene.mine(Vec::new());
     scene.mine_with(vec![spent(0, 100, hash)], vec![hash]);
     scene.finalize();

@@ -1,0 +1,233 @@
+//! Attempts: signed bytes with a nonce. They are stored before they are sent, and sent again until a
+//! block holds one of them.
+
+use alloy::{
+    consensus::{SignableTransaction, TxEip1559, TxEnvelope},
+    eips::{eip2718::Encodable2718, eip2930::AccessList},
+    network::TxSignerSync,
+    signers::local::PrivateKeySigner,
+};
+use alloy_primitives::{Address, Bytes, TxKind, U256};
+use stipend_core::{Seconds, api::PaymentState};
+
+use super::{
+    SendError, Sender, Waiting,
+    lane::Lane,
+    plan::{CALL_GAS, Job},
+};
+use crate::{
+    chain::{
+        classify::Sent,
+        fees::{self, FeeError, Fees, Market},
+        follow::Head,
+    },
+    clock,
+    failpoint::{self, Point},
+    ledger::{
+        LedgerError,
+        books::Step,
+        payments::{self, Because},
+        transactions::{self, Attempt, Kind, New},
+    },
+};
+
+/// After so many blocks without being mined an attempt is replaced by one with higher fees.
+const REPLACE_AFTER: u64 = 3;
+/// Gas of a transfer of nothing to oneself; on some chains it takes more than 21,000.
+const CANCEL_GAS: u64 = 100_000;
+
+/// What to sign.
+struct Draft<'a> {
+    nonce: u64,
+    to: Address,
+    gas_limit: u64,
+    calldata: &'a Bytes,
+    fees: Fees,
+    cancels: bool,
+}
+
+impl Sender {
+    /// Sends a stored transaction: the last attempt's bytes; or, if those have waited long, a new
+    /// attempt with higher fees; or, if nothing can come of it any more, one that uses up the nonce.
+    pub(super) async fn push(
+        &self,
+        lane: &Lane,
+        waiting: &Waiting,
+        head: Head,
+        market: Option<Market>,
+    ) -> Result<Sent, SendError> {
+        let last = waiting.last();
+        let old = head.block.number.saturating_sub(last.sent_at) >= REPLACE_AFTER;
+        let to_cancel = waiting.pointless && !last.cancels;
+        let newer = match market {
+            Some(market) if old || to_cancel => self.replace(lane, waiting, last, head, market).await?,
+            _ => None,
+        };
+        let last = newer.as_ref().unwrap_or(last);
+        let (outcome, message) = self.rpc.send(&last.raw).await;
+        failpoint::pass(sent(waiting.tx.kind));
+        let message = message.unwrap_or_default();
+        tracing::info!(
+            submitter = %lane.address, tx = %last.hash, nonce = waiting.tx.nonce, cancels = last.cancels, ?outcome, %message,
+            "sent"
+        );
+        if outcome == Sent::Underpriced
+            && let Some(market) = market
+        {
+            self.replace(lane, waiting, last, head, market).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// A new attempt with higher fees, stored before it is sent; `None` at the ceiling, where the same
+    /// bytes are sent again, and without the key.
+    async fn replace(
+        &self,
+        lane: &Lane,
+        waiting: &Waiting,
+        last: &Attempt,
+        head: Head,
+        market: Market,
+    ) -> Result<Option<Attempt>, SendError> {
+        let Some(key) = &lane.key else { return Ok(None) };
+        let (tx, cancels) = (&waiting.tx, waiting.pointless || last.cancels);
+        let ceiling = self.ceiling(cancels);
+        let last = Fees { max_fee: last.max_fee, priority_fee: last.priority_fee };
+        let Ok(fees) = fees::replacement(last, market, ceiling) else { return Ok(None) };
+        let empty = Bytes::new();
+        let draft = if cancels {
+            let gas_limit = CANCEL_GAS.min(tx.gas_limit);
+            Draft { nonce: tx.nonce, to: lane.address, gas_limit, calldata: &empty, fees, cancels }
+        } else {
+            let to = self.house.escrow;
+            Draft { nonce: tx.nonce, to, gas_limit: tx.gas_limit, calldata: &tx.calldata, fees, cancels }
+        };
+        let attempt = self.sign(key, draft, head)?;
+        failpoint::pass(Point::ReplaceSigned);
+        let (id, stored) = (tx.id, attempt.clone());
+        self.ledger
+            .writer()
+            .write(move |ledger| {
+                transactions::add_attempt(ledger, id, &stored)?;
+                payments::set_tx_hash(ledger, id, stored.hash)
+            })
+            .await?;
+        failpoint::pass(Point::ReplaceStored);
+        Ok(Some(attempt))
+    }
+
+    /// What an attempt may cost at most.
+    pub(super) fn ceiling(&self, cancels: bool) -> u64 {
+        if cancels { self.fee_ceiling } else { fees::for_work(self.fee_ceiling) }
+    }
+
+    /// Why fees keep transactions waiting, if they do.
+    pub(super) fn too_dear(&self, waiting: &Waiting, head: Head, market: Market) -> Option<FeeError> {
+        let last = waiting.last();
+        let old = head.block.number.saturating_sub(last.sent_at) >= REPLACE_AFTER;
+        let ceiling = self.ceiling(waiting.pointless || last.cancels);
+        let fees = Fees { max_fee: last.max_fee, priority_fee: last.priority_fee };
+        fees::replacement(fees, market, ceiling).err().filter(|_| old)
+    }
+
+    fn sign(&self, key: &PrivateKeySigner, draft: Draft<'_>, head: Head) -> Result<Attempt, SendError> {
+        let mut transaction = TxEip1559 {
+            chain_id: self.house.chain_id,
+            nonce: draft.nonce,
+            gas_limit: draft.gas_limit,
+            max_fee_per_gas: draft.fees.max_fee.into(),
+            max_priority_fee_per_gas: draft.fees.priority_fee.into(),
+            to: TxKind::Call(draft.to),
+            value: U256::ZERO,
+            access_list: AccessList::default(),
+            input: draft.calldata.clone(),
+        };
+        let signature = key.sign_transaction_sync(&mut transaction)?;
+        let signed = TxEnvelope::Eip1559(transaction.into_signed(signature));
+        Ok(Attempt {
+            hash: *signed.tx_hash(),
+            raw: signed.encoded_2718().into(),
+            max_fee: draft.fees.max_fee,
+            priority_fee: draft.fees.priority_fee,
+            sent_at: head.block.number,
+            cancels: draft.cancels,
+        })
+    }
+
+    /// Signs the job and stores it, in one commit with the steps of its payments. Fails, and stores
+    /// nothing, if something of it changed meanwhile: then the next step looks again.
+    pub(super) async fn sign_and_store(
+        &self,
+        lane: &Lane,
+        job: Job,
+        head: Head,
+        fees: Fees,
+    ) -> Result<Waiting, SendError> {
+        let unsigned = || LedgerError::inconsistent("a lane that can't sign");
+        let key = lane.key.as_ref().ok_or_else(unsigned)?;
+        let nonce = lane.at(head).ok_or_else(unsigned)?.nonce;
+        let (kind, calldata, gas_limit, rows) = match job {
+            Job::Single(single) => (single.kind, single.calldata, CALL_GAS, Vec::new()),
+            Job::Batch(batch) => {
+                let calldata =
+                    batch.calldata().ok_or_else(|| LedgerError::inconsistent("a batch that can't be encoded"))?;
+                (Kind::Settle, calldata, batch.gas_limit(), batch.rows)
+            }
+        };
+        let to = self.house.escrow;
+        let attempt =
+            self.sign(key, Draft { nonce, to, gas_limit, calldata: &calldata, fees, cancels: false }, head)?;
+        failpoint::pass(Point::SendSigned);
+        let submitter = lane.address;
+        let new = New { submitter, nonce, kind, calldata, gas_limit, attempt };
+        let stored = self.ledger.writer().write(move |ledger| {
+            // The chain counts exactly what the ledger has; and the nonce is unique in the ledger.
+            if transactions::next_nonce(ledger, submitter)? != Some(nonce) {
+                return Err(LedgerError::Inconsistent(format!("{submitter} has used nonce {nonce}")));
+            }
+            let id = transactions::insert(ledger, &new)?;
+            if let Kind::Open(mandate) = kind {
+                transactions::set_opening_tx(ledger, mandate, Some(id))?;
+            }
+            let now: Seconds = clock::now();
+            for row in &rows {
+                let payment = payments::by_id(ledger, row.payment.id)?
+                    .filter(|payment| payment.state == PaymentState::Reserved)
+                    .ok_or_else(|| LedgerError::Inconsistent(format!("{} waits no longer", row.payment.id)))?;
+                transactions::board(ledger, id, payment.seq)?;
+                let because = Because { tx_hash: Some(new.attempt.hash), ..Because::default() };
+                payments::step(ledger, &payment, Step::Submit, because, now)?;
+            }
+            let tx = transactions::by_id(ledger, id)?
+                .ok_or_else(|| LedgerError::inconsistent("a transaction that was just stored is gone"))?;
+            Ok(Waiting { tx, first: new.attempt.clone(), newer: Vec::new(), pointless: false })
+        });
+        let waiting = stored.await?;
+        failpoint::pass(stored_as(kind));
+        Ok(waiting)
+    }
+}
+
+/// The failpoint after a transaction of this kind was stored.
+const fn stored_as(kind: Kind) -> Point {
+    match kind {
+        Kind::Settle => Point::SettleStored,
+        Kind::Open(_) => Point::OpenStored,
+        Kind::Sweep(_) => Point::SweepStored,
+        Kind::Hold(_) => Point::HoldStored,
+        Kind::Capture(_) => Point::CaptureStored,
+        Kind::Release(_) => Point::ReleaseStored,
+    }
+}
+
+/// The failpoint after one was sent.
+const fn sent(kind: Kind) -> Point {
+    match kind {
+        Kind::Settle => Point::SettleSent,
+        Kind::Open(_) => Point::OpenSent,
+        Kind::Sweep(_) => Point::SweepSent,
+        Kind::Hold(_) => Point::HoldSent,
+        Kind::Capture(_) => Point::CaptureSent,
+        Kind::Release(_) => Point::ReleaseSent,
+    }
+}

@@ -1,0 +1,216 @@
+//! What waits to be sent, read from the ledger.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use alloy_primitives::{Address, B256, Bytes};
+use alloy_sol_types::SolCall;
+use rusqlite::Connection;
+use stipend_bindings::{Hold, abi::MandateEscrow, compact, hold_row, terms_on_chain};
+use stipend_core::{MandateId, merkle, policy::MandateState};
+
+use super::plan::{Holder, Single};
+use crate::{
+    chain::{
+        batch::{Row, retires},
+        follow::Head,
+    },
+    ledger::{
+        LedgerError, cards, mandates,
+        payments::{self, Record},
+        transactions::{self, Kind},
+    },
+};
+
+/// How many calls of a kind are looked at.
+const CALLS: usize = 64;
+/// How many mandates are looked at for payments.
+const MANDATES: usize = 1_024;
+
+/// At which block things are judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At {
+    pub(super) head: Head,
+    pub(super) confirmations: u64,
+}
+
+impl At {
+    fn is_open(self, mandate: &mandates::Record) -> bool {
+        mandate.state(self.head.block.number, self.confirmations) == MandateState::Open
+    }
+
+    const fn time(self) -> u64 {
+        self.head.block.time
+    }
+}
+
+/// The calls that wait and are not to be tried later.
+pub(super) fn calls(ledger: &Connection, at: At, later: &HashSet<Kind>) -> Result<Vec<Single>, LedgerError> {
+    let mut calls = Vec::new();
+    for opening in transactions::waiting_openings(ledger)? {
+        calls.push(Single { kind: Kind::Open(opening.mandate), calldata: opening.calldata, uses: None });
+    }
+    calls.retain(|call| !later.contains(&call.kind));
+    calls.truncate(CALLS);
+
+    let holds = cards::to_hold(ledger, at.time())?;
+    for card in holds.into_iter().filter(|card| !later.contains(&Kind::Hold(card.seq))).take(CALLS) {
+        let Some(mandate) = mandates::get(ledger, card.mandate)?.filter(|mandate| at.is_open(mandate)) else {
+            continue;
+        };
+        // Whatever still needs a lower nonce goes first.
+        if payments::lowest_live(ledger, card.mandate, at.time())?.is_some_and(|lowest| retires(card.nonce, lowest)) {
+            continue;
+        }
+        let calldata =
+            hold_calldata(&card, &mandate).ok_or_else(|| LedgerError::inconsistent("a hold that can't be encoded"))?;
+        calls.push(Single { kind: Kind::Hold(card.seq), calldata, uses: Some(card.mandate) });
+    }
+    let ends = cards::to_settle(ledger)?.into_iter().map(|card| (end_of(&card), card));
+    for (kind, card) in ends.filter(|(kind, _)| !later.contains(kind)).take(CALLS) {
+        let terms = terms_on_chain(&cards::mandate_of(ledger, &card)?.terms).map_err(LedgerError::inconsistent)?;
+        let calldata = match kind {
+            Kind::Release(_) => MandateEscrow::releaseCall { terms, nonce: card.nonce }.abi_encode(),
+            _ => MandateEscrow::captureCall {
+                terms,
+                nonce: card.nonce,
+                expectedHeld: card.left().units(),
+                amount: card.to_capture.unwrap_or_default().units(),
+                close: true,
+            }
+            .abi_encode(),
+        };
+        calls.push(Single { kind, calldata: calldata.into(), uses: None });
+    }
+    Ok(calls)
+}
+
+fn end_of(card: &cards::Record) -> Kind {
+    if card.to_capture.unwrap_or_default().is_zero() { Kind::Release(card.seq) } else { Kind::Capture(card.seq) }
+}
+
+/// The mandates that are over and have something left.
+pub(super) fn sweeps(ledger: &Connection, guardian: Address, at: At) -> Result<Vec<Single>, LedgerError> {
+    let sweep = |mandate: mandates::Record| {
+        let terms = terms_on_chain(&mandate.terms).map_err(LedgerError::inconsistent)?;
+        let calldata = MandateEscrow::sweepCall { terms }.abi_encode().into();
+        Ok(Single { kind: Kind::Sweep(mandate.id), calldata, uses: None })
+    };
+    mandates::to_sweep(ledger, guardian, at.time())?.into_iter().map(sweep).collect()
+}
+
+/// Payments that wait, about `wanted` of them: of the mandates after `cursor`, and then of those
+/// before, that some idle lane may take.
+pub(super) fn rows(
+    ledger: &Connection,
+    at: At,
+    (cursor, wanted, per_mandate): (MandateId, usize, usize),
+    may_go: impl Fn(&MandateId) -> bool,
+) -> Result<Vec<Row>, LedgerError> {
+    let mut rows = Vec::new();
+    let (mut last, mut wrapped) = (cursor, false);
+    for _ in 0..MANDATES {
+        let id = match payments::next_to_send(ledger, last)? {
+            Some(id) if wrapped && id > cursor => break,
+            Some(id) => id,
+            None if wrapped => break,
+            None => {
+                (last, wrapped) = (MandateId(B256::ZERO), true);
+                continue;
+            }
+        };
+        last = id;
+        if !may_go(&id) {
+            continue;
+        }
+        let Some(mandate) = mandates::get(ledger, id)?.filter(|mandate| at.is_open(mandate)) else { continue };
+        // A payment whose nonce would retire one that is still needed waits for that one.
+        let needed = payments::lowest_needed(ledger, id, at.time())?;
+        let (terms, intent) = (Arc::new(mandate.terms), mandate.intent.map(Arc::new));
+        let waiting = payments::to_send(ledger, id, at.time(), per_mandate)?;
+        rows.extend(
+            waiting
+                .into_iter()
+                .filter(|payment| needed.is_none_or(|needed| !retires(payment.nonce, needed)))
+                .map(|payment| Row { payment, terms: terms.clone(), intent: intent.clone() }),
+        );
+        if rows.len() >= wanted {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
+/// Payments that a simulation refused and that can be asked about again, and where to go on; `None` at
+/// the end.
+pub(super) fn refused(
+    ledger: &Connection,
+    at: At,
+    (cursor, limit): ((MandateId, u32), usize),
+) -> Result<(Vec<Row>, Option<(MandateId, u32)>), LedgerError> {
+    let waiting = payments::refused(ledger, cursor, at.time(), limit)?;
+    let next = waiting.last().filter(|_| waiting.len() == limit).map(|payment| (payment.mandate, payment.nonce));
+    let mut rows = Vec::with_capacity(waiting.len());
+    let mut of: HashMap<MandateId, Option<(Arc<_>, Option<Arc<_>>)>> = HashMap::new();
+    for payment in waiting {
+        let Record { mandate: id, .. } = payment;
+        if !of.contains_key(&id) {
+            let open = mandates::get(ledger, id)?.filter(|mandate| at.is_open(mandate));
+            of.insert(id, open.map(|mandate| (Arc::new(mandate.terms), mandate.intent.map(Arc::new))));
+        }
+        if let Some(Some((terms, intent))) = of.get(&id) {
+            rows.push(Row { payment, terms: terms.clone(), intent: intent.clone() });
+        }
+    }
+    Ok((rows, next))
+}
+
+/// Which mandates not every lane may take. `known` remembers what never changes.
+pub(super) fn holders(
+    ledger: &Connection,
+    known: &mut HashMap<u64, Arc<[MandateId]>>,
+    lane_of: impl Fn(Address) -> Option<usize>,
+) -> Result<HashMap<MandateId, Holder>, LedgerError> {
+    let mut unfinished = transactions::unfinished(ledger)?;
+    unfinished.sort_unstable_by_key(|tx| tx.id);
+    let ids: HashSet<u64> = unfinished.iter().map(|tx| tx.id).collect();
+    known.retain(|id, _| ids.contains(id));
+    let mut holders = HashMap::new();
+    for tx in unfinished {
+        let mandates = match known.get(&tx.id) {
+            Some(mandates) => mandates.clone(),
+            None => {
+                let mandates: Arc<[MandateId]> = transactions::mandates_of(ledger, tx.id)?.into();
+                known.insert(tx.id, mandates.clone());
+                mandates
+            }
+        };
+        for mandate in mandates.iter() {
+            match (tx.mined, lane_of(tx.submitter)) {
+                (false, _) => _ = holders.insert(*mandate, Holder::Unmined),
+                // The newest one counts, unless one is not mined.
+                (true, Some(lane)) if holders.get(mandate) != Some(&Holder::Unmined) => {
+                    _ = holders.insert(*mandate, Holder::Lane(lane));
+                }
+                // Who can't send keeps nothing.
+                (true, _) => {}
+            }
+        }
+    }
+    Ok(holders)
+}
+
+fn hold_calldata(card: &cards::Record, mandate: &mandates::Record) -> Option<Bytes> {
+    let times = (card.deadline, card.capture_by);
+    let hold = Hold::new(card.mandate, (card.payee, card.amount), card.nonce, times, card.reference).ok()?;
+    let payees = mandate.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref()).unwrap_or_default();
+    let call = MandateEscrow::hold_1Call {
+        terms: terms_on_chain(&mandate.terms).ok()?,
+        hold_: hold_row(&hold, compact(&card.signature).ok()?),
+        proof: merkle::proof(payees, card.payee).unwrap_or_default(),
+        signature: Bytes::new(),
+    };
+    Some(call.abi_encode().into())
+}

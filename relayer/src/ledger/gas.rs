@@ -1,0 +1,103 @@
+//! What mandates cost in gas, by day: the host pays it, and may set a budget.
+
+use alloy_primitives::U256;
+use rusqlite::{Connection, OptionalExtension};
+use stipend_core::{MandateId, Seconds};
+
+use super::{
+    LedgerError,
+    transactions::{self, Record},
+};
+
+/// Seconds of a day. Days begin at midnight, UTC.
+const DAY: Seconds = 86_400;
+/// Days that are kept.
+const KEPT: u64 = 7;
+
+/// When the day of `time` ends.
+#[must_use]
+pub const fn day_end(time: Seconds) -> Seconds {
+    day(time).saturating_add(1).saturating_mul(DAY)
+}
+
+const fn day(time: Seconds) -> u64 {
+    time / DAY
+}
+
+/// A transaction is final, in a block of this time: each mandate bears the share of its rows, whether
+/// they were paid or not.
+///
+/// # Errors
+/// Those of the store.
+pub fn bear(connection: &Connection, tx: &Record, time: Seconds) -> Result<(), LedgerError> {
+    let cost = tx.cost.unwrap_or_default();
+    let bearers = transactions::bearers(connection, tx)?;
+    let day = day(time);
+    connection.prepare_cached("DELETE FROM mandate_gas WHERE day < ?")?.execute([day.saturating_sub(KEPT)])?;
+    for ((mandate, _), share) in bearers.iter().zip(shares(cost, bearers.iter().map(|(_, rows)| *rows))) {
+        let sum = on(connection, *mandate, day)?.saturating_add(share);
+        connection
+            .prepare_cached(
+                "INSERT INTO mandate_gas (day, mandate, wei) VALUES (?, ?, ?)
+                 ON CONFLICT DO UPDATE SET wei = excluded.wei",
+            )?
+            .execute((day, mandate.0.0, sum.to_be_bytes()))?;
+    }
+    Ok(())
+}
+
+/// What the final transactions of the day of `time` cost for a mandate, in wei.
+///
+/// # Errors
+/// Those of the store.
+pub fn spent(connection: &Connection, mandate: MandateId, time: Seconds) -> Result<u128, LedgerError> {
+    on(connection, mandate, day(time))
+}
+
+fn on(connection: &Connection, mandate: MandateId, day: u64) -> Result<u128, LedgerError> {
+    let wei: Option<[u8; 16]> = connection
+        .prepare_cached("SELECT wei FROM mandate_gas WHERE day = ? AND mandate = ?")?
+        .query_row((day, mandate.0.0), |row| row.get(0))
+        .optional()?;
+    Ok(wei.map(u128::from_be_bytes).unwrap_or_default())
+}
+
+/// Parts of `cost` in proportion to rows, which add up to it.
+fn shares(cost: u128, rows: impl Iterator<Item = u64> + Clone) -> Vec<u128> {
+    let all: u128 = rows.clone().map(u128::from).sum();
+    let (mut seen, mut given) = (0_u128, 0_u128);
+    rows.map(|rows| {
+        seen = seen.saturating_add(rows.into());
+        let share = U256::from(cost).saturating_mul(U256::from(seen)).checked_div(U256::from(all)).unwrap_or_default();
+        let until = u128::try_from(share).unwrap_or(u128::MAX);
+        let share = until.saturating_sub(given);
+        given = until;
+        share
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shares_add_up_and_follow_the_rows(cost: u128, rows in vec(1..200_u64, 1..20)) {
+            let shares = shares(cost, rows.iter().copied());
+            prop_assert_eq!(shares.iter().sum::<u128>(), cost);
+            let all: u64 = rows.iter().sum();
+            for (share, rows) in shares.iter().zip(&rows) {
+                let exact = U256::from(cost) * U256::from(*rows) / U256::from(all);
+                prop_assert!(U256::from(*share).abs_diff(exact) <= U256::from(1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_day_ends_at_midnight() {
+        assert_eq!((day_end(0), day_end(86_399), day_end(86_400)), (86_400, 86_400, 172_800));
+    }
+}
