@@ -246,12 +246,10 @@ impl Follower {
 
         let far = known.number.saturating_add(WALK);
         if far < finalized {
-            let range =
-                backfill::range(node, self.bookkeeper.house.escrow, (known, finalized), stride).await?;
+            let range = backfill::range(node, self.bookkeeper.house.escrow, (known, finalized), stride).await?;
             if let Some((last, _)) = range.last() {
                 let base_fee = last.base_fee;
-                let (head, finalized) =
-                    self.book(node, (known, known), range, (last_final.number, finalized)).await?;
+                let (head, finalized) = self.book(node, (known, known), range, (last_final.number, finalized)).await?;
                 return Ok((Head { block: head.into(), base_fee, finalized }, false));
             }
             // The chain took another way above what is final: that way is walked.
@@ -274,8 +272,7 @@ impl Follower {
             backfill::check(node, self.bookkeeper.house.escrow, &block, &logs).await?;
             blocks.push((block, logs));
         }
-        let (head, finalized) =
-            self.book(node, (known, ancestor), blocks, (last_final.number, finalized)).await?;
+        let (head, finalized) = self.book(node, (known, ancestor), blocks, (last_final.number, finalized)).await?;
         Ok((Head { block: head.into(), base_fee, finalized }, caught_up))
     }
 

@@ -464,6 +464,45 @@ fn a_guardian_s_unknown_past_may_hold_other_submitters() {
     assert_eq!(scene.state(0).0, PaymentState::Reserved);
 }
 
+/// The nonce is used, the call was not made: nothing of it is dead.
+#[test]
+fn what_a_cancelled_transaction_held_waits_again() {
+    let mut scene = Scene::new(GUARDIAN);
+    scene.admit(0, 100, DEADLINE);
+    scene.submit(0, &[0]);
+    let [tx] = &transactions::pending(&scene.ledger).unwrap()[..] else { panic!("one transaction waits") };
+    assert!(!transactions::is_pointless(&scene.ledger, tx).unwrap());
+    let hash = B256::repeat_byte(0xca);
+    let cancel = Attempt { hash, raw: Bytes::new(), max_fee: 2, priority_fee: 2, sent_at: 3, cancels: true };
+    transactions::add_attempt(&scene.ledger, tx.id, &cancel).unwrap();
+    scene.mine_with(Vec::new(), vec![hash]);
+    assert_eq!(transactions::by_id(&scene.ledger, tx.id).unwrap().unwrap().succeeded, Some(false));
+    assert_eq!(scene.state(0).0, PaymentState::Submitted);
+    scene.finalize();
+    assert_eq!(scene.state(0).0, PaymentState::Reserved);
+}
+
+#[test]
+fn a_batch_is_pointless_when_final_blocks_have_ended_all_of_it() {
+    let mut scene = Scene::new(GUARDIAN);
+    scene.admit(0, 100, 3);
+    scene.admit(1, 100, 3);
+    scene.admit(2, 100, DEADLINE);
+    scene.submit(0, &[0]);
+    scene.submit(1, &[1, 2]);
+    let pointless = |scene: &Scene| {
+        let pending = transactions::pending(&scene.ledger).unwrap();
+        pending.iter().map(|tx| transactions::is_pointless(&scene.ledger, tx).unwrap()).collect::<Vec<_>>()
+    };
+    for _ in 0..4 {
+        scene.mine(Vec::new());
+    }
+    assert_eq!(pointless(&scene), [false, false], "too late, but not for good");
+    scene.finalize();
+    assert_eq!(scene.state(0).0, PaymentState::Failed);
+    assert_eq!(pointless(&scene), [true, false]);
+}
+
 // Cards.
 
 const CAPTURE_BY: Seconds = 25_000;

@@ -18,7 +18,7 @@ fn follower(nodes: &[&Scripted]) -> (Follower, tempfile::TempDir) {
     let follower = Follower {
         rpc: Rpc::new(&urls, 1, health.clone()).unwrap(),
         ledger: Ledger::open(&dir.path().join("ledger.db"), house).unwrap(),
-        bookkeeper: Bookkeeper { house, submitter: Address::repeat_byte(0xdd) },
+        bookkeeper: Bookkeeper { house },
         finality: Finality::Depth(2),
         poll: Duration::from_millis(1),
         health,
@@ -29,9 +29,9 @@ fn follower(nodes: &[&Scripted]) -> (Follower, tempfile::TempDir) {
 impl Follower {
     /// Steps until the head of a node is reached.
     async fn reach(&self) -> Result<u64, FollowError> {
-        let mut memory = Memory::default();
+        let mut stride = Stride::default();
         loop {
-            let (head, caught_up) = self.advance(&mut memory).await?;
+            let (head, caught_up) = self.advance(&mut stride).await?;
             if caught_up {
                 return Ok(head.block.number);
             }
