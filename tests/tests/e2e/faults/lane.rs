@@ -53,7 +53,7 @@ struct Begun {
 impl Lane {
     pub(super) async fn start(name: &str) -> Result<Self> {
         let cards = Some(CardSettings { poll: 1, ..CardSettings::default() });
-        let world = World::with(name, &Settings { cards, ..Settings::default() }).await?;
+        let world = World::with(name, &Settings { cards, log: "info", ..Settings::default() }).await?;
         let mandate = world.open(&asking("100000")?).await?.id;
         let agent = world.agent()?;
         Ok(Self { memory: Memory::of(&world), world, agent, mandate, begun: Mutex::default() })
