@@ -12,14 +12,14 @@ const tests = new Map(read("contracts/test", ".sol").map(([path, text]) => [path
 const everywhere = new Set([...tests.values()].flatMap((names) => [...names]));
 const places = new Map([...tests].map(([path, names]) => [path.split("/").pop().replace(/\.sol$/, ""), names]));
 places.set("messages", places.get("OperatorMessageTest"));
-places.set("Conservation", places.get("Conservation.t"));
+places.set("Invariants", places.get("Invariants.t"));
 
 const missing = [];
 for (const [path, text] of read("docs", ".md")) {
   for (const cell of text.split(/[|\n]/)) {
     // A name counts for the place that was named last: `open.t test_a`, `test_b`.
     let place = null;
-    for (const [, named, name] of cell.matchAll(/(?:`|\b)([\w.]+\.t|messages|Conservation)?\s?((?:test|invariant)_\w+)/g)) {
+    for (const [, named, name] of cell.matchAll(/(?:`|\b)([\w.]+\.t|messages|Invariants)?\s?((?:test|invariant)_\w+)/g)) {
       if (named) place = named;
       const known = place && places.has(place) ? places.get(place) : everywhere;
       if (!known.has(name)) missing.push(`${path}: ${place ?? ""} ${name}`);

@@ -42,3 +42,27 @@ foundry_binary() {
 }
 
 find_tools
+
+# Installs the analysers that contracts/requirements.txt pins, once and again whenever it changes. PYTHON_TOOLS is where.
+ensure_analysers() {
+  local requirements="$ROOT/contracts/requirements.txt"
+  PYTHON_TOOLS="$ROOT/contracts/.venv"
+  if ! cmp -s "$requirements" "$PYTHON_TOOLS/requirements.txt"; then
+    python3 -m venv --clear "$PYTHON_TOOLS" &&
+      "$PYTHON_TOOLS/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$requirements" &&
+      "$PYTHON_TOOLS/bin/python" -m pip check --disable-pip-version-check >&2 &&
+      cp "$requirements" "$PYTHON_TOOLS/requirements.txt" || return
+  fi
+}
+
+# Copies what the contracts are built from, so that analysers may clean and build as they like. COPY is where.
+copy_contracts() {
+  COPY="$(mktemp -d)" || return
+  mkdir "$COPY/scripts" "$COPY/bindings" &&
+    cp -R "$ROOT/foundry.toml" "$COPY/" &&
+    cp -R "$ROOT/contracts" "$COPY/contracts" &&
+    rm -rf "$COPY/contracts/.venv" &&
+    cp "$ROOT/scripts/solc.js" "$COPY/scripts/" &&
+    cp -R "$ROOT/bindings/vectors" "$COPY/bindings/" &&
+    ln -s "$ROOT/node_modules" "$COPY/node_modules"
+}

@@ -101,6 +101,8 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
 
     function _pull(address from, uint256 amount) private {
         uint256 before = TOKEN.balanceOf(address(this));
+        // `from` sent this call, or signed the terms that it pays for.
+        // slither-disable-next-line arbitrary-send-erc20
         TOKEN.safeTransferFrom(from, address(this), amount);
         _requireGrown(before, amount);
     }

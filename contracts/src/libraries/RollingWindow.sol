@@ -31,6 +31,7 @@ library RollingWindow {
             while (cap >= LANE) (cap, units) = (cap >> 1, (units + 1) >> 1);
             // The sum of the lanes is at most the cap, and so below LANE: it is what remains modulo LANE, as the sum of
             // a number's digits remains modulo nine.
+            // slither-disable-next-line weak-prng
             fits = lanes % LANE + units <= cap;
             added = (bucket << 224) | (lanes + units);
         }

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {Group, Hold, Payment} from "../../src/interfaces/Types.sol";
+import {Step} from "./Step.sol";
+
+/// @notice I2, I3 and I4 over every verb. A call that reverts changes nothing and is not looked at; that every verb succeeds
+/// sometimes, Halmos sees to: a proof all of whose paths revert fails.
+contract StepsProof is Step {
+    // ---------------------------------------------------------------- open
+
+    function check_open(Any calldata any) external {
+        State memory before = _begin(any);
+        escrow.open(any.terms);
+        _end(any, before, false);
+    }
+
+    function check_openWithAuthorization(Any calldata any, uint256 validAfter, uint256 validBefore) external {
+        State memory before = _begin(any);
+        escrow.openWithAuthorization(any.terms, validAfter, validBefore, "");
+        _end(any, before, false);
+    }
+
+    function check_openWithPermit(Any calldata any, uint256 deadline) external {
+        bytes memory signature = svm.createBytes(65, "signature");
+        State memory before = _begin(any);
+        escrow.openWithPermit(any.terms, deadline, "", signature);
+        _end(any, before, false);
+    }
+
+    // ---------------------------------------------------------------- pay
+
+    function check_spend(Any calldata any, Payment calldata payment) external {
+        vm.assume(payment.nonce == any.nonce);
+        State memory before = _begin(any);
+        escrow.spend(any.terms, payment);
+        _endUsing(any, before, false);
+    }
+
+    function check_spend_withProofAndSignature(Any calldata any, Payment calldata payment, bytes32 a, bytes32 b)
+        external
+    {
+        vm.assume(payment.nonce == any.nonce);
+        bytes32[] memory proof = new bytes32[](2);
+        (proof[0], proof[1]) = (a, b);
+        bytes memory signature = svm.createBytes(65, "signature");
+        State memory before = _begin(any);
+        escrow.spend(any.terms, payment, proof, signature);
+        _endUsing(any, before, false);
+    }
+
+    function check_settle_twoNonces(Any calldata any, Payment calldata a, Payment calldata b) external {
+        vm.assume(a.nonce == any.nonce && b.nonce == any.otherNonce);
+        State memory before = _begin(any);
+        _settle(any, a, b);
+        State memory state = _end(any, before, false);
+        uint256 most = 0;
+        if (!_used(before.mandate, a.nonce)) most += a.amount;
+        if (!_used(before.mandate, b.nonce)) most += b.amount;
+        assertLe(token.out(), most, "I3: unused before");
+        assertTrue(_implies(token.out() > b.amount, _used(state.mandate, a.nonce)), "I3: used afterwards");
+        assertTrue(_implies(token.out() > a.amount, _used(state.mandate, b.nonce)), "I3: used afterwards");
+    }
+
+    function check_settle_oneNonce(Any calldata any, Payment calldata a, Payment calldata b) external {
+        vm.assume(a.nonce == any.nonce && b.nonce == any.nonce);
+        State memory before = _begin(any);
+        _settle(any, a, b);
+        State memory state = _end(any, before, false);
+        assertLe(token.out(), a.amount > b.amount ? a.amount : b.amount, "I3: one of them");
+        assertTrue(_implies(token.out() != 0, !_used(before.mandate, any.nonce)), "I3: unused before");
+        assertTrue(_implies(token.out() != 0, _used(state.mandate, any.nonce)), "I3: used afterwards");
+    }
+
+    function _settle(Any calldata any, Payment calldata a, Payment calldata b) private {
+        Group[] memory groups = new Group[](1);
+        groups[0] = Group(any.terms, new Payment[](2));
+        (groups[0].payments[0], groups[0].payments[1]) = (a, b);
+        escrow.settle(groups, new bytes32[][](0), new bytes[](0));
+    }
+
+    // ---------------------------------------------------------------- hold
+
+    function check_hold(Any calldata any, Hold calldata hold) external {
+        vm.assume(hold.payment.nonce == any.nonce);
+        State memory before = _begin(any);
+        escrow.hold(any.terms, hold);
+        _endUsing(any, before, true);
+    }
+
+    function check_capture(Any calldata any, uint64 expectedHeld, uint64 amount, bool close) external {
+        State memory before = _begin(any);
+        escrow.capture(any.terms, any.nonce, expectedHeld, amount, close);
+        _end(any, before, true);
+        assertLt(any.time, before.hold.captureBy, "I4: captured in time");
+        assertLe(token.out(), before.hold.left, "I4: captured at most what is held");
+    }
+
+    function check_release(Any calldata any) external {
+        State memory before = _begin(any);
+        escrow.release(any.terms, any.nonce);
+        _end(any, before, true);
+        assertEq(token.out(), 0);
+    }
+
+    // ---------------------------------------------------------------- refund
+
+    function check_refund(Any calldata any, uint64 amount, bytes32 ref) external {
+        State memory before = _begin(any);
+        escrow.refund(any.terms, amount, ref);
+        _end(any, before, false);
+    }
+
+    // ---------------------------------------------------------------- end
+
+    function check_revoke(Any calldata any) external {
+        State memory before = _begin(any);
+        escrow.revoke(any.terms);
+        _end(any, before, false);
+    }
+
+    function check_revokeWithSignature(Any calldata any) external {
+        bytes memory signature = svm.createBytes(65, "signature");
+        State memory before = _begin(any);
+        escrow.revokeWithSignature(any.terms, signature);
+        _end(any, before, false);
+    }
+
+    function check_sweep(Any calldata any) external {
+        State memory before = _begin(any);
+        escrow.sweep(any.terms);
+        _end(any, before, false);
+    }
+
+    function check_sweepTo(Any calldata any, address recipient, uint40 deadline) external {
+        bytes memory signature = svm.createBytes(65, "signature");
+        State memory before = _begin(any);
+        escrow.sweepTo(any.terms, recipient, deadline, signature);
+        _end(any, before, false);
+    }
+
+    // ---------------------------------------------------------------- guardian
+
+    function check_setSubmitter(Any calldata any, address submitter, bool allowed) external {
+        State memory before = _begin(any);
+        escrow.setSubmitter(submitter, allowed);
+        _end(any, before, false);
+    }
+
+    /// @dev After what uses `any.nonce`, and only if it was unused.
+    function _endUsing(Any calldata any, State memory before, bool holds) private view {
+        State memory state = _end(any, before, holds);
+        assertFalse(_used(before.mandate, any.nonce), "I3: unused before");
+        assertTrue(_used(state.mandate, any.nonce), "I3: used afterwards");
+    }
+}

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {Vm} from "forge-std/Vm.sol";
+import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
+import {HoldState, Mandate, Status, Terms} from "../../src/interfaces/Types.sol";
+import {EscrowTest} from "../base/EscrowTest.sol";
+
+/// @notice The escrow by its logs and the time of their blocks alone (I12). Whatever the logs say that must not be is a
+/// breach, by the number of the invariant; so is a token that moved without a word, or a word without a token.
+abstract contract Model is EscrowTest {
+    struct Entry {
+        Terms terms;
+        uint256 remaining;
+        uint256 held;
+        uint256 paid;
+        uint256 returned;
+        uint256 restored;
+        bool ended;
+        uint32 nonceBase;
+        uint32[] holds;
+        uint256[] times;
+        uint256[] amounts;
+    }
+
+    uint256 private constant WINDOWS_SLOT = 4;
+    address private constant INTO_THE_ESCROW = address(1);
+
+    bytes32[] internal ids;
+    mapping(bytes32 id => Entry) internal entries;
+    mapping(bytes32 id => mapping(uint32 nonce => bool)) internal used;
+    mapping(bytes32 id => mapping(uint32 nonce => HoldState)) internal holds;
+    /// @dev What agents signed to be paid or held, and where operators signed to have what is left.
+    mapping(bytes32 words => bool) internal signed;
+
+    uint256 internal donated;
+    string public breach;
+    mapping(address account => int256) private _unexplained;
+
+    // ---------------------------------------------------------------- replay
+
+    /// @dev Takes in what the last call logged. The escrow then is as the model says.
+    function _replay() internal {
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        for (uint256 i = 0; i < logs.length; ++i) {
+            if (logs[i].emitter == address(usdc)) _replayTransfer(logs[i]);
+            if (logs[i].emitter == address(escrow)) _replayLog(logs[i]);
+        }
+        for (uint256 i = 0; i < logs.length; ++i) {
+            if (logs[i].emitter == address(usdc) && logs[i].topics[0] == IERC20.Transfer.selector) {
+                _require(_unexplained[_address(logs[i].topics[2])] == 0, "I9: moved without a word");
+            } else if (logs[i].emitter == address(escrow) && logs[i].topics[0] != IMandateEscrow.SubmitterSet.selector)
+            {
+                _requireAsModelled(logs[i].topics[1]);
+            }
+        }
+        _require(_unexplained[INTO_THE_ESCROW] == 0, "I9: a word for nothing");
+    }
+
+    function _replayTransfer(Vm.Log memory log) private {
+        if (log.topics[0] != IERC20.Transfer.selector) return;
+        int256 amount = int256(abi.decode(log.data, (uint256)));
+        if (_address(log.topics[1]) == address(escrow)) {
+            _unexplained[_address(log.topics[2])] += amount;
+            _unexplained[INTO_THE_ESCROW] -= amount;
+        } else if (_address(log.topics[2]) == address(escrow)) {
+            _unexplained[INTO_THE_ESCROW] += amount;
+        }
+    }
+
+    function _replayLog(Vm.Log memory log) private {
+        (bytes32 kind, bytes32 id) = (log.topics[0], log.topics[1]);
+        if (kind == IMandateEscrow.Opened.selector) _opened(id, abi.decode(log.data, (Terms)));
+        else if (kind == IMandateEscrow.Spent.selector) _spent(id, _address(log.topics[2]), log.data);
+        else if (kind == IMandateEscrow.Held.selector) _held(id, _address(log.topics[2]), log.data);
+        else if (kind == IMandateEscrow.Captured.selector) _captured(id, _address(log.topics[2]), log.data);
+        else if (kind == IMandateEscrow.Released.selector) _released(id, log.data);
+        else if (kind == IMandateEscrow.Refunded.selector) _refunded(id, log.data);
+        else if (kind == IMandateEscrow.Revoked.selector) _revoked(id);
+        else if (kind == IMandateEscrow.Returned.selector) _returned(id, _address(log.topics[2]), log.data);
+    }
+
+    function _opened(bytes32 id, Terms memory terms) private {
+        _require(entries[id].terms.cap == 0, "I5: opened again");
+        _require(id == _idOf(terms), "I12: an id of other terms");
+        ids.push(id);
+        entries[id].terms = terms;
+        entries[id].remaining = terms.cap;
+        _explain(INTO_THE_ESCROW, terms.cap);
+    }
+
+    function _spent(bytes32 id, address to, bytes memory data) private {
+        (uint64 amount, uint32 nonce, bytes32 ref) = abi.decode(data, (uint64, uint32, bytes32));
+        _require(signed[_words(id, to, amount, nonce, 0, ref)], "I7: not signed");
+        _commit(id, amount, nonce);
+        entries[id].paid += amount;
+        _paysOut(to, amount);
+    }
+
+    function _held(bytes32 id, address to, bytes memory data) private {
+        (uint64 amount, uint32 nonce, uint40 captureBy, bytes32 ref) =
+            abi.decode(data, (uint64, uint32, uint40, bytes32));
+        _require(signed[_words(id, to, amount, nonce, captureBy, ref)], "I7: not signed");
+        _commit(id, amount, nonce);
+        entries[id].held += amount;
+        entries[id].holds.push(nonce);
+        holds[id][nonce] = HoldState(to, amount, uint32(captureBy));
+    }
+
+    /// @dev What payments and holds share.
+    function _commit(bytes32 id, uint64 amount, uint32 nonce) private {
+        Entry storage entry = entries[id];
+        Terms memory terms = entry.terms;
+        _require(!entry.ended && block.timestamp >= terms.start && block.timestamp < terms.expiry, "I5: out of time");
+        _require(amount <= entry.remaining && (terms.perPayment == 0 || amount <= terms.perPayment), "I2: too much");
+        _require(nonce >= entry.nonceBase && !used[id][nonce], "I3: used before");
+
+        entry.remaining = _less(entry.remaining, amount);
+        used[id][nonce] = true;
+        if (nonce > entry.nonceBase + 87) entry.nonceBase = nonce - 87;
+        if (terms.window == 0) return;
+        entry.times.push(block.timestamp);
+        entry.amounts.push(amount);
+        uint256 within = 0;
+        for (uint256 i = entry.times.length; i > 0 && block.timestamp - entry.times[i - 1] < terms.window; --i) {
+            within += entry.amounts[i - 1];
+        }
+        _require(within <= terms.windowCap, "I8: too much within a window");
+    }
+
+    function _captured(bytes32 id, address to, bytes memory data) private {
+        (uint64 amount, uint32 nonce) = abi.decode(data, (uint64, uint32));
+        HoldState storage hold = holds[id][nonce];
+        _require(amount <= hold.left && amount <= entries[id].held, "I4: more than is held");
+        _require(block.timestamp < hold.captureBy, "I4: captured too late");
+        _require(to == hold.payee, "I7: another payee");
+        hold.left = uint64(_less(hold.left, amount));
+        if (hold.left == 0) delete holds[id][nonce];
+        entries[id].held = _less(entries[id].held, amount);
+        entries[id].paid += amount;
+        _paysOut(to, amount);
+    }
+
+    function _released(bytes32 id, bytes memory data) private {
+        (uint64 amount, uint32 nonce) = abi.decode(data, (uint64, uint32));
+        _require(amount != 0 && amount == holds[id][nonce].left, "I4: not what is held");
+        delete holds[id][nonce];
+        entries[id].held = _less(entries[id].held, amount);
+        entries[id].remaining += amount;
+    }
+
+    function _refunded(bytes32 id, bytes memory data) private {
+        (uint64 amount, uint64 restored,) = abi.decode(data, (uint64, uint64, bytes32));
+        Entry storage entry = entries[id];
+        _require(restored <= amount, "I2: restored out of nothing");
+        entry.remaining += restored;
+        entry.restored += restored;
+        bool open = !entry.ended && block.timestamp < entry.terms.expiry;
+        _require(restored == 0 || (open && entry.terms.refundsRestoreBudget), "I5: restored what is over");
+        _explain(INTO_THE_ESCROW, restored);
+    }
+
+    function _revoked(bytes32 id) private {
+        _require(!entries[id].ended, "I5: ended twice");
+        entries[id].ended = true;
+    }
+
+    function _returned(bytes32 id, address to, bytes memory data) private {
+        (uint64 fromRemaining, uint64 fromHeld) = abi.decode(data, (uint64, uint64));
+        Entry storage entry = entries[id];
+        bool late = block.timestamp >= entry.terms.captureEnd;
+        _require(to == entry.terms.operator || signed[_words(id, to, 0, 0, 0, "")], "I7: another recipient");
+        _require(fromRemaining == entry.remaining && fromHeld == (late ? entry.held : 0), "I6: kept back");
+        entry.ended = true;
+        entry.remaining = 0;
+        entry.held = _less(entry.held, fromHeld);
+        entry.returned += uint256(fromRemaining) + fromHeld;
+        _paysOut(to, uint256(fromRemaining) + fromHeld);
+    }
+
+    function _paysOut(address to, uint256 amount) private {
+        _explain(to, amount);
+        _unexplained[INTO_THE_ESCROW] += int256(amount);
+    }
+
+    function _explain(address account, uint256 amount) private {
+        _unexplained[account] -= int256(amount);
+    }
+
+    // ---------------------------------------------------------------- comparison
+
+    function _requireAsModelled(bytes32 id) internal {
+        Entry storage entry = entries[id];
+        if (entry.terms.cap == 0) return; // a row of a mandate that nobody opened was skipped
+        _require(
+            entry.paid + entry.remaining + entry.held + entry.returned == entry.terms.cap + entry.restored
+                && entry.remaining + entry.held <= entry.terms.cap,
+            "I2: does not add up"
+        );
+        uint88 bits = 0;
+        for (uint32 i = 0; i < 88; ++i) {
+            if (used[id][entry.nonceBase + i]) bits |= uint88(1) << i;
+        }
+        Mandate memory model = Mandate(
+            uint64(entry.remaining), uint64(entry.held), bits, entry.nonceBase, entry.ended ? Status.Ended : Status.Open
+        );
+        _require(_same(abi.encode(model), abi.encode(escrow.mandateOf(id))), "I12: another mandate");
+        for (uint256 i = 0; i < entry.holds.length; ++i) {
+            uint32 nonce = entry.holds[i];
+            _require(_same(abi.encode(holds[id][nonce]), abi.encode(escrow.holdOf(id, nonce))), "I12: another hold");
+        }
+        if (entry.terms.window != 0) {
+            bytes32 slot = keccak256(abi.encode(id, WINDOWS_SLOT));
+            _require(uint256(vm.load(address(escrow), slot)) == _window(entry), "I12: another window");
+        }
+    }
+
+    /// @dev Seven buckets of a sixth of the window each, as their commitments say.
+    function _window(Entry storage entry) private view returns (uint256 word) {
+        uint256 count = entry.times.length;
+        if (count == 0) return 0;
+        uint256 length = (uint256(entry.terms.window) + 5) / 6;
+        uint256 newest = entry.times[count - 1] / length;
+        uint256 unit = 1;
+        while (entry.terms.windowCap / unit >= type(uint32).max) unit *= 2;
+        word = newest << 224;
+        for (uint256 i = 0; i < count; ++i) {
+            uint256 age = newest - entry.times[i] / length;
+            if (age < 7) word += (entry.amounts[i] + unit - 1) / unit << (32 * age);
+        }
+    }
+
+    /// @dev I1 exactly: the escrow holds what mandates have, and donations. I4: what a mandate holds is what its holds
+    /// have left, until a sweep takes it.
+    function _requireAllAsModelled() internal {
+        uint256 has = donated;
+        for (uint256 i = 0; i < ids.length; ++i) {
+            Entry storage entry = entries[ids[i]];
+            _requireAsModelled(ids[i]);
+            has += entry.remaining + entry.held;
+            uint256 left = 0;
+            for (uint256 j = 0; j < entry.holds.length; ++j) {
+                left += holds[ids[i]][entry.holds[j]].left;
+            }
+            bool swept = entry.ended && entry.held == 0 && block.timestamp >= entry.terms.captureEnd;
+            _require(swept || left == entry.held, "I4: held by no hold");
+        }
+        _require(usdc.balanceOf(address(escrow)) == has, "I1: not covered");
+    }
+
+    // ---------------------------------------------------------------- words
+
+    function _words(bytes32 id, address to, uint64 amount, uint32 nonce, uint40 captureBy, bytes32 ref)
+        internal
+        pure
+        returns (bytes32)
+    {
+        return keccak256(abi.encode(id, to, amount, nonce, captureBy, ref));
+    }
+
+    function _require(bool right, string memory what) internal {
+        if (!right && bytes(breach).length == 0) breach = what;
+    }
+
+    /// @dev A breach that reverted would be forgotten.
+    function _less(uint256 from, uint256 amount) private pure returns (uint256) {
+        return amount < from ? from - amount : 0;
+    }
+
+    function _same(bytes memory left, bytes memory right) private pure returns (bool) {
+        return keccak256(left) == keccak256(right);
+    }
+
+    function _address(bytes32 word) private pure returns (address) {
+        return address(uint160(uint256(word)));
+    }
+}
