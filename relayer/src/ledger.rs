@@ -8,6 +8,8 @@ pub mod audit;
 pub mod blocks;
 pub mod books;
 pub mod cards;
+pub mod charges;
+pub mod journal;
 pub mod mandates;
 pub mod payments;
 pub mod requests;

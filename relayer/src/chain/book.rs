@@ -11,8 +11,9 @@ use super::{fact::Fact, rpc::Receipt};
 use crate::ledger::{
     House, LedgerError, audit,
     blocks::{self, Block, Log},
-    books::Step,
+    books::{Booking, Step},
     cards,
+    journal::{self, About},
     mandates::{self, Place},
     payments::{self, Because, Spent},
     requests,
@@ -142,7 +143,7 @@ impl Bookkeeper {
                 Some(Fact::Revoked { mandate, .. }) => fail_all(ledger, mandate, Code::Ended, now)?,
                 Some(Fact::Returned { mandate, from_remaining, from_held, .. }) => {
                     fail_all(ledger, mandate, Code::Ended, now)?;
-                    returned_final(ledger, mandate, from_remaining, from_held)?;
+                    returned_final(ledger, mandate, (from_remaining, from_held), block.number, now)?;
                     if !from_held.is_zero() {
                         holds_swept(ledger, mandate, place, now)?;
                     }
@@ -151,6 +152,7 @@ impl Bookkeeper {
             }
         }
         for tx in transactions::finalize(ledger, block.hash)? {
+            burnt(ledger, &tx, block.number, now)?;
             match tx.kind {
                 Kind::Settle => self.batch_final(ledger, &tx, now)?,
                 // Dead unless it succeeded; then the opening's own event has said all.
@@ -275,8 +277,8 @@ fn spent_final(ledger: &Connection, spent: Spent, place: Place, now: Seconds) ->
         }
         _ => {
             payments::insert_foreign(ledger, &spent, place.tx)?;
-            let books = mandate.books.pay(spent.amount).map_err(LedgerError::inconsistent)?;
-            mandates::set_books(ledger, mandate.id, books)?;
+            let about = About::default().at(place.block);
+            journal::book(ledger, &mandate, Booking::Pay(spent.amount), about, now)?;
         }
     }
     nonce_final(ledger, spent.mandate, spent.nonce, now)
@@ -331,14 +333,14 @@ fn held_final(
 ) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
     let ours = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.held == Some(place) && !card.hold_final);
-    let books = match &ours {
+    let (booking, about) = match &ours {
         Some(card) => {
             cards::set_hold_final(ledger, card.seq)?;
-            mandate.books.hold_reserved(amount)
+            (Booking::Place(amount), About::card(card.seq))
         }
-        None => mandate.books.hold(amount),
+        None => (Booking::Hold(amount), About::default()),
     };
-    mandates::set_books(ledger, mandate.id, books.map_err(LedgerError::inconsistent)?)?;
+    journal::book(ledger, &mandate, booking, about.at(place.block), now)?;
     nonce_final(ledger, mandate.id, nonce, now)
 }
 
@@ -352,9 +354,12 @@ fn hold_ended(
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
-    let books = mandate.books.capture(captured).and_then(|books| books.release(released));
-    mandates::set_books(ledger, mandate.id, books.map_err(LedgerError::inconsistent)?)?;
-    let Some(card) = cards::by_nonce(ledger, mandate.id, nonce)? else { return Ok(()) };
+    let card = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.hold_final);
+    let about = card.as_ref().map_or_else(About::default, |card| About::card(card.seq)).at(place.block);
+    let booking = if captured.is_zero() { Booking::Release(released) } else { Booking::Capture(captured) };
+    journal::book(ledger, &mandate, booking, about, now)?;
+    let Some(card) = card else { return Ok(()) };
+    journal::collect(ledger, mandate.seq, captured, about, now)?;
     let sum =
         |a: Amount, b: Amount| a.checked_add(b).ok_or_else(|| LedgerError::inconsistent("more than a hold holds"));
     let settled = (sum(card.captured, captured)?, sum(card.released, released)?);
@@ -427,21 +432,37 @@ fn ended(
 fn returned_final(
     ledger: &Connection,
     id: MandateId,
-    from_remaining: Amount,
-    from_held: Amount,
+    (from_remaining, from_held): (Amount, Amount),
+    block: u64,
+    now: Seconds,
 ) -> Result<(), LedgerError> {
-    let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
-    let amount = from_remaining
-        .checked_add(from_held)
-        .ok_or_else(|| LedgerError::inconsistent("more returned than can be stored"))?;
-    let held = mandate
-        .books
-        .held
-        .checked_sub(from_held)
-        .ok_or_else(|| LedgerError::inconsistent("more returned than was held"))?;
-    let mut books = mandate.books.give_back(amount).map_err(LedgerError::inconsistent)?;
-    books.held = held;
-    mandates::set_books(ledger, id, books)
+    for booking in [Booking::Return(from_remaining), Booking::ReturnHeld(from_held)] {
+        let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
+        journal::book(ledger, &mandate, booking, About::default().at(block), now)?;
+    }
+    Ok(())
+}
+
+/// A final transaction of ours was paid for, whatever it did.
+fn burnt(ledger: &Connection, tx: &transactions::Record, block: u64, now: Seconds) -> Result<(), LedgerError> {
+    let seq_of = |id: MandateId| Ok::<_, LedgerError>(mandates::get(ledger, id)?.map(|mandate| mandate.seq));
+    let mut about = About { tx: Some(tx.id), ..About::default() }.at(block);
+    let (mut riders, mut mandate) = (Vec::new(), None);
+    match tx.kind {
+        Kind::Settle => {
+            for payment in payments::riding_in(ledger, tx.id)? {
+                riders.extend(seq_of(payment.mandate)?.map(|mandate| (mandate, payment.seq)));
+            }
+        }
+        Kind::Open(id) | Kind::Sweep(id) => mandate = seq_of(id)?,
+        Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => {
+            about.card = Some(card);
+            if let Some(card) = cards::by_seq(ledger, card)? {
+                mandate = seq_of(card.mandate)?;
+            }
+        }
+    }
+    journal::burn(ledger, tx.cost.unwrap_or_default(), &riders, (mandate, about), now)
 }
 
 fn fail_all(ledger: &Connection, mandate: MandateId, reason: Code, now: Seconds) -> Result<(), LedgerError> {

@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::{
     LedgerError, audit,
-    books::{self, Step},
+    books::{self, Booking, Step},
+    journal::{self, About},
     mandates,
 };
 
@@ -273,8 +274,6 @@ pub fn admit(
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let Admission { id, body, digest } = admission;
-    let books = mandate.books.reserve(body.amount).map_err(LedgerError::inconsistent)?;
-    mandates::set_books(connection, mandate.id, books)?;
     connection
         .prepare_cached(
             "INSERT INTO payment (id, mandate, nonce, payee, amount, deadline, ref, digest, signature, state,
@@ -294,6 +293,8 @@ pub fn admit(
             now,
             now,
         ))?;
+    let seq = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
+    journal::book(connection, mandate, Booking::Reserve(body.amount), About::payment(seq), now)?;
     let data = json!({
         "payee": body.payee.to_string(), "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline,
         "ref": body.reference, "digest": digest, "decision": decision,
@@ -328,13 +329,9 @@ pub fn step(
         .ok_or_else(|| LedgerError::Inconsistent(format!("{} is {:?}: no {step:?}", payment.id, payment.state)))?;
     let mandate = mandates::get(connection, payment.mandate)?
         .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", payment.id)))?;
-    let books = match state {
-        PaymentState::Settled => Some(mandate.books.settle(payment.amount)),
-        PaymentState::Failed => Some(mandate.books.unreserve(payment.amount)),
-        _ => None,
-    };
-    if let Some(books) = books {
-        mandates::set_books(connection, mandate.id, books.map_err(LedgerError::inconsistent)?)?;
+    if let Some(booking) = books::booking_of(state, payment.amount) {
+        let about = About { block: because.block.map(|(number, _)| number), ..About::payment(payment.seq) };
+        journal::book(connection, &mandate, booking, about, now)?;
     }
     let tx_hash = because.tx_hash.or(payment.tx_hash);
     connection

@@ -42,6 +42,8 @@ pub struct Record {
     pub mined: Option<Place>,
     /// Whether it succeeded, once mined.
     pub succeeded: Option<bool>,
+    /// What it cost in wei, once mined.
+    pub cost: Option<u128>,
 }
 
 /// Signed bytes.
@@ -77,7 +79,8 @@ pub struct New {
 }
 
 const COLUMNS: &str =
-    "id, submitter, nonce, kind, mandate, calldata, gas_limit, mined_block, mined_hash, mined_tx, succeeded, card";
+    "id, submitter, nonce, kind, mandate, calldata, gas_limit, mined_block, mined_hash, mined_tx, succeeded, card,
+    gas_cost";
 
 fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     let mandate = row.get::<_, Option<[u8; 32]>>(4)?.map(|id| MandateId(id.into()));
@@ -105,6 +108,7 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
         gas_limit: row.get(6)?,
         mined,
         succeeded: row.get(10)?,
+        cost: row.get::<_, Option<[u8; 16]>>(12)?.map(u128::from_be_bytes),
     })
 }
 
@@ -228,7 +232,7 @@ pub fn set_mined(
             "UPDATE tx SET state = 'mined', mined_block = ?, mined_hash = ?, mined_tx = ?, succeeded = ?, gas_cost = ?
              WHERE id = ?",
         )?
-        .execute((place.block, place.hash.0, place.tx.0, succeeded, gas_cost.to_string(), tx))?;
+        .execute((place.block, place.hash.0, place.tx.0, succeeded, gas_cost.to_be_bytes(), tx))?;
     Ok(())
 }
 

@@ -161,7 +161,7 @@ impl Service {
             terms: &mandate.terms,
             intent: mandate.intent.as_ref(),
             state: mandate.state(head, confirmations),
-            available: mandate.books.available(),
+            available: mandate.books.available,
             highest_nonce: mandate.highest_nonce,
         };
         let house = policy::House { escrow: house.escrow, token: house.token, guardian: house.guardian };

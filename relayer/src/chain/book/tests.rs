@@ -9,6 +9,7 @@ use stipend_core::{PaymentId, api::NewPayment, policy::Decision};
 use super::*;
 use crate::ledger::{
     books::Books,
+    charges,
     payments::Admission,
     transactions::{Attempt, New},
 };
@@ -180,7 +181,7 @@ impl Scene {
 
     fn money(&self) -> [u64; 4] {
         let books = self.books();
-        [books.available(), books.reserved, books.paid, books.returned].map(Amount::units)
+        [books.available, books.reserved, books.paid, books.returned].map(Amount::units)
     }
 }
 
@@ -521,7 +522,7 @@ fn released(nonce: u32, amount: u64) -> Log {
 /// Available, reserved, held, paid.
 fn purse(scene: &Scene) -> [u64; 4] {
     let books = scene.books();
-    [books.available(), books.reserved, books.held, books.paid].map(Amount::units)
+    [books.available, books.reserved, books.held, books.paid].map(Amount::units)
 }
 
 #[test]
@@ -596,7 +597,7 @@ fn a_hold_that_nobody_accepted_freezes_a_guarded_mandate_and_is_booked() {
 #[test]
 fn the_issuer_s_news_lead_to_one_end_in_any_order_and_any_number() {
     use crate::cards::keeper::take_in;
-    let event = |token: &str, kind: &str, cents, created: &str, approved| cards::IssuerEvent {
+    let event = |token: &str, kind: &str, cents, created: &str, approved| charges::Event {
         token: token.into(),
         transaction: "t".into(),
         created: created.into(),
@@ -623,7 +624,7 @@ fn the_issuer_s_news_lead_to_one_end_in_any_order_and_any_number() {
         // All of them at once, as asking gives them.
         take_in(&scene.ledger, seq, &[authorised.clone(), cleared.clone(), declined.clone()]).unwrap();
         assert_eq!(card(&scene, id).state, CardState::Closing);
-        let tally = cards::tally(&scene.ledger, seq, Some("t")).unwrap();
+        let tally = charges::tally(&scene.ledger, seq, Some("t")).unwrap();
         assert_eq!((tally.pending, tally.cleared), (0, 184));
     }
 }
