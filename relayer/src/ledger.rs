@@ -9,6 +9,7 @@ pub mod blocks;
 pub mod books;
 pub mod cards;
 pub mod charges;
+pub mod check;
 pub mod journal;
 pub mod mandates;
 pub mod payments;
@@ -25,7 +26,7 @@ use std::{
 };
 
 use alloy_primitives::Address;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tokio::sync::{Semaphore, watch};
 
 pub use writer::Writer;
@@ -35,7 +36,7 @@ const VERSION: i64 = 1;
 const READERS: usize = 4;
 
 /// What a ledger belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct House {
     /// The chain.
     pub chain_id: u64,
@@ -223,18 +224,30 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
     Ok(())
 }
 
-fn settle_in(connection: &Connection, given: House) -> Result<(), LedgerError> {
-    let stored = connection
-        .query_row("SELECT chain_id, escrow, token, guardian FROM house", [], |row| {
-            Ok(House {
-                chain_id: row.get(0)?,
-                escrow: row.get::<_, [u8; 20]>(1)?.into(),
-                token: row.get::<_, [u8; 20]>(2)?.into(),
-                guardian: row.get::<_, [u8; 20]>(3)?.into(),
-            })
+/// That this program knows the file's schema.
+fn must_be_known(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found == VERSION { Ok(()) } else { Err(LedgerError::Version { path: path.to_owned(), found }) }
+}
+
+/// Whose ledger it is, if that is said.
+fn house(connection: &Connection) -> Result<Option<House>, LedgerError> {
+    let mut statement = connection.prepare("SELECT chain_id, escrow, token, guardian FROM house")?;
+    let houses = statement.query_map([], |row| {
+        Ok(House {
+            chain_id: row.get(0)?,
+            escrow: row.get::<_, [u8; 20]>(1)?.into(),
+            token: row.get::<_, [u8; 20]>(2)?.into(),
+            guardian: row.get::<_, [u8; 20]>(3)?.into(),
         })
-        .optional()?;
-    match stored {
+    })?;
+    let mut houses: Vec<_> = houses.collect::<Result<_, _>>()?;
+    let house = houses.pop();
+    if houses.is_empty() { Ok(house) } else { Err(LedgerError::inconsistent("it belongs to more than one house")) }
+}
+
+fn settle_in(connection: &Connection, given: House) -> Result<(), LedgerError> {
+    match house(connection)? {
         Some(stored) if stored == given => Ok(()),
         Some(stored) => Err(LedgerError::OtherHouse { stored, given }),
         None => {

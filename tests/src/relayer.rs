@@ -266,6 +266,23 @@ impl Relayer {
         Ok(())
     }
 
+    /// Examines its ledger, running or not, as `stipend ledger check` does.
+    ///
+    /// # Errors
+    /// If there is any difference; it says which.
+    pub fn prove(&self) -> Result<()> {
+        let database = self.argument("--database")?;
+        let mut command = Command::new(binary()?);
+        let said = command.args(["ledger", "check", "--database", database]).env_clear().output()?;
+        if said.status.success() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&said.stdout)) }
+    }
+
+    fn argument(&self, name: &str) -> Result<&str> {
+        let at = self.arguments.iter().position(|argument| argument == name);
+        let value = at.and_then(|at| self.arguments.get(at + 1));
+        Ok(value.ok_or_else(|| eyre!("{name} is not an argument"))?)
+    }
+
     fn command(&self, arguments: &[String]) -> Result<Command> {
         let mut command = Command::new(binary()?);
         command

@@ -1,6 +1,8 @@
 //! The bookkeeper against made-up chains.
 
-use alloy_primitives::{B256, Bytes};
+mod proof;
+
+use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_sol_types::SolEvent;
 use proptest::{collection::vec, prelude::*};
 use stipend_bindings::{abi::MandateEscrow, terms_on_chain};
@@ -9,7 +11,7 @@ use stipend_core::{PaymentId, api::NewPayment, policy::Decision};
 use super::*;
 use crate::ledger::{
     books::Books,
-    charges,
+    charges, check,
     payments::Admission,
     transactions::{Attempt, New},
 };
@@ -45,6 +47,9 @@ impl Scene {
     fn new(guardian: Address) -> Self {
         let ledger = Connection::open_in_memory().unwrap();
         ledger.execute_batch(include_str!("../../ledger/schema.sql")).unwrap();
+        let house = KEEPER.house;
+        let row = (house.chain_id, house.escrow.0.0, house.token.0.0, house.guardian.0.0);
+        ledger.execute("INSERT INTO house VALUES (?, ?, ?, ?)", row).unwrap();
         let genesis = Block { number: 0, hash: B256::repeat_byte(0xff), parent: B256::ZERO, time: 0 };
         blocks::restart_at(&ledger, genesis).unwrap();
         let mut scene = Self { ledger, salt: 0 };
@@ -133,8 +138,9 @@ impl Scene {
 
     /// Puts payments into a stored transaction and returns the hash of its attempt.
     fn submit(&self, submitter_nonce: u64, nonces: &[u32]) -> B256 {
-        let hash = B256::left_padding_from(&(0xaaaa + submitter_nonce).to_be_bytes());
-        let attempt = Attempt { hash, raw: Bytes::new(), max_fee: 1, priority_fee: 1, sent_at: 0 };
+        let raw = Bytes::from(submitter_nonce.to_be_bytes());
+        let hash = keccak256(&raw);
+        let attempt = Attempt { hash, raw, max_fee: 1, priority_fee: 1, sent_at: 0 };
         let id = transactions::insert(
             &self.ledger,
             &New {
@@ -182,6 +188,16 @@ impl Scene {
     fn money(&self) -> [u64; 4] {
         let books = self.books();
         [books.available, books.reserved, books.paid, books.returned].map(Amount::units)
+    }
+}
+
+impl Drop for Scene {
+    /// Whatever was played, the ledger proves itself.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let report = check::examine(&self.ledger);
+            assert_eq!(report.differences(), 0, "{report:#?}");
+        }
     }
 }
 
