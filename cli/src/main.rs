@@ -63,7 +63,7 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Run the mock card issuer
     Issuer(issuer::Args),
-    /// Prove a relayer's ledger
+    /// Prove a relayer's ledger, and mend it from the chain
     #[command(subcommand)]
     Ledger(ledger::Command),
     /// Deploy an escrow

@@ -13,6 +13,7 @@ pub mod check;
 pub mod journal;
 pub mod mandates;
 pub mod payments;
+pub mod rebuild;
 pub mod requests;
 #[cfg(test)]
 mod tests;
@@ -100,6 +101,45 @@ impl LedgerError {
     }
 }
 
+/// The right to a ledger's file: one process at a time has it.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes it, or says that another process has it.
+    ///
+    /// # Errors
+    /// [`LedgerError::InUse`], and [`LedgerError::File`].
+    pub fn take(path: &Path) -> Result<Self, LedgerError> {
+        let file_error = |source| LedgerError::File { path: path.to_owned(), source };
+        let file = File::create(path.with_added_extension("lock")).map_err(file_error)?;
+        file.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => LedgerError::InUse(path.to_owned()),
+            std::fs::TryLockError::Error(source) => file_error(source),
+        })?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Copies a ledger whose lock the caller has, with what is still in its write-ahead log, to a file
+/// that does not exist. Refuses a version that it does not know.
+///
+/// # Errors
+/// [`LedgerError`].
+pub fn copy(from: &Path, to: &Path) -> Result<(), LedgerError> {
+    let connection = Connection::open(from)?;
+    must_be_known(&connection, from)?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    drop(connection);
+    let file_error = |source| LedgerError::File { path: to.to_owned(), source };
+    let mut copy = private(to, true).map_err(file_error)?;
+    let mut original = File::open(from).map_err(file_error)?;
+    std::io::copy(&mut original, &mut copy).map_err(file_error)?;
+    copy.sync_all().map_err(file_error)
+}
+
 /// The ledger. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Ledger {
@@ -107,7 +147,7 @@ pub struct Ledger {
     writer: Writer,
     readers: Arc<(Semaphore, Mutex<Vec<Connection>>)>,
     // Held as long as anybody holds the ledger: a second process exits at once.
-    _lock: Arc<File>,
+    _lock: Arc<Lock>,
 }
 
 impl Ledger {
@@ -116,16 +156,17 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]: in use, of another house, of an unknown version, or not writable.
     pub fn open(path: &Path, house: House) -> Result<Self, LedgerError> {
-        let file_error = |source| LedgerError::File { path: path.to_owned(), source };
-        let lock_path = path.with_added_extension("lock");
-        let lock = File::create(&lock_path).map_err(file_error)?;
-        lock.try_lock().map_err(|error| match error {
-            std::fs::TryLockError::WouldBlock => LedgerError::InUse(path.to_owned()),
-            std::fs::TryLockError::Error(source) => file_error(source),
-        })?;
+        Self::open_locked(path, house, Lock::take(path)?)
+    }
 
+    /// The same for who has the lock already.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: of another house, of an unknown version, or not writable.
+    pub fn open_locked(path: &Path, house: House, lock: Lock) -> Result<Self, LedgerError> {
+        let file_error = |source| LedgerError::File { path: path.to_owned(), source };
         // Signed payments are nobody else's business. The files that SQLite adds take the same mode.
-        private(path).map_err(file_error)?;
+        private(path, false).map_err(file_error)?;
         let mut connection = Connection::open(path)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.execute_batch(
@@ -199,10 +240,10 @@ impl Ledger {
     }
 }
 
-/// Creates the file for its owner alone, if it is not there.
-fn private(path: &Path) -> std::io::Result<File> {
+/// Creates the file for its owner alone; if it is there, it is opened, or must be new.
+fn private(path: &Path, new: bool) -> std::io::Result<File> {
     let mut options = File::options();
-    options.create(true).append(true);
+    options.create(true).create_new(new).append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)

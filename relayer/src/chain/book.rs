@@ -15,7 +15,7 @@ use crate::ledger::{
     cards,
     journal::{self, About},
     mandates::{self, Place},
-    payments::{self, Because, Spent},
+    payments::{self, Because, Foreign, Spent},
     requests,
     transactions::{self, Kind},
 };
@@ -131,8 +131,8 @@ impl Bookkeeper {
             let place = Place { block: block.number, hash: block.hash, tx: log.tx_hash };
             match Fact::read(&log) {
                 Some(Fact::Spent(spent)) => spent_final(ledger, spent, place, now)?,
-                Some(Fact::Held { mandate, nonce, amount, .. }) => {
-                    held_final(ledger, mandate, nonce, amount, place, now)?
+                Some(Fact::Held { mandate, nonce, payee, amount, .. }) => {
+                    held_final(ledger, Spent { mandate, nonce, payee, amount }, place, now)?;
                 }
                 Some(Fact::Captured { mandate, nonce, amount }) => {
                     hold_ended(ledger, mandate, nonce, (amount, Amount::ZERO), place, now)?;
@@ -143,10 +143,7 @@ impl Bookkeeper {
                 Some(Fact::Revoked { mandate, .. }) => fail_all(ledger, mandate, Code::Ended, now)?,
                 Some(Fact::Returned { mandate, from_remaining, from_held, .. }) => {
                     fail_all(ledger, mandate, Code::Ended, now)?;
-                    returned_final(ledger, mandate, (from_remaining, from_held), block.number, now)?;
-                    if !from_held.is_zero() {
-                        holds_swept(ledger, mandate, place, now)?;
-                    }
+                    returned_final(ledger, mandate, (from_remaining, from_held), place, now)?;
                 }
                 _ => {}
             }
@@ -213,6 +210,19 @@ impl Bookkeeper {
         Ok(())
     }
 
+    /// Others have used a transaction's nonce for good: what rode in it waits again.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub fn dead(&self, ledger: &Connection, tx: &transactions::Record, now: Seconds) -> Result<(), LedgerError> {
+        transactions::set_dead(ledger, tx.id)?;
+        match tx.kind {
+            Kind::Settle => self.batch_final(ledger, tx, now),
+            Kind::Open(mandate) => transactions::set_opening_tx(ledger, mandate, None),
+            Kind::Sweep(_) | Kind::Hold(_) | Kind::Capture(_) | Kind::Release(_) => Ok(()),
+        }
+    }
+
     fn only_we_submit(&self, ledger: &Connection, mandate: MandateId) -> Result<bool, LedgerError> {
         let guarded = mandates::get(ledger, mandate)?
             .is_some_and(|mandate| !mandate.terms.guardian.is_zero() && mandate.terms.guardian == self.house.guardian);
@@ -276,7 +286,7 @@ fn spent_final(ledger: &Connection, spent: Spent, place: Place, now: Seconds) ->
             payments::step(ledger, &payment, Step::Settle, because, now)?;
         }
         _ => {
-            payments::insert_foreign(ledger, &spent, place.tx)?;
+            payments::insert_foreign(ledger, Foreign::Payment, &spent, place.tx)?;
             let about = About::default().at(place.block);
             journal::book(ledger, &mandate, Booking::Pay(spent.amount), about, now)?;
         }
@@ -323,22 +333,19 @@ fn held_mined(
     audit::append(ledger, now, event("mandate.frozen"))
 }
 
-fn held_final(
-    ledger: &Connection,
-    mandate: MandateId,
-    nonce: u32,
-    amount: Amount,
-    place: Place,
-    now: Seconds,
-) -> Result<(), LedgerError> {
-    let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
+fn held_final(ledger: &Connection, hold: Spent, place: Place, now: Seconds) -> Result<(), LedgerError> {
+    let Spent { nonce, amount, .. } = hold;
+    let Some(mandate) = mandates::get(ledger, hold.mandate)? else { return Ok(()) };
     let ours = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.held == Some(place) && !card.hold_final);
     let (booking, about) = match &ours {
         Some(card) => {
             cards::set_hold_final(ledger, card.seq)?;
             (Booking::Place(amount), About::card(card.seq))
         }
-        None => (Booking::Hold(amount), About::default()),
+        None => {
+            payments::insert_foreign(ledger, Foreign::Hold, &hold, place.tx)?;
+            (Booking::Hold(amount), About::default())
+        }
     };
     journal::book(ledger, &mandate, booking, about.at(place.block), now)?;
     nonce_final(ledger, mandate.id, nonce, now)
@@ -394,24 +401,23 @@ fn emptied(ledger: &Connection, mut card: cards::Record, place: Place, now: Seco
     }
 }
 
-/// A sweep has taken what cards of the mandate still held.
-fn holds_swept(ledger: &Connection, mandate: MandateId, place: Place, now: Seconds) -> Result<(), LedgerError> {
-    for card in cards::holding(ledger, mandate)? {
+/// A sweep has taken what cards of the mandate still held: so much.
+fn holds_swept(ledger: &Connection, id: MandateId, place: Place, now: Seconds) -> Result<Amount, LedgerError> {
+    let too_much = || LedgerError::inconsistent("more than a hold holds");
+    let mut swept = Amount::ZERO;
+    for card in cards::holding(ledger, id)? {
         let left = card.left();
-        let released =
-            card.released.checked_add(left).ok_or_else(|| LedgerError::inconsistent("more than a hold holds"))?;
+        let released = card.released.checked_add(left).ok_or_else(too_much)?;
+        let mandate = cards::mandate_of(ledger, &card)?;
+        let about = About::card(card.seq).at(place.block);
+        journal::book(ledger, &mandate, Booking::ReturnHeld(left), about, now)?;
         cards::set_settled(ledger, card.seq, (card.captured, released), place.tx)?;
-        cards::note(
-            ledger,
-            &card,
-            "card.settled",
-            Some(place.tx),
-            json!({ "captured": Amount::ZERO, "released": left }),
-            now,
-        )?;
+        let data = json!({ "captured": Amount::ZERO, "released": left });
+        cards::note(ledger, &card, "card.settled", Some(place.tx), data, now)?;
+        swept = swept.checked_add(left).ok_or_else(too_much)?;
         emptied(ledger, cards::Record { released, ..card }, place, now)?;
     }
-    Ok(())
+    Ok(swept)
 }
 
 fn ended(
@@ -433,12 +439,15 @@ fn returned_final(
     ledger: &Connection,
     id: MandateId,
     (from_remaining, from_held): (Amount, Amount),
-    block: u64,
+    place: Place,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    for booking in [Booking::Return(from_remaining), Booking::ReturnHeld(from_held)] {
+    let swept = if from_held.is_zero() { Amount::ZERO } else { holds_swept(ledger, id, place, now)? };
+    let elsewhere =
+        from_held.checked_sub(swept).ok_or_else(|| LedgerError::inconsistent("less returned than cards held"))?;
+    for booking in [Booking::Return(from_remaining), Booking::ReturnHeld(elsewhere)] {
         let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
-        journal::book(ledger, &mandate, booking, About::default().at(block), now)?;
+        journal::book(ledger, &mandate, booking, About::default().at(place.block), now)?;
     }
     Ok(())
 }

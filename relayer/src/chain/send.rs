@@ -78,7 +78,7 @@ pub enum SendError {
     },
     /// The chain's nonce is not the one that the ledger expects.
     #[error(
-        "the submitter {submitter} has nonce {chain} on chain, the ledger expects {expected}: a transaction that is not in the ledger used its key"
+        "the submitter {submitter} has nonce {chain} on chain, the ledger expects {expected}: a transaction that is not in the ledger used its key; stop whatever else uses it, then run `stipend ledger repair`"
     )]
     ForeignTransaction {
         /// Who.
@@ -119,27 +119,14 @@ enum Work {
 }
 
 impl Sender {
-    /// Begins to use the submitter. Refuses if the chain knows transactions of it that the ledger
-    /// does not: an old or copied ledger must not sign.
+    /// Begins to use the submitter.
     ///
     /// # Errors
-    /// [`SendError::ForeignTransaction`], and those of node and ledger.
+    /// Those of node and ledger.
     pub async fn start(&self) -> Result<(), SendError> {
         let submitter = self.submitter.address();
         let chain = self.rpc.nonce(submitter).await?;
-        let expected = self
-            .ledger
-            .writer()
-            .write(move |ledger| {
-                transactions::start(ledger, submitter, chain)?;
-                transactions::next_nonce(ledger, submitter)
-            })
-            .await?
-            .unwrap_or(chain);
-        if chain > expected {
-            return Err(SendError::ForeignTransaction { submitter, chain, expected });
-        }
-        Ok(())
+        Ok(self.ledger.writer().write(move |ledger| transactions::start(ledger, submitter, chain)).await?)
     }
 
     /// Sends until `stop`, whenever the head moves or something was accepted.

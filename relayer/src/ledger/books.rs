@@ -121,6 +121,21 @@ pub enum Booking {
     ReturnHeld(Amount),
     /// A refund gave so much back to the budget.
     Restore(Amount),
+    /// What was booked from the chain is taken back, to be booked anew: what went to the operator and
+    /// what refunds gave.
+    Forget,
+    /// The same for something that was accepted: so much of it was paid, so much is held, and so much
+    /// is back.
+    Reopen {
+        /// Paid for good, it was said.
+        paid: Amount,
+        /// Held for good, it was said.
+        held: Amount,
+        /// Released for good, it was said.
+        back: Amount,
+    },
+    /// The same for what was paid and held without a row.
+    ForgetElsewhere,
 }
 
 impl Booking {
@@ -140,6 +155,8 @@ impl Booking {
             Self::Return(_) => "return",
             Self::ReturnHeld(_) => "return_held",
             Self::Restore(_) => "restore",
+            Self::Forget | Self::ForgetElsewhere => "forget",
+            Self::Reopen { .. } => "reopen",
         }
     }
 }
@@ -257,6 +274,22 @@ impl Books {
                     return Err(BooksError::NotSpent { amount, spent });
                 }
                 page.free(Restored, amount)?;
+            }
+            Booking::Forget => {
+                page.free(Returned, self.returned)?;
+                page.claim(Restored, self.restored)?;
+            }
+            Booking::Reopen { paid, held, back } => {
+                page.post(Paid, Reserved, paid)?;
+                // What was swept from holds is not held any more, and has come back already.
+                let there = held.min(self.held);
+                page.post(Held, Reserved, there)?;
+                page.claim(Reserved, held.checked_sub(there).unwrap_or_default())?;
+                page.claim(Reserved, back)?;
+            }
+            Booking::ForgetElsewhere => {
+                page.free(Paid, self.paid)?;
+                page.free(Held, self.held)?;
             }
         }
         Ok((page.books, page.postings))

@@ -213,17 +213,23 @@ fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
             format!("the host's {name} is {} units, the journal comes to {entered}", balance.units())
         });
     }
-    // What was paid elsewhere has a row of its own, and an entry.
-    let query = "SELECT mandate.id, coalesce(sum(rows.amount), 0), coalesce((SELECT sum(amount) FROM journal
-            WHERE journal.mandate = mandate.seq AND cause = 'pay'), 0)
-        FROM mandate LEFT JOIN foreign_payment AS rows ON rows.mandate = mandate.id GROUP BY mandate.seq";
-    each(connection, query, |row| {
-        let (id, rows, entered) = (mandate_id(row, 0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
-        check.must(rows == entered, || {
-            format!("{id}: {rows} units were paid elsewhere, the journal comes to {entered}")
-        });
-        Ok(())
-    })
+    // What was paid or held elsewhere has a row of its own, and an entry.
+    for kind in ["pay", "hold"] {
+        let query = format!(
+            "SELECT mandate.id, coalesce((SELECT sum(amount) FROM foreign_outflow AS rows
+                    WHERE rows.mandate = mandate.id AND kind = '{kind}'), 0), coalesce(sum(journal.amount), 0)
+             FROM mandate LEFT JOIN journal ON journal.mandate = mandate.seq AND cause = '{kind}'
+                AND journal.seq > (SELECT coalesce(max(seq), 0) FROM journal WHERE cause = 'forget') GROUP BY mandate.seq"
+        );
+        each(connection, &query, |row| {
+            let (id, rows, entered) = (mandate_id(row, 0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
+            check.must(rows == entered, || {
+                format!("{id}: the rows of {kind} elsewhere come to {rows} units, the journal to {entered}")
+            });
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// What the journal has for each of `what`, in three accounts.
@@ -304,7 +310,7 @@ fn nonces(connection: &Connection, check: &mut Check) -> Result<(), LedgerError>
         (
             "used on chain",
             "SELECT mandate, nonce FROM payment WHERE state = 'settled' UNION ALL
-             SELECT mandate, nonce FROM card WHERE hold_final UNION ALL SELECT mandate, nonce FROM foreign_payment",
+             SELECT mandate, nonce FROM card WHERE hold_final UNION ALL SELECT mandate, nonce FROM foreign_outflow",
         ),
     ] {
         let query =
@@ -367,13 +373,14 @@ fn transactions(connection: &Connection, check: &mut Check) -> Result<(), Ledger
 
 fn gas(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     // In two parts, since a sum of wei outgrows what the database can add.
-    let split = "sum(amount / 1000000000), sum(amount % 1000000000)";
+    let side = "CASE WHEN credit = 'gas' THEN 1 ELSE -1 END";
+    let split = format!("sum({side} * (amount / 1000000000)), sum({side} * (amount % 1000000000))");
     let wei = |row: &Row<'_>, index: usize| -> Result<i128, LedgerError> {
         let part = |index| Ok::<_, rusqlite::Error>(i128::from(row.get::<_, Option<i64>>(index)?.unwrap_or_default()));
         Ok(part(index)? * 1_000_000_000 + part(index + 1)?)
     };
     let query = format!(
-        "SELECT tx.id, tx.gas_cost, {split} FROM tx LEFT JOIN journal ON journal.tx = tx.id AND credit = 'gas'
+        "SELECT tx.id, tx.gas_cost, {split} FROM tx LEFT JOIN journal ON journal.tx = tx.id AND (credit = 'gas' OR debit = 'gas')
          WHERE tx.state = 'final' AND tx.gas_cost IS NOT NULL GROUP BY tx.id"
     );
     each(connection, &query, |row| {
@@ -385,7 +392,7 @@ fn gas(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
         Ok(())
     })?;
     let host = journal::host(connection)?;
-    each(connection, &format!("SELECT {split} FROM journal WHERE credit = 'gas'"), |row| {
+    each(connection, &format!("SELECT {split} FROM journal WHERE credit = 'gas' OR debit = 'gas'"), |row| {
         let entered = wei(row, 0)?;
         check.must(i128::try_from(host.gas) == Ok(entered), || {
             format!("the host's gas is {} wei, the journal comes to {entered}", host.gas)

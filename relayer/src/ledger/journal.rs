@@ -156,6 +156,44 @@ pub fn collect(
     append(connection, Some(mandate), "capture", ("captures", "treasury"), amount.units(), about, now)
 }
 
+/// What was captured for the card programme is taken back, to be booked anew.
+///
+/// # Errors
+/// Those of the store.
+pub(super) fn give_back(
+    connection: &Connection,
+    mandate: u64,
+    amount: Amount,
+    about: About,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    if amount.is_zero() {
+        return Ok(());
+    }
+    let host = host(connection)?;
+    let treasury = host
+        .treasury
+        .checked_sub(amount)
+        .ok_or_else(|| LedgerError::inconsistent("more captured than the treasury got"))?;
+    set_host(connection, Host { treasury, ..host })?;
+    append(connection, Some(mandate), "forget", ("treasury", "captures"), amount.units(), about, now)
+}
+
+/// All gas is taken back, entry by entry, to be booked anew.
+///
+/// # Errors
+/// Those of the store.
+pub(super) fn unburn(connection: &Connection, now: Seconds) -> Result<(), LedgerError> {
+    set_host(connection, Host { gas: 0, ..host(connection)? })?;
+    connection.execute(
+        "INSERT INTO journal (at, mandate, payment, card, tx, cause, debit, credit, amount)
+         SELECT ?, mandate, payment, card, tx, 'forget', credit, debit, amount FROM journal
+         WHERE (credit = 'gas' OR debit = 'gas')",
+        [now],
+    )?;
+    Ok(())
+}
+
 /// The issuer took more for a card than its hold has to give.
 ///
 /// # Errors

@@ -53,7 +53,7 @@ const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, pai
     restored, overdrawn, available,
     (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
         UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
-        UNION ALL SELECT max(nonce) FROM foreign_payment WHERE mandate = mandate.id))";
+        UNION ALL SELECT max(nonce) FROM foreign_outflow WHERE mandate = mandate.id))";
 
 fn place(row: &Row<'_>, first: usize) -> Result<Option<Place>, LedgerError> {
     let Some(block) = row.get::<_, Option<u64>>(first)? else { return Ok(None) };
@@ -308,6 +308,44 @@ pub fn any_frozen(connection: &Connection) -> Result<Option<Record>, LedgerError
         .query_and_then([], record)?
         .next()
         .transpose()
+}
+
+/// The frozen mandates that no repair has looked into.
+///
+/// # Errors
+/// Those of the store.
+pub fn unexplained(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
+    frozen(connection, "NOT examined")
+}
+
+/// All frozen mandates.
+///
+/// # Errors
+/// Those of the store.
+pub fn all_frozen(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
+    frozen(connection, "TRUE")
+}
+
+fn frozen(connection: &Connection, condition: &str) -> Result<Vec<Record>, LedgerError> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM mandate WHERE frozen IS NOT NULL AND {condition} ORDER BY seq"
+        ))?
+        .query_and_then([], record)?
+        .collect()
+}
+
+/// A repair has looked into why a mandate is frozen: it is usable again if that is explained.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_examined(connection: &Connection, id: MandateId, explained: bool) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(
+            "UPDATE mandate SET examined = NOT ?1, frozen = CASE WHEN ?1 THEN NULL ELSE frozen END WHERE id = ?2",
+        )?
+        .execute((explained, id.0.0))?;
+    Ok(())
 }
 
 /// The mandates with payments that are not final and whose terms expire at `time` or before.

@@ -69,6 +69,15 @@ pub struct Spent {
     pub amount: Amount,
 }
 
+/// What a foreign outflow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// A payment.
+    Payment,
+    /// A hold.
+    Hold,
+}
+
 const COLUMNS: &str = "seq, id, mandate, nonce, payee, amount, deadline, ref, digest, signature, state, reason,
     tx_hash, mined_block, metadata, created_at, updated_at";
 const LIVE: &str = "state NOT IN ('settled', 'failed')";
@@ -388,13 +397,40 @@ pub fn set_tx_hash(connection: &Connection, tx: u64, hash: B256) -> Result<(), L
     Ok(())
 }
 
-/// Books a payment that the chain made and this ledger never accepted.
+/// Remembers what the chain paid, or holds, and this ledger never accepted.
 ///
 /// # Errors
 /// Those of the store.
-pub fn insert_foreign(connection: &Connection, spent: &Spent, tx_hash: B256) -> Result<(), LedgerError> {
+pub fn insert_foreign(connection: &Connection, kind: Foreign, spent: &Spent, tx_hash: B256) -> Result<(), LedgerError> {
+    let kind = match kind {
+        Foreign::Payment => "pay",
+        Foreign::Hold => "hold",
+    };
     connection
-        .prepare_cached("INSERT INTO foreign_payment (mandate, nonce, payee, amount, tx_hash) VALUES (?, ?, ?, ?, ?)")?
-        .execute((spent.mandate.0.0, spent.nonce, spent.payee.0.0, spent.amount.units(), tx_hash.0))?;
+        .prepare_cached(
+            "INSERT INTO foreign_outflow (mandate, nonce, kind, payee, amount, tx_hash) VALUES (?, ?, ?, ?, ?, ?)",
+        )?
+        .execute((spent.mandate.0.0, spent.nonce, kind, spent.payee.0.0, spent.amount.units(), tx_hash.0))?;
     Ok(())
+}
+
+/// The transactions of what a mandate paid or held and this ledger never accepted.
+///
+/// # Errors
+/// Those of the store.
+pub fn foreign(connection: &Connection, mandate: MandateId) -> Result<Vec<B256>, LedgerError> {
+    let mut statement =
+        connection.prepare_cached("SELECT DISTINCT tx_hash FROM foreign_outflow WHERE mandate = ? ORDER BY nonce")?;
+    let hashes = statement.query_map([mandate.0.0], |row| row.get::<_, [u8; 32]>(0))?;
+    hashes.map(|hash| Ok(hash?.into())).collect()
+}
+
+/// Whether the chain used a nonce for what this ledger never accepted.
+///
+/// # Errors
+/// Those of the store.
+pub fn is_foreign(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<bool, LedgerError> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM foreign_outflow WHERE mandate = ? AND nonce = ?)")?
+        .query_row((mandate.0.0, nonce), |row| row.get(0))?)
 }

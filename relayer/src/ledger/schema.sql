@@ -42,6 +42,7 @@ CREATE TABLE mandate (
     opened_block INTEGER, opened_hash BLOB, opened_tx BLOB, -- absent while not mined
     ended_block  INTEGER, ended_hash  BLOB, ended_tx  BLOB,
     frozen       TEXT,             -- why the relayer stopped it
+    examined     INTEGER NOT NULL DEFAULT 0, -- whether a repair has looked into that
     created_at   INTEGER NOT NULL,
     CHECK (cap + restored + overdrawn = available + reserved + held + paid + returned),
     CHECK (overdrawn = 0 OR available = 0)
@@ -80,10 +81,11 @@ CREATE INDEX payment_due ON payment (deadline) WHERE state NOT IN ('settled', 'f
 CREATE INDEX payment_mined_in ON payment (mined_hash) WHERE mined_hash IS NOT NULL;
 CREATE INDEX payment_of_mandate ON payment (mandate, seq);
 
--- Payments that the chain knows and this ledger never accepted: booked as facts.
-CREATE TABLE foreign_payment (
+-- Payments and holds that the chain knows and this ledger never accepted: booked as facts.
+CREATE TABLE foreign_outflow (
     mandate    BLOB    NOT NULL REFERENCES mandate (id),
     nonce      INTEGER NOT NULL,
+    kind       TEXT    NOT NULL CHECK (kind IN ('pay', 'hold')),
     payee      BLOB    NOT NULL,
     amount     INTEGER NOT NULL,
     tx_hash    BLOB    NOT NULL,

@@ -12,6 +12,7 @@ mod nodes;
 mod others;
 mod payments;
 mod reorg;
+mod repair;
 mod restart;
 mod secrets;
 mod signed;

@@ -271,6 +271,28 @@ proptest! {
             }
             prop_assert_eq!(sources, uses);
         }
+
+        // To take it all back is to have everything in reserve that was ever accepted and not given up.
+        kept.book(Booking::Forget).unwrap();
+        for item in facts.items.iter().filter(|item| item.state == PaymentState::Settled) {
+            let (paid, held) = if item.is_hold {
+                (item.captured, item.amount - item.captured - item.released)
+            } else {
+                (item.amount, 0)
+            };
+            let (paid, held, back) = (usdc(paid), usdc(held), usdc(item.released));
+            kept.book(Booking::Reopen { paid, held, back }).unwrap();
+        }
+        kept.book(Booking::ForgetElsewhere).unwrap();
+        let reserved = facts.sum(|item| if item.state == PaymentState::Failed { 0 } else { item.amount });
+        let untouched = Books {
+            cap: usdc(cap),
+            reserved: usdc(reserved),
+            available: usdc(cap.saturating_sub(reserved)),
+            overdrawn: usdc(reserved.saturating_sub(cap)),
+            ..Books::default()
+        };
+        prop_assert_eq!(kept.books, untouched);
         prop_assert!(kept.journal.iter().all(|posting| !posting.amount.is_zero() && posting.from != posting.to));
     }
 

@@ -1,7 +1,7 @@
 //! What the ledger says of itself: the journal of a day, and that a difference of any kind is found.
 
 use super::*;
-use crate::ledger::{check::Report, journal};
+use crate::ledger::{check::Report, journal, rebuild};
 
 /// A day with a bit of everything: paid, paid elsewhere, failed, held, captured and released,
 /// waiting in a transaction, and waiting without one.
@@ -63,7 +63,7 @@ fn every_kind_of_difference_is_found_and_named() {
         ("UPDATE host SET treasury = treasury + 1", "the host's treasury is 185 units, the journal comes to 184"),
         ("UPDATE host SET shortfall = 1", "the host's shortfall is 1 units, the journal comes to 0"),
         ("UPDATE host SET gas_wei = 8", "the host's gas is 8 wei, the journal comes to 7"),
-        ("DELETE FROM foreign_payment", "0 units were paid elsewhere, the journal comes to 40"),
+        ("DELETE FROM foreign_outflow", "the rows of pay elsewhere come to 0 units, the journal to 40"),
         ("UPDATE payment SET state = 'settled' WHERE state = 'submitted'", "over 10 units is settled"),
         ("UPDATE payment SET state = 'reserved' WHERE state = 'failed'", "over 30 units is reserved"),
         ("UPDATE payment SET amount = 99 WHERE seq = 1", "over 99 units is settled"),
@@ -72,7 +72,7 @@ fn every_kind_of_difference_is_found_and_named() {
         ("UPDATE card SET captured = captured - 1", "captured 183 and released 66"),
         ("UPDATE card SET hold_final = 0", "of it"),
         ("UPDATE card SET nonce = 0", "nonce 0 is accepted 2 times"),
-        ("UPDATE foreign_payment SET nonce = 0", "nonce 0 is used on chain 2 times"),
+        ("UPDATE foreign_outflow SET nonce = 0", "nonce 0 is used on chain 2 times"),
         ("UPDATE tx SET nonce = 7 WHERE nonce = 1", "from nonce 0 to 7"),
         ("DELETE FROM attempt WHERE tx = 1", "transaction 1 has no attempt"),
         ("UPDATE attempt SET raw = x'00' WHERE tx = 1", "of transaction 1 has other bytes"),
@@ -162,4 +162,29 @@ fn what_an_issuer_claims_beyond_measure_halts_nothing() {
         journal::fall_short(&scene.ledger, 1, Amount::MAX, Default::default(), 0).unwrap();
     }
     assert_eq!(journal::host(&scene.ledger).unwrap().shortfall, Amount::MAX);
+}
+
+#[test]
+fn what_is_taken_back_and_booked_again_is_the_same() {
+    let mut scene = a_day();
+    let (before, host) = (scene.books(), journal::host(&scene.ledger).unwrap());
+    rebuild::forget_chain(&scene.ledger, 0).unwrap();
+    let genesis = Block { number: 0, hash: B256::repeat_byte(0xfe), parent: B256::ZERO, time: 0 };
+    blocks::restart_at(&scene.ledger, genesis).unwrap();
+    assert_eq!(found(&check::examine(&scene.ledger)), Vec::<String>::new());
+    // Accepted, and not failed: 100 + 50 + 20 + 10, and the card's 250.
+    assert_eq!(purse(&scene), [570, 430, 0, 0]);
+    assert_eq!(journal::host(&scene.ledger).unwrap(), journal::Host::default());
+    assert_eq!(scene.state(2), (PaymentState::Failed, Some(Code::DeadlinePassed)));
+
+    let [first, second, _] = [0_u64, 1, 2].map(|nonce| keccak256(nonce.to_be_bytes()));
+    let mandate = scene.mandate();
+    scene.mine(opened(0x11, &mandate.terms));
+    scene.mine_with(vec![spent(0, 100, first), spent(1, 50, first)], vec![first]);
+    scene.mine(vec![held(10, 250), spent(11, 40, B256::ZERO)]);
+    scene.mine(vec![captured(10, 184), released(10, 66)]);
+    scene.finalize();
+    scene.mine_with(vec![spent(3, 20, second)], vec![second]);
+    assert_eq!((scene.books(), journal::host(&scene.ledger).unwrap()), (before, host));
+    assert_eq!((scene.state(3).0, scene.state(4).0), (PaymentState::Mined, PaymentState::Submitted));
 }
