@@ -24,6 +24,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use alloy_primitives::Address;
@@ -35,6 +36,8 @@ pub use writer::Writer;
 /// The version of schema.sql that this program reads and writes.
 const VERSION: i64 = 1;
 const READERS: usize = 4;
+/// How long one try to write waits for another process to unlock the file.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a ledger belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -169,9 +172,8 @@ impl Ledger {
         private(path, false).map_err(file_error)?;
         let mut connection = Connection::open(path)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-        connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;",
-        )?;
+        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+        connection.busy_timeout(PATIENCE)?;
         migrate(&mut connection, path)?;
         settle_in(&connection, house)?;
         Ok(Self {

@@ -266,8 +266,7 @@ impl Relayer {
     /// # Errors
     /// If it ends, or does not answer within a minute.
     pub async fn restart_halted(&mut self) -> Result<()> {
-        let command = self.command(&self.arguments)?;
-        self.begin_with(command)?;
+        self.begin()?;
         let alive = self.url.join("healthz")?;
         eventually("the relayer answers", async || {
             self.must_run()?;
@@ -275,6 +274,35 @@ impl Relayer {
             Ok(answer.is_ok_and(|answer| answer.is_ok()).then_some(()))
         })
         .await
+    }
+
+    /// Starts it again where no file can grow beyond so many bytes, as on a full disk, and waits until
+    /// it takes work. It logs nothing, since a log grows too.
+    ///
+    /// # Errors
+    /// If it ends, or is not ready within a minute.
+    pub async fn restart_within(&mut self, bytes: u64) -> Result<()> {
+        const BLOCK: u64 = 512;
+        let serve = self.command(&self.arguments)?;
+        let mut command = Command::new("/bin/sh");
+        // Without the trap the signal would kill it, as no full disk does.
+        command.args(["-c", "trap '' XFSZ; ulimit -f \"$0\" && exec \"$@\"", &(bytes / BLOCK).to_string()]);
+        command.arg(serve.get_program()).args(serve.get_args());
+        command.env_clear().envs(self.secrets.iter().map(|(name, value)| (name, value))).env("RUST_LOG", "off");
+        *self.process() = None;
+        let process = Process::start(&mut command, &self.dir.join("relayer-within.log"))?;
+        *self.process() = Some(process);
+        self.ready().await
+    }
+
+    /// Waits until it has ended by itself, which must be no success.
+    ///
+    /// # Errors
+    /// If it runs on for a minute, or ends well.
+    pub async fn must_end(&mut self) -> Result<()> {
+        let Some(mut process) = self.process().take() else { bail!("the relayer does not run") };
+        let status = eventually("the relayer ends", async || process.ended()).await?;
+        if status.success() { bail!("it ended well") } else { Ok(()) }
     }
 
     /// Another one with the same key and the same settings on another ledger. It does not run yet.
