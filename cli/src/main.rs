@@ -8,6 +8,7 @@ mod deploy;
 mod dev;
 mod issuer;
 mod keys;
+mod ledger;
 mod mandate;
 mod merchant;
 mod pay;
@@ -62,6 +63,9 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Run the mock card issuer
     Issuer(issuer::Args),
+    /// Prove a relayer's ledger, and mend it from the chain
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Deploy an escrow
     Deploy(deploy::Args),
     /// Ask for, approve, look at and revoke mandates
@@ -105,6 +109,7 @@ async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
         Command::Dev(args) => dev::run(&context, args).await,
         Command::Serve(args) => serve::run(&context, *args).await,
         Command::Issuer(args) => issuer::run(&context, args).await,
+        Command::Ledger(command) => ledger::run(&context, command).await,
         Command::Deploy(args) => deploy::run(&context, args).await,
         Command::Mandate(command) => mandate::run(&context, command).await,
         Command::Pay(args) => pay::run(&context, args).await,

@@ -39,13 +39,13 @@ pub(crate) struct Args {
     listen: SocketAddr,
     /// The chain that the node must be on
     #[arg(long, env = "STIPEND_CHAIN_ID")]
-    chain_id: u64,
+    pub(crate) chain_id: u64,
     /// The MandateEscrow
     #[arg(long, value_name = "ADDRESS", env = "STIPEND_ESCROW", value_parser = address::parse)]
-    escrow: Address,
+    pub(crate) escrow: Address,
     /// The guardian that this relayer acts for: it has allowed the submitter
     #[arg(long, value_name = "ADDRESS", env = "STIPEND_GUARDIAN", value_parser = address::parse)]
-    guardian: Address,
+    pub(crate) guardian: Address,
     /// One more submitter's keystore, with the password of the first; can be repeated
     #[arg(
         long = "submitter-keystore",
@@ -53,20 +53,20 @@ pub(crate) struct Args {
         env = "STIPEND_SUBMITTER_KEYSTORES",
         value_delimiter = ','
     )]
-    submitter_keystores: Vec<PathBuf>,
+    pub(crate) submitter_keystores: Vec<PathBuf>,
     /// The ledger
     #[arg(long, value_name = "FILE", env = "STIPEND_DATABASE", default_value = "stipend.db")]
-    database: PathBuf,
+    pub(crate) database: PathBuf,
     /// On an empty ledger, the first block to look at: the one that the escrow was deployed in; without
     /// it: from now on
     #[arg(long, value_name = "NUMBER", env = "STIPEND_START_BLOCK")]
-    start_block: Option<u64>,
+    pub(crate) start_block: Option<u64>,
     /// Blocks, the including one counted, after which a mandate can be used
     #[arg(long, value_name = "BLOCKS", env = "STIPEND_CONFIRMATIONS", default_value_t = 2)]
     confirmations: u64,
     /// When a block is final: `finalized`, the node's tag, or a number of blocks on top of it
     #[arg(long, value_name = "finalized|BLOCKS", env = "STIPEND_FINALITY", default_value = "finalized", value_parser = finality)]
-    finality: Finality,
+    pub(crate) finality: Finality,
     /// How often to ask the node for a new block
     #[arg(long, value_name = "MILLISECONDS", env = "STIPEND_POLL_MS", default_value_t = 500)]
     poll_ms: u64,

@@ -30,6 +30,7 @@ use crate::{
     health::Health,
     ledger::{House, Ledger, LedgerError},
     service::{Cards, Parts, Service},
+    vet,
 };
 
 /// Everything that is set from outside.
@@ -136,7 +137,9 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     failpoint::arm().map_err(AppError::Failpoint)?;
     let health = Health::default();
     let rpc = Rpc::new(&config.rpc_urls, config.chain_id, health.clone())?;
-    let house = inspect(&rpc, &config).await?;
+    let submitters: Vec<Address> = config.submitters.iter().map(PrivateKeySigner::address).collect();
+    let identity = (config.chain_id, config.escrow, config.guardian, submitters.as_slice());
+    let house = inspect(&rpc, identity).await?;
     let ledger = Ledger::open(&config.database, house)?;
     failpoint::pass(Point::StartOpened);
 
@@ -148,7 +151,14 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
         poll: config.poll,
         health: health.clone(),
     };
-    let head = follower.catch_up(config.start_block).await?;
+    let head = match follower.catch_up(config.start_block).await {
+        // Nothing will be signed; what is known can still be read.
+        Err(error @ FollowError::PastFinality { .. }) => {
+            health.halt("finality", error.to_string());
+            follower.last_known().await?
+        }
+        head => head?,
+    };
     failpoint::pass(Point::StartCaughtUp);
     let sender = Sender {
         rpc: rpc.clone(),
@@ -161,6 +171,9 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     };
     sender.start().await?;
     failpoint::pass(Point::StartSender);
+    for doubt in vet::doubts(&rpc, &ledger, &submitters).await? {
+        health.halt(doubt.alarm(), doubt.to_string());
+    }
 
     let cards = match config.cards {
         None => None,
@@ -218,23 +231,27 @@ async fn enroll(config: CardsConfig) -> Result<Cards, AppError> {
     Ok(Cards { config, issuer, for_questions, for_events })
 }
 
-/// Asks the chain whether this is the house that the settings describe.
-async fn inspect(rpc: &Rpc, config: &Config) -> Result<House, AppError> {
+/// Asks the chain whether this is the house that the settings describe: chain id, escrow, guardian
+/// and submitters, of which one must be allowed.
+pub(crate) async fn inspect(
+    rpc: &Rpc,
+    (chain_id, escrow, guardian, submitters): (u64, Address, Address, &[Address]),
+) -> Result<House, AppError> {
     if let Some((node, found)) = rpc.introduce().await? {
-        return Err(AppError::OtherChain { node, found, expected: config.chain_id });
+        return Err(AppError::OtherChain { node, found, expected: chain_id });
     }
-    if !is_mandate_escrow(&rpc.code(config.escrow).await?) {
-        return Err(AppError::NotAnEscrow(config.escrow));
+    if !is_mandate_escrow(&rpc.code(escrow).await?) {
+        return Err(AppError::NotAnEscrow(escrow));
     }
-    let ask = |data: Vec<u8>| Call { from: None, to: config.escrow, data: data.into(), gas: None };
+    let ask = |data: Vec<u8>| Call { from: None, to: escrow, data: data.into(), gas: None };
     let token =
         rpc.call::<MandateEscrow::tokenCall>(ask(MandateEscrow::tokenCall {}.abi_encode()), BlockId::latest()).await?;
-    let guardian = config.guardian;
     let mut refused = None;
-    for submitter in config.submitters.iter().map(PrivateKeySigner::address) {
+    for submitter in submitters {
+        let (guardian, submitter) = (guardian, *submitter);
         let question = MandateEscrow::isSubmitterCall { guardian, submitter }.abi_encode();
         if rpc.call::<MandateEscrow::isSubmitterCall>(ask(question), BlockId::latest()).await? {
-            return Ok(House { chain_id: config.chain_id, escrow: config.escrow, token, guardian });
+            return Ok(House { chain_id, escrow, token, guardian });
         }
         refused = Some(submitter);
     }

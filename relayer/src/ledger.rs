@@ -8,9 +8,13 @@ pub mod audit;
 pub mod blocks;
 pub mod books;
 pub mod cards;
+pub mod charges;
+pub mod check;
 pub mod gas;
+pub mod journal;
 pub mod mandates;
 pub mod payments;
+pub mod rebuild;
 pub mod requests;
 #[cfg(test)]
 mod tests;
@@ -21,10 +25,11 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use alloy_primitives::Address;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tokio::sync::{Semaphore, watch};
 
 pub use writer::Writer;
@@ -32,9 +37,11 @@ pub use writer::Writer;
 /// The version of schema.sql that this program reads and writes.
 const VERSION: i64 = 1;
 const READERS: usize = 4;
+/// How long one try to write waits for another process to unlock the file.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a ledger belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct House {
     /// The chain.
     pub chain_id: u64,
@@ -98,6 +105,45 @@ impl LedgerError {
     }
 }
 
+/// The right to a ledger's file: one process at a time has it.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes it, or says that another process has it.
+    ///
+    /// # Errors
+    /// [`LedgerError::InUse`], and [`LedgerError::File`].
+    pub fn take(path: &Path) -> Result<Self, LedgerError> {
+        let file_error = |source| LedgerError::File { path: path.to_owned(), source };
+        let file = File::create(path.with_added_extension("lock")).map_err(file_error)?;
+        file.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => LedgerError::InUse(path.to_owned()),
+            std::fs::TryLockError::Error(source) => file_error(source),
+        })?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Copies a ledger whose lock the caller has, with what is still in its write-ahead log, to a file
+/// that does not exist. Refuses a version that it does not know.
+///
+/// # Errors
+/// [`LedgerError`].
+pub fn copy(from: &Path, to: &Path) -> Result<(), LedgerError> {
+    let connection = Connection::open(from)?;
+    must_be_known(&connection, from)?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    drop(connection);
+    let file_error = |source| LedgerError::File { path: to.to_owned(), source };
+    let mut copy = private(to, true).map_err(file_error)?;
+    let mut original = File::open(from).map_err(file_error)?;
+    std::io::copy(&mut original, &mut copy).map_err(file_error)?;
+    copy.sync_all().map_err(file_error)
+}
+
 /// The ledger. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Ledger {
@@ -105,7 +151,7 @@ pub struct Ledger {
     writer: Writer,
     readers: Arc<(Semaphore, Mutex<Vec<Connection>>)>,
     // Held as long as anybody holds the ledger: a second process exits at once.
-    _lock: Arc<File>,
+    _lock: Arc<Lock>,
 }
 
 impl Ledger {
@@ -114,21 +160,21 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]: in use, of another house, of an unknown version, or not writable.
     pub fn open(path: &Path, house: House) -> Result<Self, LedgerError> {
-        let file_error = |source| LedgerError::File { path: path.to_owned(), source };
-        let lock_path = path.with_added_extension("lock");
-        let lock = File::create(&lock_path).map_err(file_error)?;
-        lock.try_lock().map_err(|error| match error {
-            std::fs::TryLockError::WouldBlock => LedgerError::InUse(path.to_owned()),
-            std::fs::TryLockError::Error(source) => file_error(source),
-        })?;
+        Self::open_locked(path, house, Lock::take(path)?)
+    }
 
+    /// The same for who has the lock already.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: of another house, of an unknown version, or not writable.
+    pub fn open_locked(path: &Path, house: House, lock: Lock) -> Result<Self, LedgerError> {
+        let file_error = |source| LedgerError::File { path: path.to_owned(), source };
         // Signed payments are nobody else's business. The files that SQLite adds take the same mode.
-        private(path).map_err(file_error)?;
+        private(path, false).map_err(file_error)?;
         let mut connection = Connection::open(path)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-        connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;",
-        )?;
+        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+        connection.busy_timeout(PATIENCE)?;
         migrate(&mut connection, path)?;
         settle_in(&connection, house)?;
         Ok(Self {
@@ -197,10 +243,10 @@ impl Ledger {
     }
 }
 
-/// Creates the file for its owner alone, if it is not there.
-fn private(path: &Path) -> std::io::Result<File> {
+/// Creates the file for its owner alone; if it is there, it is opened, or must be new.
+fn private(path: &Path, new: bool) -> std::io::Result<File> {
     let mut options = File::options();
-    options.create(true).append(true);
+    options.create(true).create_new(new).append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)
@@ -222,18 +268,30 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
     Ok(())
 }
 
-fn settle_in(connection: &Connection, given: House) -> Result<(), LedgerError> {
-    let stored = connection
-        .query_row("SELECT chain_id, escrow, token, guardian FROM house", [], |row| {
-            Ok(House {
-                chain_id: row.get(0)?,
-                escrow: row.get::<_, [u8; 20]>(1)?.into(),
-                token: row.get::<_, [u8; 20]>(2)?.into(),
-                guardian: row.get::<_, [u8; 20]>(3)?.into(),
-            })
+/// That this program knows the file's schema.
+fn must_be_known(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found == VERSION { Ok(()) } else { Err(LedgerError::Version { path: path.to_owned(), found }) }
+}
+
+/// Whose ledger it is, if that is said.
+fn house(connection: &Connection) -> Result<Option<House>, LedgerError> {
+    let mut statement = connection.prepare("SELECT chain_id, escrow, token, guardian FROM house")?;
+    let houses = statement.query_map([], |row| {
+        Ok(House {
+            chain_id: row.get(0)?,
+            escrow: row.get::<_, [u8; 20]>(1)?.into(),
+            token: row.get::<_, [u8; 20]>(2)?.into(),
+            guardian: row.get::<_, [u8; 20]>(3)?.into(),
         })
-        .optional()?;
-    match stored {
+    })?;
+    let mut houses: Vec<_> = houses.collect::<Result<_, _>>()?;
+    let house = houses.pop();
+    if houses.is_empty() { Ok(house) } else { Err(LedgerError::inconsistent("it belongs to more than one house")) }
+}
+
+fn settle_in(connection: &Connection, given: House) -> Result<(), LedgerError> {
+    match house(connection)? {
         Some(stored) if stored == given => Ok(()),
         Some(stored) => Err(LedgerError::OtherHouse { stored, given }),
         None => {

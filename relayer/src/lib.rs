@@ -11,4 +11,6 @@ pub mod clock;
 pub mod failpoint;
 pub mod health;
 pub mod ledger;
+pub mod repair;
 pub mod service;
+pub mod vet;

@@ -68,12 +68,13 @@ impl Books {
     }
 }
 
-/// Compares the ledger with the chain and the issuer to the last unit, for the mandates that `client` may see. For
+/// Has the ledger prove itself, and compares it with the chain and the issuer to the last unit, for the mandates that `client` may see. For
 /// when everything is final.
 ///
 /// # Errors
 /// Says what differs.
 pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> Result<()> {
+    world.relayer.prove()?;
     let books = Books::of(world).await?;
     let mut escrowed = 0;
     for (id, book) in &books {

@@ -173,9 +173,7 @@ impl Relayer {
         let listen = format!("127.0.0.1:{}", free_port()?);
         let mut arguments = self.arguments.clone();
         for (name, value) in otherwise.iter().chain([&("--listen", listen.as_str())]) {
-            let at = arguments.iter().position(|argument| argument == name);
-            let place = at.and_then(|at| arguments.get_mut(at + 1));
-            *place.ok_or_else(|| eyre!("{name} is not an argument"))? = (*value).to_owned();
+            set(&mut arguments, name, value)?;
         }
         let log = self.dir.join(format!("not-started-{listen}.log"));
         let mut command = self.command(&arguments)?;
@@ -272,10 +270,110 @@ impl Relayer {
     /// # Errors
     /// If it has no such argument.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        set(&mut self.arguments, name, value)
+    }
+
+    /// Starts it again on what it left behind, and waits until it answers, halted or not.
+    ///
+    /// # Errors
+    /// If it ends, or does not answer within a minute.
+    pub async fn restart_halted(&mut self) -> Result<()> {
+        self.begin()?;
+        let alive = self.url.join("healthz")?;
+        eventually("the relayer answers", async || {
+            self.must_run()?;
+            let answer = timeout(ANSWER, reqwest::get(alive.clone())).await;
+            Ok(answer.is_ok_and(|answer| answer.is_ok()).then_some(()))
+        })
+        .await
+    }
+
+    /// Starts it again where no file can grow beyond so many bytes, as on a full disk, and waits until
+    /// it takes work. It logs nothing, since a log grows too.
+    ///
+    /// # Errors
+    /// If it ends, or is not ready within a minute.
+    pub async fn restart_within(&mut self, bytes: u64) -> Result<()> {
+        const BLOCK: u64 = 512;
+        let serve = self.command(&self.arguments)?;
+        let mut command = Command::new("/bin/sh");
+        // Without the trap the signal would kill it, as no full disk does.
+        command.args(["-c", "trap '' XFSZ; ulimit -f \"$0\" && exec \"$@\"", &(bytes / BLOCK).to_string()]);
+        command.arg(serve.get_program()).args(serve.get_args());
+        command.env_clear().envs(self.secrets.iter().map(|(name, value)| (name, value))).env("RUST_LOG", "off");
+        *self.process() = None;
+        let process = Process::start(&mut command, &self.dir.join("relayer-within.log"))?;
+        *self.process() = Some(process);
+        self.ready().await
+    }
+
+    /// Waits until it has ended by itself, which must be no success.
+    ///
+    /// # Errors
+    /// If it runs on for a minute, or ends well.
+    pub async fn must_end(&mut self) -> Result<()> {
+        let Some(mut process) = self.process().take() else { bail!("the relayer does not run") };
+        let status = eventually("the relayer ends", async || process.ended()).await?;
+        if status.success() { bail!("it ended well") } else { Ok(()) }
+    }
+
+    /// Another one with the same key and the same settings on another ledger. It does not run yet.
+    ///
+    /// # Errors
+    /// If no port is free.
+    pub fn twin(&self, database: &Path) -> Result<Self> {
+        let (port, mut arguments) = (free_port()?, self.arguments.clone());
+        let database = database.display().to_string();
+        for (name, value) in [("--listen", format!("127.0.0.1:{port}")), ("--database", database)] {
+            set(&mut arguments, name, &value)?;
+        }
+        let url = format!("http://127.0.0.1:{port}").parse()?;
+        let (secrets, dir) = (self.secrets.clone(), self.dir.clone());
+        Ok(Self { process: Mutex::default(), arguments, secrets, log: self.log, dir, url })
+    }
+
+    /// The same without one of its arguments. It does not run yet.
+    ///
+    /// # Errors
+    /// If it has no such argument.
+    pub fn without(&self, name: &str) -> Result<Self> {
+        let mut arguments = self.arguments.clone();
+        let at = arguments.iter().position(|argument| argument == name);
+        let at = at.ok_or_else(|| eyre!("{name} is not an argument"))?;
+        arguments.drain(at..at + 2);
+        let (secrets, dir, url) = (self.secrets.clone(), self.dir.clone(), self.url.clone());
+        Ok(Self { process: Mutex::default(), arguments, secrets, log: self.log, dir, url })
+    }
+
+    /// Runs `stipend ledger repair` with its settings; whether it ended well, and what it said.
+    ///
+    /// # Errors
+    /// If it does not end within a minute.
+    pub async fn repair(&self, more: &[&str]) -> Result<(bool, String)> {
+        let mut command = Command::new(binary()?);
+        command.args(["--json", "ledger", "repair"]).args(&self.arguments).args(more);
+        command.env_clear().envs(self.secrets.iter().map(|(name, value)| (name, value)));
+        let log = self.dir.join(format!("repair-{}.log", free_port()?));
+        let mut process = Process::start(&mut command, &log)?;
+        let status = eventually("the repair ends", async || process.ended()).await?;
+        Ok((status.success(), std::fs::read_to_string(log)?))
+    }
+
+    /// Examines its ledger, running or not, as `stipend ledger check` does.
+    ///
+    /// # Errors
+    /// If there is any difference; it says which.
+    pub fn prove(&self) -> Result<()> {
+        let database = self.argument("--database")?;
+        let mut command = Command::new(binary()?);
+        let said = command.args(["ledger", "check", "--database", database]).env_clear().output()?;
+        if said.status.success() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&said.stdout)) }
+    }
+
+    fn argument(&self, name: &str) -> Result<&str> {
         let at = self.arguments.iter().position(|argument| argument == name);
-        let place = at.and_then(|at| self.arguments.get_mut(at + 1));
-        value.clone_into(place.ok_or_else(|| eyre!("{name} is not an argument"))?);
-        Ok(())
+        let value = at.and_then(|at| self.arguments.get(at + 1));
+        Ok(value.ok_or_else(|| eyre!("{name} is not an argument"))?)
     }
 
     fn command(&self, arguments: &[String]) -> Result<Command> {
@@ -311,6 +409,14 @@ impl Relayer {
             None => bail!("the relayer does not run"),
         }
     }
+}
+
+/// Gives an argument another value.
+fn set(arguments: &mut [String], name: &str, value: &str) -> Result<()> {
+    let at = arguments.iter().position(|argument| argument == name);
+    let place = at.and_then(|at| arguments.get_mut(at + 1));
+    value.clone_into(place.ok_or_else(|| eyre!("{name} is not an argument"))?);
+    Ok(())
 }
 
 /// The password of the submitter's keystore.

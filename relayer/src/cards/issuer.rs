@@ -11,7 +11,7 @@ use stipend_core::{CardId, api::CardSecrets};
 use url::Url;
 
 use super::{CardsConfig, signature::SigningSecret};
-use crate::ledger::cards::IssuerEvent;
+use crate::ledger::charges;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -95,8 +95,8 @@ pub struct Event {
 
 impl Transaction {
     /// Its events as the ledger takes them.
-    pub fn events(&self) -> impl Iterator<Item = IssuerEvent> + '_ {
-        self.events.iter().map(|event| IssuerEvent {
+    pub fn events(&self) -> impl Iterator<Item = charges::Event> + '_ {
+        self.events.iter().map(|event| charges::Event {
             token: event.token.clone(),
             transaction: self.token.clone(),
             created: event.created.clone(),

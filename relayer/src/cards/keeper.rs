@@ -16,6 +16,8 @@ use crate::{
     ledger::{
         Ledger, LedgerError,
         cards::{self, Record},
+        charges,
+        journal::{self, About},
         mandates,
     },
 };
@@ -213,14 +215,14 @@ impl Keeper {
         let seq = card.seq;
         let settle = move |ledger: &rusqlite::Transaction<'_>| {
             let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
-            let all = cards::tally(ledger, seq, None)?;
+            let all = charges::tally(ledger, seq, None)?;
             if is_pending(ledger, seq, clock::now())? {
                 return Ok(());
             }
             // Only what we approved is captured, and only up to the hold: an issuer that errs or lies
             // about anything else has that to settle with its host.
             let ours = match &card.charge {
-                Some(charge) => cards::tally(ledger, seq, Some(charge))?.cleared,
+                Some(charge) => charges::tally(ledger, seq, Some(charge))?.cleared,
                 None => 0,
             };
             let cleared = Amount::from_cents(ours).unwrap_or(Amount::MAX);
@@ -229,6 +231,8 @@ impl Keeper {
             if let Some(shortfall) = told.checked_sub(to_capture).filter(|shortfall| !shortfall.is_zero()) {
                 let data = serde_json::json!({ "cleared": told, "captured": to_capture, "shortfall": shortfall });
                 cards::note(ledger, &card, "card.shortfall", None, data, clock::now())?;
+                let mandate = cards::mandate_of(ledger, &card)?.seq;
+                journal::fall_short(ledger, mandate, shortfall, About::card(card.seq), clock::now())?;
             }
             // Into the trail as well: it is what wakes the sender, on a chain where no block comes by itself too.
             let release = card.amount.checked_sub(to_capture).unwrap_or_default();
@@ -262,10 +266,10 @@ impl Keeper {
 /// Whether something of the card's charges may still come: what is pending is given up when nothing
 /// has come for longer than the networks allow.
 fn is_pending(ledger: &rusqlite::Connection, seq: u64, now: Seconds) -> Result<bool, LedgerError> {
-    let tally = cards::tally(ledger, seq, None)?;
+    let tally = charges::tally(ledger, seq, None)?;
     let patience = if tally.cleared > 0 { REST_WITHIN } else { CLEARED_WITHIN };
     let silent = |since: Seconds| now.saturating_sub(since) >= patience;
-    Ok(tally.pending > 0 && !cards::last_news(ledger, seq)?.is_some_and(silent))
+    Ok(tally.pending > 0 && !charges::last_news(ledger, seq)?.is_some_and(silent))
 }
 
 /// Takes in what the issuer tells of a card, in any order and any number of times, and draws the
@@ -273,12 +277,12 @@ fn is_pending(ledger: &rusqlite::Connection, seq: u64, now: Seconds) -> Result<b
 ///
 /// # Errors
 /// Those of the ledger.
-pub fn take_in(ledger: &rusqlite::Connection, seq: u64, events: &[cards::IssuerEvent]) -> Result<(), LedgerError> {
+pub fn take_in(ledger: &rusqlite::Connection, seq: u64, events: &[charges::Event]) -> Result<(), LedgerError> {
     let now = clock::now();
     let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
     let mut news = false;
     for event in events {
-        if cards::add_event(ledger, seq, event, now)? {
+        if charges::add_event(ledger, seq, event, now)? {
             news = true;
             let data = serde_json::json!({
                 "event": event.kind, "cents": event.cents, "approved": event.approved, "transaction": event.transaction,
@@ -290,13 +294,13 @@ pub fn take_in(ledger: &rusqlite::Connection, seq: u64, events: &[cards::IssuerE
         return Ok(());
     }
     let charged = events.iter().any(|event| event.approved);
-    let ours = |event: &&cards::IssuerEvent| card.charge.as_deref() == Some(&event.transaction);
+    let ours = |event: &&charges::Event| card.charge.as_deref() == Some(&event.transaction);
     // Our approval came too late for the issuer.
     let lost = events.iter().filter(ours).any(|event| !event.approved && event.kind == "AUTHORIZATION");
     let over = match card.state {
         // An approval that is not ours: nothing more may be charged.
         CardState::Active => charged,
-        CardState::Used => lost || (charged && cards::tally(ledger, seq, None)?.pending == 0),
+        CardState::Used => lost || (charged && charges::tally(ledger, seq, None)?.pending == 0),
         _ => false,
     };
     if over { cards::step(ledger, &card, CardState::Closing, None, None, now) } else { Ok(()) }
@@ -312,7 +316,7 @@ mod tests {
         ledger.execute_batch(include_str!("../ledger/schema.sql")).unwrap();
         ledger.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
         let tell = |token: &str, kind: &str, cents, at| {
-            let event = cards::IssuerEvent {
+            let event = charges::Event {
                 token: token.into(),
                 transaction: "t".into(),
                 created: token.into(),
@@ -320,7 +324,7 @@ mod tests {
                 cents,
                 approved: true,
             };
-            cards::add_event(&ledger, 1, &event, at).unwrap();
+            charges::add_event(&ledger, 1, &event, at).unwrap();
         };
         assert!(!is_pending(&ledger, 1, 0).unwrap());
         tell("a", "AUTHORIZATION", 900, 100);

@@ -11,10 +11,11 @@ use super::{fact::Fact, rpc::Receipt};
 use crate::ledger::{
     House, LedgerError, audit,
     blocks::{self, Block, Log},
-    books::Step,
+    books::{Booking, Step},
     cards, gas,
+    journal::{self, About},
     mandates::{self, Place},
-    payments::{self, Because, Spent},
+    payments::{self, Because, Foreign, Spent},
     requests,
     transactions::{self, Kind},
 };
@@ -129,8 +130,8 @@ impl Bookkeeper {
             let place = Place { block: block.number, hash: block.hash, tx: log.tx_hash };
             match Fact::read(&log) {
                 Some(Fact::Spent(spent)) => spent_final(ledger, spent, place, now)?,
-                Some(Fact::Held { mandate, nonce, amount, .. }) => {
-                    held_final(ledger, mandate, nonce, amount, place, now)?
+                Some(Fact::Held { mandate, nonce, payee, amount, .. }) => {
+                    held_final(ledger, Spent { mandate, nonce, payee, amount }, place, now)?;
                 }
                 Some(Fact::Captured { mandate, nonce, amount }) => {
                     hold_ended(ledger, mandate, nonce, (amount, Amount::ZERO), place, now)?;
@@ -141,16 +142,14 @@ impl Bookkeeper {
                 Some(Fact::Revoked { mandate, .. }) => fail_all(ledger, mandate, Code::Ended, now)?,
                 Some(Fact::Returned { mandate, from_remaining, from_held, .. }) => {
                     fail_all(ledger, mandate, Code::Ended, now)?;
-                    returned_final(ledger, mandate, from_remaining, from_held)?;
-                    if !from_held.is_zero() {
-                        holds_swept(ledger, mandate, place, now)?;
-                    }
+                    returned_final(ledger, mandate, (from_remaining, from_held), place, now)?;
                 }
                 _ => {}
             }
         }
         for tx in transactions::finalize(ledger, block.hash)? {
             gas::bear(ledger, &tx, block.time)?;
+            burnt(ledger, &tx, block.number, now)?;
             match tx.kind {
                 Kind::Settle => self.batch_final(ledger, &tx, now)?,
                 // Dead unless it succeeded; then the opening's own event has said all.
@@ -209,6 +208,19 @@ impl Bookkeeper {
             payments::step(ledger, &payment, if dead { Step::Fail } else { Step::GiveUp }, because, now)?;
         }
         Ok(())
+    }
+
+    /// Others have used a transaction's nonce for good: what rode in it waits again.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub fn dead(&self, ledger: &Connection, tx: &transactions::Record, now: Seconds) -> Result<(), LedgerError> {
+        transactions::set_dead(ledger, tx.id)?;
+        match tx.kind {
+            Kind::Settle => self.batch_final(ledger, tx, now),
+            Kind::Open(mandate) => transactions::set_opening_tx(ledger, mandate, None),
+            Kind::Sweep(_) | Kind::Hold(_) | Kind::Capture(_) | Kind::Release(_) => Ok(()),
+        }
     }
 
     fn only_we_submit(&self, ledger: &Connection, mandate: MandateId) -> Result<bool, LedgerError> {
@@ -274,9 +286,9 @@ fn spent_final(ledger: &Connection, spent: Spent, place: Place, now: Seconds) ->
             payments::step(ledger, &payment, Step::Settle, because, now)?;
         }
         _ => {
-            payments::insert_foreign(ledger, &spent, place.tx)?;
-            let books = mandate.books.pay(spent.amount).map_err(LedgerError::inconsistent)?;
-            mandates::set_books(ledger, mandate.id, books)?;
+            payments::insert_foreign(ledger, Foreign::Payment, &spent, place.tx)?;
+            let about = About::default().at(place.block);
+            journal::book(ledger, &mandate, Booking::Pay(spent.amount), about, now)?;
         }
     }
     nonce_final(ledger, spent.mandate, spent.nonce, now)
@@ -321,24 +333,21 @@ fn held_mined(
     audit::append(ledger, now, event("mandate.frozen"))
 }
 
-fn held_final(
-    ledger: &Connection,
-    mandate: MandateId,
-    nonce: u32,
-    amount: Amount,
-    place: Place,
-    now: Seconds,
-) -> Result<(), LedgerError> {
-    let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
+fn held_final(ledger: &Connection, hold: Spent, place: Place, now: Seconds) -> Result<(), LedgerError> {
+    let Spent { nonce, amount, .. } = hold;
+    let Some(mandate) = mandates::get(ledger, hold.mandate)? else { return Ok(()) };
     let ours = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.held == Some(place) && !card.hold_final);
-    let books = match &ours {
+    let (booking, about) = match &ours {
         Some(card) => {
             cards::set_hold_final(ledger, card.seq)?;
-            mandate.books.hold_reserved(amount)
+            (Booking::Place(amount), About::card(card.seq))
         }
-        None => mandate.books.hold(amount),
+        None => {
+            payments::insert_foreign(ledger, Foreign::Hold, &hold, place.tx)?;
+            (Booking::Hold(amount), About::default())
+        }
     };
-    mandates::set_books(ledger, mandate.id, books.map_err(LedgerError::inconsistent)?)?;
+    journal::book(ledger, &mandate, booking, about.at(place.block), now)?;
     nonce_final(ledger, mandate.id, nonce, now)
 }
 
@@ -352,9 +361,12 @@ fn hold_ended(
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
-    let books = mandate.books.capture(captured).and_then(|books| books.release(released));
-    mandates::set_books(ledger, mandate.id, books.map_err(LedgerError::inconsistent)?)?;
-    let Some(card) = cards::by_nonce(ledger, mandate.id, nonce)? else { return Ok(()) };
+    let card = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.hold_final);
+    let about = card.as_ref().map_or_else(About::default, |card| About::card(card.seq)).at(place.block);
+    let booking = if captured.is_zero() { Booking::Release(released) } else { Booking::Capture(captured) };
+    journal::book(ledger, &mandate, booking, about, now)?;
+    let Some(card) = card else { return Ok(()) };
+    journal::collect(ledger, mandate.seq, captured, about, now)?;
     let sum =
         |a: Amount, b: Amount| a.checked_add(b).ok_or_else(|| LedgerError::inconsistent("more than a hold holds"));
     let settled = (sum(card.captured, captured)?, sum(card.released, released)?);
@@ -389,24 +401,23 @@ fn emptied(ledger: &Connection, mut card: cards::Record, place: Place, now: Seco
     }
 }
 
-/// A sweep has taken what cards of the mandate still held.
-fn holds_swept(ledger: &Connection, mandate: MandateId, place: Place, now: Seconds) -> Result<(), LedgerError> {
-    for card in cards::holding(ledger, mandate)? {
+/// A sweep has taken what cards of the mandate still held: so much.
+fn holds_swept(ledger: &Connection, id: MandateId, place: Place, now: Seconds) -> Result<Amount, LedgerError> {
+    let too_much = || LedgerError::inconsistent("more than a hold holds");
+    let mut swept = Amount::ZERO;
+    for card in cards::holding(ledger, id)? {
         let left = card.left();
-        let released =
-            card.released.checked_add(left).ok_or_else(|| LedgerError::inconsistent("more than a hold holds"))?;
+        let released = card.released.checked_add(left).ok_or_else(too_much)?;
+        let mandate = cards::mandate_of(ledger, &card)?;
+        let about = About::card(card.seq).at(place.block);
+        journal::book(ledger, &mandate, Booking::ReturnHeld(left), about, now)?;
         cards::set_settled(ledger, card.seq, (card.captured, released), place.tx)?;
-        cards::note(
-            ledger,
-            &card,
-            "card.settled",
-            Some(place.tx),
-            json!({ "captured": Amount::ZERO, "released": left }),
-            now,
-        )?;
+        let data = json!({ "captured": Amount::ZERO, "released": left });
+        cards::note(ledger, &card, "card.settled", Some(place.tx), data, now)?;
+        swept = swept.checked_add(left).ok_or_else(too_much)?;
         emptied(ledger, cards::Record { released, ..card }, place, now)?;
     }
-    Ok(())
+    Ok(swept)
 }
 
 fn ended(
@@ -427,21 +438,40 @@ fn ended(
 fn returned_final(
     ledger: &Connection,
     id: MandateId,
-    from_remaining: Amount,
-    from_held: Amount,
+    (from_remaining, from_held): (Amount, Amount),
+    place: Place,
+    now: Seconds,
 ) -> Result<(), LedgerError> {
-    let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
-    let amount = from_remaining
-        .checked_add(from_held)
-        .ok_or_else(|| LedgerError::inconsistent("more returned than can be stored"))?;
-    let held = mandate
-        .books
-        .held
-        .checked_sub(from_held)
-        .ok_or_else(|| LedgerError::inconsistent("more returned than was held"))?;
-    let mut books = mandate.books.give_back(amount).map_err(LedgerError::inconsistent)?;
-    books.held = held;
-    mandates::set_books(ledger, id, books)
+    let swept = if from_held.is_zero() { Amount::ZERO } else { holds_swept(ledger, id, place, now)? };
+    let elsewhere =
+        from_held.checked_sub(swept).ok_or_else(|| LedgerError::inconsistent("less returned than cards held"))?;
+    for booking in [Booking::Return(from_remaining), Booking::ReturnHeld(elsewhere)] {
+        let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
+        journal::book(ledger, &mandate, booking, About::default().at(place.block), now)?;
+    }
+    Ok(())
+}
+
+/// A final transaction of ours was paid for, whatever it did.
+fn burnt(ledger: &Connection, tx: &transactions::Record, block: u64, now: Seconds) -> Result<(), LedgerError> {
+    let seq_of = |id: MandateId| Ok::<_, LedgerError>(mandates::get(ledger, id)?.map(|mandate| mandate.seq));
+    let mut about = About { tx: Some(tx.id), ..About::default() }.at(block);
+    let (mut riders, mut mandate) = (Vec::new(), None);
+    match tx.kind {
+        Kind::Settle => {
+            for payment in payments::riding_in(ledger, tx.id)? {
+                riders.extend(seq_of(payment.mandate)?.map(|mandate| (mandate, payment.seq)));
+            }
+        }
+        Kind::Open(id) | Kind::Sweep(id) => mandate = seq_of(id)?,
+        Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => {
+            about.card = Some(card);
+            if let Some(card) = cards::by_seq(ledger, card)? {
+                mandate = seq_of(card.mandate)?;
+            }
+        }
+    }
+    journal::burn(ledger, tx.cost.unwrap_or_default(), &riders, (mandate, about), now)
 }
 
 fn fail_all(ledger: &Connection, mandate: MandateId, reason: Code, now: Seconds) -> Result<(), LedgerError> {

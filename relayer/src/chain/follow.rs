@@ -160,6 +160,18 @@ impl Follower {
         }
     }
 
+    /// The head as the ledger has it, where the node can't be followed.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub async fn last_known(&self) -> Result<Head, FollowError> {
+        let blocks = self.ledger.read(|ledger| Ok((blocks::head(ledger)?, blocks::last_final(ledger)?))).await?;
+        let (Some(head), Some(last_final)) = blocks else {
+            return Err(LedgerError::inconsistent("no block to start from").into());
+        };
+        Ok(Head { block: head.into(), base_fee: 0, finalized: last_final.number })
+    }
+
     /// Follows until `stop`, and tells `heads`.
     pub async fn run(self, heads: watch::Sender<Head>, stop: CancellationToken) {
         let mut failures = 0_u32;

@@ -228,6 +228,38 @@ impl Rpc {
         self.ask(|node| async move { node.code(account).await }).await
     }
 
+    /// The height of the last block.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn height(&self) -> Result<u64, RpcError> {
+        Ok(self.ask(|node| async move { node.latest().await }).await?.block.number)
+    }
+
+    /// The block at this height; `None` if the node does not know it.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn block_at(&self, height: u64) -> Result<Option<Block>, RpcError> {
+        Ok(self.ask(|node| async move { node.block(height).await }).await?.map(|block| block.block))
+    }
+
+    /// The code that a contract had at this height; empty if there was none.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn code_at(&self, account: Address, height: u64) -> Result<Bytes, RpcError> {
+        self.ask(|node| async move { node.code_at(account, height).await }).await
+    }
+
+    /// Who sent a transaction that a block holds.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn sender_of(&self, hash: B256) -> Result<Option<Address>, RpcError> {
+        self.ask(|node| async move { node.sender_of(hash).await }).await
+    }
+
     /// The tip that the node suggests, in wei per gas.
     ///
     /// # Errors

@@ -76,7 +76,7 @@ pub enum SendError {
     Refused(Address),
     /// The chain's nonce is not the one that the ledger expects.
     #[error(
-        "the submitter {submitter} has nonce {chain} on chain, the ledger expects {expected}: a transaction that is not in the ledger used its key"
+        "the submitter {submitter} has nonce {chain} on chain, the ledger expects {expected}: a transaction that is not in the ledger used its key; stop whatever else uses it, then run `stipend ledger repair`"
     )]
     ForeignTransaction {
         /// Who.
@@ -177,23 +177,15 @@ enum Done {
 }
 
 impl Sender {
-    /// Begins to use the submitters. Refuses if the chain knows transactions of one that the ledger
-    /// does not: an old or copied ledger must not sign.
+    /// Begins to use the submitters.
     ///
     /// # Errors
-    /// [`SendError::ForeignTransaction`], and those of node and ledger.
+    /// Those of node and ledger.
     pub async fn start(&self) -> Result<(), SendError> {
         for key in &self.submitters {
             let submitter = key.address();
             let chain = self.rpc.nonce(submitter).await?;
-            let begin = move |ledger: &rusqlite::Transaction<'_>| {
-                transactions::start(ledger, submitter, chain)?;
-                transactions::next_nonce(ledger, submitter)
-            };
-            let expected = self.ledger.writer().write(begin).await?.unwrap_or(chain);
-            if chain > expected {
-                return Err(SendError::ForeignTransaction { submitter, chain, expected });
-            }
+            self.ledger.writer().write(move |ledger| transactions::start(ledger, submitter, chain)).await?;
         }
         Ok(())
     }

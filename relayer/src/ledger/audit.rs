@@ -71,9 +71,7 @@ pub fn append(connection: &Connection, at: Seconds, event: Event) -> Result<(), 
         data: event.data,
         hash: previous,
     };
-    // The entry's hash is that of itself with the previous entry's hash in the place of its own.
-    let canonical = serde_jcs::to_vec(&entry).map_err(LedgerError::inconsistent)?;
-    entry.hash = keccak256(canonical);
+    entry.hash = chained(&entry)?;
     connection
         .prepare_cached(&format!(
             "INSERT INTO audit ({COLUMNS}, agent, operator) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -92,6 +90,28 @@ pub fn append(connection: &Connection, at: Seconds, event: Event) -> Result<(), 
             event.agent.map(|address| address.0.0),
             event.operator.map(|address| address.0.0),
         ))?;
+    Ok(())
+}
+
+/// An entry's hash is that of itself with the previous entry's hash in the place of its own.
+fn chained(entry: &AuditEntry) -> Result<B256, LedgerError> {
+    Ok(keccak256(serde_jcs::to_vec(entry).map_err(LedgerError::inconsistent)?))
+}
+
+/// Tells `look` of each entry, in order, whether it follows from the one before it.
+///
+/// # Errors
+/// Those of the store.
+pub(super) fn verify(connection: &Connection, mut look: impl FnMut(u64, bool)) -> Result<(), LedgerError> {
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM audit ORDER BY seq"))?;
+    let mut rows = statement.query([])?;
+    let (mut expected, mut previous) = (1, B256::ZERO);
+    while let Some(row) = rows.next()? {
+        let stored = entry(row)?;
+        let hash = chained(&AuditEntry { hash: previous, ..stored.clone() })?;
+        look(stored.seq, stored.seq == expected && hash == stored.hash);
+        (expected, previous) = (stored.seq.saturating_add(1), stored.hash);
+    }
     Ok(())
 }
 

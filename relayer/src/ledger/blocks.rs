@@ -177,6 +177,16 @@ pub fn add_submitter(connection: &Connection, submitter: Address) -> Result<(), 
     Ok(())
 }
 
+/// Whether the list began in the middle of the escrow's life, so that not everything is known.
+///
+/// # Errors
+/// Those of the store.
+pub fn is_partial(connection: &Connection) -> Result<bool, LedgerError> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM submitter WHERE address = ?)")?
+        .query_row([Address::ZERO.0.0], |row| row.get(0))?)
+}
+
 /// Whether the guardian never allowed a submitter but those that this ledger uses or has used: then
 /// everything that any of them ever signed is in it.
 ///

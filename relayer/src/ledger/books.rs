@@ -1,12 +1,89 @@
 //! Pure bookkeeping: where a mandate's money is, and where a payment stands. No store, no clock.
+//!
+//! Double entry: what came in (escrowed, restored, overdrawn) is what is somewhere (available,
+//! reserved, held, paid, returned). Every booking is a list of postings from one account to another,
+//! so the two sides stay equal whatever is booked, and no account falls below zero.
 
 use stipend_core::{Amount, api::PaymentState};
 
-/// Where a mandate's money is. What is in none of the four accounts is available.
+/// An account of a mandate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Account {
+    /// Came in with the opening: the cap.
+    Escrowed,
+    /// Came in again by refunds.
+    Restored,
+    /// Claimed twice: paid on chain while it was reserved here. Somebody's reservation will fail.
+    Overdrawn,
+    /// Can be reserved.
+    Available,
+    /// Accepted, not final.
+    Reserved,
+    /// Set aside in holds.
+    Held,
+    /// Paid for good.
+    Paid,
+    /// Went back to the operator for good.
+    Returned,
+}
+
+impl Account {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Escrowed,
+        Self::Restored,
+        Self::Overdrawn,
+        Self::Available,
+        Self::Reserved,
+        Self::Held,
+        Self::Paid,
+        Self::Returned,
+    ];
+
+    /// As the journal calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Escrowed => "escrowed",
+            Self::Restored => "restored",
+            Self::Overdrawn => "overdrawn",
+            Self::Available => "available",
+            Self::Reserved => "reserved",
+            Self::Held => "held",
+            Self::Paid => "paid",
+            Self::Returned => "returned",
+        }
+    }
+
+    /// Whether it says where money came from: it grows by what is taken from it.
+    #[must_use]
+    pub const fn is_source(self) -> bool {
+        matches!(self, Self::Escrowed | Self::Restored | Self::Overdrawn)
+    }
+}
+
+/// From one account to another. Never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Posting {
+    /// From here …
+    pub from: Account,
+    /// … to there.
+    pub to: Account,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// Where a mandate's money is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Books {
     /// What was escrowed.
     pub cap: Amount,
+    /// What refunds gave back to the budget.
+    pub restored: Amount,
+    /// What is claimed twice. Zero unless facts of the chain have outrun the reservations.
+    pub overdrawn: Amount,
+    /// What can be reserved.
+    pub available: Amount,
     /// Accepted, not final.
     pub reserved: Amount,
     /// Set aside in holds.
@@ -17,32 +94,101 @@ pub struct Books {
     pub returned: Amount,
 }
 
+/// What is booked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Booking {
+    /// The mandate came with so much.
+    Open(Amount),
+    /// Something was accepted.
+    Reserve(Amount),
+    /// What was accepted can never be paid any more.
+    Unreserve(Amount),
+    /// A reservation was paid for good.
+    Settle(Amount),
+    /// The chain paid what was not reserved here.
+    Pay(Amount),
+    /// A reservation became a hold for good.
+    Place(Amount),
+    /// The chain holds what was not reserved here.
+    Hold(Amount),
+    /// Part of a hold was paid for good.
+    Capture(Amount),
+    /// Part of a hold went back to what is available.
+    Release(Amount),
+    /// What was not held went back to the operator.
+    Return(Amount),
+    /// What was held went back to the operator.
+    ReturnHeld(Amount),
+    /// A refund gave so much back to the budget.
+    Restore(Amount),
+    /// What was booked from the chain is taken back, to be booked anew: what went to the operator and
+    /// what refunds gave.
+    Forget,
+    /// The same for something that was accepted: so much of it was paid, so much is held, and so much
+    /// is back.
+    Reopen {
+        /// Paid for good, it was said.
+        paid: Amount,
+        /// Held for good, it was said.
+        held: Amount,
+        /// Released for good, it was said.
+        back: Amount,
+    },
+    /// The same for what was paid and held without a row.
+    ForgetElsewhere,
+}
+
+impl Booking {
+    /// As the journal calls its cause.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open(_) => "open",
+            Self::Reserve(_) => "reserve",
+            Self::Unreserve(_) => "unreserve",
+            Self::Settle(_) => "settle",
+            Self::Pay(_) => "pay",
+            Self::Place(_) => "place",
+            Self::Hold(_) => "hold",
+            Self::Capture(_) => "capture",
+            Self::Release(_) => "release",
+            Self::Return(_) => "return",
+            Self::ReturnHeld(_) => "return_held",
+            Self::Restore(_) => "restore",
+            Self::Forget | Self::ForgetElsewhere => "forget",
+            Self::Reopen { .. } => "reopen",
+        }
+    }
+}
+
 /// Why a booking is impossible: the ledger and its caller disagree about what happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BooksError {
-    /// More than is available.
-    #[error("{amount} is more than the {available} available")]
-    NotAvailable {
+    /// More than the account has.
+    #[error("{amount} is more than the {balance} {}", account.name())]
+    NotThere {
+        /// Which.
+        account: Account,
         /// Wanted.
         amount: Amount,
         /// There is.
-        available: Amount,
+        balance: Amount,
     },
-    /// More than is reserved.
-    #[error("{amount} is more than the {reserved} reserved")]
-    NotReserved {
+    /// More than the escrow can still pay from the mandate.
+    #[error("{amount} is more than the {remaining} that the escrow has left of the mandate")]
+    NotEscrowed {
         /// Wanted.
         amount: Amount,
         /// There is.
-        reserved: Amount,
+        remaining: Amount,
     },
-    /// More than is held.
-    #[error("{amount} is more than the {held} held")]
-    NotHeld {
+    /// More than was ever paid.
+    #[error("{amount} is more than the {spent} that could be refunded")]
+    NotSpent {
         /// Wanted.
         amount: Amount,
         /// There is.
-        held: Amount,
+        spent: Amount,
     },
     /// A sum beyond the largest amount.
     #[error("the sum is more than can be stored")]
@@ -50,92 +196,165 @@ pub enum BooksError {
 }
 
 impl Books {
-    /// What can be reserved. Zero when facts of the chain have outrun the reservations.
+    /// What an account has.
     #[must_use]
-    pub fn available(&self) -> Amount {
-        [self.reserved, self.held, self.paid, self.returned]
-            .into_iter()
-            .try_fold(self.cap, Amount::checked_sub)
-            .unwrap_or_default()
-    }
-
-    /// Reserves.
-    ///
-    /// # Errors
-    /// [`BooksError::NotAvailable`].
-    pub fn reserve(self, amount: Amount) -> Result<Self, BooksError> {
-        let available = self.available();
-        if amount > available {
-            return Err(BooksError::NotAvailable { amount, available });
+    pub const fn balance(&self, account: Account) -> Amount {
+        match account {
+            Account::Escrowed => self.cap,
+            Account::Restored => self.restored,
+            Account::Overdrawn => self.overdrawn,
+            Account::Available => self.available,
+            Account::Reserved => self.reserved,
+            Account::Held => self.held,
+            Account::Paid => self.paid,
+            Account::Returned => self.returned,
         }
-        Ok(Self { reserved: self.reserved.checked_add(amount).ok_or(BooksError::Overflow)?, ..self })
     }
 
-    /// Gives a reservation back to what is available.
-    ///
-    /// # Errors
-    /// [`BooksError::NotReserved`].
-    pub fn unreserve(self, amount: Amount) -> Result<Self, BooksError> {
-        let reserved = self.reserved;
-        let rest = reserved.checked_sub(amount).ok_or(BooksError::NotReserved { amount, reserved })?;
-        Ok(Self { reserved: rest, ..self })
+    const fn balance_mut(&mut self, account: Account) -> &mut Amount {
+        match account {
+            Account::Escrowed => &mut self.cap,
+            Account::Restored => &mut self.restored,
+            Account::Overdrawn => &mut self.overdrawn,
+            Account::Available => &mut self.available,
+            Account::Reserved => &mut self.reserved,
+            Account::Held => &mut self.held,
+            Account::Paid => &mut self.paid,
+            Account::Returned => &mut self.returned,
+        }
     }
 
-    /// A reservation was paid for good.
-    ///
-    /// # Errors
-    /// [`BooksError::NotReserved`].
-    pub fn settle(self, amount: Amount) -> Result<Self, BooksError> {
-        self.unreserve(amount)?.pay(amount)
+    /// What the escrow has left of the mandate beside its holds, as far as that is final.
+    #[must_use]
+    pub fn remaining(&self) -> Amount {
+        // What is overdrawn is part of what is reserved.
+        let reserved = self.reserved.checked_sub(self.overdrawn).unwrap_or_default();
+        self.available.checked_add(reserved).unwrap_or(Amount::MAX)
     }
 
-    /// The chain paid what was not reserved here. A fact: it may outrun what is available.
+    /// Books: the books after it, and the postings that lead there. Facts of the chain may outrun
+    /// the reservations, never the escrow.
     ///
     /// # Errors
-    /// [`BooksError::Overflow`].
-    pub fn pay(self, amount: Amount) -> Result<Self, BooksError> {
-        Ok(Self { paid: self.paid.checked_add(amount).ok_or(BooksError::Overflow)?, ..self })
+    /// [`BooksError`]; nothing is booked then.
+    pub fn book(self, booking: Booking) -> Result<(Self, Vec<Posting>), BooksError> {
+        use Account::{Available, Escrowed, Held, Paid, Reserved, Restored, Returned};
+        let mut page = Page { books: self, postings: Vec::new() };
+        match booking {
+            Booking::Open(amount) => page.post(Escrowed, Available, amount)?,
+            Booking::Reserve(amount) => page.post(Available, Reserved, amount)?,
+            Booking::Unreserve(amount) => page.free(Reserved, amount)?,
+            Booking::Settle(amount) => {
+                page.leaves(amount)?;
+                page.post(Reserved, Paid, amount)?;
+            }
+            Booking::Pay(amount) => {
+                page.leaves(amount)?;
+                page.claim(Paid, amount)?;
+            }
+            Booking::Place(amount) => {
+                page.leaves(amount)?;
+                page.post(Reserved, Held, amount)?;
+            }
+            Booking::Hold(amount) => {
+                page.leaves(amount)?;
+                page.claim(Held, amount)?;
+            }
+            Booking::Capture(amount) => page.post(Held, Paid, amount)?,
+            Booking::Release(amount) => page.free(Held, amount)?,
+            Booking::Return(amount) => {
+                page.leaves(amount)?;
+                page.claim(Returned, amount)?;
+            }
+            Booking::ReturnHeld(amount) => page.post(Held, Returned, amount)?,
+            Booking::Restore(amount) => {
+                let gone = self.paid.checked_add(self.returned).ok_or(BooksError::Overflow)?;
+                let spent = gone.checked_sub(self.restored).unwrap_or_default();
+                if amount > spent {
+                    return Err(BooksError::NotSpent { amount, spent });
+                }
+                page.free(Restored, amount)?;
+            }
+            Booking::Forget => {
+                page.free(Returned, self.returned)?;
+                page.claim(Restored, self.restored)?;
+            }
+            Booking::Reopen { paid, held, back } => {
+                page.post(Paid, Reserved, paid)?;
+                // What was swept from holds is not held any more, and has come back already.
+                let there = held.min(self.held);
+                page.post(Held, Reserved, there)?;
+                page.claim(Reserved, held.checked_sub(there).unwrap_or_default())?;
+                page.claim(Reserved, back)?;
+            }
+            Booking::ForgetElsewhere => {
+                page.free(Paid, self.paid)?;
+                page.free(Held, self.held)?;
+            }
+        }
+        Ok((page.books, page.postings))
+    }
+}
+
+/// Books on which something is being booked.
+struct Page {
+    books: Books,
+    postings: Vec<Posting>,
+}
+
+impl Page {
+    fn post(&mut self, from: Account, to: Account, amount: Amount) -> Result<(), BooksError> {
+        if amount.is_zero() {
+            return Ok(());
+        }
+        let grow = |balance: Amount| balance.checked_add(amount).ok_or(BooksError::Overflow);
+        let shrink = |account, balance: Amount| {
+            balance.checked_sub(amount).ok_or(BooksError::NotThere { account, amount, balance })
+        };
+        let source = self.books.balance(from);
+        *self.books.balance_mut(from) = if from.is_source() { grow(source)? } else { shrink(from, source)? };
+        let target = self.books.balance(to);
+        *self.books.balance_mut(to) = if to.is_source() { shrink(to, target)? } else { grow(target)? };
+        self.postings.push(Posting { from, to, amount });
+        Ok(())
     }
 
-    /// A reservation became a hold for good.
-    ///
-    /// # Errors
-    /// [`BooksError::NotReserved`].
-    pub fn hold_reserved(self, amount: Amount) -> Result<Self, BooksError> {
-        self.unreserve(amount)?.hold(amount)
+    /// To what is available; what is claimed twice is set right first.
+    fn free(&mut self, from: Account, amount: Amount) -> Result<(), BooksError> {
+        let twice = amount.min(self.books.overdrawn);
+        self.post(from, Account::Overdrawn, twice)?;
+        self.post(from, Account::Available, amount.checked_sub(twice).unwrap_or_default())
     }
 
-    /// The chain holds what was not reserved here. A fact.
-    ///
-    /// # Errors
-    /// [`BooksError::Overflow`].
-    pub fn hold(self, amount: Amount) -> Result<Self, BooksError> {
-        Ok(Self { held: self.held.checked_add(amount).ok_or(BooksError::Overflow)?, ..self })
+    /// From what is available; beyond that, it is claimed twice.
+    fn claim(&mut self, to: Account, amount: Amount) -> Result<(), BooksError> {
+        let once = amount.min(self.books.available);
+        self.post(Account::Available, to, once)?;
+        self.post(Account::Overdrawn, to, amount.checked_sub(once).unwrap_or_default())
     }
 
-    /// Part of a hold went back to what is available.
-    ///
-    /// # Errors
-    /// [`BooksError::NotHeld`].
-    pub fn release(self, amount: Amount) -> Result<Self, BooksError> {
-        let held = self.held;
-        Ok(Self { held: held.checked_sub(amount).ok_or(BooksError::NotHeld { amount, held })?, ..self })
+    fn leaves(&self, amount: Amount) -> Result<(), BooksError> {
+        let remaining = self.books.remaining();
+        if amount > remaining { Err(BooksError::NotEscrowed { amount, remaining }) } else { Ok(()) }
     }
+}
 
-    /// Part of a hold was paid for good.
-    ///
-    /// # Errors
-    /// [`BooksError::NotHeld`].
-    pub fn capture(self, amount: Amount) -> Result<Self, BooksError> {
-        self.release(amount)?.pay(amount)
-    }
+/// What a transaction cost, in wei, shared among its `rows`: equal parts, and what can't be divided
+/// goes to the first, so that the sum is exact.
+#[must_use]
+pub fn shares(cost: u128, rows: usize) -> Vec<u128> {
+    let count = u128::try_from(rows).unwrap_or(u128::MAX);
+    let (Some(part), Some(rest)) = (cost.checked_div(count), cost.checked_rem(count)) else { return Vec::new() };
+    (0..rows).map(|row| if row == 0 { part.saturating_add(rest) } else { part }).collect()
+}
 
-    /// The rest went back to the operator. A fact.
-    ///
-    /// # Errors
-    /// [`BooksError::Overflow`].
-    pub fn give_back(self, amount: Amount) -> Result<Self, BooksError> {
-        Ok(Self { returned: self.returned.checked_add(amount).ok_or(BooksError::Overflow)?, ..self })
+/// What entering this state means for the books.
+#[must_use]
+pub const fn booking_of(state: PaymentState, amount: Amount) -> Option<Booking> {
+    match state {
+        PaymentState::Settled => Some(Booking::Settle(amount)),
+        PaymentState::Failed => Some(Booking::Unreserve(amount)),
+        PaymentState::Reserved | PaymentState::Submitted | PaymentState::Mined => None,
     }
 }
 
@@ -178,66 +397,4 @@ pub const fn next(state: PaymentState, step: Step) -> Option<PaymentState> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::{collection::vec, prelude::*};
-
-    use super::*;
-
-    fn units(units: u64) -> Amount {
-        Amount::from_units(units).unwrap()
-    }
-
-    proptest! {
-        /// Payments of a mandate against the naive model: a list of them with their states. However
-        /// they go, the books are the sums of the list, and never more is committed than the cap.
-        #[test]
-        fn the_books_are_the_sums_of_the_payments(cap in 1..1_000_u64, steps in vec((0..8_usize, 1..400_u64, 0..6_u8), 0..60)) {
-            let mut books = Books { cap: units(cap), ..Books::default() };
-            let mut payments: Vec<(Amount, PaymentState)> = Vec::new();
-            for (index, amount, step) in steps {
-                let Some(payment) = payments.get_mut(index) else {
-                    match books.reserve(units(amount)) {
-                        Ok(after) => {
-                            books = after;
-                            payments.push((units(amount), PaymentState::Reserved));
-                        }
-                        Err(error) => prop_assert_eq!(
-                            error,
-                            BooksError::NotAvailable { amount: units(amount), available: books.available() }
-                        ),
-                    }
-                    continue;
-                };
-                let step = [Step::Submit, Step::GiveUp, Step::Mine, Step::Unmine { held: amount % 2 == 0 }, Step::Settle, Step::Fail][usize::from(step)];
-                let Some(state) = next(payment.1, step) else { continue };
-                payment.1 = state;
-                match state {
-                    PaymentState::Settled => books = books.settle(payment.0).unwrap(),
-                    PaymentState::Failed => books = books.unreserve(payment.0).unwrap(),
-                    _ => {}
-                }
-                let sum = |wanted: fn(PaymentState) -> bool| payments.iter().filter(|(_, state)| wanted(*state)).map(|(amount, _)| amount.units()).sum::<u64>();
-                let (reserved, paid) = (sum(|state| !state.is_final()), sum(|state| state == PaymentState::Settled));
-                prop_assert_eq!((books.reserved, books.paid), (units(reserved), units(paid)));
-                prop_assert_eq!(books.available(), units(cap - reserved - paid));
-            }
-        }
-
-        #[test]
-        fn an_end_is_an_end(step in 0..6_usize) {
-            let steps = [Step::Submit, Step::GiveUp, Step::Mine, Step::Unmine { held: true }, Step::Settle, Step::Fail];
-            for state in [PaymentState::Settled, PaymentState::Failed] {
-                prop_assert_eq!(next(state, steps[step]), None);
-            }
-            // What may be in the chain is never failed.
-            prop_assert_eq!(next(PaymentState::Mined, Step::Fail), None);
-        }
-    }
-
-    #[test]
-    fn a_fact_of_the_chain_may_outrun_the_reservations() {
-        let books = Books { cap: units(10), ..Books::default() }.reserve(units(8)).unwrap().pay(units(5)).unwrap();
-        assert_eq!(books.available(), Amount::ZERO);
-        assert!(books.reserve(units(1)).is_err());
-    }
-}
+mod tests;

@@ -1,16 +1,15 @@
 //! Cards as the ledger holds them. A step of a card, its booking and its audit entry are one.
 
 use alloy_primitives::{Address, B256};
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, Row};
 use serde_json::{Value, json};
-use stipend_core::{
-    Amount, CardId, Code, MandateId, Seconds, api,
-    card::{CardState, Move, Tally},
-};
+use stipend_core::{Amount, CardId, Code, MandateId, Seconds, api, card::CardState};
 use uuid::Uuid;
 
 use super::{
     LedgerError, audit,
+    books::Booking,
+    journal::{self, About},
     mandates::{self, Place},
 };
 
@@ -269,8 +268,6 @@ pub fn admit(
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let Admission { id, body, digest, payee, expires_at } = admission;
-    let books = mandate.books.reserve(body.amount).map_err(LedgerError::inconsistent)?;
-    mandates::set_books(connection, mandate.id, books)?;
     connection
         .prepare_cached(
             "INSERT INTO card (id, mandate, nonce, payee, amount, deadline, capture_by, ref, digest, signature, expires_at,
@@ -293,6 +290,8 @@ pub fn admit(
             now,
             now,
         ))?;
+    let seq = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
+    journal::book(connection, mandate, Booking::Reserve(body.amount), About::card(seq), now)?;
     let data = json!({
         "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline, "capture_by": body.capture_by,
         "ref": body.reference, "digest": digest, "decision": decision,
@@ -331,8 +330,7 @@ pub fn step(
 /// [`LedgerError::Inconsistent`], and those of the store.
 pub fn fail(connection: &Connection, card: &Record, reason: Code, now: Seconds) -> Result<(), LedgerError> {
     let mandate = mandate_of(connection, card)?;
-    let books = mandate.books.unreserve(card.amount).map_err(LedgerError::inconsistent)?;
-    mandates::set_books(connection, mandate.id, books)?;
+    journal::book(connection, &mandate, Booking::Unreserve(card.amount), About::card(card.seq), now)?;
     step(connection, card, CardState::Failed, Some(reason), None, now)
 }
 
@@ -491,131 +489,4 @@ pub fn set_charged(connection: &Connection, seq: u64, transaction: &str, amount:
         seq,
     ))?;
     Ok(())
-}
-
-/// An answer that the issuer was given: the card, what was asked in cents, and the code of a
-/// decline.
-pub type Answered = (Option<u64>, i64, Option<Code>);
-
-/// What was answered about this transaction of the issuer's.
-///
-/// # Errors
-/// Those of the store.
-pub fn answered(connection: &Connection, transaction: &str) -> Result<Option<Answered>, LedgerError> {
-    let row: Option<(Option<u64>, i64, Option<String>)> = connection
-        .prepare_cached("SELECT card, cents, verdict FROM charge WHERE transaction_token = ?")?
-        .query_row([transaction], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
-    row.map(|(card, cents, verdict)| {
-        let verdict = verdict.map(|verdict| super::named(Code::ALL, Code::name, &verdict)).transpose()?;
-        Ok((card, cents, verdict))
-    })
-    .transpose()
-}
-
-/// Remembers an answer.
-///
-/// # Errors
-/// Those of the store.
-pub fn remember_answer(
-    connection: &Connection,
-    transaction: &str,
-    (card, cents, verdict): Answered,
-    now: Seconds,
-) -> Result<(), LedgerError> {
-    connection
-        .prepare_cached("INSERT INTO charge (transaction_token, card, cents, verdict, at) VALUES (?, ?, ?, ?, ?)")?
-        .execute((transaction, card, cents, verdict.map(Code::name), now))?;
-    Ok(())
-}
-
-/// An event of one of the issuer's transactions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IssuerEvent {
-    /// The issuer's name of it.
-    pub token: String,
-    /// The transaction.
-    pub transaction: String,
-    /// When, as the issuer says: orders them.
-    pub created: String,
-    /// What it does.
-    pub kind: String,
-    /// How much, in cents.
-    pub cents: i64,
-    /// Whether it took effect.
-    pub approved: bool,
-}
-
-/// Takes in an event; whether it is new.
-///
-/// # Errors
-/// Those of the store.
-pub fn add_event(connection: &Connection, card: u64, event: &IssuerEvent, now: Seconds) -> Result<bool, LedgerError> {
-    let added = connection
-        .prepare_cached(
-            "INSERT INTO issuer_event (token, card, transaction_token, created, kind, cents, approved, at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        )?
-        .execute((
-            &event.token,
-            card,
-            &event.transaction,
-            &event.created,
-            &event.kind,
-            event.cents,
-            event.approved,
-            now,
-        ))?;
-    Ok(added > 0)
-}
-
-/// When the last news of a card was taken in.
-///
-/// # Errors
-/// Those of the store.
-pub fn last_news(connection: &Connection, card: u64) -> Result<Option<Seconds>, LedgerError> {
-    Ok(connection
-        .prepare_cached("SELECT max(at) FROM issuer_event WHERE card = ? AND approved")?
-        .query_row([card], |row| row.get(0))?)
-}
-
-/// What the card's charges come to, or this one of them. Refunds are not charges.
-///
-/// # Errors
-/// Those of the store.
-pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> Result<Tally, LedgerError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT transaction_token, kind, cents FROM issuer_event
-         WHERE card = ?1 AND approved AND (?2 IS NULL OR transaction_token = ?2)
-         ORDER BY transaction_token, created, rowid",
-    )?;
-    let mut rows = statement.query((card, transaction))?;
-    let mut moves: Vec<(String, Vec<Move>)> = Vec::new();
-    while let Some(row) = rows.next()? {
-        let (transaction, kind, cents): (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let step = match kind.as_str() {
-            "AUTHORIZATION" | "FINANCIAL_AUTHORIZATION" => Move::Authorised(cents),
-            "AUTHORIZATION_ADVICE" => Move::Adjusted(cents),
-            "AUTHORIZATION_REVERSAL" => Move::Reversed(cents),
-            "AUTHORIZATION_EXPIRY" => Move::Expired,
-            "CLEARING" => Move::Cleared(cents),
-            _ => continue,
-        };
-        match moves.last_mut().filter(|(last, _)| *last == transaction) {
-            Some((_, steps)) => steps.push(step),
-            None => moves.push((transaction, vec![step])),
-        }
-    }
-    Ok(moves.into_iter().fold(Tally::default(), |sum, (_, steps)| sum.plus(Tally::of(steps))))
-}
-
-/// Takes in a webhook's id; whether it is new.
-///
-/// # Errors
-/// Those of the store.
-pub fn add_webhook(connection: &Connection, id: &str, now: Seconds) -> Result<bool, LedgerError> {
-    let added = connection
-        .prepare_cached("INSERT INTO webhook (id, at) VALUES (?, ?) ON CONFLICT DO NOTHING")?
-        .execute((id, now))?;
-    Ok(added > 0)
 }

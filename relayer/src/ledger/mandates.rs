@@ -5,7 +5,12 @@ use rusqlite::{Connection, Row};
 use stipend_core::{Amount, Intent, MandateId, RequestId, Seconds, Terms, api, policy::MandateState};
 use uuid::Uuid;
 
-use super::{LedgerError, audit, books::Books, requests};
+use super::{
+    LedgerError, audit,
+    books::{Booking, Books},
+    journal::{self, About},
+    requests,
+};
 
 /// A place in the chain: block height, block hash, transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +50,10 @@ pub struct Record {
 
 const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, paid, returned,
     opened_block, opened_hash, opened_tx, ended_block, ended_hash, ended_tx, frozen,
+    restored, overdrawn, available,
     (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
         UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
-        UNION ALL SELECT max(nonce) FROM foreign_payment WHERE mandate = mandate.id))";
+        UNION ALL SELECT max(nonce) FROM foreign_outflow WHERE mandate = mandate.id))";
 
 fn place(row: &Row<'_>, first: usize) -> Result<Option<Place>, LedgerError> {
     let Some(block) = row.get::<_, Option<u64>>(first)? else { return Ok(None) };
@@ -69,11 +75,14 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
             held: amount(7)?,
             paid: amount(8)?,
             returned: amount(9)?,
+            restored: amount(17)?,
+            overdrawn: amount(18)?,
+            available: amount(19)?,
         },
         opened: place(row, 10)?,
         ended: place(row, 13)?,
         frozen: row.get(16)?,
-        highest_nonce: row.get(17)?,
+        highest_nonce: row.get(20)?,
     })
 }
 
@@ -100,7 +109,7 @@ impl Record {
         api::Mandate {
             id: self.id,
             state: self.state(head, confirmations),
-            available: self.books.available(),
+            available: self.books.available,
             reserved: self.books.reserved,
             held: self.books.held,
             paid: self.books.paid,
@@ -173,10 +182,12 @@ pub fn list(
 pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Seconds) -> Result<(), LedgerError> {
     let request = requests::of_intent(connection, terms.agent, terms.intent)?
         .filter(|request| request.intent.payees_root() == terms.payees);
-    connection
+    let booking = Booking::Open(terms.cap);
+    let (books, postings) = Books::default().book(booking).map_err(LedgerError::inconsistent)?;
+    let added = connection
         .prepare_cached(
-            "INSERT INTO mandate (id, operator, agent, terms, intent, request, expiry, cap, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO mandate (id, operator, agent, terms, intent, request, expiry, cap, available, created_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
         )?
         .execute((
             id.0.0,
@@ -186,20 +197,34 @@ pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Second
             request.as_ref().map(|request| request.intent.canonical()),
             request.as_ref().map(|request| request.id.0.into_bytes()),
             terms.expiry,
-            terms.cap.units(),
+            books.cap.units(),
+            books.available.units(),
             now,
         ))?;
-    Ok(())
+    if added == 0 {
+        return Ok(());
+    }
+    let seq = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
+    journal::enter(connection, seq, booking, &postings, About::default(), now)
 }
 
-/// Stores where its money is.
-///
-/// # Errors
-/// Those of the store.
-pub fn set_books(connection: &Connection, id: MandateId, books: Books) -> Result<(), LedgerError> {
+/// Stores where its money is. The journal says why, in the same commit.
+pub(super) fn set_books(connection: &Connection, id: MandateId, books: Books) -> Result<(), LedgerError> {
     connection
-        .prepare_cached("UPDATE mandate SET reserved = ?, held = ?, paid = ?, returned = ? WHERE id = ?")?
-        .execute((books.reserved.units(), books.held.units(), books.paid.units(), books.returned.units(), id.0.0))?;
+        .prepare_cached(
+            "UPDATE mandate SET restored = ?, overdrawn = ?, available = ?, reserved = ?, held = ?, paid = ?, returned = ?
+             WHERE id = ?",
+        )?
+        .execute((
+            books.restored.units(),
+            books.overdrawn.units(),
+            books.available.units(),
+            books.reserved.units(),
+            books.held.units(),
+            books.paid.units(),
+            books.returned.units(),
+            id.0.0,
+        ))?;
     Ok(())
 }
 
@@ -265,7 +290,7 @@ pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Re
             "SELECT {COLUMNS} FROM mandate WHERE opened_hash IS NOT NULL
              AND ((ended_hash IS NULL AND expiry <= ?1)
                 OR ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1))
-             AND cap > held + paid + returned AND reserved = 0
+             AND cap + restored > held + paid + returned AND reserved = 0
              AND NOT EXISTS (SELECT 1 FROM tx WHERE kind = 'sweep' AND tx.mandate = mandate.id AND state <> 'final')"
         ))?
         .query_and_then([time], record)?
@@ -283,6 +308,44 @@ pub fn any_frozen(connection: &Connection) -> Result<Option<Record>, LedgerError
         .query_and_then([], record)?
         .next()
         .transpose()
+}
+
+/// The frozen mandates that no repair has looked into.
+///
+/// # Errors
+/// Those of the store.
+pub fn unexplained(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
+    frozen(connection, "NOT examined")
+}
+
+/// All frozen mandates.
+///
+/// # Errors
+/// Those of the store.
+pub fn all_frozen(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
+    frozen(connection, "TRUE")
+}
+
+fn frozen(connection: &Connection, condition: &str) -> Result<Vec<Record>, LedgerError> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM mandate WHERE frozen IS NOT NULL AND {condition} ORDER BY seq"
+        ))?
+        .query_and_then([], record)?
+        .collect()
+}
+
+/// A repair has looked into why a mandate is frozen: it is usable again if that is explained.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_examined(connection: &Connection, id: MandateId, explained: bool) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(
+            "UPDATE mandate SET examined = NOT ?1, frozen = CASE WHEN ?1 THEN NULL ELSE frozen END WHERE id = ?2",
+        )?
+        .execute((explained, id.0.0))?;
+    Ok(())
 }
 
 /// The mandates with payments that are not final and whose terms expire at `time` or before.

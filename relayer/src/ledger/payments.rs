@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::{
     LedgerError, audit,
-    books::{self, Step},
+    books::{self, Booking, Step},
+    journal::{self, About},
     mandates,
 };
 
@@ -66,6 +67,15 @@ pub struct Spent {
     pub payee: Address,
     /// How much.
     pub amount: Amount,
+}
+
+/// What a foreign outflow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// A payment.
+    Payment,
+    /// A hold.
+    Hold,
 }
 
 const COLUMNS: &str = "seq, id, mandate, nonce, payee, amount, deadline, ref, digest, signature, state, reason,
@@ -342,8 +352,6 @@ pub fn admit(
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let Admission { id, body, digest } = admission;
-    let books = mandate.books.reserve(body.amount).map_err(LedgerError::inconsistent)?;
-    mandates::set_books(connection, mandate.id, books)?;
     connection
         .prepare_cached(
             "INSERT INTO payment (id, mandate, nonce, payee, amount, deadline, ref, digest, signature, state,
@@ -363,6 +371,8 @@ pub fn admit(
             now,
             now,
         ))?;
+    let seq = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
+    journal::book(connection, mandate, Booking::Reserve(body.amount), About::payment(seq), now)?;
     let data = json!({
         "payee": body.payee.to_string(), "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline,
         "ref": body.reference, "digest": digest, "decision": decision,
@@ -397,13 +407,9 @@ pub fn step(
         .ok_or_else(|| LedgerError::Inconsistent(format!("{} is {:?}: no {step:?}", payment.id, payment.state)))?;
     let mandate = mandates::get(connection, payment.mandate)?
         .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", payment.id)))?;
-    let books = match state {
-        PaymentState::Settled => Some(mandate.books.settle(payment.amount)),
-        PaymentState::Failed => Some(mandate.books.unreserve(payment.amount)),
-        _ => None,
-    };
-    if let Some(books) = books {
-        mandates::set_books(connection, mandate.id, books.map_err(LedgerError::inconsistent)?)?;
+    if let Some(booking) = books::booking_of(state, payment.amount) {
+        let about = About { block: because.block.map(|(number, _)| number), ..About::payment(payment.seq) };
+        journal::book(connection, &mandate, booking, about, now)?;
     }
     let tx_hash = because.tx_hash.or(payment.tx_hash);
     connection
@@ -460,13 +466,40 @@ pub fn set_tx_hash(connection: &Connection, tx: u64, hash: B256) -> Result<(), L
     Ok(())
 }
 
-/// Books a payment that the chain made and this ledger never accepted.
+/// Remembers what the chain paid, or holds, and this ledger never accepted.
 ///
 /// # Errors
 /// Those of the store.
-pub fn insert_foreign(connection: &Connection, spent: &Spent, tx_hash: B256) -> Result<(), LedgerError> {
+pub fn insert_foreign(connection: &Connection, kind: Foreign, spent: &Spent, tx_hash: B256) -> Result<(), LedgerError> {
+    let kind = match kind {
+        Foreign::Payment => "pay",
+        Foreign::Hold => "hold",
+    };
     connection
-        .prepare_cached("INSERT INTO foreign_payment (mandate, nonce, payee, amount, tx_hash) VALUES (?, ?, ?, ?, ?)")?
-        .execute((spent.mandate.0.0, spent.nonce, spent.payee.0.0, spent.amount.units(), tx_hash.0))?;
+        .prepare_cached(
+            "INSERT INTO foreign_outflow (mandate, nonce, kind, payee, amount, tx_hash) VALUES (?, ?, ?, ?, ?, ?)",
+        )?
+        .execute((spent.mandate.0.0, spent.nonce, kind, spent.payee.0.0, spent.amount.units(), tx_hash.0))?;
     Ok(())
+}
+
+/// The transactions of what a mandate paid or held and this ledger never accepted.
+///
+/// # Errors
+/// Those of the store.
+pub fn foreign(connection: &Connection, mandate: MandateId) -> Result<Vec<B256>, LedgerError> {
+    let mut statement =
+        connection.prepare_cached("SELECT DISTINCT tx_hash FROM foreign_outflow WHERE mandate = ? ORDER BY nonce")?;
+    let hashes = statement.query_map([mandate.0.0], |row| row.get::<_, [u8; 32]>(0))?;
+    hashes.map(|hash| Ok(hash?.into())).collect()
+}
+
+/// Whether the chain used a nonce for what this ledger never accepted.
+///
+/// # Errors
+/// Those of the store.
+pub fn is_foreign(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<bool, LedgerError> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM foreign_outflow WHERE mandate = ? AND nonce = ?)")?
+        .query_row((mandate.0.0, nonce), |row| row.get(0))?)
 }

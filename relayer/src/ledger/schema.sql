@@ -1,5 +1,6 @@
 -- The ledger. Amounts are base units, times are seconds since 1970, ids and hashes are raw bytes.
--- One writer; readers see whole commits. `cap = available + reserved + held + paid + returned`.
+-- One writer; readers see whole commits. Per mandate
+-- `cap + restored + overdrawn = available + reserved + held + paid + returned`.
 
 -- Which house this ledger belongs to: a ledger is never used for another chain or escrow.
 CREATE TABLE house (
@@ -31,6 +32,9 @@ CREATE TABLE mandate (
     request      BLOB,
     expiry       INTEGER NOT NULL,
     cap          INTEGER NOT NULL CHECK (cap > 0),
+    restored     INTEGER NOT NULL DEFAULT 0 CHECK (restored >= 0),
+    overdrawn    INTEGER NOT NULL DEFAULT 0 CHECK (overdrawn >= 0), -- claimed by the chain and by a reservation
+    available    INTEGER NOT NULL CHECK (available >= 0),
     reserved     INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
     held         INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0),
     paid         INTEGER NOT NULL DEFAULT 0 CHECK (paid >= 0),
@@ -38,7 +42,10 @@ CREATE TABLE mandate (
     opened_block INTEGER, opened_hash BLOB, opened_tx BLOB, -- absent while not mined
     ended_block  INTEGER, ended_hash  BLOB, ended_tx  BLOB,
     frozen       TEXT,             -- why the relayer stopped it
-    created_at   INTEGER NOT NULL
+    examined     INTEGER NOT NULL DEFAULT 0, -- whether a repair has looked into that
+    created_at   INTEGER NOT NULL,
+    CHECK (cap + restored + overdrawn = available + reserved + held + paid + returned),
+    CHECK (overdrawn = 0 OR available = 0)
 ) STRICT;
 CREATE INDEX mandate_of_agent ON mandate (agent, seq);
 CREATE INDEX mandate_of_operator ON mandate (operator, seq);
@@ -46,7 +53,7 @@ CREATE INDEX mandate_opened_in ON mandate (opened_hash) WHERE opened_hash IS NOT
 CREATE INDEX mandate_ended_in ON mandate (ended_hash) WHERE ended_hash IS NOT NULL;
 
 CREATE INDEX mandate_expiring ON mandate (expiry) WHERE ended_hash IS NULL;
-CREATE INDEX mandate_unreturned ON mandate (ended_block) WHERE ended_block IS NOT NULL AND cap > held + paid + returned;
+CREATE INDEX mandate_unreturned ON mandate (ended_block) WHERE ended_block IS NOT NULL AND cap + restored > held + paid + returned;
 CREATE INDEX mandate_frozen ON mandate (id) WHERE frozen IS NOT NULL;
 
 CREATE TABLE payment (
@@ -76,10 +83,11 @@ CREATE INDEX payment_due ON payment (deadline) WHERE state NOT IN ('settled', 'f
 CREATE INDEX payment_mined_in ON payment (mined_hash) WHERE mined_hash IS NOT NULL;
 CREATE INDEX payment_of_mandate ON payment (mandate, seq);
 
--- Payments that the chain knows and this ledger never accepted: booked as facts.
-CREATE TABLE foreign_payment (
+-- Payments and holds that the chain knows and this ledger never accepted: booked as facts.
+CREATE TABLE foreign_outflow (
     mandate    BLOB    NOT NULL REFERENCES mandate (id),
     nonce      INTEGER NOT NULL,
+    kind       TEXT    NOT NULL CHECK (kind IN ('pay', 'hold')),
     payee      BLOB    NOT NULL,
     amount     INTEGER NOT NULL,
     tx_hash    BLOB    NOT NULL,
@@ -241,6 +249,34 @@ CREATE TABLE submitter_start (
     nonce   INTEGER NOT NULL
 ) STRICT;
 
+-- Double entry: every posting, in the commit of the balances that it explains. Amounts are base
+-- units, of the account `gas` wei.
+CREATE TABLE journal (
+    seq     INTEGER PRIMARY KEY,
+    at      INTEGER NOT NULL,
+    mandate INTEGER REFERENCES mandate (seq),
+    payment INTEGER REFERENCES payment (seq),
+    card    INTEGER REFERENCES card (seq),
+    tx      INTEGER REFERENCES tx (id),
+    block   INTEGER,              -- the final one that states the fact
+    cause   TEXT    NOT NULL,
+    debit   TEXT    NOT NULL,     -- from this account …
+    credit  TEXT    NOT NULL,     -- … to that one
+    amount  INTEGER NOT NULL CHECK (amount > 0)
+) STRICT;
+CREATE TRIGGER journal_is_kept BEFORE UPDATE ON journal BEGIN SELECT raise(ABORT, 'the journal is append-only'); END;
+CREATE TRIGGER journal_is_whole BEFORE DELETE ON journal BEGIN SELECT raise(ABORT, 'the journal is append-only'); END;
+
+-- What the host has to do with: its card programme's treasury, what an issuer took beyond it, and
+-- the gas of final transactions (in two numbers, since wei outgrow one).
+CREATE TABLE host (
+    treasury  INTEGER NOT NULL DEFAULT 0 CHECK (treasury >= 0),
+    shortfall INTEGER NOT NULL DEFAULT 0 CHECK (shortfall >= 0),
+    gas_ether INTEGER NOT NULL DEFAULT 0 CHECK (gas_ether >= 0),
+    gas_wei   INTEGER NOT NULL DEFAULT 0 CHECK (gas_wei >= 0 AND gas_wei < 1000000000000000000)
+) STRICT;
+INSERT INTO host DEFAULT VALUES;
+
 -- Append-only and hash-chained: the audit trail, and what the event stream sends.
 CREATE TABLE audit (
     seq      INTEGER PRIMARY KEY,
@@ -258,3 +294,5 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE INDEX audit_of_agent ON audit (agent, seq);
 CREATE INDEX audit_of_operator ON audit (operator, seq);
+CREATE TRIGGER audit_is_kept BEFORE UPDATE ON audit BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
+CREATE TRIGGER audit_is_whole BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;

@@ -21,24 +21,104 @@ async fn kinds(ledger: &Ledger) -> Vec<String> {
     entries.into_iter().map(|entry| entry.kind).collect()
 }
 
+/// Keeps the writer busy until told, so that what is asked meanwhile shares a commit.
+async fn busy(ledger: &Ledger) -> std::sync::mpsc::Sender<()> {
+    let (release, released) = std::sync::mpsc::channel();
+    let (enter, entered) = tokio::sync::oneshot::channel();
+    let writer = ledger.writer().clone();
+    tokio::spawn(async move {
+        let wait = move |_: &rusqlite::Transaction<'_>| {
+            enter.send(()).unwrap();
+            released.recv().unwrap();
+            Ok(())
+        };
+        writer.write(wait).await
+    });
+    entered.await.unwrap();
+    release
+}
+
 #[tokio::test]
 async fn a_command_that_fails_takes_back_its_own_changes_and_nobody_else_s() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&directory.path().join("ledger"), HOUSE).unwrap();
     let writer = ledger.writer();
-    // Queued together, so that they share a commit.
-    let (first, bad, last) = tokio::join!(
+    let release = busy(&ledger).await;
+    let (first, bad, last, _) = tokio::join!(
         writer.write(|ledger| note(ledger, "first")),
         writer.write(|ledger| {
             note(ledger, "bad")?;
             Err::<(), _>(LedgerError::inconsistent("made up"))
         }),
         writer.write(|ledger| note(ledger, "last")),
+        async { release.send(()).unwrap() },
     );
     assert!(first.is_ok() && last.is_ok());
     assert!(matches!(bad, Err(LedgerError::Inconsistent(_))));
     assert_eq!(kinds(&ledger).await, ["first", "last"]);
     assert_eq!(*ledger.changes().borrow(), 2);
+}
+
+/// What failed at the commit, whoever asked for it, is unknown, and nothing of it is there after a
+/// restart. Nobody was told of it before.
+async fn is_unknown_and_stops(spoil: fn(&rusqlite::Transaction<'_>) -> Result<(), LedgerError>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    let writer = ledger.writer();
+    writer.write(|ledger| note(ledger, "before")).await.unwrap();
+    let changes = ledger.changes();
+    let release = busy(&ledger).await;
+    let group = tokio::join!(
+        writer.write(|ledger| note(ledger, "first")),
+        writer.write(spoil),
+        writer.write(|ledger| note(ledger, "last")),
+        async { release.send(()).unwrap() },
+    );
+    for outcome in [group.0, group.1, group.2] {
+        assert!(matches!(outcome, Err(LedgerError::Unknown)), "{outcome:?}");
+    }
+    assert_eq!(*changes.borrow(), 1);
+    writer.stopped().await;
+    let after = writer.write(|ledger| note(ledger, "after")).await;
+    assert!(matches!(after, Err(LedgerError::Unknown)));
+    assert_eq!(kinds(&ledger).await, ["before"]);
+    drop(ledger);
+    assert_eq!(kinds(&Ledger::open(&path, HOUSE).unwrap()).await, ["before"]);
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_leaves_everybody_in_doubt_and_stops_the_writer() {
+    is_unknown_and_stops(|ledger| {
+        // Found out by the commit alone, as a failing disk is.
+        let row = "PRAGMA defer_foreign_keys = ON; INSERT INTO attempt VALUES (x'00', 9, x'00', 1, 1, 1)";
+        Ok(ledger.execute_batch(row)?)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_the_database_takes_back_by_itself_stops_the_writer() {
+    // As a full disk does in the middle of a statement.
+    is_unknown_and_stops(|ledger| Ok(ledger.execute_batch("ROLLBACK")?)).await;
+}
+
+#[tokio::test]
+async fn while_another_process_has_the_file_locked_what_is_asked_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let write = ledger.writer().write(|ledger| note(ledger, "late"));
+    tokio::pin!(write);
+    // Longer than SQLite waits by itself.
+    let early = tokio::time::timeout(super::PATIENCE + std::time::Duration::from_secs(1), &mut write).await;
+    assert!(early.is_err(), "{early:?}");
+    assert_eq!(kinds(&ledger).await, Vec::<String>::new());
+    other.execute_batch("COMMIT").unwrap();
+    write.await.unwrap();
+    assert_eq!(kinds(&ledger).await, ["late"]);
 }
 
 #[tokio::test]

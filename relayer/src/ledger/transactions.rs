@@ -196,6 +196,15 @@ pub fn pending(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
     select(connection, "state <> 'final' AND state = 'pending' ORDER BY submitter, nonce", [])
 }
 
+/// A submitter's transactions that no block holds, in nonce order.
+///
+/// # Errors
+/// Those of the store.
+pub fn pending_of(connection: &Connection, submitter: Address) -> Result<Vec<Record>, LedgerError> {
+    let condition = "state <> 'final' AND state = 'pending' AND submitter = ? ORDER BY nonce";
+    select(connection, condition, [submitter.0.0])
+}
+
 /// A transaction that is not final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unfinished {
@@ -440,6 +449,20 @@ pub fn start(connection: &Connection, submitter: Address, nonce: u64) -> Result<
     Ok(())
 }
 
+/// Takes over a submitter from a ledger that is gone: everything below `nonce` is used.
+///
+/// # Errors
+/// Those of the store.
+pub fn adopt(connection: &Connection, submitter: Address, nonce: u64) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO submitter_start (address, nonce) VALUES (?, ?)
+             ON CONFLICT DO UPDATE SET nonce = max(nonce, excluded.nonce)",
+        )?
+        .execute((submitter.0.0, nonce))?;
+    Ok(())
+}
+
 /// Every submitter that this ledger ever used.
 ///
 /// # Errors
@@ -449,6 +472,17 @@ pub fn submitters(connection: &Connection) -> Result<Vec<Address>, LedgerError> 
         connection.prepare_cached("SELECT address FROM submitter_start UNION SELECT submitter FROM tx")?;
     let submitters = statement.query_map([], |row| row.get::<_, [u8; 20]>(0))?;
     submitters.map(|address| Ok(address?.into())).collect()
+}
+
+/// Others have used the transaction's nonce for good: no attempt of it can be mined any more.
+///
+/// # Errors
+/// Those of the store.
+pub fn set_dead(connection: &Connection, tx: u64) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached("UPDATE tx SET state = 'final', succeeded = 0 WHERE id = ? AND state = 'pending'")?
+        .execute([tx])?;
+    Ok(())
 }
 
 /// An accepted opening that waits for its transaction.

@@ -2,7 +2,7 @@
 
 use std::{fmt, thread};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::LedgerError;
@@ -93,11 +93,11 @@ fn savepoint<T>(
     result
 }
 
-fn run(mut connection: Connection, mut queue: mpsc::Receiver<Command>, changed: &watch::Sender<u64>) {
+fn run(connection: Connection, mut queue: mpsc::Receiver<Command>, changed: &watch::Sender<u64>) {
     let mut group = Vec::with_capacity(GROUP);
     while queue.blocking_recv_many(&mut group, GROUP) > 0 {
         let mut answers = Vec::with_capacity(group.len());
-        let committed = commit(&mut connection, &mut group, &mut answers);
+        let committed = commit(&connection, &mut group, &mut answers);
         for answer in answers {
             answer(committed.is_ok());
         }
@@ -111,18 +111,34 @@ fn run(mut connection: Connection, mut queue: mpsc::Receiver<Command>, changed: 
     }
 }
 
-fn commit(
-    connection: &mut Connection,
-    group: &mut Vec<Command>,
-    answers: &mut Vec<Answer>,
-) -> Result<u64, LedgerError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    answers.extend(group.drain(..).map(|command| command(&transaction)));
+fn commit(connection: &Connection, group: &mut Vec<Command>, answers: &mut Vec<Answer>) -> Result<u64, LedgerError> {
+    let transaction = begin(connection)?;
+    for command in group.drain(..) {
+        answers.push(command(&transaction));
+        // A full disk can take back the whole transaction instead of a command: then what came before
+        // is gone, and nothing may come after.
+        if transaction.is_autocommit() {
+            return Err(LedgerError::Unknown);
+        }
+    }
     let last = last_entry(&transaction)?;
     failpoint::pass(Point::WriterBeforeCommit);
     transaction.commit()?;
     failpoint::pass(Point::WriterCommitted);
     Ok(last)
+}
+
+/// Begins a transaction that may write. While somebody else has the file locked nothing is done, so
+/// nothing is unknown: it waits.
+fn begin(connection: &Connection) -> Result<Transaction<'_>, LedgerError> {
+    loop {
+        match Transaction::new_unchecked(connection, TransactionBehavior::Immediate) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                tracing::warn!("another process has locked the ledger's file: nothing is written until it lets go");
+            }
+            begun => return Ok(begun?),
+        }
+    }
 }
 
 fn last_entry(connection: &Connection) -> Result<u64, LedgerError> {

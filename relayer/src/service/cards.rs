@@ -24,7 +24,7 @@ use crate::{
     ledger::{
         LedgerError, audit,
         cards::{self as records, Admission},
-        mandates, requests,
+        charges, mandates, requests,
     },
 };
 
@@ -260,13 +260,13 @@ impl Service {
         let halted = self.parts.alarms.halted().is_some();
         let decide = move |ledger: &rusqlite::Transaction<'_>| {
             let Question { transaction, card: token, merchant, charge } = question;
-            if let Some((_, cents, verdict)) = records::answered(ledger, &transaction)? {
+            if let Some((_, cents, verdict)) = charges::answered(ledger, &transaction)? {
                 // The same charge about another amount is not the same charge.
                 return Ok(if cents == charge.cents { verdict } else { Some(Code::CardUsed) });
             }
             let Some(card) = records::by_token(ledger, &token)? else {
                 let verdict = Some(Code::CardNotActive);
-                records::remember_answer(ledger, &transaction, (None, charge.cents, verdict), now)?;
+                charges::remember_answer(ledger, &transaction, (None, charge.cents, verdict), now)?;
                 return Ok(verdict);
             };
             let mandate = records::mandate_of(ledger, &card)?;
@@ -279,7 +279,7 @@ impl Service {
                 intent: mandate.intent.as_ref(),
             };
             let verdict = card::authorise(&standing, &charge, now);
-            records::remember_answer(ledger, &transaction, (Some(card.seq), charge.cents, verdict), now)?;
+            charges::remember_answer(ledger, &transaction, (Some(card.seq), charge.cents, verdict), now)?;
             let amount = Amount::from_cents(charge.cents);
             let data = json!({
                 "amount": amount, "merchant": merchant, "mcc": charge.mcc, "code": verdict, "transaction": transaction,
@@ -305,7 +305,7 @@ impl Service {
     /// Those of the ledger: then the issuer tells it again.
     pub async fn take_in(&self, webhook: String, transaction: Option<Transaction>) -> Result<(), Problem> {
         let take_in = move |ledger: &rusqlite::Transaction<'_>| {
-            if !records::add_webhook(ledger, &webhook, clock::now())? {
+            if !charges::add_webhook(ledger, &webhook, clock::now())? {
                 return Ok(());
             }
             let Some(transaction) = transaction else { return Ok(()) };

@@ -162,7 +162,7 @@ impl Service {
             terms: &mandate.terms,
             intent: mandate.intent.as_ref(),
             state: mandate.state(head, confirmations),
-            available: mandate.books.available(),
+            available: mandate.books.available,
             highest_nonce: mandate.highest_nonce,
         };
         let house = policy::House { escrow: house.escrow, token: house.token, guardian: house.guardian };
@@ -241,7 +241,11 @@ impl Service {
 pub(super) fn taken(ledger: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<Problem>, LedgerError> {
     let by = match payments::by_nonce(ledger, mandate, nonce)? {
         Some(payment) => Some(payment.id.to_string()),
-        None => records::by_nonce(ledger, mandate, nonce)?.map(|card| card.id.to_string()),
+        None => match records::by_nonce(ledger, mandate, nonce)? {
+            Some(card) => Some(card.id.to_string()),
+            None => payments::is_foreign(ledger, mandate, nonce)?
+                .then(|| "a payment or a hold on chain that was not accepted here".to_owned()),
+        },
     };
     Ok(by.map(|by| Problem::new(Code::NonceTaken, format!("nonce {nonce} belongs to {by}"))))
 }

@@ -14,6 +14,7 @@ mod nodes;
 mod others;
 mod payments;
 mod reorg;
+mod repair;
 mod restart;
 mod secrets;
 mod signed;

@@ -1,8 +1,11 @@
 //! The relayer is killed in the middle of its work, and starts where it stopped.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use eyre::Result;
@@ -182,4 +185,30 @@ async fn a_stop_that_is_asked_for_ends_streams_and_exits_well() -> Result<()> {
     assert!(text.contains(&payments[1].id.to_string()), "{text}");
     world.relayer.restart().await?;
     settled_once(&world, &mandate, &payments).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_the_relayer_and_loses_nothing() -> Result<()> {
+    let (mut world, mandate) = opened("full-disk", "100").await?;
+    let agent = world.agent()?;
+    world.relayer.stop()?;
+    let room = 128 * 1_024;
+    world.relayer.restart_within(fs::metadata(world.dir().join("ledger.db"))?.len() + room).await?;
+    let mut taken = Vec::new();
+    let in_doubt = loop {
+        let signed = world.sign(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?;
+        match agent.send_payment(&signed, None).await {
+            Ok(payment) => taken.push(payment.object),
+            Err(Error::Problem(problem)) if problem.status == 503 => break signed,
+            Err(Error::Unknown { .. } | Error::Unreachable { .. }) => break signed,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    assert!(!taken.is_empty());
+    world.relayer.must_end().await?;
+
+    // There is room again. What was accepted is there, and what was in doubt may be sent again.
+    world.relayer.restart().await?;
+    taken.push(agent.send_payment(&in_doubt, None).await?.object);
+    settled_once(&world, &mandate, &taken).await
 }

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use alloy::{
     consensus::BlockHeader,
     eips::{BlockId, BlockNumberOrTag},
+    network::TransactionResponse,
     providers::Provider,
     rpc::types::{BlockTransactions, Filter, Log as NodeLog, TransactionInput, TransactionRequest},
 };
@@ -264,6 +265,24 @@ impl Node {
     /// [`RpcError`].
     pub async fn code(&self, account: Address) -> Result<Bytes, RpcError> {
         self.link.ask("eth_getCode", |node| async move { node.get_code_at(account).await }).await
+    }
+
+    /// The code that a contract had at this height; empty if there was none.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn code_at(&self, account: Address, height: u64) -> Result<Bytes, RpcError> {
+        self.link.ask("eth_getCode", |node| async move { node.get_code_at(account).number(height).await }).await
+    }
+
+    /// Who sent a transaction; `None` if the node does not know it.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn sender_of(&self, hash: B256) -> Result<Option<Address>, RpcError> {
+        let method = "eth_getTransactionByHash";
+        let found = self.link.ask(method, |node| async move { node.get_transaction_by_hash(hash).await }).await?;
+        Ok(found.map(|transaction| transaction.from()))
     }
 
     /// The tip that the node suggests, in wei per gas.

@@ -1,0 +1,416 @@
+//! Proves a ledger: that its sums are right, its trail is whole, and its rows say the same thing.
+//! Reads only.
+
+use std::{collections::HashMap, path::Path};
+
+use alloy_primitives::{B256, keccak256};
+use rusqlite::{Connection, OpenFlags, Row};
+use serde::Serialize;
+use stipend_core::{MandateId, PaymentId};
+use uuid::Uuid;
+
+use super::{House, LedgerError, audit, books::Account, journal};
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The schema's version.
+    pub version: i64,
+    /// Whose ledger it is.
+    pub house: Option<House>,
+    /// What was looked at.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What must be so.
+    pub name: &'static str,
+    /// How many were looked at.
+    pub examined: u64,
+    /// Where it is not so.
+    pub differences: Vec<String>,
+}
+
+impl Report {
+    /// How many differences there are.
+    #[must_use]
+    pub fn differences(&self) -> usize {
+        self.checks.iter().map(|check| check.differences.len()).sum()
+    }
+}
+
+impl Check {
+    fn must(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        self.examined = self.examined.saturating_add(1);
+        if !holds {
+            self.differences.push(otherwise());
+        }
+    }
+}
+
+type Examiner = fn(&Connection, &mut Check) -> Result<(), LedgerError>;
+
+const CHECKS: [(&str, Examiner); 10] = [
+    ("the file is sound", file),
+    ("the trail is unbroken", trail),
+    ("each mandate's sum is right", sums),
+    ("the journal comes to the balances", balances),
+    ("each payment's state is its booking", payments),
+    ("each card's state is its booking", cards),
+    ("each nonce is used once", nonces),
+    ("each transaction has its attempts and its place", transactions),
+    ("gas is shared out to the last wei", gas),
+    ("the blocks are linked", blocks),
+];
+
+/// Examines the ledger in this file.
+///
+/// # Errors
+/// [`LedgerError`] if it can't be opened, or has a version that this program does not know.
+pub fn check(path: &Path) -> Result<Report, LedgerError> {
+    std::fs::metadata(path).map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    super::must_be_known(&connection, path)?;
+    // One snapshot, whatever a running relayer writes meanwhile.
+    let snapshot = connection.unchecked_transaction()?;
+    Ok(examine(&snapshot))
+}
+
+/// Examines what this connection shows.
+#[must_use]
+pub fn examine(connection: &Connection) -> Report {
+    let mut belongs = Check { name: "it belongs to one house", examined: 1, differences: Vec::new() };
+    let house = super::house(connection).unwrap_or_else(|error| {
+        belongs.differences.push(error.to_string());
+        None
+    });
+    if house.is_none() && belongs.differences.is_empty() {
+        belongs.differences.push("it belongs to nobody".into());
+    }
+    let others = CHECKS.map(|(name, examine)| {
+        let mut check = Check { name, examined: 0, differences: Vec::new() };
+        if let Err(error) = examine(connection, &mut check) {
+            check.differences.push(format!("it can't be read: {error}"));
+        }
+        check
+    });
+    let checks = std::iter::once(belongs).chain(others).collect();
+    Report { version: super::VERSION, house, checks }
+}
+
+fn each(
+    connection: &Connection,
+    query: &str,
+    mut look: impl FnMut(&Row<'_>) -> Result<(), LedgerError>,
+) -> Result<(), LedgerError> {
+    let mut statement = connection.prepare(query)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        look(row)?;
+    }
+    Ok(())
+}
+
+fn count(connection: &Connection, table: &str) -> Result<u64, LedgerError> {
+    Ok(connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))?)
+}
+
+/// Everything that the query returns, as text, is a difference.
+fn none(connection: &Connection, check: &mut Check, query: &str) -> Result<(), LedgerError> {
+    each(connection, query, |row| {
+        check.differences.push(row.get(0)?);
+        Ok(())
+    })
+}
+
+fn mandate_id(row: &Row<'_>, index: usize) -> Result<MandateId, LedgerError> {
+    Ok(MandateId(row.get::<_, [u8; 32]>(index)?.into()))
+}
+
+fn file(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    each(connection, "PRAGMA integrity_check", |row| {
+        let said: String = row.get(0)?;
+        check.must(said == "ok", || said);
+        Ok(())
+    })?;
+    each(connection, "PRAGMA foreign_key_check", |row| {
+        let (table, rowid, parent): (String, Option<i64>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        check.differences.push(format!("row {} of {table} points at no {parent}", rowid.unwrap_or_default()));
+        Ok(())
+    })
+}
+
+fn trail(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    audit::verify(connection, |seq, intact| {
+        check.must(intact, || format!("entry {seq} is not what was written, or what came before it is not"));
+    })
+}
+
+fn sums(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    let query = "SELECT id, cap, restored, overdrawn, available, reserved, held, paid, returned FROM mandate";
+    each(connection, query, |row| {
+        let id = mandate_id(row, 0)?;
+        let mut amounts = [0_i128; 8];
+        for (index, amount) in (1..).zip(&mut amounts) {
+            *amount = row.get::<_, i64>(index)?.into();
+        }
+        let (sources, uses) = amounts.split_at(3);
+        let (came, are) = (sources.iter().sum::<i128>(), uses.iter().sum::<i128>());
+        check.must(came == are && amounts.iter().all(|amount| *amount >= 0), || {
+            let names = Account::ALL.map(Account::name);
+            let [cap, ..] = amounts;
+            let listed: Vec<_> = names.iter().zip(amounts).map(|(name, amount)| format!("{name} {amount}")).collect();
+            format!("{id}: of {cap} units {came} came in, {are} are somewhere: {}", listed.join(", "))
+        });
+        Ok(())
+    })
+}
+
+fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    let mut journal: HashMap<(u64, String), i128> = HashMap::new();
+    let mut treasury = (0_i128, 0_i128);
+    let query = "SELECT mandate, debit, credit, sum(amount) FROM journal
+        WHERE credit <> 'gas' AND debit <> 'gas' GROUP BY mandate, debit, credit";
+    each(connection, query, |row| {
+        let (mandate, amount) = (row.get::<_, Option<u64>>(0)?.unwrap_or_default(), i128::from(row.get::<_, i64>(3)?));
+        let (debit, credit): (String, String) = (row.get(1)?, row.get(2)?);
+        match (debit.as_str(), credit.as_str()) {
+            ("captures", "treasury") => treasury.0 += amount,
+            ("treasury", "captures") => treasury.0 -= amount,
+            ("host", "shortfall") => treasury.1 += amount,
+            _ => {
+                *journal.entry((mandate, debit)).or_default() -= amount;
+                *journal.entry((mandate, credit)).or_default() += amount;
+            }
+        }
+        Ok(())
+    })?;
+    let query = "SELECT seq, id, cap, restored, overdrawn, available, reserved, held, paid, returned FROM mandate";
+    each(connection, query, |row| {
+        let (seq, id) = (row.get(0)?, mandate_id(row, 1)?);
+        for (index, account) in (2..).zip(Account::ALL) {
+            let entered = journal.remove(&(seq, account.name().into())).unwrap_or_default();
+            let entered = if account.is_source() { -entered } else { entered };
+            let balance = i128::from(row.get::<_, i64>(index)?);
+            let name = account.name();
+            check.must(entered == balance, || {
+                format!("{id}: {name} is {balance} units, the journal comes to {entered}")
+            });
+        }
+        Ok(())
+    })?;
+    for ((mandate, account), amount) in journal {
+        check
+            .differences
+            .push(format!("the journal has {amount} units in {account:?} of mandate {mandate}, which is none"));
+    }
+    let host = journal::host(connection)?;
+    for (name, balance, entered) in [("treasury", host.treasury, treasury.0), ("shortfall", host.shortfall, treasury.1)]
+    {
+        check.must(i128::from(balance.units()) == entered, || {
+            format!("the host's {name} is {} units, the journal comes to {entered}", balance.units())
+        });
+    }
+    // What was paid or held elsewhere has a row of its own, and an entry.
+    for kind in ["pay", "hold"] {
+        let query = format!(
+            "SELECT mandate.id, coalesce((SELECT sum(amount) FROM foreign_outflow AS rows
+                    WHERE rows.mandate = mandate.id AND kind = '{kind}'), 0), coalesce(sum(journal.amount), 0)
+             FROM mandate LEFT JOIN journal ON journal.mandate = mandate.seq AND cause = '{kind}'
+                AND journal.seq > (SELECT coalesce(max(seq), 0) FROM journal WHERE cause = 'forget') GROUP BY mandate.seq"
+        );
+        each(connection, &query, |row| {
+            let (id, rows, entered) = (mandate_id(row, 0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
+            check.must(rows == entered, || {
+                format!("{id}: the rows of {kind} elsewhere come to {rows} units, the journal to {entered}")
+            });
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// What the journal has for each of `what`, in three accounts.
+fn entered(what: &str) -> String {
+    let sum = |account: &str| {
+        format!("sum(CASE '{account}' WHEN credit THEN amount WHEN debit THEN -amount ELSE 0 END) AS {account}")
+    };
+    let (reserved, held, paid) = (sum("reserved"), sum("held"), sum("paid"));
+    format!("(SELECT {what}, {reserved}, {held}, {paid} FROM journal WHERE {what} IS NOT NULL GROUP BY {what})")
+}
+
+fn payments(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    let query = format!(
+        "SELECT id, state, payment.amount, coalesce(reserved, 0), coalesce(held, 0), coalesce(paid, 0)
+         FROM payment LEFT JOIN {} AS entered ON entered.payment = payment.seq",
+        entered("payment")
+    );
+    each(connection, &query, |row| {
+        let id = PaymentId(Uuid::from_bytes(row.get(0)?));
+        let (state, amount): (String, i64) = (row.get(1)?, row.get(2)?);
+        let entered: (i64, i64, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
+        let expected = match state.as_str() {
+            "settled" => (0, 0, amount),
+            "failed" => (0, 0, 0),
+            _ => (amount, 0, 0),
+        };
+        check.must(entered == expected, || {
+            format!("{id} over {amount} units is {state}, the journal has (reserved, held, paid) = {entered:?} of it")
+        });
+        Ok(())
+    })?;
+    none(
+        connection,
+        check,
+        "SELECT 'payment ' || hex(id) || ' is submitted, but rides in no transaction that can still be mined'
+         FROM payment WHERE state = 'submitted' AND NOT EXISTS
+            (SELECT 1 FROM tx_payment JOIN tx ON tx.id = tx WHERE payment = seq AND tx.state <> 'final')",
+    )?;
+    none(
+        connection,
+        check,
+        "SELECT 'payment ' || hex(id) || ' is mined in a block that is not in the list' FROM payment
+         WHERE state = 'mined' AND NOT EXISTS (SELECT 1 FROM block WHERE hash = mined_hash)",
+    )
+}
+
+fn cards(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    let query = format!(
+        "SELECT id, state, hold_final, card.amount, captured, released,
+            coalesce(reserved, 0), coalesce(held, 0), coalesce(paid, 0)
+         FROM card LEFT JOIN {} AS entered ON entered.card = card.seq",
+        entered("card")
+    );
+    each(connection, &query, |row| {
+        let id = stipend_core::CardId(Uuid::from_bytes(row.get(0)?));
+        let (state, hold_final): (String, bool) = (row.get(1)?, row.get(2)?);
+        let (amount, captured, released): (i64, i64, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
+        let entered: (i64, i64, i64) = (row.get(6)?, row.get(7)?, row.get(8)?);
+        let expected = match (state.as_str(), hold_final) {
+            (_, true) => (0, amount - captured - released, captured),
+            ("failed", false) => (0, 0, 0),
+            (_, false) => (amount, 0, 0),
+        };
+        check.must(entered == expected, || {
+            format!(
+                "{id} over {amount} units is {state}, captured {captured} and released {released}, the journal has \
+                 (reserved, held, paid) = {entered:?} of it"
+            )
+        });
+        Ok(())
+    })
+}
+
+fn nonces(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    check.examined = count(connection, "payment")? + count(connection, "card")? + count(connection, "tx")?;
+    for (what, rows) in [
+        ("accepted", "SELECT mandate, nonce FROM payment UNION ALL SELECT mandate, nonce FROM card"),
+        (
+            "used on chain",
+            "SELECT mandate, nonce FROM payment WHERE state = 'settled' UNION ALL
+             SELECT mandate, nonce FROM card WHERE hold_final UNION ALL SELECT mandate, nonce FROM foreign_outflow",
+        ),
+    ] {
+        let query =
+            format!("SELECT mandate, nonce, count(*) FROM ({rows}) GROUP BY mandate, nonce HAVING count(*) > 1");
+        each(connection, &query, |row| {
+            let (id, nonce, times) = (mandate_id(row, 0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
+            check.differences.push(format!("{id}: nonce {nonce} is {what} {times} times"));
+            Ok(())
+        })?;
+    }
+    none(
+        connection,
+        check,
+        "SELECT 'submitter ' || hex(submitter) || ' has nonce ' || nonce || ' ' || count(*) || ' times' FROM tx NOT INDEXED
+         GROUP BY submitter, nonce HAVING count(*) > 1",
+    )?;
+    // The chain takes nonces one by one: a gap would never be mined.
+    none(
+        connection,
+        check,
+        "SELECT 'submitter ' || hex(address) || ' has ' || count(tx.id) || ' transactions from nonce ' || start.nonce
+            || ' to ' || max(tx.nonce)
+         FROM submitter_start AS start JOIN tx ON tx.submitter = address AND tx.nonce >= start.nonce
+         GROUP BY address HAVING count(tx.id) <> max(tx.nonce) - start.nonce + 1",
+    )
+}
+
+fn transactions(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    each(connection, "SELECT hash, raw, tx FROM attempt", |row| {
+        let (hash, raw): (B256, Vec<u8>) = (row.get::<_, [u8; 32]>(0)?.into(), row.get(1)?);
+        let tx: i64 = row.get(2)?;
+        check.must(keccak256(raw) == hash, || format!("attempt {hash} of transaction {tx} has other bytes"));
+        Ok(())
+    })?;
+    none(
+        connection,
+        check,
+        "SELECT 'transaction ' || id || ' has no attempt' FROM tx
+         WHERE NOT EXISTS (SELECT 1 FROM attempt WHERE tx = tx.id)",
+    )?;
+    none(
+        connection,
+        check,
+        "SELECT 'transaction ' || id || ' settles nothing' FROM tx
+         WHERE kind = 'settle' AND NOT EXISTS (SELECT 1 FROM tx_payment WHERE tx = tx.id)",
+    )?;
+    none(
+        connection,
+        check,
+        "SELECT 'transaction ' || id || ' is mined in a block that is not in the list' FROM tx
+         WHERE state = 'mined' AND NOT EXISTS (SELECT 1 FROM block WHERE hash = mined_hash)",
+    )?;
+    none(
+        connection,
+        check,
+        "SELECT 'transaction ' || id || ' is ' || state || ', which is not what is said of its block' FROM tx
+         WHERE (state = 'pending') AND mined_hash IS NOT NULL OR (state = 'mined') AND mined_hash IS NULL",
+    )
+}
+
+fn gas(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    // In two parts, since a sum of wei outgrows what the database can add.
+    let side = "CASE WHEN credit = 'gas' THEN 1 ELSE -1 END";
+    let split = format!("sum({side} * (amount / 1000000000)), sum({side} * (amount % 1000000000))");
+    let wei = |row: &Row<'_>, index: usize| -> Result<i128, LedgerError> {
+        let part = |index| Ok::<_, rusqlite::Error>(i128::from(row.get::<_, Option<i64>>(index)?.unwrap_or_default()));
+        Ok(part(index)? * 1_000_000_000 + part(index + 1)?)
+    };
+    let query = format!(
+        "SELECT tx.id, tx.gas_cost, {split} FROM tx LEFT JOIN journal ON journal.tx = tx.id AND (credit = 'gas' OR debit = 'gas')
+         WHERE tx.state = 'final' AND tx.gas_cost IS NOT NULL GROUP BY tx.id"
+    );
+    each(connection, &query, |row| {
+        let (tx, cost): (i64, u128) = (row.get(0)?, u128::from_be_bytes(row.get(1)?));
+        let entered = wei(row, 2)?;
+        check.must(i128::try_from(cost) == Ok(entered), || {
+            format!("transaction {tx} cost {cost} wei, the journal comes to {entered}")
+        });
+        Ok(())
+    })?;
+    let host = journal::host(connection)?;
+    each(connection, &format!("SELECT {split} FROM journal WHERE credit = 'gas' OR debit = 'gas'"), |row| {
+        let entered = wei(row, 0)?;
+        check.must(i128::try_from(host.gas) == Ok(entered), || {
+            format!("the host's gas is {} wei, the journal comes to {entered}", host.gas)
+        });
+        Ok(())
+    })
+}
+
+fn blocks(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    let mut last: Option<(u64, B256, bool)> = None;
+    each(connection, "SELECT number, hash, parent, final FROM block ORDER BY number", |row| {
+        let (number, hash): (u64, B256) = (row.get(0)?, row.get::<_, [u8; 32]>(1)?.into());
+        let (parent, is_final): (B256, bool) = (row.get::<_, [u8; 32]>(2)?.into(), row.get(3)?);
+        let follows = last.is_none_or(|(before, parent_hash, final_before)| {
+            before + 1 == number && parent_hash == parent && (final_before || !is_final)
+        });
+        check.must(follows, || format!("block {number} {hash} does not follow the one before it"));
+        last = Some((number, hash, is_final));
+        Ok(())
+    })
+}

@@ -1,0 +1,252 @@
+//! The journal: every posting, in the commit of the balances that it explains. Append-only.
+
+use rusqlite::{Connection, Row};
+use stipend_core::{Amount, Seconds};
+
+use super::{
+    LedgerError,
+    books::{Booking, Posting, shares},
+    mandates,
+};
+
+/// The largest amount of one entry.
+const MOST: u128 = i64::MAX as u128;
+/// Wei in an ether.
+const ETHER: u128 = 1_000_000_000_000_000_000;
+
+/// What an entry is about, beside its mandate; places in the ledger.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About {
+    /// The payment.
+    pub payment: Option<u64>,
+    /// The card.
+    pub card: Option<u64>,
+    /// The transaction.
+    pub tx: Option<u64>,
+    /// The block that states the fact.
+    pub block: Option<u64>,
+}
+
+impl About {
+    /// A payment.
+    #[must_use]
+    pub fn payment(seq: u64) -> Self {
+        Self { payment: Some(seq), ..Self::default() }
+    }
+
+    /// A card.
+    #[must_use]
+    pub fn card(seq: u64) -> Self {
+        Self { card: Some(seq), ..Self::default() }
+    }
+
+    /// What a block says.
+    #[must_use]
+    pub const fn at(self, block: u64) -> Self {
+        Self { block: Some(block), ..self }
+    }
+}
+
+/// What the host has to do with, beside what belongs to mandates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// What captures brought to the card programme's treasury.
+    pub treasury: Amount,
+    /// What the issuer took beyond what could be captured.
+    pub shortfall: Amount,
+    /// What final transactions cost, in wei.
+    pub gas: u128,
+}
+
+/// Books on a mandate: its balances and the entries that explain them.
+///
+/// # Errors
+/// [`LedgerError::Inconsistent`] if it can't be, and those of the store.
+pub fn book(
+    connection: &Connection,
+    mandate: &mandates::Record,
+    booking: Booking,
+    about: About,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let (books, postings) =
+        mandate.books.book(booking).map_err(|error| LedgerError::Inconsistent(format!("{}: {error}", mandate.id)))?;
+    mandates::set_books(connection, mandate.id, books)?;
+    enter(connection, mandate.seq, booking, &postings, about, now)
+}
+
+/// Enters the postings of a booking.
+pub(super) fn enter(
+    connection: &Connection,
+    mandate: u64,
+    booking: Booking,
+    postings: &[Posting],
+    about: About,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    for posting in postings {
+        let accounts = (posting.from.name(), posting.to.name());
+        append(connection, Some(mandate), booking.name(), accounts, posting.amount.units(), about, now)?;
+    }
+    Ok(())
+}
+
+fn append(
+    connection: &Connection,
+    mandate: Option<u64>,
+    cause: &str,
+    (debit, credit): (&str, &str),
+    amount: u64,
+    about: About,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO journal (at, mandate, payment, card, tx, block, cause, debit, credit, amount)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute((now, mandate, about.payment, about.card, about.tx, about.block, cause, debit, credit, amount))?;
+    Ok(())
+}
+
+/// What the host has to do with.
+///
+/// # Errors
+/// Those of the store.
+pub fn host(connection: &Connection) -> Result<Host, LedgerError> {
+    let amount = |row: &Row<'_>, index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
+    let mut statement = connection.prepare_cached("SELECT treasury, shortfall, gas_ether, gas_wei FROM host")?;
+    let mut hosts = statement.query_and_then([], |row| {
+        let (ether, wei): (u64, u64) = (row.get(2)?, row.get(3)?);
+        let gas = u128::from(ether).saturating_mul(ETHER).saturating_add(wei.into());
+        Ok(Host { treasury: amount(row, 0)?, shortfall: amount(row, 1)?, gas })
+    })?;
+    hosts.next().ok_or_else(|| LedgerError::inconsistent("the host has no accounts"))?
+}
+
+fn set_host(connection: &Connection, host: Host) -> Result<(), LedgerError> {
+    let part = |wei: u128| u64::try_from(wei).map_err(LedgerError::inconsistent);
+    connection.prepare_cached("UPDATE host SET treasury = ?, shortfall = ?, gas_ether = ?, gas_wei = ?")?.execute((
+        host.treasury.units(),
+        host.shortfall.units(),
+        part(host.gas / ETHER)?,
+        part(host.gas % ETHER)?,
+    ))?;
+    Ok(())
+}
+
+/// Captured for the card programme: it is in its treasury.
+///
+/// # Errors
+/// Those of the store.
+pub fn collect(
+    connection: &Connection,
+    mandate: u64,
+    amount: Amount,
+    about: About,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    if amount.is_zero() {
+        return Ok(());
+    }
+    let host = host(connection)?;
+    let treasury =
+        host.treasury.checked_add(amount).ok_or_else(|| LedgerError::inconsistent("a treasury beyond measure"))?;
+    set_host(connection, Host { treasury, ..host })?;
+    append(connection, Some(mandate), "capture", ("captures", "treasury"), amount.units(), about, now)
+}
+
+/// What was captured for the card programme is taken back, to be booked anew.
+///
+/// # Errors
+/// Those of the store.
+pub(super) fn give_back(
+    connection: &Connection,
+    mandate: u64,
+    amount: Amount,
+    about: About,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    if amount.is_zero() {
+        return Ok(());
+    }
+    let host = host(connection)?;
+    let treasury = host
+        .treasury
+        .checked_sub(amount)
+        .ok_or_else(|| LedgerError::inconsistent("more captured than the treasury got"))?;
+    set_host(connection, Host { treasury, ..host })?;
+    append(connection, Some(mandate), "forget", ("treasury", "captures"), amount.units(), about, now)
+}
+
+/// All gas is taken back, entry by entry, to be booked anew.
+///
+/// # Errors
+/// Those of the store.
+pub(super) fn unburn(connection: &Connection, now: Seconds) -> Result<(), LedgerError> {
+    set_host(connection, Host { gas: 0, ..host(connection)? })?;
+    connection.execute(
+        "INSERT INTO journal (at, mandate, payment, card, tx, cause, debit, credit, amount)
+         SELECT ?, mandate, payment, card, tx, 'forget', credit, debit, amount FROM journal
+         WHERE (credit = 'gas' OR debit = 'gas')",
+        [now],
+    )?;
+    Ok(())
+}
+
+/// The issuer took more for a card than its hold has to give.
+///
+/// # Errors
+/// Those of the store.
+pub fn fall_short(
+    connection: &Connection,
+    mandate: u64,
+    amount: Amount,
+    about: About,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let host = host(connection)?;
+    // An issuer can claim anything; what no ledger can hold stays in the trail alone.
+    let amount = amount.min(Amount::MAX.checked_sub(host.shortfall).unwrap_or_default());
+    if amount.is_zero() {
+        return Ok(());
+    }
+    let shortfall = host.shortfall.checked_add(amount).unwrap_or(Amount::MAX);
+    set_host(connection, Host { shortfall, ..host })?;
+    append(connection, Some(mandate), "shortfall", ("host", "shortfall"), amount.units(), about, now)
+}
+
+/// A final transaction cost so many wei; each of its payments (mandate, payment) bears its share.
+/// Without payments it is about its own mandate or card.
+///
+/// # Errors
+/// Those of the store.
+pub fn burn(
+    connection: &Connection,
+    cost: u128,
+    riders: &[(u64, u64)],
+    (mandate, about): (Option<u64>, About),
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    if cost == 0 {
+        return Ok(());
+    }
+    let host = host(connection)?;
+    let gas = host.gas.checked_add(cost).ok_or_else(|| LedgerError::inconsistent("gas beyond measure"))?;
+    set_host(connection, Host { gas, ..host })?;
+    let bearers: Vec<(Option<u64>, About)> = if riders.is_empty() {
+        vec![(mandate, about)]
+    } else {
+        riders.iter().map(|(mandate, payment)| (Some(*mandate), About { payment: Some(*payment), ..about })).collect()
+    };
+    for ((mandate, about), share) in bearers.iter().zip(shares(cost, bearers.len())) {
+        let mut rest = share;
+        while rest > 0 {
+            let part = rest.min(MOST);
+            let amount = u64::try_from(part).map_err(LedgerError::inconsistent)?;
+            append(connection, *mandate, "gas", ("host", "gas"), amount, *about, now)?;
+            rest = rest.saturating_sub(part);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Takes back everything that was booked from the chain, so that it can be booked anew: the chain
+//! that the ledger followed is not the one that there is. What was accepted and what was signed
+//! stays.
+
+use rusqlite::{Connection, Row};
+use stipend_core::{Amount, MandateId, Seconds};
+
+use super::{
+    LedgerError,
+    books::Booking,
+    journal::{self, About},
+    mandates,
+};
+
+/// Something that was accepted, as far as the chain had taken it.
+struct Accepted {
+    mandate: MandateId,
+    about: About,
+    paid: Amount,
+    held: Amount,
+    back: Amount,
+}
+
+/// Takes it all back; each booking that this reverses stays in the journal, and so does its reversal.
+///
+/// # Errors
+/// Those of the store.
+pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerError> {
+    let ids: Vec<MandateId> = {
+        let mut statement = connection.prepare("SELECT id FROM mandate ORDER BY seq")?;
+        let ids = statement.query_map([], |row| row.get::<_, [u8; 32]>(0))?;
+        ids.map(|id| Ok::<_, LedgerError>(MandateId(id?.into()))).collect::<Result<_, _>>()?
+    };
+    let book = |id: MandateId, booking: Booking, about: About| {
+        let mandate = mandates::get(connection, id)?.ok_or_else(|| LedgerError::inconsistent("a mandate is gone"))?;
+        journal::book(connection, &mandate, booking, about, now)?;
+        Ok::<_, LedgerError>(mandate.seq)
+    };
+    for id in &ids {
+        book(*id, Booking::Forget, About::default())?;
+    }
+    for Accepted { mandate, about, paid, held, back } in accepted(connection)? {
+        let seq = book(mandate, Booking::Reopen { paid, held, back }, about)?;
+        if about.card.is_some() {
+            journal::give_back(connection, seq, paid, about, now)?;
+        }
+    }
+    for id in ids {
+        book(id, Booking::ForgetElsewhere, About::default())?;
+    }
+    journal::unburn(connection, now)?;
+    connection.execute_batch(
+        "UPDATE mandate SET opened_block = NULL, opened_hash = NULL, opened_tx = NULL,
+            ended_block = NULL, ended_hash = NULL, ended_tx = NULL;
+         UPDATE payment SET mined_block = NULL, mined_hash = NULL, state = CASE
+            WHEN EXISTS (SELECT 1 FROM tx_payment WHERE payment = seq) THEN 'submitted' ELSE 'reserved' END
+            WHERE state <> 'failed';
+         UPDATE card SET held_block = NULL, held_hash = NULL, held_tx = NULL, hold_final = 0, settle_tx = NULL,
+            captured = 0, released = 0, state = CASE state WHEN 'closed' THEN 'closing' ELSE state END
+            WHERE state <> 'failed';
+         UPDATE tx_payment SET skipped = NULL;
+         UPDATE tx SET state = 'pending', mined_block = NULL, mined_hash = NULL, mined_tx = NULL, succeeded = NULL,
+            gas_cost = NULL;
+         DELETE FROM foreign_outflow; DELETE FROM log; DELETE FROM block; DELETE FROM submitter;",
+    )?;
+    Ok(())
+}
+
+/// What was accepted and not given up: it is reserved again.
+fn accepted(connection: &Connection) -> Result<Vec<Accepted>, LedgerError> {
+    let mut statement = connection.prepare(
+        "SELECT mandate, seq, NULL, amount, 0, 0 FROM payment WHERE state = 'settled'
+         UNION ALL SELECT mandate, NULL, seq, captured, amount - captured - released, released FROM card WHERE hold_final",
+    )?;
+    let amount = |row: &Row<'_>, index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
+    statement
+        .query_and_then([], |row| {
+            Ok(Accepted {
+                mandate: MandateId(row.get::<_, [u8; 32]>(0)?.into()),
+                about: About { payment: row.get(1)?, card: row.get(2)?, ..About::default() },
+                paid: amount(row, 3)?,
+                held: amount(row, 4)?,
+                back: amount(row, 5)?,
+            })
+        })?
+        .collect()
+}

@@ -1,0 +1,134 @@
+//! An old or copied ledger is detected, not trusted: what the chain says that no ledger of ours
+//! could have missed.
+
+use std::collections::BTreeSet;
+
+use alloy_primitives::{Address, B256};
+use stipend_core::MandateId;
+
+use crate::{
+    chain::{follow::FollowError, rpc::Rpc},
+    ledger::{Ledger, LedgerError, blocks, mandates, transactions},
+};
+
+/// What to do about any of it.
+const REPAIR: &str = "if this ledger is old, lost or a copy, stop whatever else uses the submitter's key and run `stipend ledger repair`";
+
+/// Why nothing may be signed with this ledger.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// The chain has seen transactions of a submitter that are not in the ledger.
+    #[error(
+        "the submitter {submitter} has nonce {chain} on chain, the ledger expects {expected}: transactions that are not in the ledger used its key; {REPAIR}"
+    )]
+    Ahead {
+        /// Whose.
+        submitter: Address,
+        /// On chain.
+        chain: u64,
+        /// In the ledger.
+        expected: u64,
+    },
+    /// A nonce that the ledger still wants to use is used, by bytes that it does not have.
+    #[error(
+        "nonce {nonce} of the submitter {submitter} was used on chain by a transaction that is not in the ledger; {REPAIR}"
+    )]
+    Used {
+        /// Whose.
+        submitter: Address,
+        /// Which.
+        nonce: u64,
+    },
+    /// A guarded mandate paid or held something that nobody accepted here.
+    #[error("{mandate} is frozen: {why}; {REPAIR}")]
+    Outflow {
+        /// Which.
+        mandate: MandateId,
+        /// What was seen.
+        why: String,
+    },
+    /// What was booked as final is not in the chain.
+    #[error("the chain no longer holds the final block {number} {hash}; {REPAIR}")]
+    Final {
+        /// Its height.
+        number: u64,
+        /// Its hash.
+        hash: B256,
+    },
+}
+
+impl Doubt {
+    /// The alarm's name.
+    #[must_use]
+    pub const fn alarm(&self) -> &'static str {
+        match self {
+            Self::Ahead { .. } | Self::Used { .. } => "nonce",
+            Self::Outflow { .. } => "outflow",
+            Self::Final { .. } => "finality",
+        }
+    }
+}
+
+/// What speaks against signing with this ledger, for `ours` and every submitter that it ever used.
+/// Asked after catching up, so that what the ledger knows of is booked.
+///
+/// # Errors
+/// Those of node and ledger.
+pub async fn doubts(rpc: &Rpc, ledger: &Ledger, ours: &[Address]) -> Result<Vec<Doubt>, FollowError> {
+    let mut doubts = Vec::new();
+    if let Some(block) = lost_final_block(rpc, ledger).await? {
+        doubts.push(Doubt::Final { number: block.number, hash: block.hash });
+    }
+    for submitter in submitters(ledger, ours).await? {
+        doubts.extend(foreign(rpc, ledger, submitter).await?);
+    }
+    for mandate in ledger.read(mandates::unexplained).await? {
+        let why = mandate.frozen.unwrap_or_default();
+        doubts.push(Doubt::Outflow { mandate: mandate.id, why });
+    }
+    Ok(doubts)
+}
+
+/// `ours`, and every submitter that this ledger ever used.
+pub(crate) async fn submitters(ledger: &Ledger, ours: &[Address]) -> Result<BTreeSet<Address>, LedgerError> {
+    let mut all: BTreeSet<Address> = ours.iter().copied().collect();
+    all.extend(ledger.read(transactions::submitters).await?);
+    Ok(all)
+}
+
+/// The last final block, if the chain has another one in its place. A node that does not know the
+/// height yet only lags behind.
+pub(crate) async fn lost_final_block(rpc: &Rpc, ledger: &Ledger) -> Result<Option<blocks::Block>, FollowError> {
+    let Some(stored) = ledger.read(blocks::last_final).await? else { return Ok(None) };
+    let found = rpc.block_at(stored.number).await?;
+    Ok(found.filter(|found| found.hash != stored.hash).map(|_| stored))
+}
+
+/// Nonces of a submitter that the chain counts, and that are not the ledger's.
+async fn foreign(rpc: &Rpc, ledger: &Ledger, submitter: Address) -> Result<Option<Doubt>, FollowError> {
+    let chain = rpc.nonce(submitter).await?;
+    let (expected, pending) = ledger
+        .read(move |ledger| {
+            Ok((transactions::next_nonce(ledger, submitter)?, transactions::pending_of(ledger, submitter)?))
+        })
+        .await?;
+    if let Some(expected) = expected.filter(|expected| chain > *expected) {
+        return Ok(Some(Doubt::Ahead { submitter, chain, expected }));
+    }
+    for tx in pending.into_iter().filter(|tx| tx.nonce < chain) {
+        if !is_known(rpc, ledger, tx.id).await? {
+            return Ok(Some(Doubt::Used { submitter, nonce: tx.nonce }));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a block holds one of the transaction's attempts.
+async fn is_known(rpc: &Rpc, ledger: &Ledger, tx: u64) -> Result<bool, FollowError> {
+    for attempt in ledger.read(move |ledger| transactions::attempts(ledger, tx)).await? {
+        if rpc.receipt(attempt.hash).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
