@@ -7,11 +7,12 @@ const CONTRACTS = ["MandateEscrow", "MockUSDC", "MockUSDCProxy"];
 const check = process.argv.includes("--check");
 
 // One line per ABI entry: small, and a change shows as the line that changed. `immutables` are the places, 32 bytes
-// each, that a constructor fills in.
+// each, that a constructor fills in: a list per immutable, since all its places get the same word.
 function render({ abi, bytecode, deployedBytecode }) {
   const entries = abi.map((entry) => `    ${JSON.stringify(entry)}`).join(",\n");
-  const places = Object.values(deployedBytecode.immutableReferences ?? {}).flat();
-  const immutables = places.map(({ start }) => start).sort((a, b) => a - b);
+  const byImmutable = Object.values(deployedBytecode.immutableReferences ?? {});
+  const immutables = byImmutable.map((places) => places.map(({ start }) => start).sort((a, b) => a - b));
+  immutables.sort(([a], [b]) => a - b);
   return `{
   "abi": [
 ${entries}
