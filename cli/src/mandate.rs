@@ -28,6 +28,7 @@ pub(crate) enum Command {
 Examples:
   stipend mandate request --amount 100.00 --intent \"Automate marketing ops spend\" --duration 30d
   stipend mandate request --amount 50 --intent \"Cloud bills\" --duration 12h --per-payment 25 --payee 0x…
+  stipend mandate request --amount 600 --intent \"Ads\" --duration 30d --window 1d --window-cap 20
   stipend mandate request --amount 50 --intent \"Software\" --duration 7d --mcc 5734 --mcc 7372")]
     Request(Request),
     /// Approve what an agent asked for, as the operator: shows the terms, asks, and funds the mandate
@@ -75,6 +76,15 @@ pub(crate) struct Request {
     /// The most that one payment may be; without it: whatever is left
     #[arg(long, value_name = "USDC")]
     per_payment: Option<Amount>,
+    /// Length of a rolling window, in which at most `--window-cap` is paid; without it: none
+    #[arg(long, value_name = "SPAN", requires = "window_cap")]
+    window: Option<Span>,
+    /// The most that is paid within any `--window`
+    #[arg(long, value_name = "USDC", requires = "window")]
+    window_cap: Option<Amount>,
+    /// Whether what a payee pays back can be spent again (`true`, the default) or goes to the operator (`=false`)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    refunds_restore_budget: Option<bool>,
     /// Who may be paid; can be repeated; without it: anyone
     #[arg(long = "payee", value_name = "ADDRESS", value_parser = address::parse)]
     payees: Vec<Address>,
@@ -123,6 +133,9 @@ async fn request(context: &Context, args: Request) -> eyre::Result<()> {
         intent: args.intent,
         duration: args.duration,
         per_payment: args.per_payment,
+        window: args.window,
+        window_cap: args.window_cap,
+        refunds_restore_budget: args.refunds_restore_budget,
         payees: (!args.payees.is_empty()).then_some(args.payees),
         mccs: (!args.mccs.is_empty()).then_some(args.mccs),
         metadata: Default::default(),
@@ -216,6 +229,9 @@ fn request_in_words(request: &MandateRequest) -> String {
     if let Some(maximum) = request.per_payment {
         row("per payment", format!("at most {maximum} USDC"));
     }
+    if let (Some(window), Some(cap)) = (request.window, request.window_cap) {
+        row("at most", terms::within(cap, window));
+    }
     match request.intent.policy.payees.as_deref() {
         None => row("may be paid", "anyone".into()),
         Some(payees) => {
@@ -225,6 +241,7 @@ fn request_in_words(request: &MandateRequest) -> String {
         }
     }
     row("cards may be used", terms::cards(&request.intent.policy));
+    row("refunds", terms::refunds(request.refunds_restore_budget).into());
     row("duration", request.duration.to_string());
     row("agent", request.agent.to_string());
     row("asked", show::time(request.created_at));

@@ -3,7 +3,7 @@
 
 use eyre::{WrapErr, ensure};
 use stipend_bindings::Domain;
-use stipend_core::{Amount, Intent, MandateId, Terms, intent::Policy};
+use stipend_core::{Amount, Intent, MandateId, Span, Terms, intent::Policy};
 
 use crate::show;
 
@@ -44,7 +44,7 @@ impl<'a> Readable<'a> {
         row("in total", format!("{} USDC, taken from the operator when it opens", terms.cap));
         row("per payment", maximum(terms.per_payment));
         if terms.window != 0 {
-            row("at most", format!("{} USDC within any {} seconds", terms.window_cap, terms.window));
+            row("at most", within(terms.window_cap, Span::from_seconds(terms.window.into())));
         }
         match self.intent.policy.payees.as_deref() {
             None => row("may be paid", "anyone".into()),
@@ -60,7 +60,7 @@ impl<'a> Readable<'a> {
         row("until", format!("{} (excluded)", show::time(terms.expiry)));
         row("the rest", "returns to the operator: at once when revoked, by a sweep after the end".into());
         row("held amounts", format!("return from {} on at the latest", show::time(terms.capture_end)));
-        row("refunds", if terms.refunds_restore_budget { "can be spent again" } else { "go to the operator" }.into());
+        row("refunds", refunds(terms.refunds_restore_budget).into());
         row("operator", format!("{}  pays, and can revoke at any time", terms.operator));
         row("agent", format!("{}  signs payments", terms.agent));
         row(
@@ -90,6 +90,16 @@ pub(crate) fn cards(policy: &Policy) -> String {
     if policy.payees.is_some() { at + ", if their treasury is one of those who may be paid" } else { at }
 }
 
+/// What a rolling window limits.
+pub(crate) fn within(cap: Amount, window: Span) -> String {
+    format!("{cap} USDC within any {window}")
+}
+
+/// Where refunds go.
+pub(crate) const fn refunds(restore_budget: bool) -> &'static str {
+    if restore_budget { "can be spent again, while it lasts" } else { "go to the operator" }
+}
+
 fn maximum(amount: Amount) -> String {
     if amount.is_zero() { "any amount up to what is left".into() } else { format!("at most {amount} USDC") }
 }
@@ -112,6 +122,9 @@ pub(crate) mod tests {
             amount: "100.00".parse().unwrap(),
             duration: "30d".parse().unwrap(),
             per_payment: Some("25".parse().unwrap()),
+            window: Some("1d".parse().unwrap()),
+            window_cap: Some("20".parse().unwrap()),
+            refunds_restore_budget: true,
             intent: Intent {
                 version: 1,
                 purpose: "Marketing\u{1b}[1A".into(),
@@ -156,6 +169,8 @@ pub(crate) mod tests {
         for expected in [
             "100.00 USDC",
             "at most 25.00 USDC",
+            "20.00 USDC within any 1d\n",
+            "can be spent again",
             "anyone",
             "at any merchant",
             "2027-01-15 08:00:00 UTC",

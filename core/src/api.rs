@@ -82,6 +82,15 @@ pub struct NewMandateRequest {
     /// Maximum of one payment; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_payment: Option<Amount>,
+    /// Length of a rolling window, with `window_cap`; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Span>,
+    /// Maximum of all payments and holds within any `window`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_cap: Option<Amount>,
+    /// Whether a refund goes back to the budget, or straight to the operator; absent: to the budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refunds_restore_budget: Option<bool>,
     /// Who may be paid; absent: anyone.
     #[serde(with = "address::list", default, skip_serializing_if = "Option::is_none")]
     pub payees: Option<Vec<Address>>,
@@ -120,6 +129,14 @@ pub struct MandateRequest {
     /// The maximum of one payment asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_payment: Option<Amount>,
+    /// The rolling window asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<Span>,
+    /// The maximum within any window asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_cap: Option<Amount>,
+    /// Whether refunds are to go back to the budget.
+    pub refunds_restore_budget: bool,
     /// The intent document that the terms will commit to.
     pub intent: Intent,
     /// The mandate that came of it.
@@ -144,14 +161,15 @@ impl MandateRequest {
             guardian,
             cap: self.amount,
             per_payment: self.per_payment.unwrap_or_default(),
-            window_cap: Amount::ZERO,
-            window: 0,
+            window_cap: self.window_cap.unwrap_or_default(),
+            // A length that does not fit was refused when it was asked for.
+            window: self.window.map_or(0, |window| u32::try_from(window.seconds()).unwrap_or(u32::MAX)),
             start,
             expiry,
             capture_end: expiry.saturating_add(crate::terms::CAPTURE_RESERVE),
             payees: self.intent.payees_root(),
             intent: self.intent.hash(),
-            refunds_restore_budget: true,
+            refunds_restore_budget: self.refunds_restore_budget,
         }
     }
 

@@ -13,6 +13,7 @@ pub mod nonce;
 pub mod policy;
 pub mod span;
 pub mod terms;
+pub mod window;
 
 pub use amount::Amount;
 pub use code::Code;

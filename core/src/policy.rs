@@ -3,7 +3,7 @@
 use alloy_primitives::Address;
 use serde::{Deserialize, Serialize};
 
-use crate::{Amount, Code, Intent, Seconds, Terms, merkle, nonce::NonceWindow};
+use crate::{Amount, Code, Intent, Seconds, Terms, merkle, nonce::NonceWindow, window::RollingWindow};
 
 /// Where a mandate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Standing<'a> {
     pub available: Amount,
     /// The highest nonce that was admitted.
     pub highest_nonce: Option<u32>,
+    /// What was admitted, oldest first, and since when it counts in the rolling window: its
+    /// admission, or now while no block has it. Empty where the terms have no window.
+    pub committed: &'a [(Seconds, Amount)],
 }
 
 /// What the host sets.
@@ -109,8 +112,7 @@ impl Decision {
 pub fn decide(standing: &Standing<'_>, payment: &Proposal, house: &House, limits: &Limits, now: Seconds) -> Decision {
     let terms = standing.terms;
     let mut rules = Vec::new();
-    let mut rule =
-        |rule: &str, code: Option<Code>, detail: String| rules.push(Verdict { rule: rule.into(), code, detail });
+    let mut rule = |rule: &str, code, detail| rules.push(Verdict { rule: rule.into(), code, detail });
     let deny = |broken: bool, code: Code| broken.then_some(code);
 
     rule(
@@ -188,6 +190,8 @@ pub fn decide(standing: &Standing<'_>, payment: &Proposal, house: &House, limits
         deny(payment.amount > standing.available, Code::InsufficientBudget),
         format!("amount {}, available {}", payment.amount, standing.available),
     );
+    let (code, detail) = window(standing, payment, now);
+    rule("window", code, detail);
     let floor = standing.highest_nonce.map_or(0, NonceWindow::floor);
     rule(
         "nonce",
@@ -196,6 +200,34 @@ pub fn decide(standing: &Standing<'_>, payment: &Proposal, house: &House, limits
     );
 
     Decision { allow: rules.iter().all(|verdict| verdict.code.is_none()), rules }
+}
+
+/// The contract counts in buckets and by the times of blocks, which nobody knows beforehand. So this
+/// refuses what exceeds the window's cap by the times of admission, and what would still not fit into
+/// the contract's buckets when its deadline comes. What passes may have to wait for up to a sixth of
+/// the window, and the time it took to be mined: the chain says so, and it is sent again.
+fn window(standing: &Standing<'_>, payment: &Proposal, now: Seconds) -> (Option<Code>, String) {
+    let terms = standing.terms;
+    if terms.window == 0 {
+        return (None, "no rolling window".into());
+    }
+    let since = now.saturating_sub(terms.window.into());
+    let recent = standing.committed.iter().filter(|(at, _)| *at > since);
+    let recent = recent.fold(Amount::ZERO, |sum, (_, amount)| sum.checked_add(*amount).unwrap_or(Amount::MAX));
+    let exceeds = recent.checked_add(payment.amount).is_none_or(|sum| sum > terms.window_cap);
+    let register = standing
+        .committed
+        .iter()
+        .fold(RollingWindow::default(), |register, (at, amount)| register.add(terms, *amount, *at).1);
+    let (fits_in_time, _) = register.add(terms, payment.amount, payment.deadline.saturating_sub(1).max(now));
+    let detail = format!(
+        "amount {}, {recent} in the last {} seconds, at most {} in that time{}",
+        payment.amount,
+        terms.window,
+        terms.window_cap,
+        if exceeds || fits_in_time { "" } else { "; the contract has no room for it before the deadline" }
+    );
+    ((exceeds || !fits_in_time).then_some(Code::WindowExceeded), detail)
 }
 
 fn may_be_paid(standing: &Standing<'_>, payee: Address) -> bool {
@@ -234,6 +266,7 @@ mod tests {
         state: MandateState,
         available: Amount,
         highest_nonce: Option<u32>,
+        committed: Vec<(Seconds, Amount)>,
         payment: Proposal,
         limits: Limits,
         now: Seconds,
@@ -267,6 +300,7 @@ mod tests {
                 state: MandateState::Open,
                 available: usdc("20"),
                 highest_nonce: Some(100),
+                committed: Vec::new(),
                 payment: Proposal { payee: PAYEE, amount: usdc("10"), nonce: 101, deadline: NOW + 600 },
                 limits: Limits::default(),
                 now: NOW,
@@ -280,6 +314,7 @@ mod tests {
                 state: self.state,
                 available: self.available,
                 highest_nonce: self.highest_nonce,
+                committed: &self.committed,
             };
             decide(&standing, &self.payment, &HOUSE, &self.limits, self.now)
         }
@@ -331,9 +366,35 @@ mod tests {
         let mut case = Case::good();
         case.payment.amount = usdc("50");
         let rules = case.decide().rules;
-        assert_eq!(rules.len(), 11);
+        assert_eq!(rules.len(), 12);
         let denied: Vec<_> = rules.iter().filter_map(|verdict| verdict.code).collect();
         assert_eq!(denied, [Code::AbovePerPayment, Code::InsufficientBudget]);
+    }
+
+    #[test]
+    fn the_window_counts_what_was_admitted_within_it() {
+        let windowed = |committed: &[(Seconds, &str)], change: fn(&mut Case)| {
+            Case::refusal(|case| {
+                (case.terms.window, case.terms.window_cap) = (600, usdc("15"));
+                case.committed = committed.iter().map(|(at, amount)| (*at, usdc(amount))).collect();
+                change(case);
+            })
+        };
+        let same: fn(&mut Case) = |_| ();
+        assert_eq!(windowed(&[(NOW, "5")], same), None);
+        assert_eq!(windowed(&[(NOW, "5.000001")], same), Some(Code::WindowExceeded));
+        assert_eq!(windowed(&[(NOW - 599, "5.000001")], same), Some(Code::WindowExceeded));
+        // The contract still counts it, in a bucket; that waits.
+        assert_eq!(windowed(&[(NOW - 600, "5.000001")], same), None);
+        // Unless it waited for longer than it lives.
+        assert_eq!(windowed(&[(NOW - 600, "15")], |case| case.payment.deadline = NOW + 120), None);
+        let brief: fn(&mut Case) = |case| {
+            (case.terms.window, case.payment.deadline) = (6_000, NOW + 120);
+        };
+        assert_eq!(windowed(&[(NOW - 6_000, "15")], brief), Some(Code::WindowExceeded));
+        assert_eq!(windowed(&[(NOW - 7_000, "15")], brief), None);
+        assert_eq!(windowed(&[], |case| case.terms.window_cap = usdc("9.999999")), Some(Code::WindowExceeded));
+        assert_eq!(windowed(&[(NOW, "15")], |case| case.terms.window = 0), None);
     }
 
     proptest! {

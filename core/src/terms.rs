@@ -81,9 +81,9 @@ pub enum TermsError {
     /// One without the other.
     #[error("a window needs both a length and a cap")]
     WindowIncomplete,
-    /// Rolling windows are not served yet.
-    #[error("a rolling window can't be opened yet")]
-    WindowUnsupported,
+    /// A part above the whole.
+    #[error("the rolling window's cap {0} is above the cap {1}")]
+    WindowCapAboveCap(Amount, Amount),
     /// A part above the whole.
     #[error("the per-payment maximum {0} is above the cap {1}")]
     PerPaymentAboveCap(Amount, Amount),
@@ -114,8 +114,8 @@ impl Terms {
         if (self.window == 0) != self.window_cap.is_zero() {
             return Err(TermsError::WindowIncomplete);
         }
-        if self.window != 0 {
-            return Err(TermsError::WindowUnsupported);
+        if self.window_cap > self.cap {
+            return Err(TermsError::WindowCapAboveCap(self.window_cap, self.cap));
         }
         if self.per_payment > self.cap {
             return Err(TermsError::PerPaymentAboveCap(self.per_payment, self.cap));

@@ -6,6 +6,7 @@ import {Test} from "forge-std/Test.sol";
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
 import {Digests} from "../../src/libraries/Digests.sol";
 import {Payees} from "../../src/libraries/Payees.sol";
+import {RollingWindow} from "../../src/libraries/RollingWindow.sol";
 import {Hold, Payment, Reason, Terms} from "../../src/interfaces/Types.sol";
 import {MockUSDC} from "../mocks/MockUSDC.sol";
 
@@ -156,6 +157,29 @@ contract VectorsTest is Test {
         }
     }
 
+    function test_windows() public {
+        json = vm.readFile("bindings/vectors/window.json");
+        uint256 i = 0;
+        for (; _has(".cases", i); ++i) {
+            string memory path = _at(".cases", i);
+            Terms memory terms;
+            terms.window = _uint32(path, ".window");
+            terms.windowCap = _uint64(path, ".windowCap");
+            uint256[] memory times = vm.parseJsonUintArray(json, string.concat(path, ".times"));
+            uint256[] memory amounts = vm.parseJsonUintArray(json, string.concat(path, ".amounts"));
+            bool[] memory expected = vm.parseJsonBoolArray(json, string.concat(path, ".fits"));
+            uint256 word = 0;
+            for (uint256 j = 0; j < times.length; ++j) {
+                vm.warp(times[j]);
+                assertLe(amounts[j], type(uint64).max);
+                (bool fits, uint256 added) = this.addToWindow(word, terms, uint64(amounts[j]));
+                assertEq(fits, expected[j], string.concat(_string(path, ".name"), ", step ", vm.toString(j)));
+                if (fits) word = added;
+            }
+        }
+        assertGe(i, 10);
+    }
+
     function test_reasons() public view {
         string[] memory reasons = vm.parseJsonStringArray(json, ".reasons");
         assertEq(reasons.length, uint256(type(Reason).max) + 1);
@@ -192,6 +216,10 @@ contract VectorsTest is Test {
 
     function allows(bytes32 root, address payee, bytes32[] calldata proof) external pure returns (bool) {
         return Payees.allows(root, payee, proof);
+    }
+
+    function addToWindow(uint256 word, Terms calldata terms, uint64 amount) external view returns (bool, uint256) {
+        return RollingWindow.add(word, terms, amount);
     }
 
     // ---------------------------------------------------------------- JSON

@@ -201,9 +201,11 @@ impl Bookkeeper {
             let because = Because { reason: skipped, tx_hash: tx.mined.map(|place| place.tx), block: None };
             // Nobody else can send it, and every transaction that held it is final: the money may
             // go back, and this very commit makes sure that it is never sent again. What only came
-            // too early, as when a reorg moved the opening behind it, is sent again instead.
-            let refused = skipped
-                .is_some_and(|reason| !matches!(reason, Code::UnknownMandate | Code::NotSubmitter | Code::NotStarted));
+            // too early, as when a reorg moved the opening behind it or the rolling window was full,
+            // is sent again instead.
+            use Code::{NotStarted, NotSubmitter, UnknownMandate, WindowExceeded};
+            let too_early = |reason| matches!(reason, UnknownMandate | NotSubmitter | NotStarted | WindowExceeded);
+            let refused = skipped.is_some_and(|reason| !too_early(reason));
             let dead = refused && self.only_we_submit(ledger, payment.mandate)?;
             payments::step(ledger, &payment, if dead { Step::Fail } else { Step::GiveUp }, because, now)?;
         }

@@ -7,6 +7,7 @@ use stipend_core::{
     Amount, Code, MandateId, PaymentId, Seconds,
     api::{self, PaymentState},
     nonce::NonceWindow,
+    window::RollingWindow,
 };
 use uuid::Uuid;
 
@@ -179,6 +180,46 @@ pub fn mined_in(connection: &Connection, block: B256) -> Result<Vec<Record>, Led
 /// Those of the store.
 pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>, LedgerError> {
     select(connection, &format!("mandate = ? AND {LIVE} ORDER BY nonce"), [mandate.0.0])
+}
+
+/// What of a mandate counts in its rolling window at `now`, oldest first, and since when: payments
+/// and cards since they were admitted, and since now what no block has. Empty without a window.
+///
+/// # Errors
+/// Those of the store.
+pub fn committed(
+    connection: &Connection,
+    mandate: &mandates::Record,
+    now: Seconds,
+) -> Result<Vec<(Seconds, Amount)>, LedgerError> {
+    let mut committed = Vec::new();
+    if mandate.terms.window == 0 {
+        return Ok(committed);
+    }
+    let counts_since = now.saturating_sub(RollingWindow::memory(&mandate.terms));
+    // What a block has is read from the latest on, and no further back than it counts.
+    for query in [
+        "SELECT created_at, amount, 0 FROM payment WHERE mandate = ?1 AND state IN ('mined', 'settled') ORDER BY seq DESC",
+        "SELECT created_at, amount, 1 FROM payment WHERE mandate = ?1 AND state IN ('reserved', 'submitted')",
+        "SELECT created_at, amount, held_hash IS NULL FROM card WHERE mandate = ?1 AND state <> 'failed'
+            ORDER BY held_hash IS NULL DESC, seq DESC",
+    ] {
+        let mut statement = connection.prepare_cached(query)?;
+        let mut rows = statement.query([mandate.id.0.0])?;
+        while let Some(row) = rows.next()? {
+            let (admitted, waits): (Seconds, bool) = (row.get(0)?, row.get(2)?);
+            let amount = Amount::from_units(row.get(1)?).map_err(LedgerError::inconsistent)?;
+            if waits {
+                committed.push((now, amount));
+            } else if admitted > counts_since {
+                committed.push((admitted, amount));
+            } else {
+                break;
+            }
+        }
+    }
+    committed.sort_unstable();
+    Ok(committed)
 }
 
 /// The payments of a mandate that are not final and that a payment with `nonce` makes impossible:

@@ -153,7 +153,7 @@ impl Service {
 
         let (payee, expires_at) = (config.treasury, now.saturating_add(config.ttl));
         let proposal = Proposal { payee, amount: body.amount, nonce: body.nonce, deadline: body.deadline };
-        let mut decision = self.decide(&mandate, &proposal, head, now);
+        let mut decision = self.decide(ledger, &mandate, &proposal, (head, now))?;
         add_card_rules(&mut decision, &mandate, &body, expires_at);
         self.add_gas_rule(ledger, &mut decision, &mandate, now)?;
         if let Some((verdict, code)) = decision.refusal() {

@@ -64,7 +64,10 @@ impl Service {
                 if let Some(key) = &idempotency_key {
                     requests::remember(ledger, scope, key, fingerprint, id.0)?;
                 }
-                let data = json!({ "amount": body.amount, "duration": body.duration, "purpose": body.intent });
+                let data = json!({
+                    "amount": body.amount, "duration": body.duration, "purpose": body.intent,
+                    "per_payment": body.per_payment, "window": body.window, "window_cap": body.window_cap,
+                });
                 let event = audit::Event {
                     kind: "mandate.requested".into(),
                     agent: Some(agent),
@@ -98,6 +101,19 @@ impl Service {
             && (per_payment.is_zero() || per_payment > body.amount)
         {
             return refuse(format!("the per-payment maximum is above zero and at most the amount, {}", body.amount));
+        }
+        match (body.window, body.window_cap) {
+            (None, None) => {}
+            (Some(window), Some(cap)) => {
+                if !(1..=u64::from(u32::MAX)).contains(&window.seconds()) {
+                    return refuse(format!("a rolling window is from 1 to {} seconds", u32::MAX));
+                }
+                if cap.is_zero() || cap > body.amount {
+                    let total = body.amount;
+                    return refuse(format!("the rolling window's cap is above zero and at most the amount, {total}"));
+                }
+            }
+            _ => return refuse("a rolling window needs both a length and a cap".into()),
         }
         if let Some(payees) = &body.payees {
             if payees.is_empty() || payees.len() > PAYEES_MAX {

@@ -127,7 +127,7 @@ impl Service {
         }
 
         let proposal = Proposal { payee: body.payee, amount: body.amount, nonce: body.nonce, deadline: body.deadline };
-        let mut decision = self.decide(&mandate, &proposal, head, now);
+        let mut decision = self.decide(ledger, &mandate, &proposal, (head, now))?;
         self.add_gas_rule(ledger, &mut decision, &mandate, now)?;
         if let Some((verdict, code)) = decision.refusal() {
             let mut problem = Problem::new(code, verdict.detail.clone());
@@ -152,21 +152,23 @@ impl Service {
     /// What the policy says about an outflow of `mandate`.
     pub(super) fn decide(
         &self,
+        ledger: &Connection,
         mandate: &mandates::Record,
         proposal: &Proposal,
-        head: u64,
-        now: Seconds,
-    ) -> policy::Decision {
+        (head, now): (u64, Seconds),
+    ) -> Result<policy::Decision, LedgerError> {
         let Parts { house, limits, confirmations, .. } = *self.parts;
+        let committed = payments::committed(ledger, mandate, now)?;
         let standing = Standing {
             terms: &mandate.terms,
             intent: mandate.intent.as_ref(),
             state: mandate.state(head, confirmations),
             available: mandate.books.available,
             highest_nonce: mandate.highest_nonce,
+            committed: &committed,
         };
         let house = policy::House { escrow: house.escrow, token: house.token, guardian: house.guardian };
-        policy::decide(&standing, proposal, &house, &limits, now)
+        Ok(policy::decide(&standing, proposal, &house, &limits, now))
     }
 
     /// Adds what the host's gas budget says. Gas counts when its transaction is final.

@@ -20,6 +20,7 @@ mod secrets;
 mod signed;
 mod story;
 mod tenants;
+mod windows;
 mod words;
 
 use alloy_primitives::Address;
@@ -48,6 +49,9 @@ fn asking(amount: &str) -> Result<NewMandateRequest> {
         intent: "Automate marketing ops spend for Q2 campaign".into(),
         duration: "30d".parse()?,
         per_payment: None,
+        window: None,
+        window_cap: None,
+        refunds_restore_budget: None,
         payees: None,
         mccs: None,
         metadata: Default::default(),

@@ -1,0 +1,152 @@
+//! The contract's rolling window: what was committed within the last `window` seconds, as a shift
+//! register of seven lanes. Golden vectors (bindings/vectors) hold Solidity and Rust to the same
+//! answers.
+
+use crate::{Amount, Seconds, Terms};
+
+/// How many lanes there are.
+const LANES: usize = 7;
+
+/// The largest sum that a lane can hold: the contract's lanes have 32 bits.
+const LANE: u64 = u32::MAX as u64;
+
+/// Each lane holds what was committed in one bucket, a sixth of the window; the first is the newest.
+/// Seven of them always contain the whole window, so at worst the limit is a sixth longer than asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RollingWindow {
+    bucket: Seconds,
+    lanes: [u64; LANES],
+}
+
+impl RollingWindow {
+    /// How long what is committed counts at most, in seconds: seven buckets.
+    #[must_use]
+    pub const fn memory(terms: &Terms) -> Seconds {
+        length(terms) * LANES as Seconds
+    }
+
+    /// The window with one more amount at `time`, and whether it fits. Without a window, everything
+    /// fits.
+    #[must_use]
+    pub fn add(self, terms: &Terms, amount: Amount, time: Seconds) -> (bool, Self) {
+        let Some(bucket) = time.checked_div(length(terms)) else { return (true, self) };
+        // Time does not go back on chain; what is from later counts as from now.
+        let passed = usize::try_from(bucket.saturating_sub(self.bucket)).unwrap_or(LANES);
+        let mut lanes = [0; LANES];
+        for (lane, old) in lanes.iter_mut().skip(passed).zip(self.lanes) {
+            *lane = old;
+        }
+        let (units, cap) = units(terms, amount);
+        let sum: u64 = lanes.iter().fold(units, |sum, lane| sum.saturating_add(*lane));
+        if let Some(newest) = lanes.first_mut() {
+            *newest = newest.saturating_add(units);
+        }
+        (sum <= cap, Self { bucket: bucket.max(self.bucket), lanes })
+    }
+}
+
+/// The length of a bucket.
+const fn length(terms: &Terms) -> Seconds {
+    (terms.window as Seconds).div_ceil(6)
+}
+
+/// An amount and the cap in units of the smallest power of two in which the cap fits a lane. The
+/// amount is rounded up, the cap down.
+fn units(terms: &Terms, amount: Amount) -> (u64, u64) {
+    let (mut units, mut cap) = (amount.units(), terms.window_cap.units());
+    while cap >= LANE {
+        cap >>= 1;
+        units = (units + 1) >> 1;
+    }
+    (units, cap)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::{Address, B256};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn terms(window: u32, cap: u64) -> Terms {
+        Terms {
+            operator: Address::repeat_byte(1),
+            agent: Address::repeat_byte(2),
+            guardian: Address::ZERO,
+            cap: Amount::MAX,
+            per_payment: Amount::ZERO,
+            window_cap: Amount::from_units(cap).unwrap(),
+            window,
+            start: 0,
+            expiry: 1,
+            capture_end: 1,
+            payees: B256::ZERO,
+            intent: B256::ZERO,
+            refunds_restore_budget: false,
+        }
+    }
+
+    fn amount(units: u64) -> Amount {
+        Amount::from_units(units).unwrap()
+    }
+
+    /// What the vectors say of the contract, which checks them too.
+    #[test]
+    fn it_answers_as_the_contract_does() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../bindings/vectors/window.json")).unwrap();
+        let number = |value: &serde_json::Value| value.as_str().unwrap().parse::<u64>().unwrap();
+        let cases = vectors["cases"].as_array().unwrap();
+        assert!(cases.len() >= 10);
+        for case in cases {
+            let terms = terms(number(&case["window"]).try_into().unwrap(), number(&case["windowCap"]));
+            let (times, amounts) = (case["times"].as_array().unwrap(), case["amounts"].as_array().unwrap());
+            let mut window = RollingWindow::default();
+            for (index, (time, units)) in times.iter().zip(amounts).enumerate() {
+                let (fits, added) = window.add(&terms, amount(number(units)), number(time));
+                assert_eq!(fits, case["fits"][index].as_bool().unwrap(), "{}, step {index}", case["name"]);
+                if fits {
+                    window = added;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_window_everything_fits() {
+        assert!(RollingWindow::default().add(&terms(0, 0), Amount::MAX, 7).0);
+    }
+
+    proptest! {
+        /// I8, and that it is not much stricter: what does not fit would have exceeded the cap, but
+        /// for rounding, within seven sixths of the window.
+        #[test]
+        fn no_interval_takes_more_than_the_cap_and_none_much_less(
+            window in 1..100_000_u32,
+            cap in prop_oneof![1..1_000_000_u64, LANE - 2..LANE + 3, 1..=i64::MAX as u64],
+            steps in prop::collection::vec((0..400_u64, 0..1_100_u128), 1..60),
+        ) {
+            let terms = terms(window, cap);
+            let mut register = RollingWindow::default();
+            let mut taken: Vec<(Seconds, u128)> = Vec::new();
+            let mut now = 1_800_000_000;
+            for (pause, part) in steps {
+                now += u64::from(window) * pause / 1_000;
+                let units = u64::try_from(part * u128::from(cap) / 1_000).unwrap().clamp(1, i64::MAX as u64);
+                let since = |age: Seconds| -> u128 {
+                    taken.iter().filter(|(at, _)| at + age > now).map(|(_, units)| units).sum()
+                };
+                let (fits, added) = register.add(&terms, amount(units), now);
+                if fits {
+                    prop_assert!(since(window.into()) + u128::from(units) <= u128::from(cap));
+                    register = added;
+                    taken.push((now, units.into()));
+                } else {
+                    let unit = 1_u128 << (64 - cap.leading_zeros()).saturating_sub(31);
+                    let rounding = unit * (taken.len() as u128 + 2);
+                    prop_assert!(since(RollingWindow::memory(&terms)) + u128::from(units) + rounding > u128::from(cap));
+                }
+            }
+        }
+    }
+}
