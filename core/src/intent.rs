@@ -9,7 +9,7 @@ use crate::{address, card::Mcc, merkle};
 pub const PURPOSE_MAX: usize = 1_000;
 
 /// The most payees that one document can list.
-pub const PAYEES_MAX: usize = 256;
+pub const PAYEES_MAX: usize = 1_000;
 
 /// The most merchant categories that one document can list.
 pub const MCCS_MAX: usize = 64;

@@ -13,9 +13,40 @@ fn parent(a: B256, b: B256) -> B256 {
     keccak256([low, high].concat())
 }
 
-/// The tree in heap order: node i has the children 2i + 1 and 2i + 2, the leaves stand at the end
-/// with the smallest last.
-fn tree(payees: &[Address]) -> Vec<B256> {
+/// A tree in heap order: node i has the children 2i + 1 and 2i + 2, the leaves stand at the end with
+/// the smallest last.
+#[derive(Clone, Debug)]
+pub struct Tree(Vec<B256>);
+
+impl Tree {
+    /// The tree of these payees, in any order.
+    #[must_use]
+    pub fn of(payees: &[Address]) -> Self {
+        Self(nodes(payees))
+    }
+
+    /// Its root; zero for none, which is the contract's "anyone".
+    #[must_use]
+    pub fn root(&self) -> B256 {
+        self.0.first().copied().unwrap_or_default()
+    }
+
+    /// The proof that `payee` is in it, or `None` if it is not.
+    #[must_use]
+    pub fn proof(&self, payee: Address) -> Option<Vec<B256>> {
+        let leaf = leaf(payee);
+        let mut index = self.0.iter().rposition(|node| *node == leaf)?;
+        let mut proof = Vec::new();
+        while index > 0 {
+            let sibling = if index.is_multiple_of(2) { index - 1 } else { index + 1 };
+            proof.extend(self.0.get(sibling));
+            index = (index - 1) / 2;
+        }
+        Some(proof)
+    }
+}
+
+fn nodes(payees: &[Address]) -> Vec<B256> {
     let mut leaves: Vec<B256> = payees.iter().copied().map(leaf).collect();
     leaves.sort_unstable();
     leaves.dedup();
@@ -34,21 +65,13 @@ fn tree(payees: &[Address]) -> Vec<B256> {
 /// The root for these payees, in any order; zero for none, which is the contract's "anyone".
 #[must_use]
 pub fn root(payees: &[Address]) -> B256 {
-    tree(payees).first().copied().unwrap_or_default()
+    Tree::of(payees).root()
 }
 
 /// The proof that `payee` is among `payees`, or `None` if it is not.
 #[must_use]
 pub fn proof(payees: &[Address], payee: Address) -> Option<Vec<B256>> {
-    let tree = tree(payees);
-    let mut index = tree.iter().rposition(|node| *node == leaf(payee))?;
-    let mut proof = Vec::new();
-    while index > 0 {
-        let sibling = if index.is_multiple_of(2) { index - 1 } else { index + 1 };
-        proof.extend(tree.get(sibling));
-        index = (index - 1) / 2;
-    }
-    Some(proof)
+    Tree::of(payees).proof(payee)
 }
 
 /// Whether `proof` shows that `payee` is in the tree of `root`, as the contract checks it.

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use alloy_primitives::{Address, B256, Bytes};
+use alloy_primitives::{Address, Bytes};
 use alloy_sol_types::SolCall;
 use stipend_bindings::{Spend, abi::MandateEscrow, compact, row, terms_on_chain};
-use stipend_core::{Intent, MandateId, Terms, merkle, nonce::NonceWindow};
+use stipend_core::{Intent, MandateId, Terms, merkle::Tree, nonce::NonceWindow};
 
 use crate::ledger::payments;
 
@@ -43,10 +43,10 @@ impl Row {
         Some(row(&spend, compact(&self.payment.signature).ok()?))
     }
 
-    /// That the mandate allows the payee; empty where it allows anyone.
-    fn proof(&self) -> Vec<B256> {
-        let payees = self.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref()).unwrap_or_default();
-        merkle::proof(payees, self.payment.payee).unwrap_or_default()
+    /// The payees that its mandate allows; none where it allows anyone.
+    fn payees(&self) -> Tree {
+        let payees = self.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref());
+        Tree::of(payees.unwrap_or_default())
     }
 
     /// The call that asks the contract why it would not pay this row if `submitter` sent it.
@@ -55,7 +55,7 @@ impl Row {
         let call = MandateEscrow::canSpendCall {
             terms: terms_on_chain(&self.terms).ok()?,
             payment: self.on_chain()?,
-            proof: self.proof(),
+            proof: self.payees().proof(self.payment.payee).unwrap_or_default(),
             signature: Bytes::new(),
             submitter,
         };
@@ -83,7 +83,7 @@ impl Batch {
         let retires =
             |row: &Row| lowest.get(&row.payment.mandate).is_some_and(|lowest| retires(row.payment.nonce, *lowest));
         let can_go = |row: &Row| !held_back.contains(&(row.payment.mandate, row.payment.nonce)) && !retires(row);
-        Self { rows: candidates.into_iter().filter(can_go).take(ROWS).collect() }
+        Self { rows: in_runs(candidates.into_iter().filter(can_go).take(ROWS).collect()) }
     }
 
     /// How many rows this much gas suffices for.
@@ -105,17 +105,19 @@ impl Batch {
         let mut groups: Vec<MandateEscrow::Group> = Vec::new();
         let mut proofs = Vec::with_capacity(self.rows.len());
         let mut last = None;
+        let mut payees = Tree::of(&[]);
         for row in &self.rows {
             let payment = row.on_chain()?;
             match groups.last_mut().filter(|_| last == Some(row.payment.mandate)) {
                 Some(group) => group.payments.push(payment),
                 None => {
+                    payees = row.payees();
                     let terms = terms_on_chain(&row.terms).ok()?;
                     groups.push(MandateEscrow::Group { terms, payments: vec![payment] });
                 }
             }
             last = Some(row.payment.mandate);
-            proofs.push(row.proof());
+            proofs.push(payees.proof(row.payment.payee).unwrap_or_default());
         }
         if proofs.iter().all(Vec::is_empty) {
             proofs.clear();
@@ -124,9 +126,35 @@ impl Batch {
     }
 }
 
-/// A payment that waits, for tests.
+/// Puts the rows of a mandate that pay one payee next to each other: the contract pays them by one
+/// transfer. They come in nonce order; only rows whose nonces are in one window change places, so that
+/// none retires another.
+fn in_runs(rows: Vec<Row>) -> Vec<Row> {
+    let mut stretches: Vec<Vec<Row>> = Vec::new();
+    for row in rows {
+        let together = |first: &Row| {
+            first.payment.mandate == row.payment.mandate && NonceWindow::floor(row.payment.nonce) <= first.payment.nonce
+        };
+        match stretches.last_mut() {
+            Some(stretch) if stretch.first().is_some_and(together) => stretch.push(row),
+            _ => stretches.push(vec![row]),
+        }
+    }
+    for stretch in &mut stretches {
+        let mut places: BTreeMap<Address, usize> = BTreeMap::new();
+        for row in stretch.iter() {
+            let next = places.len();
+            places.entry(row.payment.payee).or_insert(next);
+        }
+        stretch.sort_by_key(|row| places.get(&row.payment.payee).copied());
+    }
+    stretches.into_iter().flatten().collect()
+}
+
+/// A payment that waits, for tests. Every third of a mandate is for the same payee.
 #[cfg(test)]
 pub(crate) fn candidate(mandate: u8, nonce: u32) -> Row {
+    use alloy_primitives::B256;
     use stipend_core::{Amount, PaymentId, api::PaymentState};
 
     let terms = Terms {
@@ -151,7 +179,7 @@ pub(crate) fn candidate(mandate: u8, nonce: u32) -> Row {
         id: PaymentId::generate(),
         mandate: MandateId(B256::repeat_byte(mandate)),
         nonce,
-        payee: Address::repeat_byte(3),
+        payee: Address::repeat_byte(3 + u8::try_from(nonce % 3).unwrap()),
         amount: Amount::MAX,
         deadline: 1,
         reference: B256::ZERO,
@@ -170,6 +198,7 @@ pub(crate) fn candidate(mandate: u8, nonce: u32) -> Row {
 
 #[cfg(test)]
 mod tests {
+    use alloy_primitives::B256;
     use proptest::{collection::btree_set, prelude::*, sample::subsequence};
 
     use super::*;
@@ -197,6 +226,16 @@ mod tests {
                 prop_assert_eq!(window.insert(*nonce), Ok(()));
             }
         }
+    }
+
+    #[test]
+    fn a_payee_is_paid_by_one_transfer_where_the_nonces_allow_it() {
+        let rows = |batch: &Batch| -> Vec<_> {
+            batch.rows.iter().map(|row| (row.payment.mandate.0[0], row.payment.nonce)).collect()
+        };
+        let candidates = [(1, 0), (1, 1), (1, 3), (1, 4), (1, 87), (1, 88), (1, 90), (2, 0), (2, 3)];
+        let batch = Batch::pack(candidates.iter().map(|(mandate, nonce)| candidate(*mandate, *nonce)).collect(), &[]);
+        assert_eq!(rows(&batch), [(1, 0), (1, 3), (1, 87), (1, 1), (1, 4), (1, 88), (1, 90), (2, 0), (2, 3)]);
     }
 
     #[test]
