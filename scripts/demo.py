@@ -30,6 +30,7 @@ EVENTS = {
     "Spent": "Spent(bytes32,address,uint64,uint32,bytes32)",
     "Captured": "Captured(bytes32,address,uint64,uint32)",
     "Returned": "Returned(bytes32,address,uint64,uint64)",
+    "Refunded": "Refunded(bytes32,address,uint64,uint64,bytes32)",
 }
 
 
@@ -254,6 +255,7 @@ def play(story, house):
     story.show(f"the agent's next payment is refused: {problem['code']}")
 
     third = play_cards(story, chain, cli, house)
+    play_limits(story, chain, cli, house)
 
     story.heading("Everything is in the trail")
 
@@ -262,14 +264,15 @@ def play(story, house):
         return payments if all(payment["state"] == "settled" for payment in payments) else None
 
     final = eventually("every payment final", settled)
-    check(len(final) == 4, f"{len(final)} payments instead of 4")
+    check(len(final) == 6, f"{len(final)} payments instead of 6")
     trail = cli.run("agent", "audit")["data"]
     for entry in trail:
         subject = entry.get("payment") or entry.get("card") or entry.get("mandate") or entry.get("request")
         moment = time.strftime("%H:%M:%S", time.gmtime(entry["at"]))
         story.show(f"{entry['seq']:>3}  {moment}  {entry['type']:<19}  {subject[:16]}…  {entry.get('tx_hash', '')}")
     kinds = [entry["type"] for entry in trail]
-    check(kinds.count("payment.settled") == 4 and kinds.count("payment.denied") == 4, f"the trail tells {kinds}")
+    check(kinds.count("payment.settled") == 6 and kinds.count("payment.denied") == 6, f"the trail tells {kinds}")
+    check(kinds.count("mandate.revoking") == 1 and kinds.count("mandate.refunded") == 1, f"the trail tells {kinds}")
     check(kinds.count("card.authorized") == 1 and kinds.count("card.closed") == 2, f"the trail tells {kinds}")
     for payment in final:
         receipt = chain.rpc("eth_getTransactionReceipt", payment["tx_hash"])
@@ -279,28 +282,30 @@ def play(story, house):
 
     def returned():
         books = quietly(cli, "agent", "mandate", "list")["data"]
-        return books if any(units(book["returned"]) for book in books) else None
+        return books if sum(1 for book in books if units(book["returned"])) == 2 else None
 
-    balance = eventually("the return is final", returned)
+    balance = eventually("the returns are final", returned)
     opened = {mandate: words[3] for mandate, words in chain.events("Opened")}
-    check(len(opened) == 3, f"{len(opened)} mandates were opened")
-    story.show(f"{'':<14}{'opened':>12} = {'paid':>12} + {'remaining':>12} + {'held':>12} + {'returned':>12} − {'refunded':>9}")
+    check(len(opened) == 4, f"{len(opened)} mandates were opened")
+    story.show(f"{'':<14}{'opened':>12} = {'paid':>12} + {'remaining':>12} + {'held':>12} + {'returned':>12} − {'restored':>9}")
     total = 0
     for mandate_id, cap in opened.items():
         outflows = [*chain.events("Spent"), *chain.events("Captured")]
         paid_out = sum(words[0] for mandate, words in outflows if mandate == mandate_id)
         came_back = sum(words[0] + words[1] for mandate, words in chain.events("Returned") if mandate == mandate_id)
         remaining, held = chain.left(mandate_id)
-        row = [cap, paid_out, remaining, held, came_back, 0]
+        restored = sum(words[1] for mandate, words in chain.events("Refunded") if mandate == mandate_id)
+        row = [cap, paid_out, remaining, held, came_back, restored]
         story.show(f"{mandate_id[:12] + '…':<14}" + "{:>12} = {:>12} + {:>12} + {:>12} + {:>12} − {:>9}".format(*map(usdc, row)))
-        check(paid_out + remaining + held + came_back == cap, f"the chain's own books of {mandate_id} do not balance")
+        check(paid_out + remaining + held + came_back - restored == cap, f"the chain's own books of {mandate_id} do not balance")
         book = next(book for book in balance if chain_id_of(book["id"]) == mandate_id)
-        ledger = [units(book[name]) for name in ("paid", "available", "held", "returned", "reserved")]
-        check(ledger == [paid_out, remaining, held, came_back, 0], f"the ledger says {book}, the chain {row}")
+        ledger = [units(book[name]) for name in ("paid", "available", "held", "returned", "restored", "reserved")]
+        check(ledger == [paid_out, remaining, held, came_back, restored, 0], f"the ledger says {book}, the chain {row}")
         total += remaining + held
     check(chain.usdc(house["escrow"]) == total, "the escrow does not hold exactly what the mandates have left")
     spent_by_operator = opened[chain_id_of(first)] - left + opened[chain_id_of(third)]
-    check(chain.usdc(operator) == operator_before - spent_by_operator, "the operator's wallet differs")
+    check(chain.usdc(operator) == operator_before - spent_by_operator + units("14"), "the operator's wallet differs")
+    check(chain.usdc(gasless) == gasless_before - units("10") - units("14"), "the second operator's wallet differs")
     check(chain.usdc(house["treasury"]) == units("18.40"), "the card programme's treasury differs")
     story.show(f"the escrow holds {usdc(total)} USDC: exactly what is left. Ledger and chain agree.")
 
@@ -352,6 +357,42 @@ def play_cards(story, chain, cli, house):
     check((closed["captured"], closed["released"]) == ("0.00", "20.00"), f"the card is {closed}")
     story.show("closed unused: its 20.00 are back in the mandate")
     return mandate
+
+
+def play_limits(story, chain, cli, house):
+    """The third act: a limit per day, money that comes back, and an end by message."""
+    story.heading("At most 20.00 in any day: what is above it is refused")
+    shop = house["operator"]
+    request = cli.run(
+        "agent", "mandate", "request", "--amount", "50.00", "--intent", "Daily deliveries", "--duration", "30d",
+        "--window", "1d", "--window-cap", "20.00",
+    )
+    mandate = cli.run("gasless-operator", "mandate", "approve", request["id"], "--gasless", "--yes")["id"]
+    payment = cli.run("agent", "pay", "--mandate", mandate, "--to", shop, "--amount", "15.00", "--wait", "settled")
+    check(payment["state"] == "settled", f"the payment is {payment}")
+    problem = cli.run("agent", "pay", "--mandate", mandate, "--to", shop, "--amount", "5.01", refused=True)
+    check(problem["code"] == "window_exceeded", f"refused with {problem}")
+    story.show(f"refused: {problem['code']}: {problem['detail']}")
+
+    story.heading("The shop gives 6.00 back, and they can be spent again")
+    story.tell("A refund gives no room back in the window: what was committed that day was committed.")
+    before = chain.left(chain_id_of(mandate))[0]
+    refund = cli.run("operator", "refund", "--mandate", mandate, "--amount", "6.00", "--yes")
+    check(refund["restored"] == "6.00", f"the refund is {refund}")
+    check(chain.left(chain_id_of(mandate))[0] - before == units("6"), "6.00 are not back in the mandate")
+    story.show(f"{refund['restored']} USDC are the mandate's budget again; transaction {refund['tx_hash']}")
+    problem = cli.run("agent", "pay", "--mandate", mandate, "--to", shop, "--amount", "5.01", refused=True)
+    check(problem["code"] == "window_exceeded", f"refused with {problem}")
+    cli.run("agent", "pay", "--mandate", mandate, "--to", shop, "--amount", "5.00", "--wait", "settled")
+
+    story.heading("The operator ends it by one message, without ETH")
+    gasless = house["gasless_operator"]
+    eventually("the refund is final", lambda: quietly(cli, "agent", "mandate", "show", mandate)["restored"] == "6.00")
+    left, before = chain.left(chain_id_of(mandate))[0], chain.usdc(gasless)
+    ended = cli.run("gasless-operator", "mandate", "revoke", mandate, "--gasless", "--yes")
+    check(chain.eth(gasless) == 0, "the second operator has ETH")
+    check(chain.usdc(gasless) - before == left == units("36"), "the rest did not come back")
+    story.show(f"{usdc(left)} USDC are back with the operator; transaction {ended['tx_hash']}")
 
 
 def closed_card(cli, card):

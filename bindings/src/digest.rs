@@ -48,6 +48,16 @@ alloy_sol_types::sol! {
         uint40 deadline;
     }
 
+    /// What an operator signs so that the escrow may pull a mandate's cap (EIP-2612).
+    #[derive(Debug, PartialEq, Eq)]
+    struct Permit {
+        address owner;
+        address spender;
+        uint256 value;
+        uint256 nonce;
+        uint256 deadline;
+    }
+
     /// What an operator signs to fund a mandate without ETH (EIP-3009).
     #[derive(Debug, PartialEq, Eq)]
     struct ReceiveWithAuthorization {
@@ -182,6 +192,26 @@ impl Domain {
         let separator = self.eip712().separator();
         keccak256([&[0x19, 0x01], separator.as_slice(), keccak256(words).as_slice()].concat())
     }
+}
+
+/// The digest of the permit (EIP-2612) for the escrow to pull `cap` from `operator`, under the domain
+/// of USDC at `token`. `nonce` is the token's for this operator.
+#[must_use]
+pub fn permit_digest(
+    at: Domain,
+    token: Address,
+    (operator, cap): (Address, Amount),
+    nonce: U256,
+    deadline: Seconds,
+) -> B256 {
+    let message = Permit {
+        owner: operator,
+        spender: at.escrow,
+        value: U256::from(cap.units()),
+        nonce,
+        deadline: U256::from(deadline),
+    };
+    message.eip712_signing_hash(&domain("USD Coin", "2", at.chain_id, token))
 }
 
 /// The EIP-3009 message that funds `mandate` with `cap`, and its digest under the domain of USDC

@@ -11,7 +11,9 @@ mod vectors;
 
 pub use code::is_mandate_escrow;
 pub use convert::{OutOfRange, hold_row, row, terms_from_chain, terms_on_chain};
-pub use digest::{Domain, Hold, ReceiveWithAuthorization, Revoke, Spend, Sweep, receive_with_authorization};
+pub use digest::{
+    Domain, Hold, ReceiveWithAuthorization, Revoke, Spend, Sweep, permit_digest, receive_with_authorization,
+};
 pub use signature::{SignatureError, compact, recover};
 
 /// The contracts' interfaces and creation code, from `bindings/abi`.

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use alloy_primitives::B256;
 use eyre::{bail, ensure};
 use stipend_client::{chain::ChainError, now};
 use stipend_core::{
@@ -35,6 +36,9 @@ pub(crate) struct Args {
     /// Sign one message instead of sending transactions: the relayer sends it, and you need no ETH
     #[arg(long)]
     gasless: bool,
+    /// Sign a permit instead of sending an allowance first: one transaction of your own
+    #[arg(long, conflicts_with = "gasless")]
+    permit: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -77,6 +81,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     );
     let how = if args.gasless {
         "By signing one message; the relayer sends it."
+    } else if args.permit {
+        "By one transaction of your own, with a permit for exactly the total that is signed with it."
     } else {
         "By your own transactions: an allowance of exactly the total, if there is none, and the opening."
     };
@@ -88,18 +94,26 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         let body = NewMandate { request: request.id, terms: terms.clone(), authorization };
         progress.say("the relayer opens the mandate");
         let _: Mandate = caller.client.open_mandate(&body).await?.object;
+    } else if args.permit {
+        progress.say("opening the mandate");
+        let deadline = start.max(now()).saturating_add(AUTHORIZATION);
+        opened(escrow.open_with_permit(&caller.signer, &terms, deadline).await)?;
     } else {
         progress.say("allowing the escrow to take exactly the total");
         escrow.allow(&caller.signer, terms.cap).await?;
         progress.say("opening the mandate");
-        match escrow.open(&caller.signer, &terms).await {
-            // Whoever did it: it is open, with these very terms.
-            Ok(_) | Err(ChainError::AlreadyOpened(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
+        opened(escrow.open(&caller.signer, &terms).await)?;
     }
     drop(progress);
     finish(context, &caller, id).await
+}
+
+fn opened(result: Result<B256, ChainError>) -> Result<(), ChainError> {
+    match result {
+        // Whoever did it: it is open, with these very terms.
+        Ok(_) | Err(ChainError::AlreadyOpened(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Waits until the relayer can use the mandate, and shows it.

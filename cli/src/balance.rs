@@ -29,6 +29,10 @@ struct Balance {
     held: Amount,
     paid: Amount,
     returned: Amount,
+    /// What payees gave back.
+    refunded: Amount,
+    /// What of it is the budget again: cap + restored = available + reserved + held + paid + returned.
+    restored: Amount,
     /// Absent: the chain was not asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     chain: Option<ChainView>,
@@ -88,6 +92,8 @@ fn balance(mandate: &Mandate, chain: Option<OnChain>) -> Balance {
         held: mandate.held,
         paid: mandate.paid,
         returned: mandate.returned,
+        refunded: mandate.refunded,
+        restored: mandate.restored,
         chain: chain.map(|chain| ChainView {
             remaining: chain.remaining,
             held: chain.held,
@@ -123,6 +129,7 @@ fn in_words(balances: &[Balance]) -> String {
         "held",
         "paid",
         "returned",
+        "restored",
         "chain: left",
         "chain: held",
         "",
@@ -138,6 +145,7 @@ fn in_words(balances: &[Balance]) -> String {
             balance.held.to_string(),
             balance.paid.to_string(),
             balance.returned.to_string(),
+            balance.restored.to_string(),
             chain.map_or_else(|| "?".into(), |chain| chain.remaining.to_string()),
             chain.map_or_else(|| "?".into(), |chain| chain.held.to_string()),
             match chain.map(|chain| chain.agrees) {

@@ -6,6 +6,7 @@ mod card;
 mod context;
 mod deploy;
 mod dev;
+mod end;
 mod issuer;
 mod keys;
 mod ledger;
@@ -13,6 +14,7 @@ mod mandate;
 mod merchant;
 mod pay;
 mod payment;
+mod refund;
 mod serve;
 mod show;
 mod signals;
@@ -68,11 +70,13 @@ enum Command {
     Ledger(ledger::Command),
     /// Deploy an escrow
     Deploy(deploy::Args),
-    /// Ask for, approve, look at and revoke mandates
+    /// Ask for, approve, look at, revoke and sweep mandates
     #[command(subcommand)]
     Mandate(mandate::Command),
     /// Pay from a mandate
     Pay(pay::Args),
+    /// Give money back to a mandate, as a payee
+    Refund(refund::Args),
     /// Look at payments
     #[command(subcommand)]
     Payment(payment::Command),
@@ -113,6 +117,7 @@ async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
         Command::Deploy(args) => deploy::run(&context, args).await,
         Command::Mandate(command) => mandate::run(&context, command).await,
         Command::Pay(args) => pay::run(&context, args).await,
+        Command::Refund(args) => refund::run(&context, args).await,
         Command::Payment(command) => payment::run(&context, command).await,
         Command::Card(command) => card::run(&context, command).await,
         Command::Merchant(command) => merchant::run(&context, command).await,

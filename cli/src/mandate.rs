@@ -1,13 +1,12 @@
-//! `stipend mandate`: ask, approve, list, show, revoke.
+//! `stipend mandate`: ask, approve, list, show.
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::Address;
 use clap::Subcommand;
-use eyre::{WrapErr, bail, ensure, eyre};
-use serde::Serialize;
+use eyre::ensure;
 use stipend_bindings::Domain;
-use stipend_client::{PageQuery, chain::Escrow};
+use stipend_client::PageQuery;
 use stipend_core::{
-    Amount, MandateId, RequestId, Span, Terms, address,
+    Amount, RequestId, Span, address,
     api::{Mandate, MandateRequest, NewMandateRequest, Page, RequestState},
     card::Mcc,
     policy::MandateState,
@@ -16,6 +15,7 @@ use stipend_core::{
 use crate::{
     approve,
     context::Context,
+    end,
     keys::DevAccount,
     show,
     terms::{self, Readable},
@@ -35,6 +35,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   stipend mandate approve req_…  # two transactions of your own
+  stipend mandate approve req_… --permit  # one transaction of your own
   stipend mandate approve req_… --gasless  # one message, no ETH
   stipend mandate approve req_… --keystore operator.json --password-file operator.pass")]
     Approve(approve::Args),
@@ -58,8 +59,18 @@ Examples:
     #[command(after_help = "\
 Examples:
   stipend mandate revoke mand_…
-  stipend mandate revoke mand_… --escrow 0x…  # without any relayer")]
-    Revoke(Revoke),
+  stipend mandate revoke mand_… --gasless  # one message, no ETH
+  stipend mandate revoke mand_… --escrow 0x… --from-block 123  # without any relayer
+  stipend mandate revoke mand_… --print > end.json  # signed now, sent by anyone, whenever
+  stipend mandate revoke --message end.json")]
+    Revoke(end::Revoke),
+    /// Return what is left of a mandate that is over, from any account
+    #[command(after_help = "\
+Examples:
+  stipend mandate sweep mand_…
+  stipend mandate sweep mand_… --to 0x…  # as its operator, to another account
+  stipend mandate sweep mand_… --escrow 0x…  # without any relayer")]
+    Sweep(end::Sweep),
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,25 +115,14 @@ pub(crate) struct List {
     cursor: Option<String>,
 }
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Revoke {
-    /// The mandate: the full id
-    mandate: MandateId,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-    /// Do without a relayer: read the terms from this escrow's events
-    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
-    escrow: Option<Address>,
-}
-
 pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()> {
     match command {
         Command::Request(args) => request(context, args).await,
         Command::Approve(args) => approve::run(context, args).await,
         Command::List(args) => list(context, args).await,
         Command::Show { id } => show_one(context, &id).await,
-        Command::Revoke(args) => revoke(context, args).await,
+        Command::Revoke(args) => end::revoke(context, args).await,
+        Command::Sweep(args) => end::sweep(context, args).await,
     }
 }
 
@@ -198,12 +198,16 @@ pub(crate) fn in_words(mandate: &Mandate, domain: Domain) -> eyre::Result<String
     };
     let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
     row("", String::new());
-    row("state", state(mandate.state).into());
+    let ending = if mandate.revoking { ", its end is on the way" } else { "" };
+    row("state", format!("{}{ending}", state(mandate.state)));
     row("available", mandate.available.to_string());
     row("reserved", mandate.reserved.to_string());
     row("held", mandate.held.to_string());
     row("paid", mandate.paid.to_string());
     row("returned", mandate.returned.to_string());
+    if !mandate.refunded.is_zero() {
+        row("refunded", format!("{}, of which {} can be spent again", mandate.refunded, mandate.restored));
+    }
     for (name, tx) in [("opened by", mandate.opened_tx), ("ended by", mandate.ended_tx)] {
         if let Some(tx) = tx {
             row(name, tx.to_string());
@@ -256,72 +260,4 @@ pub(crate) const fn state(state: MandateState) -> &'static str {
         MandateState::Frozen => "frozen",
         MandateState::Ended => "ended",
     }
-}
-
-/// What a revocation did, for programs.
-#[derive(Serialize)]
-struct RevokedView {
-    mandate: MandateId,
-    tx_hash: B256,
-    returned: Amount,
-}
-
-async fn revoke(context: &Context, args: Revoke) -> eyre::Result<()> {
-    let (escrow, terms, signer) = match args.escrow {
-        Some(address) => {
-            let key = context.globals.keys.key(DevAccount::Operator)?;
-            let chain = context.chain().await?;
-            let signer = key.on(chain.id())?;
-            let escrow = Escrow::at(chain, address).await?;
-            let terms = escrow.terms_of(args.mandate).await?;
-            let terms = terms.ok_or_else(|| eyre!("the escrow {address} has opened no {}", args.mandate))?;
-            (escrow, terms, signer)
-        }
-        None => {
-            let caller = context.caller(DevAccount::Operator).await?;
-            let terms = caller.client.mandate(args.mandate).await;
-            let terms =
-                terms.wrap_err("the relayer does not tell the terms (--escrow 0x… reads them from the chain)")?.terms;
-            (context.escrow(&caller.info).await?, terms, caller.signer)
-        }
-    };
-    ensure!(
-        escrow.domain().mandate_id(&terms)? == args.mandate,
-        "these terms are not those of {}: do not trust where they came from",
-        args.mandate
-    );
-    check_party(&terms, signer.address())?;
-    let state = escrow.mandate_of(args.mandate).await?;
-    if state.ended {
-        bail!("{} has ended already; its {} USDC that are left are swept by anyone", args.mandate, state.remaining);
-    }
-    approve::confirm(
-        context,
-        args.yes,
-        &format!(
-            "{}\nends now, for good. {} USDC return to the operator {}; {} USDC in holds return when those end.",
-            args.mandate, state.remaining, terms.operator, state.held
-        ),
-        "Revoke?",
-    )?;
-    let progress = context.progress("waiting for the transaction");
-    let revoked = escrow.revoke(&signer, &terms).await?;
-    drop(progress);
-    let view = RevokedView { mandate: args.mandate, tx_hash: revoked.tx_hash, returned: revoked.returned };
-    show::result(context.json(), &view, |view| {
-        format!(
-            "revoked {}\n{} USDC went back to {}\ntransaction {}",
-            view.mandate, view.returned, terms.operator, view.tx_hash
-        )
-    })
-}
-
-fn check_party(terms: &Terms, caller: Address) -> eyre::Result<()> {
-    ensure!(
-        [terms.operator, terms.agent].contains(&caller),
-        "only its operator {} and its agent {} can revoke it; this key is {caller}",
-        terms.operator,
-        terms.agent
-    );
-    Ok(())
 }

@@ -20,7 +20,7 @@ use stipend_bindings::{OutOfRange, abi::MandateEscrow};
 use stipend_core::{Code, MandateId, api::BlockRef};
 use url::Url;
 
-pub use escrow::{Escrow, OnChain, Revoked};
+pub use escrow::{Ended, Escrow, OnChain, Refunded};
 
 /// How long a transaction may take to be mined.
 const MINED_WITHIN: Duration = Duration::from_secs(120);

@@ -34,15 +34,16 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use alloy::signers::local::PrivateKeySigner;
-use alloy_primitives::{Address, B256};
+use alloy::signers::{SignerSync, local::PrivateKeySigner};
+use alloy_primitives::{Address, B256, Bytes};
 use reqwest::Method;
 use serde::{Serialize, de::DeserializeOwned};
 use stipend_bindings::Domain;
 use stipend_core::{
     MandateId, PaymentId, RequestId, Seconds,
     api::{
-        AuditEntry, Health, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest, Page, Payment, PaymentState,
+        AuditEntry, Health, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest, NewRevocation, Page, Payment,
+        PaymentState,
     },
 };
 use tokio::sync::OnceCell;
@@ -205,6 +206,19 @@ impl Client {
     /// One mandate of the caller's, as its agent or its operator.
     pub async fn mandate(&self, id: MandateId) -> Result<Mandate, Error> {
         self.get(&format!("v1/mandates/{id}"), &()).await
+    }
+
+    /// Signs what ends a mandate, whoever sends it.
+    pub async fn sign_revocation(&self, id: MandateId) -> Result<Bytes, Error> {
+        let signature = self.inner.signer.sign_hash_sync(&self.domain().await?.revoke_digest(id));
+        Ok(signature.map_err(|error| Error::Signing(error.to_string()))?.as_bytes().into())
+    }
+
+    /// Ends a mandate by its operator's signature of [`Domain::revoke_digest`], which the relayer sends.
+    pub async fn revoke_mandate(&self, id: MandateId, signature: Bytes) -> Result<Accepted<Mandate>, Error> {
+        let call = Call::new(Method::POST, self.inner.http.url(&format!("v1/mandates/{id}/revocation"), &())?);
+        let answer = self.inner.http.send(call.body(&NewRevocation { signature }, None)?, None).await?;
+        Ok(Accepted { replayed: answer.replayed, object: answer.json()? })
     }
 
     /// The caller's mandates, newest first.

@@ -193,6 +193,15 @@ pub struct NewMandate {
     pub authorization: Authorization,
 }
 
+/// `POST /v1/mandates/{id}/revocation`: the operator's message that ends the mandate (EIP-712
+/// `Revoke`), which the relayer sends. Anybody else may send it as well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewRevocation {
+    /// The operator's signature: `r ‖ s ‖ v`, low s.
+    pub signature: Bytes,
+}
+
 /// An EIP-3009 `ReceiveWithAuthorization` from the operator to the escrow for the cap, whose nonce
 /// is the mandate's id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,7 +215,8 @@ pub struct Authorization {
     pub signature: Bytes,
 }
 
-/// A mandate, and where its money is: `cap = available + reserved + held + paid + returned`.
+/// A mandate, and where its money is:
+/// `cap + restored = available + reserved + held + paid + returned`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mandate {
     /// Its id.
@@ -231,6 +241,16 @@ pub struct Mandate {
     pub paid: Amount,
     /// Went back to the operator for good.
     pub returned: Amount,
+    /// What payees gave back for good: to the budget, or straight to the operator.
+    #[serde(default)]
+    pub refunded: Amount,
+    /// What of it is the budget again.
+    #[serde(default)]
+    pub restored: Amount,
+    /// Whether its operator's message that ends it was accepted, and no block has it yet: nothing new
+    /// is accepted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoking: bool,
     /// The next free nonce, for agents that count upwards.
     pub next_nonce: u32,
     /// The transaction that opened it.

@@ -89,6 +89,8 @@ fn routes(api: Api) -> Router {
         // A payment carries its own authority: the agent's EIP-712 signature.
         .route("/v1/payments", post(calls::pay))
         .route("/v1/cards", post(calls::create_card))
+        // So does a revocation: the operator's.
+        .route("/v1/mandates/{id}/revocation", post(calls::revoke))
         // The issuer's own signature, over the raw bytes.
         .route("/v1/issuer/authorizations", post(callbacks::authorization))
         .route("/v1/issuer/events", post(callbacks::event))

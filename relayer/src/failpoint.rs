@@ -59,9 +59,9 @@ points! {
     OpenStored = "open.stored",
     /// An opening is sent.
     OpenSent = "open.sent",
-    /// A sweep is stored, and not sent.
+    /// A sweep, or a revocation, is stored, and not sent.
     SweepStored = "sweep.stored",
-    /// A sweep is sent.
+    /// One is sent.
     SweepSent = "sweep.sent",
     /// A hold is stored, and not sent.
     HoldStored = "hold.stored",

@@ -16,6 +16,7 @@ pub mod mandates;
 pub mod payments;
 pub mod rebuild;
 pub mod requests;
+pub mod revocations;
 #[cfg(test)]
 mod tests;
 pub mod transactions;

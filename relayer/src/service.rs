@@ -3,6 +3,7 @@
 pub mod cards;
 mod mandates;
 mod payments;
+mod revocations;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ use crate::{
 
 pub use cards::{Cards, Question, SignedHold};
 pub use payments::{PaymentFilter, SignedPayment};
+pub use revocations::SignedRevocation;
 
 /// The answer to something that creates: what there is now, and whether it was there before.
 #[derive(Debug, Clone)]

@@ -31,6 +31,10 @@ pub struct Books {
     pub released: BTreeMap<u32, u64>,
     /// What went back.
     pub returned: u64,
+    /// What payees gave back.
+    pub refunded: u64,
+    /// What of it is the budget again.
+    pub restored: u64,
 }
 
 impl Books {
@@ -51,6 +55,11 @@ impl Books {
                 }
                 MandateEscrowEvents::Released(event) => {
                     *books.entry(event.mandate).or_default().released.entry(event.nonce).or_default() += event.amount;
+                }
+                MandateEscrowEvents::Refunded(event) => {
+                    let book = books.entry(event.mandate).or_default();
+                    book.refunded += event.amount;
+                    book.restored += event.restored;
                 }
                 MandateEscrowEvents::Returned(event) => {
                     books.entry(event.mandate).or_default().returned += event.fromRemaining + event.fromHeld;
@@ -81,7 +90,8 @@ pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> 
         let state = world.escrow.mandate_of(MandateId(*id)).await?;
         let left = state.remaining.units() + state.held.units();
         escrowed += left;
-        ensure!(book.opened == book.paid() + left + book.returned, "{id}: the chain's own books: {book:?} {state:?}");
+        let came = book.opened + book.restored;
+        ensure!(came == book.paid() + left + book.returned, "{id}: the chain's own books: {book:?} {state:?}");
     }
     let held = world.escrow.balance_of(world.escrow.domain().escrow).await?;
     ensure!(held.units() == escrowed, "the escrow holds {held}, and owes {escrowed} units");
@@ -92,9 +102,14 @@ pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> 
         let mandate = client.mandate(*id).await?;
         let sums = [mandate.available, mandate.reserved, mandate.held, mandate.paid, mandate.returned];
         let sum: u64 = sums.into_iter().map(Amount::units).sum();
-        ensure!(mandate.terms.cap.units() == sum, "{id}: the ledger's own books: {mandate:?}");
+        ensure!(
+            mandate.terms.cap.units() + mandate.restored.units() == sum,
+            "{id}: the ledger's own books: {mandate:?}"
+        );
         ensure!(mandate.terms.cap.units() == book.opened, "{id}: opened: {mandate:?} {book:?}");
         ensure!(mandate.paid.units() == book.paid(), "{id}: paid: {mandate:?} {book:?}");
+        let refunds = (mandate.refunded.units(), mandate.restored.units());
+        ensure!(refunds == (book.refunded, book.restored), "{id}: refunded: {mandate:?} {book:?}");
         ensure!(mandate.returned.units() == book.returned, "{id}: returned: {mandate:?} {book:?}");
         let left = mandate.available.units() + mandate.reserved.units();
         ensure!(mandate.held == on_chain.held, "{id}: held: {mandate:?} {on_chain:?}");

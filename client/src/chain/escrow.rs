@@ -1,22 +1,20 @@
 use alloy::{
-    eips::BlockNumberOrTag,
     providers::Provider,
     rpc::types::Filter,
     signers::{SignerSync, local::PrivateKeySigner},
 };
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes, U256, aliases::U40};
 use alloy_sol_types::{SolCall, SolEvent};
 use stipend_bindings::{
     Domain, Spend,
     abi::{MandateEscrow, MockUSDC},
-    compact, is_mandate_escrow, receive_with_authorization, row, terms_from_chain, terms_on_chain,
+    compact, is_mandate_escrow, permit_digest, receive_with_authorization, row, terms_from_chain, terms_on_chain,
 };
 use stipend_core::{Amount, Intent, MandateId, Seconds, Terms, api::Authorization, merkle};
 
 use super::{Chain, ChainError, node};
 
-/// How far back [`Escrow::opened_for`] looks: what public nodes allow in one query, and hours on
-/// any chain.
+/// How many blocks a query of logs covers: what public nodes allow, and hours on any chain.
 const RECENT_BLOCKS: u64 = 5_000;
 
 /// Solidity's `enum Status`: None, Open, Ended.
@@ -46,13 +44,22 @@ pub struct OnChain {
     pub next_nonce: u32,
 }
 
-/// What a revocation did.
+/// What a revocation or a sweep did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Revoked {
+pub struct Ended {
     /// The transaction.
     pub tx_hash: B256,
-    /// What went back to the operator with it.
+    /// What went back with it.
     pub returned: Amount,
+}
+
+/// What a refund did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refunded {
+    /// The transaction.
+    pub tx_hash: B256,
+    /// What of it is the mandate's budget again; the rest went to the operator.
+    pub restored: Amount,
 }
 
 impl Escrow {
@@ -98,11 +105,26 @@ impl Escrow {
         })
     }
 
-    /// The terms of a mandate that was opened, as its `Opened` event tells them.
-    pub async fn terms_of(&self, id: MandateId) -> Result<Option<Terms>, ChainError> {
-        let filter = self.opened().from_block(BlockNumberOrTag::Earliest).topic1(id.0);
-        let opened = self.openings(&filter).await?;
-        opened.first().map(|event| terms_from_chain(&event.terms).map_err(ChainError::from)).transpose()
+    /// The terms of a mandate that was opened in `first_block` or later, as its `Opened` event tells
+    /// them. Looks from the latest block back, a range at a time, and says where each range begins.
+    pub async fn terms_of(
+        &self,
+        id: MandateId,
+        first_block: u64,
+        mut looking: impl FnMut(u64),
+    ) -> Result<Option<Terms>, ChainError> {
+        let mut last = self.chain.head().await?.number;
+        while last >= first_block {
+            let first = last.saturating_sub(RECENT_BLOCKS - 1).max(first_block);
+            looking(first);
+            let filter = self.opened().from_block(first).to_block(last).topic1(id.0);
+            if let Some(event) = self.openings(&filter).await?.first() {
+                return Ok(Some(terms_from_chain(&event.terms)?));
+            }
+            let Some(before) = first.checked_sub(1) else { break };
+            last = before;
+        }
+        Ok(None)
     }
 
     /// The mandate that `operator` opened lately for an intent document, which has a random nonce
@@ -158,19 +180,96 @@ impl Escrow {
         let id = self.domain.mandate_id(terms)?;
         let from = (operator.address(), terms.cap);
         let (_, digest) = receive_with_authorization(self.domain, self.token, from, (0, valid_before), id);
-        let signature = operator.sign_hash_sync(&digest).map_err(|error| ChainError::Other(error.to_string()))?;
-        Ok(Authorization { valid_after: 0, valid_before, signature: signature.as_bytes().into() })
+        Ok(Authorization { valid_after: 0, valid_before, signature: sign(operator, digest)? })
+    }
+
+    /// Opens a mandate; its cap is pulled by a permit that is signed here, in one transaction.
+    pub async fn open_with_permit(
+        &self,
+        operator: &PrivateKeySigner,
+        terms: &Terms,
+        deadline: Seconds,
+    ) -> Result<B256, ChainError> {
+        let owner = operator.address();
+        let nonce = self.chain.view(self.token, &MockUSDC::noncesCall { owner }).await?;
+        let digest = permit_digest(self.domain, self.token, (owner, terms.cap), nonce, deadline);
+        let call = MandateEscrow::openWithPermitCall {
+            terms: terms_on_chain(terms)?,
+            deadline: U256::from(deadline),
+            permit: sign(operator, digest)?,
+            // The sender is the operator.
+            signature: Bytes::new(),
+        };
+        Ok(self.chain.send(operator, self.domain.escrow, &call).await?.transaction_hash)
     }
 
     /// Ends a mandate, as its operator or its agent.
-    pub async fn revoke(&self, by: &PrivateKeySigner, terms: &Terms) -> Result<Revoked, ChainError> {
-        let call = MandateEscrow::revokeCall { terms: terms_on_chain(terms)? };
-        let receipt = self.chain.send(by, self.domain.escrow, &call).await?;
+    pub async fn revoke(&self, by: &PrivateKeySigner, terms: &Terms) -> Result<Ended, ChainError> {
+        self.end(by, &MandateEscrow::revokeCall { terms: terms_on_chain(terms)? }).await
+    }
+
+    /// Signs what ends a mandate, whoever sends it.
+    pub fn sign_revocation(&self, operator: &PrivateKeySigner, mandate: MandateId) -> Result<Bytes, ChainError> {
+        sign(operator, self.domain.revoke_digest(mandate))
+    }
+
+    /// Ends a mandate by its operator's signature.
+    pub async fn revoke_with_signature(
+        &self,
+        from: &PrivateKeySigner,
+        terms: &Terms,
+        signature: Bytes,
+    ) -> Result<Ended, ChainError> {
+        self.end(from, &MandateEscrow::revokeWithSignatureCall { terms: terms_on_chain(terms)?, signature }).await
+    }
+
+    /// Returns to the operator what is left of a mandate that is over.
+    pub async fn sweep(&self, from: &PrivateKeySigner, terms: &Terms) -> Result<Ended, ChainError> {
+        self.end(from, &MandateEscrow::sweepCall { terms: terms_on_chain(terms)? }).await
+    }
+
+    /// The same to another recipient, by the operator's signature, which is made here.
+    pub async fn sweep_to(
+        &self,
+        operator: &PrivateKeySigner,
+        terms: &Terms,
+        recipient: Address,
+        deadline: Seconds,
+    ) -> Result<Ended, ChainError> {
+        let id = self.domain.mandate_id(terms)?;
+        let call = MandateEscrow::sweepToCall {
+            terms: terms_on_chain(terms)?,
+            recipient,
+            deadline: U40::try_from(deadline).map_err(|error| ChainError::Other(error.to_string()))?,
+            signature: sign(operator, self.domain.sweep_digest(id, recipient, deadline)?)?,
+        };
+        self.end(operator, &call).await
+    }
+
+    async fn end(&self, from: &PrivateKeySigner, call: &impl SolCall) -> Result<Ended, ChainError> {
+        let receipt = self.chain.send(from, self.domain.escrow, call).await?;
         let returned = receipt.logs().iter().filter(|log| log.address() == self.domain.escrow).find_map(|log| {
             let event = MandateEscrow::Returned::decode_log(&log.inner).ok()?.data;
             Amount::from_units(event.fromRemaining.checked_add(event.fromHeld)?).ok()
         });
-        Ok(Revoked { tx_hash: receipt.transaction_hash, returned: returned.unwrap_or_default() })
+        Ok(Ended { tx_hash: receipt.transaction_hash, returned: returned.unwrap_or_default() })
+    }
+
+    /// Gives money back to a mandate, which the escrow may pull.
+    pub async fn refund(
+        &self,
+        from: &PrivateKeySigner,
+        terms: &Terms,
+        amount: Amount,
+        reference: B256,
+    ) -> Result<Refunded, ChainError> {
+        let call =
+            MandateEscrow::refundCall { terms: terms_on_chain(terms)?, amount: amount.units(), r#ref: reference };
+        let receipt = self.chain.send(from, self.domain.escrow, &call).await?;
+        let restored = receipt.logs().iter().filter(|log| log.address() == self.domain.escrow).find_map(|log| {
+            Amount::from_units(MandateEscrow::Refunded::decode_log(&log.inner).ok()?.data.restored).ok()
+        });
+        Ok(Refunded { tx_hash: receipt.transaction_hash, restored: restored.unwrap_or_default() })
     }
 
     /// Sends a payment that the agent signed straight to the contract.
@@ -206,6 +305,11 @@ impl Escrow {
     async fn view<C: SolCall>(&self, call: &C) -> Result<C::Return, ChainError> {
         self.chain.view(self.domain.escrow, call).await
     }
+}
+
+fn sign(key: &PrivateKeySigner, digest: B256) -> Result<Bytes, ChainError> {
+    let signature = key.sign_hash_sync(&digest).map_err(|error| ChainError::Other(error.to_string()))?;
+    Ok(signature.as_bytes().into())
 }
 
 fn amount(units: U256) -> Result<Amount, ChainError> {

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use stipend_core::{
     CardId, MandateId, PaymentId, RequestId,
     api::{
-        AuditEntry, Card, Info, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest, NewPayment, Page,
-        Payment, PaymentState,
+        AuditEntry, Card, Info, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest, NewPayment,
+        NewRevocation, Page, Payment, PaymentState,
     },
 };
 
@@ -96,6 +96,17 @@ pub(super) async fn mandates(
     Query(page): Query<Pages>,
 ) -> Answer<Page<Mandate>> {
     Ok(Json(api.service.mandates(caller, page.into()).await?))
+}
+
+pub(super) async fn revoke(
+    State(api): State<Api>,
+    _: Query<Nothing>,
+    Id(id): Id<MandateId>,
+    Body(body): Body<NewRevocation>,
+) -> Result<Response, Refusal> {
+    let revocation = api.service.recognise_revocation(id, body).await?;
+    api.gates.agent(revocation.signer())?;
+    Ok(created(StatusCode::ACCEPTED, api.service.revoke(revocation).await?))
 }
 
 pub(super) async fn pay(

@@ -18,7 +18,7 @@ use serde::{
 };
 use stipend_core::{
     Code,
-    api::{Metadata, NewCard, NewMandate, NewMandateRequest, NewPayment},
+    api::{Metadata, NewCard, NewMandate, NewMandateRequest, NewPayment, NewRevocation},
 };
 use tokio::time::timeout;
 
@@ -74,6 +74,12 @@ impl Form for NewMandateRequest {
 }
 
 impl Form for NewMandate {
+    fn check(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+impl Form for NewRevocation {
     fn check(&self) -> Result<(), Refusal> {
         Ok(())
     }

@@ -7,7 +7,10 @@ use rusqlite::Connection;
 use serde_json::json;
 use stipend_core::{Amount, Code, MandateId, Seconds, Terms, api::PaymentState, card::CardState, nonce::NonceWindow};
 
-use super::{fact::Fact, rpc::Receipt};
+use super::{
+    fact::{Fact, Refund},
+    rpc::Receipt,
+};
 use crate::ledger::{
     House, LedgerError, audit,
     blocks::{self, Block, Log},
@@ -16,7 +19,7 @@ use crate::ledger::{
     journal::{self, About},
     mandates::{self, Place},
     payments::{self, Because, Foreign, Spent},
-    requests,
+    requests, revocations,
     transactions::{self, Kind},
 };
 
@@ -61,8 +64,9 @@ impl Bookkeeper {
                 Some(Fact::Held { mandate, nonce, payee, amount, capture_by }) => {
                     held_mined(ledger, mandate, (nonce, payee, amount, capture_by), place, now)?;
                 }
-                // They follow from a hold that is known; what they move is booked when final.
-                Some(Fact::Captured { .. } | Fact::Released { .. }) => {}
+                // They follow from a hold that is known, or come from outside; what they move is booked when
+                // final.
+                Some(Fact::Captured { .. } | Fact::Released { .. } | Fact::Refunded(_)) => {}
                 Some(Fact::Skipped { mandate, nonce, reason }) => {
                     // A hint that anybody can cause: it counts only in our own transactions, by row.
                     if let Some(tx) = transactions::of_attempt(ledger, log.tx_hash)?
@@ -139,6 +143,7 @@ impl Bookkeeper {
                 Some(Fact::Released { mandate, nonce, amount }) => {
                     hold_ended(ledger, mandate, nonce, (Amount::ZERO, amount), place, now)?;
                 }
+                Some(Fact::Refunded(refund)) => refunded_final(ledger, refund, place, now)?,
                 Some(Fact::Revoked { mandate, .. }) => fail_all(ledger, mandate, Code::Ended, now)?,
                 Some(Fact::Returned { mandate, from_remaining, from_held, .. }) => {
                     fail_all(ledger, mandate, Code::Ended, now)?;
@@ -156,7 +161,13 @@ impl Bookkeeper {
                 Kind::Open(mandate) if tx.succeeded != Some(true) => {
                     transactions::set_opening_tx(ledger, mandate, None)?;
                 }
-                Kind::Open(_) | Kind::Sweep(_) | Kind::Hold(_) | Kind::Capture(_) | Kind::Release(_) => {}
+                Kind::Revoke(mandate) if tx.succeeded != Some(true) => revocations::set_tx(ledger, mandate, None)?,
+                Kind::Open(_)
+                | Kind::Revoke(_)
+                | Kind::Sweep(_)
+                | Kind::Hold(_)
+                | Kind::Capture(_)
+                | Kind::Release(_) => {}
             }
         }
         self.time_final(ledger, block.time, now)?;
@@ -221,6 +232,7 @@ impl Bookkeeper {
         match tx.kind {
             Kind::Settle => self.batch_final(ledger, tx, now),
             Kind::Open(mandate) => transactions::set_opening_tx(ledger, mandate, None),
+            Kind::Revoke(mandate) => revocations::set_tx(ledger, mandate, None),
             Kind::Sweep(_) | Kind::Hold(_) | Kind::Capture(_) | Kind::Release(_) => Ok(()),
         }
     }
@@ -454,6 +466,18 @@ fn returned_final(
     Ok(())
 }
 
+/// Somebody gave money back for good: what the chain restored can be spent again.
+fn refunded_final(ledger: &Connection, refund: Refund, place: Place, now: Seconds) -> Result<(), LedgerError> {
+    let Some(mandate) = mandates::get(ledger, refund.mandate)? else { return Ok(()) };
+    mandates::add_refunded(ledger, refund.mandate, refund.amount)?;
+    journal::book(ledger, &mandate, Booking::Restore(refund.restored), About::default().at(place.block), now)?;
+    let data = json!({
+        "payer": refund.payer.to_string(), "amount": refund.amount, "restored": refund.restored,
+        "ref": refund.reference, "block": { "number": place.block, "hash": place.hash },
+    });
+    audit::append(ledger, now, audit::Event { tx_hash: Some(place.tx), data, ..mandate.event("mandate.refunded") })
+}
+
 /// A final transaction of ours was paid for, whatever it did.
 fn burnt(ledger: &Connection, tx: &transactions::Record, block: u64, now: Seconds) -> Result<(), LedgerError> {
     let seq_of = |id: MandateId| Ok::<_, LedgerError>(mandates::get(ledger, id)?.map(|mandate| mandate.seq));
@@ -465,7 +489,7 @@ fn burnt(ledger: &Connection, tx: &transactions::Record, block: u64, now: Second
                 riders.extend(seq_of(payment.mandate)?.map(|mandate| (mandate, payment.seq)));
             }
         }
-        Kind::Open(id) | Kind::Sweep(id) => mandate = seq_of(id)?,
+        Kind::Open(id) | Kind::Revoke(id) | Kind::Sweep(id) => mandate = seq_of(id)?,
         Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => {
             about.card = Some(card);
             if let Some(card) = cards::by_seq(ledger, card)? {

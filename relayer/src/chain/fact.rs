@@ -1,11 +1,26 @@
 //! What the escrow's logs say.
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolEvent;
 use stipend_bindings::{abi::MandateEscrow, terms_from_chain};
 use stipend_core::{Amount, Code, MandateId, Seconds, Terms};
 
 use crate::ledger::{blocks::Log, payments::Spent};
+
+/// Money that was given back to a mandate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refund {
+    /// The mandate.
+    pub mandate: MandateId,
+    /// Who paid.
+    pub payer: Address,
+    /// How much.
+    pub amount: Amount,
+    /// What of it is the budget again; the rest went to the operator.
+    pub restored: Amount,
+    /// Says what is paid back.
+    pub reference: B256,
+}
 
 /// A fact of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +69,8 @@ pub enum Fact {
         /// How much.
         amount: Amount,
     },
+    /// Somebody gave money back.
+    Refunded(Refund),
     /// A mandate was revoked.
     Revoked {
         /// Which.
@@ -127,6 +144,16 @@ impl Fact {
             topic if topic == MandateEscrow::Released::SIGNATURE_HASH => {
                 let event = MandateEscrow::Released::decode_raw_log(topics(), data).ok()?;
                 Self::Released { mandate: MandateId(event.mandate), nonce: event.nonce, amount: amount(event.amount)? }
+            }
+            topic if topic == MandateEscrow::Refunded::SIGNATURE_HASH => {
+                let event = MandateEscrow::Refunded::decode_raw_log(topics(), data).ok()?;
+                Self::Refunded(Refund {
+                    mandate: MandateId(event.mandate),
+                    payer: event.payer,
+                    amount: amount(event.amount)?,
+                    restored: amount(event.restored)?,
+                    reference: event.r#ref,
+                })
             }
             topic if topic == MandateEscrow::Revoked::SIGNATURE_HASH => {
                 let event = MandateEscrow::Revoked::decode_raw_log(topics(), data).ok()?;

@@ -46,6 +46,10 @@ pub struct Record {
     pub frozen: Option<String>,
     /// The highest nonce that was admitted or seen on chain.
     pub highest_nonce: Option<u32>,
+    /// What payees gave back for good, wherever it went.
+    pub refunded: Amount,
+    /// Whether its operator's message that ends it was accepted.
+    pub revoking: bool,
 }
 
 const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, paid, returned,
@@ -53,7 +57,8 @@ const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, pai
     restored, overdrawn, available,
     (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
         UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
-        UNION ALL SELECT max(nonce) FROM foreign_outflow WHERE mandate = mandate.id))";
+        UNION ALL SELECT max(nonce) FROM foreign_outflow WHERE mandate = mandate.id)),
+    EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id), refunded";
 
 fn place(row: &Row<'_>, first: usize) -> Result<Option<Place>, LedgerError> {
     let Some(block) = row.get::<_, Option<u64>>(first)? else { return Ok(None) };
@@ -83,6 +88,8 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
         ended: place(row, 13)?,
         frozen: row.get(16)?,
         highest_nonce: row.get(20)?,
+        revoking: row.get(21)?,
+        refunded: amount(22)?,
     })
 }
 
@@ -114,9 +121,12 @@ impl Record {
             held: self.books.held,
             paid: self.books.paid,
             returned: self.books.returned,
+            refunded: self.refunded,
+            restored: self.books.restored,
             next_nonce: self.highest_nonce.map_or(0, |nonce| nonce.saturating_add(1)),
             opened_tx: self.opened.map(|place| place.tx),
             ended_tx: self.ended.map(|place| place.tx),
+            revoking: self.revoking && self.ended.is_none(),
             terms: self.terms,
             intent: self.intent,
             request: self.request,
@@ -225,6 +235,17 @@ pub(super) fn set_books(connection: &Connection, id: MandateId, books: Books) ->
             books.returned.units(),
             id.0.0,
         ))?;
+    Ok(())
+}
+
+/// Adds what a payee gave back.
+///
+/// # Errors
+/// Those of the store.
+pub fn add_refunded(connection: &Connection, id: MandateId, amount: Amount) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached("UPDATE mandate SET refunded = refunded + ? WHERE id = ?")?
+        .execute((amount.units(), id.0.0))?;
     Ok(())
 }
 

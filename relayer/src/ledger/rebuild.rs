@@ -50,7 +50,7 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
     }
     journal::unburn(connection, now)?;
     connection.execute_batch(
-        "UPDATE mandate SET opened_block = NULL, opened_hash = NULL, opened_tx = NULL,
+        "UPDATE mandate SET refunded = 0, opened_block = NULL, opened_hash = NULL, opened_tx = NULL,
             ended_block = NULL, ended_hash = NULL, ended_tx = NULL;
          UPDATE payment SET mined_block = NULL, mined_hash = NULL, state = CASE
             WHEN EXISTS (SELECT 1 FROM tx_payment WHERE payment = seq) THEN 'submitted' ELSE 'reserved' END

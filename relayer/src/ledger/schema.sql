@@ -33,6 +33,7 @@ CREATE TABLE mandate (
     expiry       INTEGER NOT NULL,
     cap          INTEGER NOT NULL CHECK (cap > 0),
     restored     INTEGER NOT NULL DEFAULT 0 CHECK (restored >= 0),
+    refunded     INTEGER NOT NULL DEFAULT 0, -- what payees gave back, wherever it went
     overdrawn    INTEGER NOT NULL DEFAULT 0 CHECK (overdrawn >= 0), -- claimed by the chain and by a reservation
     available    INTEGER NOT NULL CHECK (available >= 0),
     reserved     INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
@@ -45,7 +46,8 @@ CREATE TABLE mandate (
     examined     INTEGER NOT NULL DEFAULT 0, -- whether a repair has looked into that
     created_at   INTEGER NOT NULL,
     CHECK (cap + restored + overdrawn = available + reserved + held + paid + returned),
-    CHECK (overdrawn = 0 OR available = 0)
+    CHECK (overdrawn = 0 OR available = 0),
+    CHECK (refunded >= restored)
 ) STRICT;
 CREATE INDEX mandate_of_agent ON mandate (agent, seq);
 CREATE INDEX mandate_of_operator ON mandate (operator, seq);
@@ -173,14 +175,21 @@ CREATE TABLE opening (
     tx           INTEGER REFERENCES tx (id) -- absent: waits for a transaction
 ) STRICT;
 
+-- Operators' messages that end a mandate, accepted: at most one per mandate.
+CREATE TABLE revocation (
+    mandate  BLOB PRIMARY KEY REFERENCES mandate (id),
+    calldata BLOB    NOT NULL,
+    tx       INTEGER REFERENCES tx (id) -- absent: waits for a transaction
+) STRICT;
+
 -- A transaction owns a nonce; its attempts are signed bytes with that nonce. The row is written
 -- with its first attempt before anything is sent.
 CREATE TABLE tx (
     id          INTEGER PRIMARY KEY,
     submitter   BLOB    NOT NULL,
     nonce       INTEGER NOT NULL,
-    kind        TEXT    NOT NULL CHECK (kind IN ('settle', 'open', 'sweep', 'hold', 'capture', 'release')),
-    mandate     BLOB,             -- of an opening or a sweep
+    kind        TEXT    NOT NULL CHECK (kind IN ('settle', 'open', 'revoke', 'sweep', 'hold', 'capture', 'release')),
+    mandate     BLOB,             -- of an opening, a revocation or a sweep
     card        INTEGER REFERENCES card (seq), -- of a hold, a capture or a release
     calldata    BLOB    NOT NULL,
     gas_limit   INTEGER NOT NULL,

@@ -13,6 +13,8 @@ pub enum Kind {
     Settle,
     /// Opens this mandate by its operator's authorisation.
     Open(MandateId),
+    /// Ends this mandate by its operator's message.
+    Revoke(MandateId),
     /// Returns to the operator what is left of this mandate, which is over.
     Sweep(MandateId),
     /// Places the hold of the card at this place in the ledger.
@@ -89,6 +91,7 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     let kind = match (row.get::<_, String>(3)?.as_str(), mandate, row.get::<_, Option<u64>>(11)?) {
         ("settle", None, None) => Kind::Settle,
         ("open", Some(mandate), None) => Kind::Open(mandate),
+        ("revoke", Some(mandate), None) => Kind::Revoke(mandate),
         ("sweep", Some(mandate), None) => Kind::Sweep(mandate),
         ("hold", None, Some(card)) => Kind::Hold(card),
         ("capture", None, Some(card)) => Kind::Capture(card),
@@ -134,6 +137,7 @@ pub fn insert(connection: &Connection, new: &New) -> Result<u64, LedgerError> {
     let (kind, mandate, card) = match new.kind {
         Kind::Settle => ("settle", None, None),
         Kind::Open(mandate) => ("open", Some(mandate.0.0), None),
+        Kind::Revoke(mandate) => ("revoke", Some(mandate.0.0), None),
         Kind::Sweep(mandate) => ("sweep", Some(mandate.0.0), None),
         Kind::Hold(card) => ("hold", None, Some(card)),
         Kind::Capture(card) => ("capture", None, Some(card)),
@@ -280,7 +284,13 @@ pub fn is_pointless(connection: &Connection, tx: &Record) -> Result<bool, Ledger
         ),
         // What has lapsed is removed.
         Kind::Open(mandate) => ask("SELECT NOT EXISTS (SELECT 1 FROM opening WHERE mandate = ?)", &mandate.0.0),
-        Kind::Sweep(mandate) => ask("SELECT cap <= held + paid + returned FROM mandate WHERE id = ?", &mandate.0.0),
+        Kind::Revoke(mandate) => ask(
+            "SELECT coalesce(ended_block <= (SELECT max(number) FROM block WHERE final), FALSE) FROM mandate WHERE id = ?",
+            &mandate.0.0,
+        ),
+        Kind::Sweep(mandate) => {
+            ask("SELECT cap + restored <= held + paid + returned FROM mandate WHERE id = ?", &mandate.0.0)
+        }
         Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => {
             ask("SELECT state IN ('closed', 'failed') FROM card WHERE seq = ?", &card)
         }

@@ -4,7 +4,6 @@ use alloy::providers::Provider;
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolEvent;
 use eyre::{OptionExt, Result};
-use futures_util::future::try_join_all;
 use stipend_bindings::abi::MockUSDC;
 use stipend_client::Pay;
 use stipend_core::{Code, api::NewMandateRequest};
@@ -42,13 +41,17 @@ async fn a_thousand_payees_can_be_listed_and_batches_pay_each_once() -> Result<(
     }
     world.anvil.automine(true).await?;
     world.anvil.mine(1).await?;
-    let settled = try_join_all(payments.iter().map(|payment| world.settled(&agent, payment))).await?;
+    let mut settled = Vec::new();
+    for payment in &payments {
+        settled.push(world.settled(&agent, payment).await?);
+    }
     let batch: B256 = settled[1].tx_hash.ok_or_eyre("settled in no transaction")?;
     assert!(settled[1..].iter().all(|payment| payment.tx_hash == Some(batch)));
     let receipt = world.anvil.provider().get_transaction_receipt(batch).await?.ok_or_eyre("no receipt")?;
     let transfers = receipt.logs().iter().filter(|log| log.topic0() == Some(&MockUSDC::Transfer::SIGNATURE_HASH));
     assert_eq!(transfers.count(), 2);
     let gas = receipt.gas_used / 60;
+    println!("{gas} gas for each of 60 payments to 2 payees with proofs among 1,000");
     assert!(gas < 40_000, "{gas} gas for each of 60 payments with proofs among 1,000 payees");
     assert_eq!(world.escrow.balance_of(somebody(499)).await?, usdc("15.5")?);
     balance(&world, &agent, &[mandate.id]).await

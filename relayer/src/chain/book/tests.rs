@@ -250,6 +250,38 @@ fn a_reorg_takes_a_payment_back_to_submitted_and_it_is_paid_once() {
 }
 
 #[test]
+fn a_refund_is_back_when_it_is_final_and_what_went_to_the_operator_is_only_told() {
+    let refund = |amount, restored| {
+        let payer = Address::repeat_byte(0x0a);
+        log(&MandateEscrow::Refunded { mandate: MANDATE.0, payer, amount, restored, r#ref: B256::ZERO }, B256::ZERO)
+    };
+    let mut scene = Scene::new(GUARDIAN);
+    scene.admit(0, 100, DEADLINE);
+    let hash = scene.submit(0, &[0]);
+    scene.mine_with(vec![spent(0, 100, hash)], vec![hash]);
+    scene.finalize();
+    scene.mine(vec![refund(80, 60)]);
+    scene.unmine();
+    scene.finalize();
+    assert_eq!(scene.money(), [900, 0, 100, 0]);
+    scene.mine(vec![refund(80, 60)]);
+    assert_eq!(scene.money(), [900, 0, 100, 0]);
+    scene.finalize();
+    assert_eq!(scene.money(), [960, 0, 100, 0]);
+    assert_eq!((scene.mandate().refunded, scene.books().restored), (usdc(80), usdc(60)));
+    let trail = audit::list(&scene.ledger, Address::repeat_byte(1), None, 0, 100).unwrap();
+    assert_eq!(trail.iter().filter(|entry| entry.kind == "mandate.refunded").count(), 1);
+
+    // After the end nothing is restored.
+    let mut logs = revoked();
+    logs.extend([returned(960), refund(10, 0)]);
+    scene.mine(logs);
+    scene.finalize();
+    assert_eq!(scene.money(), [0, 0, 100, 960]);
+    assert_eq!((scene.mandate().refunded, scene.books().restored), (usdc(90), usdc(60)));
+}
+
+#[test]
 fn a_revocation_fails_what_waits_only_when_it_is_final() {
     let mut scene = Scene::new(GUARDIAN);
     scene.admit(0, 100, DEADLINE);
@@ -278,6 +310,8 @@ fn a_skip_returns_the_money_when_it_is_final_and_only_we_could_send() {
         (Address::ZERO, false, (PaymentState::Reserved, Some(Code::TransferFailed))),
         // It came before its mandate's opening: it is sent again.
         (GUARDIAN, false, (PaymentState::Reserved, Some(Code::UnknownMandate))),
+        // So is what the rolling window had no room for.
+        (GUARDIAN, false, (PaymentState::Reserved, Some(Code::WindowExceeded))),
     ] {
         let reason = expected.1.unwrap();
         let mut scene = Scene::new(guardian);

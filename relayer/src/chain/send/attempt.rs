@@ -27,6 +27,7 @@ use crate::{
         LedgerError,
         books::Step,
         payments::{self, Because},
+        revocations,
         transactions::{self, Attempt, Kind, New},
     },
 };
@@ -186,8 +187,10 @@ impl Sender {
                 return Err(LedgerError::Inconsistent(format!("{submitter} has used nonce {nonce}")));
             }
             let id = transactions::insert(ledger, &new)?;
-            if let Kind::Open(mandate) = kind {
-                transactions::set_opening_tx(ledger, mandate, Some(id))?;
+            match kind {
+                Kind::Open(mandate) => transactions::set_opening_tx(ledger, mandate, Some(id))?,
+                Kind::Revoke(mandate) => revocations::set_tx(ledger, mandate, Some(id))?,
+                _ => {}
             }
             let now: Seconds = clock::now();
             for row in &rows {
@@ -213,7 +216,7 @@ const fn stored_as(kind: Kind) -> Point {
     match kind {
         Kind::Settle => Point::SettleStored,
         Kind::Open(_) => Point::OpenStored,
-        Kind::Sweep(_) => Point::SweepStored,
+        Kind::Revoke(_) | Kind::Sweep(_) => Point::SweepStored,
         Kind::Hold(_) => Point::HoldStored,
         Kind::Capture(_) => Point::CaptureStored,
         Kind::Release(_) => Point::ReleaseStored,
@@ -225,7 +228,7 @@ const fn sent(kind: Kind) -> Point {
     match kind {
         Kind::Settle => Point::SettleSent,
         Kind::Open(_) => Point::OpenSent,
-        Kind::Sweep(_) => Point::SweepSent,
+        Kind::Revoke(_) | Kind::Sweep(_) => Point::SweepSent,
         Kind::Hold(_) => Point::HoldSent,
         Kind::Capture(_) => Point::CaptureSent,
         Kind::Release(_) => Point::ReleaseSent,

@@ -23,6 +23,8 @@ pub const CALL_GAS: u64 = 300_000;
 /// Kinds of work that take turns. Where no turn decides, the first goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
+    /// Revocations: their operators want no more to be spent.
+    Revoke,
     /// Openings: others wait for them.
     Open,
     /// Holds: somebody waits for a card.
@@ -36,12 +38,13 @@ pub enum Class {
 }
 
 impl Class {
-    const ALL: [Self; 5] = [Self::Open, Self::Hold, Self::EndHold, Self::Settle, Self::Sweep];
+    const ALL: [Self; 6] = [Self::Revoke, Self::Open, Self::Hold, Self::EndHold, Self::Settle, Self::Sweep];
 
     /// The class of a kind of transaction.
     #[must_use]
     pub const fn of(kind: Kind) -> Self {
         match kind {
+            Kind::Revoke(_) => Self::Revoke,
             Kind::Open(_) => Self::Open,
             Kind::Hold(_) => Self::Hold,
             Kind::Capture(_) | Kind::Release(_) => Self::EndHold,

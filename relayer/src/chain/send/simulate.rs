@@ -49,6 +49,9 @@ impl Sender {
         head: Head,
     ) -> Result<bool, SendError> {
         let simulated = match kind {
+            Kind::Revoke(_) => {
+                self.simulate::<MandateEscrow::revokeWithSignatureCall>(from, calldata, CALL_GAS, head).await.map(drop)
+            }
             Kind::Open(_) => self
                 .simulate::<MandateEscrow::openWithAuthorizationCall>(from, calldata, CALL_GAS, head)
                 .await

@@ -20,6 +20,7 @@ use crate::{
     ledger::{
         LedgerError, cards, mandates,
         payments::{self, Record},
+        revocations,
         transactions::{self, Kind},
     },
 };
@@ -49,6 +50,9 @@ impl At {
 /// The calls that wait and are not to be tried later.
 pub(super) fn calls(ledger: &Connection, at: At, later: &HashSet<Kind>) -> Result<Vec<Single>, LedgerError> {
     let mut calls = Vec::new();
+    for revocation in revocations::waiting(ledger)? {
+        calls.push(Single { kind: Kind::Revoke(revocation.mandate), calldata: revocation.calldata, uses: None });
+    }
     for opening in transactions::waiting_openings(ledger)? {
         calls.push(Single { kind: Kind::Open(opening.mandate), calldata: opening.calldata, uses: None });
     }

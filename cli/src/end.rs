@@ -1,0 +1,280 @@
+//! `stipend mandate revoke` and `sweep`: the end of a mandate, with the relayer's help or without.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::{Address, B256, Bytes};
+use eyre::{OptionExt, WrapErr, bail, ensure, eyre};
+use serde::{Deserialize, Serialize};
+use stipend_client::{
+    chain::{Ended, Escrow},
+    now,
+};
+use stipend_core::{Amount, MandateId, Terms, address, policy::MandateState};
+
+use crate::{approve, context::Context, keys::DevAccount, show};
+
+/// How long a relayed revocation is waited for.
+const ENDED_WITHIN: Duration = Duration::from_secs(120);
+
+const POLL: Duration = Duration::from_millis(250);
+
+/// How long an operator's word for another recipient is good.
+const SWEEP_WITHIN: u64 = 3_600;
+
+/// Where terms are read from, if not from the relayer.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Source {
+    /// Do without a relayer: read the terms from this escrow's events
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
+    pub(crate) escrow: Option<Address>,
+    /// Look for the opening no further back than this block
+    #[arg(long, value_name = "BLOCK", default_value_t = 0, hide_default_value = true)]
+    pub(crate) from_block: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Revoke {
+    /// The mandate: the full id
+    #[arg(required_unless_present = "message")]
+    mandate: Option<MandateId>,
+    /// Sign one message instead of sending a transaction: the relayer sends it, and you need no ETH
+    #[arg(long, conflicts_with = "escrow")]
+    gasless: bool,
+    /// Sign the message and print it, for anyone to send; send nothing
+    #[arg(long, conflicts_with = "gasless")]
+    print: bool,
+    /// Send a message that an operator printed, from this file (-: from stdin), at your own cost
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mandate", "gasless", "print", "escrow"])]
+    message: Option<PathBuf>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Sweep {
+    /// The mandate: the full id
+    mandate: MandateId,
+    /// To somebody else than the operator, who must be the one to call this
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
+    to: Option<Address>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    source: Source,
+}
+
+/// What an operator signed so that anyone can end a mandate: all that it takes to send it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Message {
+    chain_id: u64,
+    #[serde(with = "address::strict")]
+    escrow: Address,
+    terms: Terms,
+    signature: Bytes,
+}
+
+/// What an end did, for programs.
+#[derive(Serialize)]
+struct EndedView {
+    mandate: MandateId,
+    tx_hash: B256,
+    /// Absent: the relayer says it when the transaction is final.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    returned: Option<Amount>,
+}
+
+impl EndedView {
+    const fn new(mandate: MandateId, ended: Ended) -> Self {
+        Self { mandate, tx_hash: ended.tx_hash, returned: Some(ended.returned) }
+    }
+
+    fn in_words(&self, done: &str, to: Address) -> String {
+        let returned = self.returned.map(|amount| format!("{amount} USDC went back to {to}\n")).unwrap_or_default();
+        format!("{done} {}\n{returned}transaction {}", self.mandate, self.tx_hash)
+    }
+}
+
+/// A mandate's escrow and terms, and the caller's key: from the relayer, or from the chain alone.
+async fn found(context: &Context, id: MandateId, source: &Source) -> eyre::Result<(Escrow, Terms, PrivateKeySigner)> {
+    let (escrow, terms, signer) = match source.escrow {
+        Some(address) => {
+            let key = context.globals.keys.key(DevAccount::Operator)?;
+            let chain = context.chain().await?;
+            let signer = key.on(chain.id())?;
+            let escrow = Escrow::at(chain, address).await?;
+            let terms = terms_on_chain(context, &escrow, id, source.from_block).await?;
+            (escrow, terms, signer)
+        }
+        None => {
+            let caller = context.caller(DevAccount::Operator).await?;
+            let terms = caller.client.mandate(id).await;
+            let terms =
+                terms.wrap_err("the relayer does not tell the terms (--escrow 0x… reads them from the chain)")?.terms;
+            (context.escrow(&caller.info).await?, terms, caller.signer)
+        }
+    };
+    ensure!(
+        escrow.domain().mandate_id(&terms)? == id,
+        "these terms are not those of {id}: do not trust where they came from"
+    );
+    Ok((escrow, terms, signer))
+}
+
+/// A mandate's terms as the chain tells them, from the latest block back.
+pub(crate) async fn terms_on_chain(
+    context: &Context,
+    escrow: &Escrow,
+    id: MandateId,
+    from_block: u64,
+) -> eyre::Result<Terms> {
+    let progress = context.progress("looking for the opening");
+    let looking = |block: u64| progress.say(format!("looking for the opening in block {block} and above"));
+    let terms = escrow.terms_of(id, from_block, looking).await?;
+    terms.ok_or_else(|| eyre!("the escrow {} has opened no {id} since block {from_block}", escrow.domain().escrow))
+}
+
+pub(crate) async fn revoke(context: &Context, args: Revoke) -> eyre::Result<()> {
+    if let Some(file) = &args.message {
+        return send_message(context, file, args.yes).await;
+    }
+    let id = args.mandate.ok_or_eyre("which mandate?")?;
+    if args.gasless {
+        return revoke_gasless(context, id, args.yes).await;
+    }
+    let (escrow, terms, signer) = found(context, id, &args.source).await?;
+    if args.print {
+        must_be_operator(&terms, signer.address())?;
+        let domain = escrow.domain();
+        approve::confirm(context, args.yes, &format!("{id}\nends, for good, when anyone sends this."), "Sign?")?;
+        let signature = escrow.sign_revocation(&signer, id)?;
+        let message = Message { chain_id: domain.chain_id, escrow: domain.escrow, terms, signature };
+        return show::line(&serde_json::to_string(&message)?);
+    }
+    ensure!(
+        [terms.operator, terms.agent].contains(&signer.address()),
+        "only its operator {} and its agent {} can revoke it; this key is {}",
+        terms.operator,
+        terms.agent,
+        signer.address()
+    );
+    confirm_end(context, &escrow, id, &terms, args.yes).await?;
+    let progress = context.progress("waiting for the transaction");
+    let view = EndedView::new(id, escrow.revoke(&signer, &terms).await?);
+    drop(progress);
+    show::result(context.json(), &view, |view| view.in_words("revoked", terms.operator))
+}
+
+async fn confirm_end(context: &Context, escrow: &Escrow, id: MandateId, terms: &Terms, yes: bool) -> eyre::Result<()> {
+    let state = escrow.mandate_of(id).await?;
+    if state.ended {
+        bail!("{id} has ended already; its {} USDC that are left are swept by anyone", state.remaining);
+    }
+    let what = format!(
+        "{id}\nends now, for good. {} USDC return to the operator {}; {} USDC in holds return when those end.",
+        state.remaining, terms.operator, state.held
+    );
+    approve::confirm(context, yes, &what, "Revoke?")
+}
+
+/// By one message that the relayer sends. The node is not needed: what is signed is this mandate's
+/// end and nothing else, wherever it is sent.
+async fn revoke_gasless(context: &Context, id: MandateId, yes: bool) -> eyre::Result<()> {
+    let caller = context.caller(DevAccount::GaslessOperator).await?;
+    let mandate = caller.client.mandate(id).await?;
+    must_be_operator(&mandate.terms, caller.address())?;
+    ensure!(mandate.state != MandateState::Ended, "{id} has ended already");
+    let what = format!(
+        "{id}\nends, for good, when the relayer's transaction is in a block. {} USDC that are available return to the operator {}, and what is held when that ends.",
+        mandate.available, mandate.terms.operator
+    );
+    approve::confirm(context, yes, &what, "Revoke, by signing one message?")?;
+    let signature = caller.client.sign_revocation(id).await?;
+    let mut mandate = caller.client.revoke_mandate(id, signature).await?.object;
+    let progress = context.progress("the relayer sends it");
+    let start = Instant::now();
+    while mandate.ended_tx.is_none() {
+        if start.elapsed() >= ENDED_WITHIN {
+            bail!(
+                "the relayer has taken it, and no block has it after {} s: `stipend mandate revoke {id} --print` makes the same message for anyone to send",
+                ENDED_WITHIN.as_secs()
+            );
+        }
+        tokio::time::sleep(POLL).await;
+        mandate = caller.client.mandate(id).await?;
+    }
+    drop(progress);
+    let tx_hash = mandate.ended_tx.ok_or_eyre("a mandate that ended in no transaction")?;
+    let view = EndedView { mandate: id, tx_hash, returned: None };
+    show::result(context.json(), &view, |view| view.in_words("revoked", mandate.terms.operator))
+}
+
+/// Sends what an operator printed, from any account.
+async fn send_message(context: &Context, file: &Path, yes: bool) -> eyre::Result<()> {
+    let text = if file == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text)?;
+        text
+    } else {
+        fs::read_to_string(file).wrap_err_with(|| format!("can't read {}", file.display()))?
+    };
+    let message: Message =
+        serde_json::from_str(&text).wrap_err("this is no message that `stipend mandate revoke --print` prints")?;
+    let key = context.globals.keys.key(DevAccount::Agent)?;
+    let chain = context.chain().await?;
+    ensure!(
+        chain.id() == message.chain_id,
+        "the message is for chain id {}, the node is on {}: set --rpc-url",
+        message.chain_id,
+        chain.id()
+    );
+    let signer = key.on(chain.id())?;
+    let escrow = Escrow::at(chain, message.escrow).await?;
+    let id = escrow.domain().mandate_id(&message.terms)?;
+    confirm_end(context, &escrow, id, &message.terms, yes).await?;
+    let progress = context.progress("waiting for the transaction");
+    let ended = escrow.revoke_with_signature(&signer, &message.terms, message.signature).await?;
+    drop(progress);
+    let view = EndedView::new(id, ended);
+    show::result(context.json(), &view, |view| view.in_words("revoked", message.terms.operator))
+}
+
+pub(crate) async fn sweep(context: &Context, args: Sweep) -> eyre::Result<()> {
+    let (escrow, terms, signer) = found(context, args.mandate, &args.source).await?;
+    let to = args.to.unwrap_or(terms.operator);
+    if args.to.is_some() {
+        must_be_operator(&terms, signer.address())?;
+    }
+    let state = escrow.mandate_of(args.mandate).await?;
+    let what = format!(
+        "{}\nWhat is left and not held, {} USDC, goes to {to}; the {} USDC in holds with it, once captures are over.",
+        args.mandate, state.remaining, state.held
+    );
+    approve::confirm(context, args.yes, &what, "Sweep?")?;
+    let progress = context.progress("waiting for the transaction");
+    let ended = match args.to {
+        None => escrow.sweep(&signer, &terms).await?,
+        Some(to) => {
+            let deadline = escrow.chain().head().await?.time.max(now()).saturating_add(SWEEP_WITHIN);
+            escrow.sweep_to(&signer, &terms, to, deadline).await?
+        }
+    };
+    drop(progress);
+    let view = EndedView::new(args.mandate, ended);
+    show::result(context.json(), &view, |view| view.in_words("swept", to))
+}
+
+fn must_be_operator(terms: &Terms, caller: Address) -> eyre::Result<()> {
+    ensure!(caller == terms.operator, "only its operator {} can sign this; this key is {caller}", terms.operator);
+    Ok(())
+}

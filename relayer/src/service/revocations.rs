@@ -1,0 +1,86 @@
+//! The service's side of revocations by message: free for the operator, who may as well give the
+//! message to anybody else.
+
+use alloy_primitives::{Address, Bytes};
+use alloy_sol_types::SolCall;
+use serde_json::json;
+use stipend_bindings::{abi::MandateEscrow, terms_on_chain};
+use stipend_core::{
+    Code, MandateId,
+    api::{Mandate, NewRevocation, Problem},
+};
+
+use super::{Accepted, Service, not_found, signer};
+use crate::{
+    clock,
+    ledger::{
+        LedgerError, audit, mandates,
+        revocations::{self, Revocation},
+    },
+};
+
+/// A revocation whose signer is known.
+#[derive(Debug, Clone)]
+pub struct SignedRevocation {
+    mandate: MandateId,
+    signature: Bytes,
+    by: Address,
+}
+
+impl SignedRevocation {
+    /// Who signed it.
+    #[must_use]
+    pub const fn signer(&self) -> Address {
+        self.by
+    }
+}
+
+impl Service {
+    /// Finds out who signed a revocation.
+    ///
+    /// # Errors
+    /// `bad_signature`.
+    pub async fn recognise_revocation(
+        &self,
+        mandate: MandateId,
+        NewRevocation { signature }: NewRevocation,
+    ) -> Result<SignedRevocation, Problem> {
+        let by = signer(self.domain().revoke_digest(mandate), signature.clone()).await?;
+        Ok(SignedRevocation { mandate, signature, by })
+    }
+
+    /// An operator ends a mandate by one message: stored before this returns, and sent before all
+    /// else. From now on nothing new is accepted; what was may still be in a block before.
+    ///
+    /// # Errors
+    /// `not_found` unless its operator signed it, `foreign_guardian`, and those of the ledger.
+    pub async fn revoke(&self, revocation: SignedRevocation) -> Result<Accepted<Mandate>, Problem> {
+        self.running()?;
+        let guardian = self.parts.house.guardian;
+        let accept = move |ledger: &rusqlite::Transaction<'_>| {
+            let SignedRevocation { mandate: id, signature, by } = revocation;
+            let Some(record) = mandates::get(ledger, id)?.filter(|record| record.terms.operator == by) else {
+                let detail = format!(
+                    "the operator {by} has no mandate {id}; it was recovered from the signature, so if it is not the one expected, the signed message differs"
+                );
+                return Ok(Err(Problem { detail, ..not_found("mandate") }));
+            };
+            if record.terms.guardian != guardian {
+                let detail = format!("guardian {}, this relayer acts for {guardian}", record.terms.guardian);
+                return Ok(Err(Problem::new(Code::ForeignGuardian, detail)));
+            }
+            let terms = terms_on_chain(&record.terms).map_err(LedgerError::inconsistent)?;
+            let calldata = MandateEscrow::revokeWithSignatureCall { terms, signature }.abi_encode().into();
+            if record.ended.is_some() || !revocations::add(ledger, &Revocation { mandate: id, calldata })? {
+                return Ok(Ok((record, true)));
+            }
+            let data = json!({ "by": by.to_string() });
+            audit::append(ledger, clock::now(), audit::Event { data, ..record.event("mandate.revoking") })?;
+            let record = mandates::get(ledger, id)?
+                .ok_or_else(|| LedgerError::inconsistent("a mandate that was just read is gone"))?;
+            Ok(Ok((record, false)))
+        };
+        let (record, replayed) = self.parts.ledger.writer().write(accept).await??;
+        Ok(Accepted { object: self.view(record), replayed })
+    }
+}
