@@ -172,7 +172,8 @@ pub(crate) enum LogFormat {
 fn ether(text: &str) -> Result<u128, String> {
     let wrong = || "an amount of ETH, as 0.01".to_owned();
     let digits = text.chars().all(|character| character.is_ascii_digit() || character == '.');
-    let wei = parse_ether(text).ok().filter(|_| digits && !text.is_empty()).ok_or_else(wrong)?;
+    let exact = text.split_once('.').is_none_or(|(_, decimals)| decimals.len() <= 18);
+    let wei = parse_ether(text).ok().filter(|_| digits && exact && !text.is_empty()).ok_or_else(wrong)?;
     u128::try_from(wei).map_err(|_| wrong())
 }
 

@@ -64,6 +64,16 @@ async fn mining<T>(world: &World, work: impl Future<Output = Result<T>>) -> Resu
     }
 }
 
+/// A mandate that has begun: a chain that stands still does not come to its start by itself.
+async fn opened(world: &World, client: &Client) -> Result<Mandate> {
+    let mandate = world.open_for(client, &asking("100")?).await?;
+    while world.escrow.chain().head().await?.time < mandate.terms.start {
+        world.anvil.mine(1).await?;
+    }
+    world.followed(client).await?;
+    Ok(mandate)
+}
+
 async fn alarm(client: &Client, named: &str) -> Result<String> {
     eventually(&format!("there is an alarm {named}"), async || {
         let alarms = client.readyz().await?.alarms;
@@ -87,7 +97,7 @@ async fn three_submitters_pay_everything_once_and_no_mandate_from_two_at_a_time(
     let agent = world.agent()?;
     let mut mandates: Vec<Mandate> = Vec::new();
     for _ in 0..6 {
-        mandates.push(world.open(&asking("100")?).await?);
+        mandates.push(opened(&world, &agent).await?);
     }
     world.anvil.automine(false).await?;
     let mut payments: Vec<Payment> = Vec::new();
@@ -136,7 +146,7 @@ async fn three_submitters_pay_everything_once_and_no_mandate_from_two_at_a_time(
 async fn a_submitter_short_of_eth_says_so_and_the_others_go_on() -> Result<()> {
     let world = lanes("short-of-eth", 1, &[]).await?;
     let agent = world.agent()?;
-    let mandate = world.open(&asking("100")?).await?;
+    let mandate = opened(&world, &agent).await?;
     let submitters = world.keys.submitters(1)?;
     let [first, second] = [submitters[0].address(), submitters[1].address()];
 
@@ -172,7 +182,7 @@ async fn a_submitter_short_of_eth_says_so_and_the_others_go_on() -> Result<()> {
 async fn a_payment_waits_for_eth_and_goes_by_itself() -> Result<()> {
     let world = lanes("drained", 0, &[]).await?;
     let agent = world.agent()?;
-    let mandate = world.open(&asking("100")?).await?;
+    let mandate = opened(&world, &agent).await?;
     let submitter = world.keys.submitter.address();
     world.anvil.automine(false).await?;
     let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
@@ -193,7 +203,7 @@ async fn a_payment_waits_for_eth_and_goes_by_itself() -> Result<()> {
 async fn a_removed_submitter_s_payments_come_back_and_others_pay_them() -> Result<()> {
     let world = lanes("removed-submitter", 1, &[]).await?;
     let agent = world.agent()?;
-    let mandate = world.open(&asking("100")?).await?;
+    let mandate = opened(&world, &agent).await?;
     let submitters = world.keys.submitters(1)?;
     let [first, second] = [submitters[0].address(), submitters[1].address()];
     let set = async |allowed| {
@@ -231,7 +241,7 @@ async fn a_removed_submitter_s_payments_come_back_and_others_pay_them() -> Resul
 async fn what_has_become_pointless_is_cancelled_under_the_ceiling() -> Result<()> {
     let world = lanes("cancelled", 0, &["--fee-ceiling-gwei", "5", "--deadline-min", "10"]).await?;
     let agent = world.agent()?;
-    let mandate = world.open(&asking("100")?).await?;
+    let mandate = opened(&world, &agent).await?;
     let submitter = world.keys.submitter.address();
     world.anvil.automine(false).await?;
     let deadline = world.time().await? + 100;

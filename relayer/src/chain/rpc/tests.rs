@@ -114,11 +114,11 @@ async fn what_is_sent_goes_to_every_node_and_the_best_answer_counts() {
     let ([first, second, third], rpc, _) = several().await;
     for (errors, expected) in [
         ([None, Some("nonce too low"), Some("insufficient funds")], Sent::Accepted),
-        ([Some("insufficient funds"), None, Some("out of order")], Sent::Accepted),
-        ([Some("insufficient funds"), Some("nonce too low"), Some("out of order")], Sent::NonceUsed),
-        ([Some("out of order"), Some("replacement transaction underpriced"), Some("rate limit")], Sent::Underpriced),
-        ([Some("out of order"), Some("too many requests"), Some("out of order")], Sent::Unknown),
-        ([Some("out of order"); 3], Sent::Rejected),
+        ([Some("insufficient funds"), None, Some("oversized data")], Sent::Accepted),
+        ([Some("insufficient funds"), Some("nonce too low"), Some("oversized data")], Sent::NonceUsed),
+        ([Some("oversized data"), Some("replacement transaction underpriced"), Some("rate limit")], Sent::Underpriced),
+        ([Some("oversized data"), Some("too many requests"), Some("oversized data")], Sent::Unknown),
+        ([Some("oversized data"); 3], Sent::Rejected),
     ] {
         for (node, error) in [&first, &second, &third].into_iter().zip(errors) {
             node.script().send_error = error.map(str::to_owned);

@@ -147,24 +147,28 @@ pub(super) fn rows(
     Ok(rows)
 }
 
+/// Where to go on: after this mandate's payment with this nonce.
+pub(super) type Cursor = (MandateId, u32);
+
 /// Payments that a simulation refused and that can be asked about again, and where to go on; `None` at
 /// the end.
 pub(super) fn refused(
     ledger: &Connection,
     at: At,
-    (cursor, limit): ((MandateId, u32), usize),
-) -> Result<(Vec<Row>, Option<(MandateId, u32)>), LedgerError> {
+    (cursor, limit): (Cursor, usize),
+) -> Result<(Vec<Row>, Option<Cursor>), LedgerError> {
     let waiting = payments::refused(ledger, cursor, at.time(), limit)?;
     let next = waiting.last().filter(|_| waiting.len() == limit).map(|payment| (payment.mandate, payment.nonce));
     let mut rows = Vec::with_capacity(waiting.len());
-    let mut of: HashMap<MandateId, Option<(Arc<_>, Option<Arc<_>>)>> = HashMap::new();
+    // They come by mandate.
+    let mut of = None;
     for payment in waiting {
         let Record { mandate: id, .. } = payment;
-        if !of.contains_key(&id) {
+        if of.as_ref().is_none_or(|(known, _)| *known != id) {
             let open = mandates::get(ledger, id)?.filter(|mandate| at.is_open(mandate));
-            of.insert(id, open.map(|mandate| (Arc::new(mandate.terms), mandate.intent.map(Arc::new))));
+            of = Some((id, open.map(|mandate| (Arc::new(mandate.terms), mandate.intent.map(Arc::new)))));
         }
-        if let Some(Some((terms, intent))) = of.get(&id) {
+        if let Some((_, Some((terms, intent)))) = &of {
             rows.push(Row { payment, terms: terms.clone(), intent: intent.clone() });
         }
     }

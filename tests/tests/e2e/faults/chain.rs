@@ -47,6 +47,7 @@ async fn reorgs_of_every_depth_short_of_finality_change_nothing() -> Result<()> 
     let miner = Miner::start(&world, BLOCK).await?;
     for depth in (1..FINALITY).chain((1..FINALITY).rev()) {
         go_on(&load, 10).await?;
+        let _no_block = miner.rests().await;
         world.anvil.reorg(depth).await?;
     }
     all_is_paid(&world, load, miner).await
