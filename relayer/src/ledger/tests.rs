@@ -56,7 +56,7 @@ async fn a_command_that_fails_takes_back_its_own_changes_and_nobody_else_s() {
     assert!(first.is_ok() && last.is_ok());
     assert!(matches!(bad, Err(LedgerError::Inconsistent(_))));
     assert_eq!(kinds(&ledger).await, ["first", "last"]);
-    assert_eq!(*ledger.changes().borrow(), 2);
+    ledger.changes().wait_for(|last| *last == 2).await.unwrap();
 }
 
 /// What failed at the commit, whoever asked for it, is unknown, and nothing of it is there after a
@@ -91,7 +91,7 @@ async fn is_unknown_and_stops(spoil: fn(&rusqlite::Transaction<'_>) -> Result<()
 async fn a_commit_that_fails_leaves_everybody_in_doubt_and_stops_the_writer() {
     is_unknown_and_stops(|ledger| {
         // Found out by the commit alone, as a failing disk is.
-        let row = "PRAGMA defer_foreign_keys = ON; INSERT INTO attempt VALUES (x'00', 9, x'00', 1, 1, 1)";
+        let row = "PRAGMA defer_foreign_keys = ON; INSERT INTO attempt (hash, tx, raw, max_fee, priority_fee, sent_at) VALUES (x'00', 9, x'00', 1, 1, 1)";
         Ok(ledger.execute_batch(row)?)
     })
     .await;

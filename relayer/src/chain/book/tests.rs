@@ -526,8 +526,9 @@ fn what_a_cancelled_transaction_held_waits_again() {
     scene.submit(0, &[0]);
     let [tx] = &transactions::pending(&scene.ledger).unwrap()[..] else { panic!("one transaction waits") };
     assert!(!transactions::is_pointless(&scene.ledger, tx).unwrap());
-    let hash = B256::repeat_byte(0xca);
-    let cancel = Attempt { hash, raw: Bytes::new(), max_fee: 2, priority_fee: 2, sent_at: 3, cancels: true };
+    let raw = Bytes::from_static(&[0xca]);
+    let hash = keccak256(&raw);
+    let cancel = Attempt { hash, raw, max_fee: 2, priority_fee: 2, sent_at: 3, cancels: true };
     transactions::add_attempt(&scene.ledger, tx.id, &cancel).unwrap();
     scene.mine_with(Vec::new(), vec![hash]);
     assert_eq!(transactions::by_id(&scene.ledger, tx.id).unwrap().unwrap().succeeded, Some(false));
