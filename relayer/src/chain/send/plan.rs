@@ -220,11 +220,12 @@ mod tests {
         let lanes = vec(gas, 0..5).prop_map(|gas| gas.into_iter().enumerate().collect());
         let holders = vec((0..12_u8, prop_oneof![Just(Holder::Unmined), (0..6_usize).prop_map(Holder::Lane)]), 0..8)
             .prop_map(|holders| holders.into_iter().map(|(mandate, holder)| (id(mandate), holder)).collect());
-        let calls = vec((0..5_u8, 0..12_u8), 0..8).prop_map(|calls| {
+        let calls = vec((0..6_u8, 0..12_u8), 0..8).prop_map(|calls| {
             let single = |(kind, mandate): (u8, u8)| match kind {
                 0 => call(Kind::Open(id(mandate)), None),
                 1 | 2 => call(Kind::Hold(mandate.into()), Some(mandate)),
                 3 => call(Kind::Capture(mandate.into()), None),
+                4 => call(Kind::Revoke(id(mandate)), None),
                 _ => call(Kind::Sweep(id(mandate)), None),
             };
             calls.into_iter().map(single).collect()
@@ -308,6 +309,7 @@ mod tests {
             let board = Board {
                 lanes: vec![(0, u64::MAX)],
                 calls: vec![
+                    call(Kind::Revoke(id(3)), None),
                     call(Kind::Open(id(1)), None),
                     call(Kind::Hold(1), Some(1)),
                     call(Kind::Release(1), None),
@@ -322,7 +324,7 @@ mod tests {
             }
             waited.insert(job.class(), 0);
             turns.serve(job.class());
-            assert!(waited.values().all(|waited| *waited < 5), "{waited:?}");
+            assert!(waited.values().all(|waited| *waited < Class::ALL.len()), "{waited:?}");
         }
     }
 
