@@ -34,7 +34,6 @@ import {Slots} from "./libraries/Slots.sol";
 /// I12 The whole state follows from the logs and block times alone.
 contract MandateEscrow is Mandates, ReentrancyGuardTransient {
     using SafeERC20 for IUSDC;
-    using Slots for Mandate;
 
     constructor(address token_) Mandates(token_) {}
 
@@ -57,7 +56,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         if (msg.sender != terms.operator) _requireSigned(terms, Digests.ofTerms(domainSeparator(), terms), signature);
         mandate = _open(terms);
         // Anyone can spend the permit first. What counts is the allowance, which the pull shows.
-        try TOKEN.permit(terms.operator, address(this), terms.cap, deadline, permit) {} catch {}
+        try token.permit(terms.operator, address(this), terms.cap, deadline, permit) {} catch {}
         _pull(terms.operator, terms.cap);
     }
 
@@ -69,8 +68,8 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         bytes calldata signature
     ) external nonReentrant returns (bytes32 mandate) {
         mandate = _open(terms);
-        uint256 before = TOKEN.balanceOf(address(this));
-        TOKEN.receiveWithAuthorization(
+        uint256 before = token.balanceOf(address(this));
+        token.receiveWithAuthorization(
             terms.operator, address(this), terms.cap, validAfter, validBefore, mandate, signature
         );
         _requireGrown(before, terms.cap);
@@ -80,12 +79,6 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
     function _open(Terms calldata terms) private returns (bytes32 id) {
         id = idOf(terms);
         if (_mandates[id].status != Status.None) revert AlreadyOpened(id);
-        _requireSound(terms);
-        _mandates[id].write(Mandate(terms.cap, 0, 0, 0, Status.Open));
-        emit Opened(id, terms.operator, terms.agent, terms);
-    }
-
-    function _requireSound(Terms calldata terms) private view {
         if (terms.operator == address(0)) revert OperatorIsZero();
         if (terms.agent == address(0)) revert AgentIsZero();
         if (terms.cap == 0) revert CapIsZero();
@@ -97,18 +90,21 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         if ((terms.window == 0) != (terms.windowCap == 0)) revert WindowIncomplete(terms.window, terms.windowCap);
         if (terms.windowCap > terms.cap) revert WindowCapAboveCap(terms.windowCap, terms.cap);
         if (terms.perPayment > terms.cap) revert PerPaymentAboveCap(terms.perPayment, terms.cap);
+
+        Slots.write(_mandates[id], Mandate(terms.cap, 0, 0, 0, Status.Open));
+        emit Opened(id, terms.operator, terms.agent, terms);
     }
 
     function _pull(address from, uint256 amount) private {
-        uint256 before = TOKEN.balanceOf(address(this));
+        uint256 before = token.balanceOf(address(this));
         // `from` sent this call, or signed the terms that it pays for.
         // slither-disable-next-line arbitrary-send-erc20
-        TOKEN.safeTransferFrom(from, address(this), amount);
+        token.safeTransferFrom(from, address(this), amount);
         _requireGrown(before, amount);
     }
 
     function _requireGrown(uint256 before, uint256 amount) private view {
-        uint256 balance = TOKEN.balanceOf(address(this));
+        uint256 balance = token.balanceOf(address(this));
         if (balance < before || balance - before != amount) revert TransferDeltaMismatch(amount, before, balance);
     }
 
@@ -129,13 +125,12 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         nonReentrant
     {
         Draft memory draft = _draft(terms, msg.sender);
-        bytes32 digest = Digests.ofSpend(draft.domain, draft.id, payment);
-        Reason reason = _take(draft, terms, payment, digest, proof, signature);
+        Reason reason = _takeSpend(draft, terms, payment, proof, signature);
         if (reason != Reason.None) revert Refused(reason);
 
         _store(draft);
         emit Spent(draft.id, payment.payee, payment.amount, payment.nonce, payment.ref);
-        if (!TOKEN.trySafeTransfer(payment.payee, payment.amount)) revert Refused(Reason.TransferFailed);
+        if (!token.trySafeTransfer(payment.payee, payment.amount)) revert Refused(Reason.TransferFailed);
     }
 
     /// @inheritdoc IMandateEscrow
@@ -162,6 +157,12 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         (Terms calldata terms, Payment[] calldata payments) = (group.terms, group.payments);
         Draft memory draft = _draft(terms, msg.sender);
         Mandate memory mandate = draft.mandate;
+        if (draft.refusal != Reason.None) {
+            for (uint256 i = 0; i < payments.length; ++i) {
+                emit Skipped(draft.id, payments[i].nonce, draft.refusal);
+            }
+            return 0;
+        }
 
         // Counters stay below the length of calldata, and what remains only falls.
         unchecked {
@@ -174,19 +175,19 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
                 uint256 passed = 0; // bit i: whether row `first + i` passed
                 uint256 bit = 1; // zero after the last row that a run can have
                 do {
-                    bytes32 digest = Digests.ofSpend(draft.domain, draft.id, payment);
                     bytes32[] calldata proof = row < proofs.length ? proofs[row] : _noProof();
                     bytes calldata signature = row < signatures.length ? signatures[row] : msg.data[:0];
+                    bytes32 digest = Digests.ofSpend(draft.domain, draft.id, payment);
                     Reason reason = _take(draft, terms, payment, digest, proof, signature);
-                    if (reason == Reason.None) passed |= bit;
-                    else emit Skipped(draft.id, payment.nonce, reason);
+                    if (reason != Reason.None) emit Skipped(draft.id, payment.nonce, reason);
+                    else passed |= bit;
                     (++row, ++next, bit <<= 1);
                     if (next == payments.length) break;
                     payment = payments[next];
-                } while (bit != 0 && payment.payee == payee);
+                } while (payment.payee == payee && bit != 0);
                 if (passed == 0) continue;
 
-                bool moved = TOKEN.trySafeTransfer(payee, remaining - mandate.remaining);
+                bool moved = token.trySafeTransfer(payee, remaining - mandate.remaining);
                 for (uint256 i = first; passed != 0; (++i, passed >>= 1)) {
                     if (passed & 1 == 0) continue;
                     payment = payments[i];
@@ -246,7 +247,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         else _holds[id][nonce].left = rest;
         emit Captured(id, held.payee, amount, nonce);
         if (released != 0) emit Released(id, released, nonce);
-        if (!TOKEN.trySafeTransfer(held.payee, amount)) revert TransferFailed(held.payee, amount);
+        if (!token.trySafeTransfer(held.payee, amount)) revert TransferFailed(held.payee, amount);
     }
 
     /// @inheritdoc IMandateEscrow
@@ -283,7 +284,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         }
         emit Refunded(id, msg.sender, amount, restored, ref);
         if (restored != 0) _pull(msg.sender, restored);
-        if (restored != amount) TOKEN.safeTransferFrom(msg.sender, terms.operator, amount - restored);
+        if (restored != amount) token.safeTransferFrom(msg.sender, terms.operator, amount - restored);
     }
 
     // ---------------------------------------------------------------- end
@@ -350,9 +351,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         unchecked {
             amount = fromRemaining + fromHeld;
         }
-        if (amount == 0) return (0, false);
-
-        returned = TOKEN.trySafeTransfer(to, amount);
+        returned = amount != 0 && token.trySafeTransfer(to, amount);
         if (returned) emit Returned(id, to, fromRemaining, fromHeld);
         else (mandate.remaining, mandate.held) = (fromRemaining, mandate.held + fromHeld);
     }

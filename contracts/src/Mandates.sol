@@ -17,7 +17,6 @@ import {Slots} from "./libraries/Slots.sol";
 /// functions in the same order.
 abstract contract Mandates is IMandateEscrow, EIP712 {
     using NonceWindow for Mandate;
-    using Slots for Mandate;
 
     /// @dev A working copy of a mandate: asked and changed here, and stored once all is well.
     struct Draft {
@@ -27,7 +26,7 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
         Reason refusal;
         bytes32 domain;
         address agent;
-        uint64 perPayment;
+        uint64 perPayment; // the type's maximum if the terms have none
         bool windowed;
     }
 
@@ -35,7 +34,8 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
     /// are checked under the current one, so that none is valid on both chains.
     bytes32 private immutable DEPLOYMENT_DOMAIN = _domainSeparatorV4();
 
-    IUSDC internal immutable TOKEN;
+    /// @inheritdoc IMandateEscrow
+    IUSDC public immutable token;
 
     // What is written by verbs alone looks to Slither as if nobody ever did.
     // slither-disable-start uninitialized-state
@@ -51,7 +51,7 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
 
     constructor(address token_) EIP712("MandateEscrow", "1") {
         if (token_.code.length == 0) revert TokenWithoutCode(token_);
-        TOKEN = IUSDC(token_);
+        token = IUSDC(token_);
     }
 
     // ---------------------------------------------------------------- drafts
@@ -59,7 +59,8 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
     /// @dev With what all its payments share: whether the mandate pays at all, if `submitter` sends them.
     function _draft(Terms calldata terms, address submitter) internal view returns (Draft memory draft) {
         (draft.id, draft.domain) = (idOf(terms), domainSeparator());
-        (draft.agent, draft.perPayment, draft.windowed) = (terms.agent, terms.perPayment, terms.window != 0);
+        (draft.agent, draft.windowed) = (terms.agent, terms.window != 0);
+        draft.perPayment = terms.perPayment == 0 ? type(uint64).max : terms.perPayment;
         draft.mandate = _mandates[draft.id];
         if (draft.windowed) draft.window = _windows[draft.id];
 
@@ -72,8 +73,21 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
     }
 
     function _store(Draft memory draft) internal {
-        _mandates[draft.id].write(draft.mandate);
+        Slots.write(_mandates[draft.id], draft.mandate);
         if (draft.windowed) _windows[draft.id] = draft.window;
+    }
+
+    /// @dev Takes a payment into the draft if it passes, and says why if not.
+    function _takeSpend(
+        Draft memory draft,
+        Terms calldata terms,
+        Payment calldata payment,
+        bytes32[] calldata proof,
+        bytes calldata signature
+    ) internal view returns (Reason) {
+        if (draft.refusal != Reason.None) return draft.refusal;
+        bytes32 digest = Digests.ofSpend(draft.domain, draft.id, payment);
+        return _take(draft, terms, payment, digest, proof, signature);
     }
 
     /// @dev Takes a hold into the draft if it passes, and says why if not.
@@ -84,17 +98,15 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
         bytes32[] calldata proof,
         bytes calldata signature
     ) internal view returns (Reason reason) {
-        if (draft.refusal == Reason.None) {
-            if (block.timestamp >= hold_.captureBy) return Reason.CaptureByPassed;
-            if (hold_.captureBy > terms.captureEnd) return Reason.CaptureByTooLate;
-        }
+        if (draft.refusal != Reason.None) return draft.refusal;
+        if (block.timestamp >= hold_.captureBy) return Reason.CaptureByPassed;
+        if (hold_.captureBy > terms.captureEnd) return Reason.CaptureByTooLate;
         bytes32 digest = Digests.ofHold(draft.domain, draft.id, hold_);
         reason = _take(draft, terms, hold_.payment, digest, proof, signature);
         if (reason == Reason.None) draft.mandate.held += hold_.payment.amount;
     }
 
-    /// @dev Takes a payment into the draft if it passes, and says why if not. Holds are asked the same. Cheap questions come
-    /// before dear ones.
+    /// @dev What payments and holds are both asked, once the draft has no refusal. Cheap questions come before dear ones.
     /// @param digest What the agent must have signed
     function _take(
         Draft memory draft,
@@ -105,18 +117,19 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
         bytes calldata signature
     ) internal view returns (Reason reason) {
         (address payee, uint64 amount, uint32 nonce) = (payment.payee, payment.amount, payment.nonce);
-        if (draft.refusal != Reason.None) return draft.refusal;
         if (block.timestamp >= payment.deadline) return Reason.DeadlinePassed;
         if (amount == 0) return Reason.AmountZero;
         if (_isBadPayee(payee)) return Reason.BadPayee;
         if (terms.payees != 0 && !Payees.allows(terms.payees, payee, proof)) return Reason.PayeeNotAllowed;
-        if (draft.perPayment != 0 && amount > draft.perPayment) return Reason.AbovePerPayment;
+        if (amount > draft.perPayment) return Reason.AbovePerPayment;
         if (amount > draft.mandate.remaining) return Reason.InsufficientBudget;
         reason = draft.mandate.check(nonce);
         if (reason != Reason.None) return reason;
-        (bool fits, uint256 window) = (true, 0);
-        if (draft.windowed) (fits, window) = RollingWindow.add(draft.window, terms, amount);
-        if (!fits) return Reason.WindowExceeded;
+        uint256 window = 0;
+        if (draft.windowed) {
+            window = RollingWindow.add(draft.window, terms, amount);
+            if (window == 0) return Reason.WindowExceeded;
+        }
         if (!Signatures.isValid(draft.agent, digest, payment.r, payment.vs, signature)) return Reason.BadSignature;
 
         unchecked {
@@ -127,7 +140,7 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
     }
 
     function _isBadPayee(address payee) internal view returns (bool) {
-        return payee == address(0) || payee == address(this) || payee == address(TOKEN);
+        return payee == address(0) || payee == address(this) || payee == address(token);
     }
 
     /// @dev The books of a mandate that was opened.
@@ -148,8 +161,7 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
         bytes calldata signature,
         address submitter
     ) external view returns (Reason) {
-        Draft memory draft = _draft(terms, submitter);
-        return _take(draft, terms, payment, Digests.ofSpend(draft.domain, draft.id, payment), proof, signature);
+        return _takeSpend(_draft(terms, submitter), terms, payment, proof, signature);
     }
 
     /// @inheritdoc IMandateEscrow
@@ -181,11 +193,6 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
     /// @inheritdoc IMandateEscrow
     function domainSeparator() public view returns (bytes32) {
         return _domainSeparatorV4();
-    }
-
-    /// @inheritdoc IMandateEscrow
-    function token() external view returns (address) {
-        return address(TOKEN);
     }
 
     // ---------------------------------------------------------------- calldata

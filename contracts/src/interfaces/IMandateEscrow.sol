@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
+import {IUSDC} from "./IUSDC.sol";
 import {Group, Hold, HoldState, Mandate, Payment, Reason, Terms} from "./Types.sol";
 
 /// @title IMandateEscrow
@@ -289,7 +290,7 @@ interface IMandateEscrow {
     function isSubmitter(address guardian, address submitter) external view returns (bool);
 
     /// @notice The one token.
-    function token() external view returns (address);
+    function token() external view returns (IUSDC);
 
     /// @notice The EIP-712 domain of signed messages, for the current chain id.
     function domainSeparator() external view returns (bytes32);

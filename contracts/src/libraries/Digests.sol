@@ -22,29 +22,27 @@ library Digests {
 
     /// @dev What the operator signs to open; the id of the mandate, if `domain` is the domain of deployment.
     function ofTerms(bytes32 domain, Terms calldata terms) internal pure returns (bytes32) {
-        bytes32 typeHash = TERMS_TYPEHASH;
-        bytes32 structHash;
+        bytes32 hash = TERMS_TYPEHASH;
         assembly ("memory-safe") {
             let words := mload(0x40)
-            mstore(words, typeHash)
+            mstore(words, hash)
             calldatacopy(add(words, 0x20), terms, 0x1a0) // all 13 fields
-            structHash := keccak256(words, 0x1c0)
+            hash := keccak256(words, 0x1c0)
         }
-        return MessageHashUtils.toTypedDataHash(domain, structHash);
+        return MessageHashUtils.toTypedDataHash(domain, hash);
     }
 
     /// @dev What the agent signs to pay.
     function ofSpend(bytes32 domain, bytes32 mandate, Payment calldata payment) internal pure returns (bytes32) {
-        bytes32 typeHash = SPEND_TYPEHASH;
-        bytes32 structHash;
+        bytes32 hash = SPEND_TYPEHASH;
         assembly ("memory-safe") {
             let words := mload(0x40)
-            mstore(words, typeHash)
+            mstore(words, hash)
             mstore(add(words, 0x20), mandate)
             calldatacopy(add(words, 0x40), payment, 0xa0) // payee, amount, nonce, deadline, ref
-            structHash := keccak256(words, 0xe0)
+            hash := keccak256(words, 0xe0)
         }
-        return MessageHashUtils.toTypedDataHash(domain, structHash);
+        return MessageHashUtils.toTypedDataHash(domain, hash);
     }
 
     /// @dev What the agent signs to set an amount aside.
@@ -63,7 +61,6 @@ library Digests {
 
     /// @dev What the operator signs so that what is left goes elsewhere.
     function ofSweep(bytes32 domain, bytes32 mandate, address to, uint40 deadline) internal pure returns (bytes32) {
-        bytes32 structHash = keccak256(abi.encode(SWEEP_TYPEHASH, mandate, to, deadline));
-        return MessageHashUtils.toTypedDataHash(domain, structHash);
+        return MessageHashUtils.toTypedDataHash(domain, keccak256(abi.encode(SWEEP_TYPEHASH, mandate, to, deadline)));
     }
 }

@@ -14,7 +14,9 @@ library NonceWindow {
     function check(Mandate memory mandate, uint32 nonce) internal pure returns (Reason) {
         if (nonce < mandate.nonceBase) return Reason.NonceRetired;
         // Above the window the shift leaves nothing.
-        return (mandate.nonceBits >> (nonce - mandate.nonceBase)) & 1 == 0 ? Reason.None : Reason.NonceUsed;
+        unchecked {
+            return (mandate.nonceBits >> (nonce - mandate.nonceBase)) & 1 == 0 ? Reason.None : Reason.NonceUsed;
+        }
     }
 
     /// @dev Uses a nonce that `check` has passed, so that nothing here wraps.

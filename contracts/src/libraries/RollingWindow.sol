@@ -19,21 +19,19 @@ import {Terms} from "../interfaces/Types.sol";
 library RollingWindow {
     uint256 private constant LANE = type(uint32).max;
 
-    /// @dev What the window holds with one more amount, whether or not it fits.
-    function add(uint256 word, Terms calldata terms, uint64 amount) internal view returns (bool fits, uint256 added) {
+    /// @dev What the window holds with one more amount, which is never zero; zero if the amount does not fit.
+    function add(uint256 word, Terms calldata terms, uint64 amount) internal view returns (uint256) {
         unchecked {
             uint256 bucket = block.timestamp / ((uint256(terms.window) + 5) / 6);
             // Seven buckets on, and beyond, the shift leaves nothing.
             uint256 lanes = (word << (32 * (bucket - (word >> 224)))) & (type(uint256).max >> 32);
 
-            uint256 cap = terms.windowCap;
-            uint256 units = amount;
+            (uint256 cap, uint256 units) = (terms.windowCap, amount);
             while (cap >= LANE) (cap, units) = (cap >> 1, (units + 1) >> 1);
             // The sum of the lanes is at most the cap, and so below LANE: it is what remains modulo LANE, as the sum of
             // a number's digits remains modulo nine.
             // slither-disable-next-line weak-prng
-            fits = lanes % LANE + units <= cap;
-            added = (bucket << 224) | (lanes + units);
+            return lanes % LANE + units > cap ? 0 : (bucket << 224) | (lanes + units);
         }
     }
 }

@@ -26,7 +26,7 @@ library Signatures {
         returns (bool)
     {
         (address recovered,,) = ECDSA.tryRecover(digest, r, vs);
-        return recovered == signer || _accepts(signer, digest, signature);
+        return recovered == signer || (signature.length != 0 && _accepts(signer, digest, signature));
     }
 
     /// @param signer Who must have signed; not zero
@@ -34,13 +34,13 @@ library Signatures {
     /// @param signature 65 bytes of a key, high-s values refused; or what an ERC-1271 wallet takes, not empty
     function isValid(address signer, bytes32 digest, bytes calldata signature) internal view returns (bool) {
         (address recovered,,) = ECDSA.tryRecoverCalldata(digest, signature);
-        return recovered == signer || _accepts(signer, digest, signature);
+        return recovered == signer || (signature.length != 0 && _accepts(signer, digest, signature));
     }
 
     /// @dev Asks by a static call with bounded gas, and reads one word of what comes back. A caller who sends too little
     /// gas must not make a good signature look bad, so that reverts (EIP-150 keeps back one 64th of what is left).
     function _accepts(address wallet, bytes32 digest, bytes calldata signature) private view returns (bool yes) {
-        if (signature.length == 0 || wallet.code.length == 0) return false;
+        if (wallet.code.length == 0) return false;
         bytes memory question = abi.encodeCall(IERC1271.isValidSignature, (digest, signature));
 
         uint256 available = gasleft() * 63 / 64;

@@ -172,9 +172,9 @@ contract VectorsTest is Test {
             for (uint256 j = 0; j < times.length; ++j) {
                 vm.warp(times[j]);
                 assertLe(amounts[j], type(uint64).max);
-                (bool fits, uint256 added) = this.addToWindow(word, terms, uint64(amounts[j]));
-                assertEq(fits, expected[j], string.concat(_string(path, ".name"), ", step ", vm.toString(j)));
-                if (fits) word = added;
+                uint256 added = this.addToWindow(word, terms, uint64(amounts[j]));
+                assertEq(added != 0, expected[j], string.concat(_string(path, ".name"), ", step ", vm.toString(j)));
+                if (added != 0) word = added;
             }
         }
         assertGe(i, 10);
@@ -218,7 +218,7 @@ contract VectorsTest is Test {
         return Payees.allows(root, payee, proof);
     }
 
-    function addToWindow(uint256 word, Terms calldata terms, uint64 amount) external view returns (bool, uint256) {
+    function addToWindow(uint256 word, Terms calldata terms, uint64 amount) external view returns (uint256) {
         return RollingWindow.add(word, terms, amount);
     }
 

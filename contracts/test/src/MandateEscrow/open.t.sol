@@ -273,7 +273,7 @@ contract OpenTest is EscrowTest {
     }
 
     function test_knowsItsToken() public view {
-        assertEq(escrow.token(), address(usdc));
+        assertEq(address(escrow.token()), address(usdc));
     }
 
     function _assertRefusedToOpen(Terms memory terms, bytes memory reason) private {
