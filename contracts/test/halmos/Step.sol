@@ -65,6 +65,9 @@ abstract contract Step is Test {
         bytes32 id = escrow.idOf(any.terms);
         vm.assume(any.otherMandate != id);
         vm.assume(any.otherNonce != any.nonce);
+        // The escrow sends no call but to the token and to wallets, and signs nothing, so it is nobody's operator. If it
+        // were, what a refund passes on to the operator would come into the escrow and belong to nobody.
+        vm.assume(any.caller != address(escrow) && any.terms.operator != address(escrow));
 
         state = _state(any, id);
         vm.assume(_sound(any, state));

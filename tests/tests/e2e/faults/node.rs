@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use eyre::{Result, ensure};
+use eyre::{Result, WrapErr, ensure};
 use serde_json::json;
 use stipend_client::{Client, Pay};
 use stipend_core::{
@@ -10,8 +10,8 @@ use stipend_core::{
     api::{Payment, PaymentState},
 };
 use stipend_e2e::{
-    ANY, Account, Behind, Fault, Load, Memory, Miner, NodeClient, Says, Settings, Shape, World, eventually, heavy,
-    number_from, verdict,
+    ANY, Account, Behind, Fault, FaultProxy, Load, Memory, Miner, NodeClient, Says, Settings, Shape, World, eventually,
+    heavy, number_from, verdict,
 };
 use tokio::time::sleep;
 
@@ -188,6 +188,39 @@ async fn payments_wait_for_a_node_that_is_a_minute_behind() -> Result<()> {
         ensure!(now.number > before.number, "it took the old head {now:?} for new");
         troubled.world.proxy()?.well().await?;
         troubled.world.settled(&troubled.agent, &payment).await?;
+    }
+    troubled.all_is_paid().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lags_or_lies_costs_nothing_while_another_tells_the_truth() -> Result<()> {
+    let mut troubled = Troubled::world("one-of-two-lies").await?;
+    let world = &mut troubled.world;
+    let nodes = format!("{},{}", world.proxy()?.url(), world.anvil.url());
+    world.relayer.stop()?;
+    world.relayer.set("--rpc-url", &nodes)?;
+    world.relayer.restart().await?;
+    let before = world.escrow.chain().head().await?;
+    world.anvil.pass(60).await?;
+
+    // The one that lies is the preferred one, each time anew.
+    type Trouble = fn(&FaultProxy, u64);
+    let troubles: [(&str, Trouble); 7] = [
+        ("a minute behind", |node, _| node.fall_behind(Behind::Seconds(60))),
+        ("stands still", |node, before| node.fall_behind(Behind::At(before))),
+        ("stands still and knows no later block", |node, before| node.fall_behind(Behind::BlindAt(before))),
+        ("another chain", |node, _| node.fault("eth_chainId", Fault::Answer(json!("0x1")))),
+        ("no logs", |node, _| node.fault("eth_getLogs", Fault::Answer(json!([])))),
+        ("no receipts", |node, _| node.fault("eth_getTransactionReceipt", Fault::Answer(json!(null)))),
+        ("only errors", |node, _| node.fault(ANY, Fault::Error(-32_603, "Internal error"))),
+    ];
+    for (name, trouble) in troubles {
+        trouble(troubled.world.proxy()?, before.number);
+        for _ in 0..2 {
+            let payment = troubled.pay().await?;
+            troubled.world.settled(&troubled.agent, &payment).await.wrap_err(name)?;
+        }
+        troubled.world.proxy()?.well().await?;
     }
     troubled.all_is_paid().await
 }
