@@ -1,4 +1,4 @@
-//! The relayer is killed at random under load, and started again at once.
+//! The relayer is killed at random under load, and started again; the chain may turn back meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -40,5 +40,39 @@ async fn killed_again_and_again_under_load_it_pays_everything_once() -> Result<(
     assert!(found.settled >= memory.len() && !memory.is_empty(), "{found:?}");
     assert!(cards > 0, "no card was made");
     assert!(ready > 0 && ready < kills, "killed {ready} of {kills} times while it took work");
+    Ok(())
+}
+
+/// Deeper than any reorg here.
+const FINALITY: u64 = 6;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_the_chain_turns_back_it_pays_everything_once() -> Result<()> {
+    let _place = heavy().await?;
+    let mut chance = Chance::by_seed("kills and reorgs")?;
+    let cards = Some(CardSettings { poll: 1, ..CardSettings::default() });
+    let settings = Settings { cards, finality: FINALITY, ..Settings::default() };
+    let mut world = World::with("kills-and-reorgs", &settings).await?;
+    world.anvil.mine(FINALITY).await?;
+    let load = Load::start(&world, Shape::default()).await?;
+    world.anvil.mine(FINALITY).await?;
+    let miner = Miner::start(&world, Duration::from_millis(250)).await?;
+    for kill in 1..=number_from("STIPEND_KILLS", 30)? / 2 {
+        sleep(Duration::from_millis(chance.below(LIFE))).await;
+        world.relayer.kill()?;
+        {
+            let _no_block = miner.rests().await;
+            world.anvil.reorg(1 + chance.below(FINALITY - 1)).await?;
+        }
+        // Every other time it sees the new branch grow before it is there.
+        sleep(Duration::from_millis(kill % 2 * chance.below(LIFE))).await;
+        world.relayer.begin()?;
+    }
+    world.relayer.ready().await?;
+    let (accounts, memory) = load.stop().await?;
+    drop(miner);
+    let found = verdict(&world, &accounts, &memory).await?;
+    println!("{found:?}");
+    assert!(found.failed == 0 && found.settled >= memory.len() && !memory.is_empty(), "{found:?}");
     Ok(())
 }
