@@ -1,4 +1,4 @@
-// Called by scripts/test-contracts: every test that the documents name exists in the contracts' tests.
+// Called by scripts/test-contracts: every test that the documents name exists, in Solidity or in Rust.
 "use strict";
 
 const { readFileSync, readdirSync } = require("node:fs");
@@ -24,6 +24,25 @@ for (const [path, text] of read("docs", ".md")) {
       const known = place && places.has(place) ? places.get(place) : everywhere;
       if (!known.has(name)) missing.push(`${path}: ${place ?? ""} ${name}`);
     }
+  }
+}
+
+// Rust: a place is a file, without what they all share: `e2e/restart`, `chain/classify`, `core/amount`.
+const rust = new Map(
+  ["tests/tests", "relayer/src", "core/src", "client/src", "cli/src"]
+    .flatMap((folder) => read(folder, ".rs"))
+    .map(([path, text]) => [
+      path.replace(/^(tests\/tests|relayer\/src)\/|\.rs$/g, "").replace("/src/", "/"),
+      new Set([...text.matchAll(/#\[(?:tokio::)?test\b.*\]\s+(?:async )?fn (\w+)/g)].map(([, name]) => name)),
+    ]),
+);
+for (const row of readFileSync("docs/faults.md", "utf8").split("\n").filter((line) => /^\| \d/.test(line))) {
+  // All that stands as code in the last column is a test, of the place that was named last.
+  let place = null;
+  for (const [, words] of row.split("|").at(-2).matchAll(/`([^`]*)`/g)) {
+    const name = words.split(" ").pop();
+    if (words !== name) place = words.slice(0, -name.length - 1);
+    if (!rust.get(place)?.has(name)) missing.push(`docs/faults.md: ${place ?? ""} ${name}`);
   }
 }
 if (missing.length > 0) {
