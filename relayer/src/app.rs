@@ -22,7 +22,7 @@ use crate::{
     },
     chain::{
         book::Bookkeeper,
-        follow::{FollowError, Follower},
+        follow::{FollowError, Follower, Head},
         rpc::{Call, Rpc, RpcError},
         send::{SendError, Sender},
     },
@@ -128,7 +128,7 @@ pub enum AppError {
 /// The nodes that are not read from are looked at once in so many questions for the head.
 const LOOK_EVERY: u32 = 10;
 
-/// Runs the relayer on `listener` until `stop`.
+/// Runs the relayer on `listener` until `stop`, which is heard at any time: while it starts, too.
 ///
 /// # Errors
 /// [`AppError`]: it does not start on a wrong chain, without contract code, with a submitter that
@@ -139,89 +139,118 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     let rpc = Rpc::new(&config.rpc_urls, config.chain_id, health.clone())?;
     let submitters: Vec<Address> = config.submitters.iter().map(PrivateKeySigner::address).collect();
     let identity = (config.chain_id, config.escrow, config.guardian, submitters.as_slice());
-    let house = inspect(&rpc, identity).await?;
+    let Some(house) = stop.run_until_cancelled(inspect(&rpc, identity)).await.transpose()? else { return Ok(()) };
     let ledger = Ledger::open(&config.database, house)?;
     failpoint::pass(Point::StartOpened);
 
-    let follower = Follower {
-        rpc: rpc.clone(),
-        ledger: ledger.clone(),
-        bookkeeper: Bookkeeper { house },
-        finality: config.finality,
-        poll: config.poll,
-        health: health.clone(),
+    // A start that is broken off has done nothing that the next one does not do again.
+    let parts = (rpc, ledger.clone(), house, health);
+    let outcome = match stop.run_until_cancelled(Prepared::new(config, parts)).await.transpose()? {
+        Some(prepared) => prepared.serve(listener, stop).await,
+        None => Ok(()),
     };
-    let head = match follower.catch_up(config.start_block).await {
-        // Nothing will be signed; what is known can still be read.
-        Err(error @ FollowError::PastFinality { .. }) => {
-            health.halt("finality", error.to_string());
-            follower.last_known().await?
-        }
-        head => head?,
-    };
-    failpoint::pass(Point::StartCaughtUp);
-    let sender = Sender {
-        rpc: rpc.clone(),
-        ledger: ledger.clone(),
-        house,
-        submitters: config.submitters,
-        confirmations: config.confirmations,
-        fee_ceiling: config.fee_ceiling,
-        health: health.clone(),
-    };
-    sender.start().await?;
-    failpoint::pass(Point::StartSender);
-    for doubt in vet::doubts(&rpc, &ledger, &submitters).await? {
-        health.halt(doubt.alarm(), doubt.to_string());
-    }
-
-    let cards = match config.cards {
-        None => None,
-        Some(config) => Some(enroll(config).await?),
-    };
-    let keeper = cards.as_ref().map(|cards| Keeper {
-        issuer: cards.issuer.clone(),
-        ledger: ledger.clone(),
-        confirmations: config.confirmations,
-        poll: cards.config.poll,
-        health: health.clone(),
-    });
-
-    let (heads, head) = watch::channel(head);
-    let service = Service::new(Parts {
-        ledger: ledger.clone(),
-        rpc: rpc.clone(),
-        house,
-        limits: config.limits,
-        gas_budget: config.gas_budget,
-        confirmations: config.confirmations,
-        heads: head.clone(),
-        alarms: health.clone(),
-        cards: cards.clone(),
-    });
-    let tasks = TaskTracker::new();
-    let chain_stop = CancellationToken::new();
-    tasks.spawn(rpc.clone().watch(config.poll.saturating_mul(LOOK_EVERY), chain_stop.clone()));
-    tasks.spawn(rpc.listen(chain_stop.clone()));
-    tasks.spawn(follower.run(heads, chain_stop.clone()));
-    if let Some(keeper) = keeper {
-        tasks.spawn(keeper.run(head.clone(), chain_stop.clone()));
-    }
-    tasks.spawn(sender.run(head, chain_stop.clone()));
-    tasks.close();
-
-    // The API first, so that nothing is accepted that nobody would send; then the rest.
-    let outcome = tokio::select! {
-        served = api::serve(listener, service, config.api, stop.clone()) => served.map_err(AppError::from),
-        () = ledger.writer().stopped() => Err(AppError::LedgerStopped),
-    };
-    stop.cancel();
-    chain_stop.cancel();
-    tasks.wait().await;
     if let Err(error) = ledger.checkpoint().await {
         tracing::warn!(%error, "the ledger's newest part stays in its -wal file");
     }
     outcome
+}
+
+/// What runs once the chain is caught up with.
+struct Prepared {
+    follower: Follower,
+    head: Head,
+    sender: Sender,
+    cards: Option<Cards>,
+    limits: Limits,
+    gas_budget: Option<u128>,
+    api: api::ApiConfig,
+}
+
+impl Prepared {
+    async fn new(config: Config, (rpc, ledger, house, health): (Rpc, Ledger, House, Health)) -> Result<Self, AppError> {
+        let submitters: Vec<Address> = config.submitters.iter().map(PrivateKeySigner::address).collect();
+        let follower = Follower {
+            rpc: rpc.clone(),
+            ledger: ledger.clone(),
+            bookkeeper: Bookkeeper { house },
+            finality: config.finality,
+            poll: config.poll,
+            health: health.clone(),
+        };
+        let head = match follower.catch_up(config.start_block).await {
+            // Nothing will be signed; what is known can still be read.
+            Err(error @ FollowError::PastFinality { .. }) => {
+                health.halt("finality", error.to_string());
+                follower.last_known().await?
+            }
+            head => head?,
+        };
+        failpoint::pass(Point::StartCaughtUp);
+        let sender = Sender {
+            rpc: rpc.clone(),
+            ledger: ledger.clone(),
+            house,
+            submitters: config.submitters,
+            confirmations: config.confirmations,
+            fee_ceiling: config.fee_ceiling,
+            health: health.clone(),
+        };
+        sender.start().await?;
+        failpoint::pass(Point::StartSender);
+        for doubt in vet::doubts(&rpc, &ledger, &submitters).await? {
+            health.halt(doubt.alarm(), doubt.to_string());
+        }
+        let cards = match config.cards {
+            None => None,
+            Some(config) => Some(enroll(config).await?),
+        };
+        let Config { limits, gas_budget, api, .. } = config;
+        Ok(Self { follower, head, sender, cards, limits, gas_budget, api })
+    }
+
+    async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
+        let Self { follower, head, sender, cards, limits, gas_budget, api } = self;
+        let (rpc, ledger, health) = (sender.rpc.clone(), sender.ledger.clone(), sender.health.clone());
+        let keeper = cards.as_ref().map(|cards| Keeper {
+            issuer: cards.issuer.clone(),
+            ledger: ledger.clone(),
+            confirmations: sender.confirmations,
+            poll: cards.config.poll,
+            health: health.clone(),
+        });
+        let (heads, head) = watch::channel(head);
+        let service = Service::new(Parts {
+            ledger: ledger.clone(),
+            rpc: rpc.clone(),
+            house: sender.house,
+            limits,
+            gas_budget,
+            confirmations: sender.confirmations,
+            heads: head.clone(),
+            alarms: health,
+            cards,
+        });
+        let tasks = TaskTracker::new();
+        let chain_stop = CancellationToken::new();
+        tasks.spawn(rpc.clone().watch(follower.poll.saturating_mul(LOOK_EVERY), chain_stop.clone()));
+        tasks.spawn(rpc.listen(chain_stop.clone()));
+        tasks.spawn(follower.run(heads, chain_stop.clone()));
+        if let Some(keeper) = keeper {
+            tasks.spawn(keeper.run(head.clone(), chain_stop.clone()));
+        }
+        tasks.spawn(sender.run(head, chain_stop.clone()));
+        tasks.close();
+
+        // The API first, so that nothing is accepted that nobody would send; then the rest.
+        let outcome = tokio::select! {
+            served = api::serve(listener, service, api, stop.clone()) => served.map_err(AppError::from),
+            () = ledger.writer().stopped() => Err(AppError::LedgerStopped),
+        };
+        stop.cancel();
+        chain_stop.cancel();
+        tasks.wait().await;
+        outcome
+    }
 }
 
 /// Has the issuer call us, and learns what it signs with.

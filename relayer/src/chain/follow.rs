@@ -118,7 +118,8 @@ pub struct Follower {
 
 impl Follower {
     /// Starts the list of blocks, on an empty ledger, just before `start` (absent: at the node's
-    /// final block, for an escrow that nobody has used), and catches up with the node.
+    /// final block, for an escrow that nobody has used), and catches up with the node. It may be
+    /// dropped at any time: what is booked stays, and the next time goes on from there.
     ///
     /// # Errors
     /// [`FollowError`].
@@ -177,7 +178,9 @@ impl Follower {
         let mut failures = 0_u32;
         let mut stride = Stride::default();
         loop {
-            match self.advance(&mut stride).await {
+            // A step that is broken off has booked nothing, or all of it.
+            let Some(step) = stop.run_until_cancelled(self.advance(&mut stride)).await else { return };
+            match step {
                 Ok((head, caught_up)) => {
                     failures = 0;
                     self.health.clear("chain");

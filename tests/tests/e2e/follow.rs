@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use eyre::Result;
 use stipend_client::Pay;
 use stipend_core::{api::PaymentState, policy::MandateState};
-use stipend_e2e::balance;
+use stipend_e2e::{Fault, Settings, World, balance, eventually};
 use tokio::time::timeout;
 
 use crate::{asking, opened, payee, usdc};
@@ -49,4 +49,58 @@ async fn a_ledger_that_is_far_behind_catches_up() -> Result<()> {
 async fn killed_while_it_catches_up_it_goes_on_where_it_was() -> Result<()> {
     let kills: Vec<_> = (1..=5).map(|kill| Duration::from_millis(kill * 120)).collect();
     catches_up("killed-far-behind", 2_500, &kills).await
+}
+
+/// How many blocks the relayer asks for at once when it is far behind, and books in one commit.
+const RANGE: u64 = 512;
+const HEADER: &str = "eth_getBlockByNumber";
+
+/// The relayer is asked to stop while it is far behind, in the middle of its second range of blocks. It
+/// stops at once, and does not read again what it has booked.
+async fn stops_while_it_catches_up(name: &str, is_away: bool) -> Result<()> {
+    let mut world = World::with(name, &Settings { troubled: true, ..Settings::default() }).await?;
+    let (mandate, blocks) = (world.open(&asking("100")?).await?, 4 * RANGE);
+    world.followed(&world.agent()?).await?;
+    if is_away {
+        world.relayer.stop()?;
+    }
+    world.proxy()?.fault(HEADER, Fault::SlowAnswer(Duration::from_millis(100)));
+    // Seen half-made, the chain would be read in smaller ranges.
+    world.proxy()?.refuse_connections().await?;
+    let before = world.proxy()?.count(HEADER).asked;
+    world.anvil.mine(blocks).await?;
+    world.proxy()?.take_connections().await?;
+    if is_away {
+        world.relayer.begin()?;
+    }
+    let proxy = world.proxy()?;
+    eventually("the second range is asked for", async || {
+        Ok((proxy.count(HEADER).asked - before > RANGE + RANGE / 8).then_some(()))
+    })
+    .await?;
+
+    let start = Instant::now();
+    world.relayer.stop()?;
+    let took = start.elapsed();
+    println!("stopped after {took:?}");
+    assert!(took < Duration::from_secs(2), "it stopped after {took:?}");
+    world.relayer.prove()?;
+    world.proxy()?.well().await?;
+    let before = world.proxy()?.count(HEADER).asked;
+    world.relayer.restart().await?;
+    let agent = world.agent()?;
+    world.followed(&agent).await?;
+    let asked = world.proxy()?.count(HEADER).asked - before;
+    assert!(asked < blocks - RANGE / 2, "it asked for {asked} headers of {blocks}");
+    balance(&world, &agent, &[mandate.id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asked_to_stop_while_it_catches_up_at_its_start_it_stops_at_once() -> Result<()> {
+    stops_while_it_catches_up("stopped-far-behind", true).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asked_to_stop_while_it_has_fallen_behind_it_stops_at_once() -> Result<()> {
+    stops_while_it_catches_up("stopped-falling-behind", false).await
 }
