@@ -69,7 +69,7 @@ pub enum CardState {
     Used,
     /// It can't be charged any more; what was cleared is captured, the rest released.
     Closing,
-    /// Closed for good; its hold is settled.
+    /// Closed for good; its hold is settled, or can never be made.
     Closed,
     /// There never was a card, and its money is back in the budget.
     Failed,

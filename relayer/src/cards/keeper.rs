@@ -16,9 +16,7 @@ use crate::{
     ledger::{
         Ledger, LedgerError,
         cards::{self, Record},
-        charges,
-        journal::{self, About},
-        mandates,
+        charges, mandates,
     },
 };
 
@@ -228,22 +226,15 @@ impl Keeper {
             let cleared = Amount::from_cents(ours).unwrap_or(Amount::MAX);
             let to_capture = cleared.min(card.amount);
             let told = Amount::from_cents(all.cleared).unwrap_or(Amount::MAX);
-            if let Some(shortfall) = told.checked_sub(to_capture).filter(|shortfall| !shortfall.is_zero()) {
-                let data = serde_json::json!({ "cleared": told, "captured": to_capture, "shortfall": shortfall });
-                cards::note(ledger, &card, "card.shortfall", None, data, clock::now())?;
-                let mandate = cards::mandate_of(ledger, &card)?.seq;
-                journal::fall_short(ledger, mandate, shortfall, About::card(card.seq), clock::now())?;
-            }
+            cards::fall_short(ledger, &card, (told, to_capture), clock::now())?;
             // Into the trail as well: it is what wakes the sender, on a chain where no block comes by itself too.
             let release = card.amount.checked_sub(to_capture).unwrap_or_default();
             let data = serde_json::json!({ "capture": to_capture, "release": release });
             cards::note(ledger, &card, "card.concluded", None, data, clock::now())?;
             cards::set_to_capture(ledger, seq, to_capture)?;
-            // Somebody else has emptied the hold: nothing of it waits for a transaction.
-            if card.state == CardState::Closing && card.left().is_zero() {
-                cards::step(ledger, &card, CardState::Closed, None, card.settle_tx, clock::now())?;
-            }
-            Ok(())
+            // Where somebody else has emptied the hold, nothing of it waits for a transaction.
+            let tx_hash = card.settle_tx;
+            cards::wind_up(ledger, Record { to_capture: Some(to_capture), ..card }, (None, tx_hash), clock::now())
         };
         self.ledger.writer().write(settle).await?;
         failpoint::pass(Point::CardConcluded);

@@ -5,7 +5,7 @@
 use alloy_primitives::Address;
 use rusqlite::Connection;
 use serde_json::json;
-use stipend_core::{Amount, Code, MandateId, Seconds, Terms, api::PaymentState, card::CardState, nonce::NonceWindow};
+use stipend_core::{Amount, Code, MandateId, Seconds, Terms, api::PaymentState, nonce::NonceWindow};
 
 use super::{
     fact::{Fact, Refund},
@@ -249,7 +249,7 @@ impl Bookkeeper {
             fail(ledger, &payment, Code::DeadlinePassed, now)?;
         }
         for card in cards::overdue(ledger, time)? {
-            cards::fail(ledger, &card, Code::DeadlinePassed, now)?;
+            cards::give_up_hold(ledger, card, Code::DeadlinePassed, now)?;
         }
         for mandate in mandates::expired_with_live_payments(ledger, time)? {
             fail_all(ledger, mandate.id, Code::Expired, now)?;
@@ -316,7 +316,8 @@ fn nonce_final(ledger: &Connection, mandate: MandateId, nonce: u32, now: Seconds
     }
     for card in cards::unheld(ledger, mandate)? {
         if card.nonce == nonce || card.nonce < NonceWindow::floor(nonce) {
-            cards::fail(ledger, &card, reason(card.nonce), now)?;
+            let reason = reason(card.nonce);
+            cards::give_up_hold(ledger, card, reason, now)?;
         }
     }
     Ok(())
@@ -331,7 +332,8 @@ fn held_mined(
 ) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
     let card = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| {
-        (card.payee, card.amount, card.capture_by) == (payee, amount, capture_by) && !card.state.is_final()
+        let is_this = (card.payee, card.amount, card.capture_by) == (payee, amount, capture_by);
+        is_this && !card.state.is_final() && !card.left().is_zero()
     });
     if let Some(card) = card {
         cards::set_held(ledger, card.seq, Some(place))?;
@@ -384,35 +386,11 @@ fn hold_ended(
     let sum =
         |a: Amount, b: Amount| a.checked_add(b).ok_or_else(|| LedgerError::inconsistent("more than a hold holds"));
     let settled = (sum(card.captured, captured)?, sum(card.released, released)?);
-    cards::set_settled(ledger, card.seq, settled, place.tx)?;
+    cards::set_settled(ledger, card.seq, settled, Some(place.tx))?;
     let data = json!({ "captured": captured, "released": released });
     cards::note(ledger, &card, "card.settled", Some(place.tx), data, now)?;
-
-    match cards::by_nonce(ledger, mandate.id, nonce)? {
-        Some(card) => emptied(ledger, card, place, now),
-        None => Ok(()),
-    }
-}
-
-/// A card whose hold is empty is over. It is closed when the issuer has said so too, which the keeper
-/// asks for: whoever emptied the hold told nobody.
-fn emptied(ledger: &Connection, mut card: cards::Record, place: Place, now: Seconds) -> Result<(), LedgerError> {
-    if !card.left().is_zero() || card.state.is_final() {
-        return Ok(());
-    }
-    // Far behind, a hold can be placed and emptied before the keeper has looked at it.
-    if card.state == CardState::Requested {
-        cards::step(ledger, &card, CardState::Held, None, Some(place.tx), now)?;
-        card.state = CardState::Held;
-    }
-    if card.state != CardState::Closing {
-        cards::step(ledger, &card, CardState::Closing, None, Some(place.tx), now)?;
-        card.state = CardState::Closing;
-    }
-    match card.to_capture {
-        Some(_) => cards::step(ledger, &card, CardState::Closed, None, Some(place.tx), now),
-        None => Ok(()),
-    }
+    let (captured, released) = settled;
+    cards::wind_up(ledger, cards::Record { captured, released, ..card }, (None, Some(place.tx)), now)
 }
 
 /// A sweep has taken what cards of the mandate still held: so much.
@@ -425,11 +403,11 @@ fn holds_swept(ledger: &Connection, id: MandateId, place: Place, now: Seconds) -
         let mandate = cards::mandate_of(ledger, &card)?;
         let about = About::card(card.seq).at(place.block);
         journal::book(ledger, &mandate, Booking::ReturnHeld(left), about, now)?;
-        cards::set_settled(ledger, card.seq, (card.captured, released), place.tx)?;
+        cards::set_settled(ledger, card.seq, (card.captured, released), Some(place.tx))?;
         let data = json!({ "captured": Amount::ZERO, "released": left });
         cards::note(ledger, &card, "card.settled", Some(place.tx), data, now)?;
         swept = swept.checked_add(left).ok_or_else(too_much)?;
-        emptied(ledger, cards::Record { released, ..card }, place, now)?;
+        cards::wind_up(ledger, cards::Record { released, ..card }, (None, Some(place.tx)), now)?;
     }
     Ok(swept)
 }
@@ -505,7 +483,7 @@ fn fail_all(ledger: &Connection, mandate: MandateId, reason: Code, now: Seconds)
         fail(ledger, &payment, reason, now)?;
     }
     for card in cards::unheld(ledger, mandate)? {
-        cards::fail(ledger, &card, reason, now)?;
+        cards::give_up_hold(ledger, card, reason, now)?;
     }
     Ok(())
 }

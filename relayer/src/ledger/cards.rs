@@ -1,5 +1,7 @@
 //! Cards as the ledger holds them. A step of a card, its booking and its audit entry are one.
 
+mod ends;
+
 use alloy_primitives::{Address, B256};
 use rusqlite::{Connection, Row};
 use serde_json::{Value, json};
@@ -12,6 +14,7 @@ use super::{
     journal::{self, About},
     mandates::{self, Place},
 };
+pub use ends::{fall_short, give_up_hold, wind_up};
 
 /// A card.
 #[derive(Clone, Debug)]
@@ -79,6 +82,8 @@ const COLUMNS: &str =
     reason, held_block, held_hash, held_tx, hold_final, settle_tx, token, last_four, paused, authorized, captured,
     released, metadata, created_at, updated_at, payee, to_capture, charge";
 const LIVE: &str = "state NOT IN ('closed', 'failed')";
+/// Its hold is not in the chain, and nothing final says that it can never be.
+pub(super) const UNHELD: &str = "state NOT IN ('closed', 'failed') AND held_hash IS NULL AND released = 0";
 
 fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     let amount = |index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
@@ -324,16 +329,6 @@ pub fn step(
     note(connection, card, &format!("card.{}", state.name()), tx_hash, data, now)
 }
 
-/// Fails a card whose hold can never be placed: its reservation returns.
-///
-/// # Errors
-/// [`LedgerError::Inconsistent`], and those of the store.
-pub fn fail(connection: &Connection, card: &Record, reason: Code, now: Seconds) -> Result<(), LedgerError> {
-    let mandate = mandate_of(connection, card)?;
-    journal::book(connection, &mandate, Booking::Unreserve(card.amount), About::card(card.seq), now)?;
-    step(connection, card, CardState::Failed, Some(reason), None, now)
-}
-
 /// Writes an entry about a card into the trail.
 ///
 /// # Errors
@@ -379,7 +374,7 @@ pub fn set_hold_final(connection: &Connection, seq: u64) -> Result<(), LedgerErr
     Ok(())
 }
 
-/// What was captured and released for good, and by which transaction.
+/// What was captured and released for good, and by which transaction, if it took one.
 ///
 /// # Errors
 /// Those of the store.
@@ -387,12 +382,12 @@ pub fn set_settled(
     connection: &Connection,
     seq: u64,
     (captured, released): (Amount, Amount),
-    tx: B256,
+    tx: Option<B256>,
 ) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE card SET captured = ?, released = ?, settle_tx = ? WHERE seq = ?")?.execute((
         captured.units(),
         released.units(),
-        tx.0,
+        tx.map(|tx| tx.0),
         seq,
     ))?;
     Ok(())
@@ -407,17 +402,17 @@ pub fn set_to_capture(connection: &Connection, seq: u64, amount: Amount) -> Resu
     Ok(())
 }
 
-/// The cards whose hold waits for a transaction.
+/// The cards whose hold waits for a transaction: the first one, or another where a reorg has made it
+/// wait again. Where nothing is to be captured of it any more, none is made.
 ///
 /// # Errors
 /// Those of the store.
 pub fn to_hold(connection: &Connection, time: Seconds) -> Result<Vec<Record>, LedgerError> {
-    select(
-        connection,
-        "state = 'requested' AND held_hash IS NULL AND deadline > ? AND NOT EXISTS (SELECT 1 FROM tx
-            WHERE kind = 'hold' AND tx.card = card.seq AND tx.state <> 'final') ORDER BY seq",
-        [time],
-    )
+    let condition = format!(
+        "{UNHELD} AND deadline > ? AND coalesce(to_capture, amount) > 0 AND NOT EXISTS (SELECT 1 FROM tx
+            WHERE kind = 'hold' AND tx.card = card.seq AND tx.state <> 'final') ORDER BY seq"
+    );
+    select(connection, &condition, [time])
 }
 
 /// The cards whose hold is to be captured or released, and waits for a transaction.
@@ -442,12 +437,12 @@ pub fn holding(connection: &Connection, mandate: MandateId) -> Result<Vec<Record
     select(connection, "mandate = ? AND hold_final AND captured + released < amount ORDER BY seq", [mandate.0.0])
 }
 
-/// The cards of a mandate whose hold is not in the chain and that are not final: it can still fail.
+/// The cards of a mandate whose hold is not in the chain, in whatever state: it may never be placed.
 ///
 /// # Errors
 /// Those of the store.
 pub fn unheld(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>, LedgerError> {
-    select(connection, "mandate = ? AND state = 'requested' AND held_hash IS NULL", [mandate.0.0])
+    select(connection, &format!("mandate = ? AND {UNHELD}"), [mandate.0.0])
 }
 
 /// The cards whose hold is not in the chain and whose deadline is at `time` or before.
@@ -455,7 +450,7 @@ pub fn unheld(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>
 /// # Errors
 /// Those of the store.
 pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<Record>, LedgerError> {
-    select(connection, "deadline <= ? AND state = 'requested' AND held_hash IS NULL", [time])
+    select(connection, &format!("deadline <= ? AND {UNHELD}"), [time])
 }
 
 /// What the issuer made of it.

@@ -180,6 +180,7 @@ fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
             ("captures", "treasury") => treasury.0 += amount,
             ("treasury", "captures") => treasury.0 -= amount,
             ("host", "shortfall") => treasury.1 += amount,
+            ("shortfall", "host") => treasury.1 -= amount,
             _ => {
                 *journal.entry((mandate, debit)).or_default() -= amount;
                 *journal.entry((mandate, credit)).or_default() += amount;
@@ -291,7 +292,8 @@ fn cards(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> 
         let expected = match (state.as_str(), hold_final) {
             (_, true) => (0, amount - captured - released, captured),
             ("failed", false) => (0, 0, 0),
-            (_, false) => (amount, 0, 0),
+            // What a hold that can never be placed gave back is released too.
+            (_, false) => (amount - released, 0, 0),
         };
         check.must(entered == expected, || {
             format!(

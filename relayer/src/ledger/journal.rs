@@ -216,6 +216,28 @@ pub fn fall_short(
     append(connection, Some(mandate), "shortfall", ("host", "shortfall"), amount.units(), about, now)
 }
 
+/// What could not be captured is taken back, to be booked anew.
+///
+/// # Errors
+/// Those of the store.
+pub(super) fn make_good(
+    connection: &Connection,
+    mandate: u64,
+    amount: Amount,
+    about: About,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let host = host(connection)?;
+    // What was beyond measure was never booked.
+    let amount = amount.min(host.shortfall);
+    if amount.is_zero() {
+        return Ok(());
+    }
+    let shortfall = host.shortfall.checked_sub(amount).unwrap_or_default();
+    set_host(connection, Host { shortfall, ..host })?;
+    append(connection, Some(mandate), "forget", ("shortfall", "host"), amount.units(), about, now)
+}
+
 /// A final transaction cost so many wei; each of its payments (mandate, payment) bears its share.
 /// Without payments it is about its own mandate or card.
 ///

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     LedgerError, audit,
     books::{Booking, Books},
+    cards::UNHELD,
     journal::{self, About},
     requests,
 };
@@ -378,7 +379,7 @@ pub fn expired_with_live_payments(connection: &Connection, time: Seconds) -> Res
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM mandate WHERE ended_hash IS NULL AND expiry <= ?
              AND (id IN (SELECT mandate FROM payment WHERE state NOT IN ('settled', 'failed'))
-                OR id IN (SELECT mandate FROM card WHERE state = 'requested'))"
+                OR id IN (SELECT mandate FROM card WHERE {UNHELD}))"
         ))?
         .query_and_then([time], record)?
         .collect()

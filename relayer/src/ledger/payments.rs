@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{
     LedgerError, audit,
     books::{self, Booking, Step},
+    cards::UNHELD,
     journal::{self, About},
     mandates,
 };
@@ -317,7 +318,7 @@ fn lowest(
             "SELECT min(nonce) FROM (
                 SELECT min(nonce) AS nonce FROM payment WHERE mandate = ?1 AND state = 'submitted' AND {LIVE}
                 UNION ALL SELECT min(nonce) FROM payment WHERE mandate = ?1 AND {waiting}
-                UNION ALL SELECT min(nonce) FROM card WHERE mandate = ?1 AND state = 'requested' AND held_hash IS NULL
+                UNION ALL SELECT min(nonce) FROM card WHERE mandate = ?1 AND {UNHELD}
                     AND deadline > ?2)"
         ))?
         .query_row((mandate.0.0, time), |row| row.get(0))?)

@@ -19,6 +19,8 @@ struct Accepted {
     paid: Amount,
     held: Amount,
     back: Amount,
+    /// What was to be captured, and was not when the card closed.
+    short: Amount,
 }
 
 /// Takes it all back; each booking that this reverses stays in the journal, and so does its reversal.
@@ -39,10 +41,11 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
     for id in &ids {
         book(*id, Booking::Forget, About::default())?;
     }
-    for Accepted { mandate, about, paid, held, back } in accepted(connection)? {
+    for Accepted { mandate, about, paid, held, back, short } in accepted(connection)? {
         let seq = book(mandate, Booking::Reopen { paid, held, back }, about)?;
         if about.card.is_some() {
             journal::give_back(connection, seq, paid, about, now)?;
+            journal::make_good(connection, seq, short, about, now)?;
         }
     }
     for id in ids {
@@ -69,8 +72,10 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
 /// What was accepted and not given up: it is reserved again.
 fn accepted(connection: &Connection) -> Result<Vec<Accepted>, LedgerError> {
     let mut statement = connection.prepare(
-        "SELECT mandate, seq, NULL, amount, 0, 0 FROM payment WHERE state = 'settled'
-         UNION ALL SELECT mandate, NULL, seq, captured, amount - captured - released, released FROM card WHERE hold_final",
+        "SELECT mandate, seq, NULL, amount, 0, 0, 0 FROM payment WHERE state = 'settled'
+         UNION ALL SELECT mandate, NULL, seq, captured, amount - captured - released, released,
+            CASE state WHEN 'closed' THEN max(to_capture - captured, 0) ELSE 0 END
+            FROM card WHERE hold_final OR released > 0",
     )?;
     let amount = |row: &Row<'_>, index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
     statement
@@ -81,6 +86,7 @@ fn accepted(connection: &Connection) -> Result<Vec<Accepted>, LedgerError> {
                 paid: amount(row, 3)?,
                 held: amount(row, 4)?,
                 back: amount(row, 5)?,
+                short: amount(row, 6)?,
             })
         })?
         .collect()

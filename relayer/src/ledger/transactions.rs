@@ -292,7 +292,7 @@ pub fn is_pointless(connection: &Connection, tx: &Record) -> Result<bool, Ledger
             ask("SELECT cap + restored <= held + paid + returned FROM mandate WHERE id = ?", &mandate.0.0)
         }
         Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => {
-            ask("SELECT state IN ('closed', 'failed') FROM card WHERE seq = ?", &card)
+            ask("SELECT state IN ('closed', 'failed') OR captured + released = amount FROM card WHERE seq = ?", &card)
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The bookkeeper against made-up chains.
 
 mod proof;
+mod unheld;
 
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_sol_types::SolEvent;
 use proptest::{collection::vec, prelude::*};
 use stipend_bindings::{abi::MandateEscrow, terms_on_chain};
-use stipend_core::{PaymentId, api::NewPayment, policy::Decision};
+use stipend_core::{PaymentId, api::NewPayment, card::CardState, policy::Decision};
 
 use super::*;
 use crate::ledger::{

@@ -1,0 +1,154 @@
+//! Cards whose hold a reorg takes away, and the other branch does not make again.
+
+use super::*;
+use crate::ledger::{journal, rebuild};
+
+/// The states of a card that there is, or may be.
+const ISSUED: [&[CardState]; 4] = [
+    &[CardState::Held],
+    &[CardState::Held, CardState::Active],
+    &[CardState::Held, CardState::Active, CardState::Used],
+    &[CardState::Held, CardState::Active, CardState::Used, CardState::Closing],
+];
+
+/// A card over 250 units that has gone so far when its hold is unmined.
+fn unmined(scene: &mut Scene, deadline: Seconds, states: &[CardState]) -> stipend_core::CardId {
+    let id = admit_card(scene, 0, 250, deadline);
+    scene.mine(vec![held(0, 250)]);
+    walk(scene, id, states);
+    scene.unmine();
+    id
+}
+
+fn shortfall(scene: &Scene) -> u64 {
+    journal::host(&scene.ledger).unwrap().shortfall.units()
+}
+
+/// It is certain what the issuer took.
+fn conclude(scene: &Scene, id: stipend_core::CardId, cleared: u64) {
+    cards::set_to_capture(&scene.ledger, card(scene, id).seq, usdc(cleared)).unwrap();
+    cards::wind_up(&scene.ledger, card(scene, id), (None, None), 0).unwrap();
+}
+
+#[test]
+fn a_hold_that_can_never_be_made_again_gives_its_money_back_whatever_became_of_the_card() {
+    let used = |nonce| vec![spent(nonce, 5, B256::ZERO)];
+    for states in ISSUED {
+        for (deadline, logs, reason, purse_after) in [
+            (DEADLINE, revoked(), Code::Ended, [1_000, 0, 0, 0]),
+            (5, Vec::new(), Code::DeadlinePassed, [1_000, 0, 0, 0]),
+            (DEADLINE, used(0), Code::NonceUsed, [995, 0, 0, 5]),
+            (DEADLINE, used(1_000), Code::NonceRetired, [995, 0, 0, 5]),
+        ] {
+            let mut scene = Scene::new(GUARDIAN);
+            let id = unmined(&mut scene, deadline, states);
+            scene.mine(logs);
+            scene.mine(Vec::new());
+            scene.mine(Vec::new());
+            assert_eq!(purse(&scene), [750, 250, 0, 0], "{reason:?}: not before that is final");
+            assert_eq!(Some(&card(&scene, id).state), states.last());
+            scene.finalize();
+            assert_eq!(purse(&scene), purse_after, "{reason:?} {states:?}");
+            let lost = card(&scene, id);
+            assert_eq!((lost.state, lost.released, lost.held), (CardState::Closing, usdc(250), None));
+            if states.last() != Some(&CardState::Closing) {
+                assert_eq!(lost.reason, Some(reason));
+            }
+            assert!(cards::to_hold(&scene.ledger, 0).unwrap().is_empty());
+            assert!(cards::to_settle(&scene.ledger).unwrap().is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_the_issuer_takes_without_a_hold_is_the_host_s_whichever_is_known_first() {
+    for concluded_first in [true, false] {
+        let mut scene = Scene::new(GUARDIAN);
+        let id = unmined(&mut scene, DEADLINE, ISSUED[3]);
+        if concluded_first {
+            conclude(&scene, id, 184);
+        }
+        scene.mine([revoked(), vec![returned(1_000)]].concat());
+        assert_eq!((shortfall(&scene), card(&scene, id).state), (0, CardState::Closing));
+        scene.finalize();
+        if !concluded_first {
+            assert_eq!((shortfall(&scene), card(&scene, id).state), (0, CardState::Closing));
+            conclude(&scene, id, 184);
+        }
+        assert_eq!((shortfall(&scene), card(&scene, id).state), (184, CardState::Closed));
+        assert_eq!(scene.money(), [0, 0, 0, 1_000]);
+
+        // Once, however often it is booked; and what another chain captures is none.
+        for (logs, shortfall_after, money) in [
+            ([revoked(), vec![returned(1_000)]].concat(), 184, [0, 0, 0, 1_000]),
+            (vec![held(0, 250), captured(0, 184), released(0, 66)], 0, [816, 0, 184, 0]),
+        ] {
+            rebuild::forget_chain(&scene.ledger, 0).unwrap();
+            let genesis = Block { number: 0, hash: B256::repeat_byte(0xfe), parent: B256::ZERO, time: 0 };
+            blocks::restart_at(&scene.ledger, genesis).unwrap();
+            assert_eq!(check::examine(&scene.ledger).differences(), 0);
+            assert_eq!((shortfall(&scene), scene.money()), (0, [750, 250, 0, 0]));
+            let terms = scene.mandate().terms;
+            scene.mine(opened(0x11, &terms));
+            scene.mine(logs);
+            scene.finalize();
+            assert_eq!((shortfall(&scene), scene.money()), (shortfall_after, money));
+            assert_eq!(card(&scene, id).state, CardState::Closed);
+        }
+    }
+}
+
+#[test]
+fn a_hold_that_was_unmined_is_made_again_while_it_can_be_and_is_of_use() {
+    for states in ISSUED {
+        let mut scene = Scene::new(GUARDIAN);
+        let id = unmined(&mut scene, DEADLINE, states);
+        let waits = |scene: &Scene| cards::to_hold(&scene.ledger, 100).unwrap().len() == 1;
+        assert!(waits(&scene), "{states:?}");
+        // What would retire its nonce waits for it.
+        assert_eq!(payments::lowest_needed(&scene.ledger, MANDATE, 100).unwrap(), Some(0));
+        let seq = card(&scene, id).seq;
+        cards::set_to_capture(&scene.ledger, seq, usdc(184)).unwrap();
+        assert!(waits(&scene), "{states:?}");
+        cards::set_to_capture(&scene.ledger, seq, Amount::ZERO).unwrap();
+        assert!(!waits(&scene), "{states:?}: to be released at once");
+    }
+}
+
+#[test]
+fn a_hold_that_others_took_as_given_up_freezes_its_mandate() {
+    let mut scene = Scene::new(GUARDIAN);
+    let id = unmined(&mut scene, 5, ISSUED[1]);
+    for _ in 0..3 {
+        scene.mine(Vec::new());
+    }
+    scene.finalize();
+    assert_eq!(card(&scene, id).released, usdc(250));
+    scene.mine(vec![held(0, 250)]);
+    assert!(scene.mandate().frozen.is_some() && card(&scene, id).held.is_none());
+    scene.finalize();
+    assert_eq!(purse(&scene), [750, 0, 250, 0]);
+}
+
+#[test]
+fn a_transaction_for_a_hold_that_was_given_up_is_pointless() {
+    let mut scene = Scene::new(GUARDIAN);
+    let id = unmined(&mut scene, DEADLINE, ISSUED[2]);
+    let raw = Bytes::from_static(&[0xcb]);
+    let attempt = Attempt { hash: keccak256(&raw), raw, max_fee: 1, priority_fee: 1, sent_at: 3, cancels: false };
+    let new = New {
+        submitter: SUBMITTER,
+        nonce: 0,
+        kind: Kind::Hold(card(&scene, id).seq),
+        calldata: Bytes::new(),
+        gas_limit: 1,
+        attempt,
+    };
+    transactions::insert(&scene.ledger, &new).unwrap();
+    let [tx] = &transactions::pending(&scene.ledger).unwrap()[..] else { panic!("one transaction waits") };
+    assert!(cards::to_hold(&scene.ledger, 0).unwrap().is_empty(), "one transaction at a time");
+    scene.mine(revoked());
+    assert!(!transactions::is_pointless(&scene.ledger, tx).unwrap());
+    scene.finalize();
+    assert!(transactions::is_pointless(&scene.ledger, tx).unwrap());
+}

@@ -1,0 +1,78 @@
+//! How a card ends: with a hold that is empty, or that never can be.
+
+use alloy_primitives::B256;
+use rusqlite::Connection;
+use serde_json::json;
+use stipend_core::{Amount, Code, Seconds, card::CardState};
+
+use super::{Record, mandate_of, note, set_settled, step};
+use crate::ledger::{
+    LedgerError,
+    books::Booking,
+    journal::{self, About},
+};
+
+/// A card whose hold can never be placed: its reservation returns. One that nobody was given has
+/// failed; of any other, what is left to do is what is left to do of one whose hold is empty.
+///
+/// # Errors
+/// [`LedgerError::Inconsistent`], and those of the store.
+pub fn give_up_hold(connection: &Connection, card: Record, reason: Code, now: Seconds) -> Result<(), LedgerError> {
+    let mandate = mandate_of(connection, &card)?;
+    journal::book(connection, &mandate, Booking::Unreserve(card.amount), About::card(card.seq), now)?;
+    if card.state == CardState::Requested {
+        return step(connection, &card, CardState::Failed, Some(reason), None, now);
+    }
+    let released = card.amount;
+    set_settled(connection, card.seq, (Amount::ZERO, released), None)?;
+    note(connection, &card, "card.hold_lost", None, json!({ "released": released, "reason": reason }), now)?;
+    wind_up(connection, Record { released, ..card }, (Some(reason), None), now)
+}
+
+/// Ends a card whose hold is empty. It is closed when the issuer has said so too, which the keeper
+/// asks for: whoever emptied the hold told nobody.
+///
+/// # Errors
+/// [`LedgerError::Inconsistent`], and those of the store.
+pub fn wind_up(
+    connection: &Connection,
+    mut card: Record,
+    (reason, tx_hash): (Option<Code>, Option<B256>),
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    if !card.left().is_zero() || card.state.is_final() {
+        return Ok(());
+    }
+    // Far behind, a hold can be placed and emptied before the keeper has looked at it.
+    if card.state == CardState::Requested {
+        step(connection, &card, CardState::Held, None, tx_hash, now)?;
+        card.state = CardState::Held;
+    }
+    if card.state != CardState::Closing {
+        step(connection, &card, CardState::Closing, reason, tx_hash, now)?;
+        (card.state, card.reason) = (CardState::Closing, reason.or(card.reason));
+    }
+    let Some(to_capture) = card.to_capture else { return Ok(()) };
+    // It was to be captured, and never can be.
+    fall_short(connection, &card, (to_capture, card.captured), now)?;
+    step(connection, &card, CardState::Closed, None, tx_hash, now)
+}
+
+/// The issuer has taken so much for a card, of which so much is captured: the rest is the host's.
+///
+/// # Errors
+/// Those of the store.
+pub fn fall_short(
+    connection: &Connection,
+    card: &Record,
+    (cleared, captured): (Amount, Amount),
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let Some(shortfall) = cleared.checked_sub(captured).filter(|shortfall| !shortfall.is_zero()) else {
+        return Ok(());
+    };
+    let data = json!({ "cleared": cleared, "captured": captured, "shortfall": shortfall });
+    note(connection, card, "card.shortfall", None, data, now)?;
+    let mandate = mandate_of(connection, card)?.seq;
+    journal::fall_short(connection, mandate, shortfall, About::card(card.seq), now)
+}
