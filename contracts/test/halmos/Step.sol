@@ -4,12 +4,8 @@ pragma solidity ^0.8.30;
 import {Test} from "forge-std/Test.sol";
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
 import {HoldState, Mandate, Status, Terms} from "../../src/interfaces/Types.sol";
+import {svm} from "./Svm.sol";
 import {SymbolicToken} from "./SymbolicToken.sol";
-
-interface Svm {
-    function enableSymbolicStorage(address account) external;
-    function createBytes(uint256 length, string calldata name) external returns (bytes memory);
-}
 
 /// @notice One call in an arbitrary state. A proof takes any state in which the invariants hold, calls a verb with any
 /// arguments, from anyone, at any time, with any signature, with a token that may refuse, and shows that they still hold:
@@ -19,11 +15,10 @@ interface Svm {
 /// - I4: a mandate's `held` changes by exactly what its one touched hold does, no other hold changes, and no used nonce's
 ///   hold grows. So an ended hold stays ended, as its nonce stays used.
 ///
-/// No other mandate changes, so what holds for each call holds for any sequence of calls. Signatures are as good as the
-/// solver likes, since it knows nothing about ecrecover.
+/// No other mandate changes, so what holds for each call holds for any sequence of calls. What is said of signatures, of
+/// payees' proofs and of the window is arbitrary: `scripts/halmos` puts the libraries in `libraries` in the place of
+/// the escrow's.
 abstract contract Step is Test {
-    Svm internal constant svm = Svm(address(uint160(uint256(keccak256("svm cheat code")))));
-
     /// @dev What is arbitrary about every call. `nonce` is the one that is watched, or that the verb names; `other` are
     /// another nonce and another mandate.
     struct Any {
@@ -131,7 +126,7 @@ abstract contract Step is Test {
         return uint256(mandate.remaining) + mandate.held;
     }
 
-    function _state(Any calldata any, bytes32 id) private view returns (State memory) {
+    function _state(Any calldata any, bytes32 id) internal view returns (State memory) {
         return State(
             escrow.mandateOf(id),
             escrow.holdOf(id, any.nonce),

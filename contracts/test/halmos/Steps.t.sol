@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {Group, Hold, Payment} from "../../src/interfaces/Types.sol";
+import {Group, Hold, Payment, Terms} from "../../src/interfaces/Types.sol";
 import {Step} from "./Step.sol";
+import {svm} from "./Svm.sol";
 
 /// @notice I2, I3 and I4 over every verb. A call that reverts changes nothing and is not looked at; that every verb succeeds
 /// sometimes, Halmos sees to: a proof all of whose paths revert fails.
@@ -51,32 +52,79 @@ contract StepsProof is Step {
 
     function check_settle_twoNonces(Any calldata any, Payment calldata a, Payment calldata b) external {
         vm.assume(a.nonce == any.nonce && b.nonce == any.otherNonce);
+        _plain(any.terms);
         State memory before = _begin(any);
-        _settle(any, a, b);
-        State memory state = _end(any, before, false);
-        uint256 most = 0;
-        if (!_used(before.mandate, a.nonce)) most += a.amount;
-        if (!_used(before.mandate, b.nonce)) most += b.amount;
-        assertLe(token.out(), most, "I3: unused before");
-        assertTrue(_implies(token.out() > b.amount, _used(state.mandate, a.nonce)), "I3: used afterwards");
-        assertTrue(_implies(token.out() > a.amount, _used(state.mandate, b.nonce)), "I3: used afterwards");
+        escrow.settle(_oneGroup(any.terms, a, b), new bytes32[][](0), new bytes[](0));
+        _endUsingTwo(any, before, a, b);
     }
 
     function check_settle_oneNonce(Any calldata any, Payment calldata a, Payment calldata b) external {
         vm.assume(a.nonce == any.nonce && b.nonce == any.nonce);
+        _plain(any.terms);
         State memory before = _begin(any);
-        _settle(any, a, b);
+        escrow.settle(_oneGroup(any.terms, a, b), new bytes32[][](0), new bytes[](0));
         State memory state = _end(any, before, false);
         assertLe(token.out(), a.amount > b.amount ? a.amount : b.amount, "I3: one of them");
         assertTrue(_implies(token.out() != 0, !_used(before.mandate, any.nonce)), "I3: unused before");
         assertTrue(_implies(token.out() != 0, _used(state.mandate, any.nonce)), "I3: used afterwards");
     }
 
-    function _settle(Any calldata any, Payment calldata a, Payment calldata b) private {
-        Group[] memory groups = new Group[](1);
-        groups[0] = Group(any.terms, new Payment[](2));
-        (groups[0].payments[0], groups[0].payments[1]) = (a, b);
+    function check_settle_twoGroupsOfOneMandate(Any calldata any, Payment calldata a, Payment calldata b) external {
+        vm.assume(a.nonce == any.nonce && b.nonce == any.otherNonce);
+        _plain(any.terms);
+        Group[] memory groups = _twoGroups(any.terms, a, any.terms, b);
+        State memory before = _begin(any);
+        escrow.settle(groups, new bytes32[][](2), new bytes[](2));
+        _endUsingTwo(any, before, a, b);
+    }
+
+    function check_settle_twoMandates(Any calldata any, Terms calldata other, Payment calldata a, Payment calldata b)
+        external
+    {
+        vm.assume(a.nonce == any.nonce && escrow.idOf(other) == any.otherMandate);
+        _plain(any.terms);
+        _plain(other);
+        Group[] memory groups = _twoGroups(any.terms, a, other, b);
+        State memory before = _begin(any);
         escrow.settle(groups, new bytes32[][](0), new bytes[](0));
+
+        State memory state = _state(any, escrow.idOf(any.terms));
+        assertLe(_has(state.mandate), _has(before.mandate), "I2");
+        assertLe(_has(state.otherMandate), _has(before.otherMandate), "I2");
+        uint256 paid = _has(before.mandate) - _has(state.mandate);
+        uint256 otherPaid = _has(before.otherMandate) - _has(state.otherMandate);
+        assertEq(paid + otherPaid, token.out(), "I2");
+        assertTrue(paid == 0 || paid == a.amount, "I2: its row");
+        assertTrue(otherPaid == 0 || otherPaid == b.amount, "I2: its row");
+        assertTrue(_implies(paid != 0, !_used(before.mandate, a.nonce)), "I3: unused before");
+        assertTrue(_implies(paid != 0, _used(state.mandate, a.nonce)), "I3: used afterwards");
+        assertTrue(_implies(otherPaid != 0, !_used(before.otherMandate, b.nonce)), "I3: unused before");
+        assertTrue(_implies(otherPaid != 0, _used(state.otherMandate, b.nonce)), "I3: used afterwards");
+    }
+
+    /// @dev Rules that only refuse, as the proofs of `spend` show, would multiply the paths of two rows: none of them here.
+    function _plain(Terms calldata terms) private pure {
+        vm.assume(terms.guardian == address(0) && terms.payees == 0 && terms.window == 0 && terms.perPayment == 0);
+    }
+
+    function _oneGroup(Terms calldata terms, Payment calldata a, Payment calldata b)
+        private
+        pure
+        returns (Group[] memory groups)
+    {
+        groups = new Group[](1);
+        groups[0] = Group(terms, new Payment[](2));
+        (groups[0].payments[0], groups[0].payments[1]) = (a, b);
+    }
+
+    function _twoGroups(Terms calldata terms, Payment calldata a, Terms calldata others, Payment calldata b)
+        private
+        pure
+        returns (Group[] memory groups)
+    {
+        groups = new Group[](2);
+        (groups[0], groups[1]) = (Group(terms, new Payment[](1)), Group(others, new Payment[](1)));
+        (groups[0].payments[0], groups[1].payments[0]) = (a, b);
     }
 
     // ---------------------------------------------------------------- hold
@@ -85,6 +133,16 @@ contract StepsProof is Step {
         vm.assume(hold.payment.nonce == any.nonce);
         State memory before = _begin(any);
         escrow.hold(any.terms, hold);
+        _endUsing(any, before, true);
+    }
+
+    function check_hold_withProofAndSignature(Any calldata any, Hold calldata hold, bytes32 a, bytes32 b) external {
+        vm.assume(hold.payment.nonce == any.nonce);
+        bytes32[] memory proof = new bytes32[](2);
+        (proof[0], proof[1]) = (a, b);
+        bytes memory signature = svm.createBytes(65, "signature");
+        State memory before = _begin(any);
+        escrow.hold(any.terms, hold, proof, signature);
         _endUsing(any, before, true);
     }
 
@@ -152,5 +210,16 @@ contract StepsProof is Step {
         State memory state = _end(any, before, holds);
         assertFalse(_used(before.mandate, any.nonce), "I3: unused before");
         assertTrue(_used(state.mandate, any.nonce), "I3: used afterwards");
+    }
+
+    /// @dev After what uses the nonces of `a` and `b` at most, each only if it was unused.
+    function _endUsingTwo(Any calldata any, State memory before, Payment calldata a, Payment calldata b) private view {
+        State memory state = _end(any, before, false);
+        uint256 most = 0;
+        if (!_used(before.mandate, a.nonce)) most += a.amount;
+        if (!_used(before.mandate, b.nonce)) most += b.amount;
+        assertLe(token.out(), most, "I3: unused before");
+        assertTrue(_implies(token.out() > b.amount, _used(state.mandate, a.nonce)), "I3: used afterwards");
+        assertTrue(_implies(token.out() > a.amount, _used(state.mandate, b.nonce)), "I3: used afterwards");
     }
 }
