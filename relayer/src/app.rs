@@ -1,7 +1,7 @@
 //! The composition root: checks the house, catches up with the chain, starts everything, and stops
 //! it in order.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, pin::pin, time::Duration};
 
 use alloy::{eips::BlockId, signers::local::PrivateKeySigner};
 use alloy_primitives::Address;
@@ -9,7 +9,7 @@ use alloy_sol_types::SolCall;
 use stipend_bindings::{abi::MandateEscrow, is_mandate_escrow};
 use stipend_core::policy::Limits;
 use tokio::{net::TcpListener, sync::watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use crate::chain::follow::Finality;
@@ -31,6 +31,7 @@ use crate::{
     ledger::{House, Ledger, LedgerError},
     service::{Cards, Parts, Service},
     vet,
+    workers::{Ended, Workers},
 };
 
 /// Everything that is set from outside.
@@ -120,6 +121,9 @@ pub enum AppError {
     /// A commit failed while running.
     #[error("the ledger stopped, since a commit failed: free the disk or mend it, then start again")]
     LedgerStopped,
+    /// A worker ended while running.
+    #[error(transparent)]
+    Worker(#[from] Ended),
     /// Only in builds for tests.
     #[error("{0}")]
     Failpoint(String),
@@ -132,7 +136,8 @@ const LOOK_EVERY: u32 = 10;
 ///
 /// # Errors
 /// [`AppError`]: it does not start on a wrong chain, without contract code, with a submitter that
-/// may not submit, or with a ledger that is not this house's; and it stops when the ledger fails.
+/// may not submit, or with a ledger that is not this house's; and it stops when the ledger fails, or
+/// a worker ends by itself.
 pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
     failpoint::arm().map_err(AppError::Failpoint)?;
     let health = Health::default();
@@ -227,28 +232,38 @@ impl Prepared {
             gas_budget,
             confirmations: sender.confirmations,
             heads: head.clone(),
-            alarms: health,
+            alarms: health.clone(),
             cards,
         });
-        let tasks = TaskTracker::new();
-        let chain_stop = CancellationToken::new();
-        tasks.spawn(rpc.clone().watch(follower.poll.saturating_mul(LOOK_EVERY), chain_stop.clone()));
-        tasks.spawn(rpc.listen(chain_stop.clone()));
-        tasks.spawn(follower.run(heads, chain_stop.clone()));
+        let mut workers = Workers::default();
+        let told = workers.told_to_stop();
+        let every = follower.poll.saturating_mul(LOOK_EVERY);
+        workers.spawn("watch over the nodes", rpc.clone().watch(every, told.clone()));
+        workers.spawn("listener to the nodes", rpc.listen(told.clone()));
+        // One end of the heads stays here: a follower that ends does not take the others with it, and
+        // is the one that is named.
+        workers.spawn("follower", follower.run(heads.clone(), told.clone()));
         if let Some(keeper) = keeper {
-            tasks.spawn(keeper.run(head.clone(), chain_stop.clone()));
+            workers.spawn("keeper of cards", keeper.run(head.clone(), told.clone()));
         }
-        tasks.spawn(sender.run(head, chain_stop.clone()));
-        tasks.close();
+        workers.spawn("sender", sender.run(head, told));
 
         // The API first, so that nothing is accepted that nobody would send; then the rest.
+        let mut serving = pin!(api::serve(listener, service, api, stop.clone()));
         let outcome = tokio::select! {
-            served = api::serve(listener, service, api, stop.clone()) => served.map_err(AppError::from),
+            biased;
+            // Before the workers, which end with it.
             () = ledger.writer().stopped() => Err(AppError::LedgerStopped),
+            ended = workers.ended() => {
+                health.halt("worker", ended.to_string());
+                stop.cancel();
+                // Who is being answered learns it.
+                serving.as_mut().await.map_err(AppError::from).and(Err(ended.into()))
+            }
+            served = serving.as_mut() => served.map_err(AppError::from),
         };
         stop.cancel();
-        chain_stop.cancel();
-        tasks.wait().await;
+        workers.stop().await;
         outcome
     }
 }

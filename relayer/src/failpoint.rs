@@ -1,8 +1,9 @@
 //! Places between two effects at which a test can have the process die.
 //!
 //! `STIPEND_FAILPOINT=<name>` ends the process when it comes there, `<name>:3` when it comes there for
-//! the third time: at once, with no destructor run and nothing flushed, as a power cut would. A build
-//! without debug assertions knows nothing of it.
+//! the third time: at once, with no destructor run and nothing flushed, as a power cut would.
+//! `<name>:3:panic` has whoever comes there panic instead, as a defect would. A build without debug
+//! assertions knows nothing of it.
 
 /// The variable that arms one of them.
 pub const VARIABLE: &str = "STIPEND_FAILPOINT";
@@ -131,8 +132,15 @@ mod armed {
 
     use super::{Point, VARIABLE};
 
-    /// The point, and how many passings are left.
-    static ARMED: OnceLock<(Point, AtomicU32)> = OnceLock::new();
+    /// The point, how many passings are left, and what happens then.
+    static ARMED: OnceLock<(Point, AtomicU32, End)> = OnceLock::new();
+
+    /// What ends.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum End {
+        Process,
+        Task,
+    }
 
     /// Reads the variable.
     ///
@@ -140,29 +148,37 @@ mod armed {
     /// What is wrong with it: a name that there is not, with those that there are.
     pub fn arm() -> Result<(), String> {
         let Ok(text) = env::var(VARIABLE) else { return Ok(()) };
-        let (point, passing) = parse(&text)?;
-        ARMED.get_or_init(|| (point, AtomicU32::new(passing)));
+        let (point, passing, end) = parse(&text)?;
+        ARMED.get_or_init(|| (point, AtomicU32::new(passing), end));
         Ok(())
     }
 
-    pub(super) fn parse(text: &str) -> Result<(Point, u32), String> {
+    pub(super) fn parse(text: &str) -> Result<(Point, u32, End), String> {
+        let (text, end) = match text.strip_suffix(":panic") {
+            Some(text) => (text, End::Task),
+            None => (text, End::Process),
+        };
         let (name, passing) = text.split_once(':').unwrap_or((text, "1"));
         let known = || Point::ALL.iter().map(|point| point.name()).collect::<Vec<_>>().join(" ");
         let point = Point::ALL.iter().copied().find(|point| point.name() == name);
         let point = point.ok_or_else(|| format!("{VARIABLE}: there is no `{name}`; there are: {}", known()))?;
         match passing.parse() {
-            Ok(passing) if passing > 0 => Ok((point, passing)),
+            Ok(passing) if passing > 0 => Ok((point, passing, end)),
             _ => Err(format!("{VARIABLE}: `{passing}` is no passing; the first one is 1")),
         }
     }
 
     /// The process has come to this point.
+    #[expect(clippy::panic, reason = "it is what was asked for, in a build for tests")]
     pub fn pass(point: Point) {
-        if let Some((armed, left)) = ARMED.get()
+        if let Some((armed, left, end)) = ARMED.get()
             && *armed == point
             && left.fetch_sub(1, Ordering::Relaxed) == 1
         {
-            process::abort();
+            match end {
+                End::Process => process::abort(),
+                End::Task => panic!("at the failpoint {}", point.name()),
+            }
         }
     }
 }
@@ -192,12 +208,16 @@ pub fn pass_if(condition: bool, point: Point) {
 
 #[cfg(all(test, debug_assertions))]
 mod tests {
-    use super::{Point, armed::parse};
+    use super::{
+        Point,
+        armed::{End, parse},
+    };
 
     #[test]
     fn a_name_says_where_and_a_number_which_time() {
-        assert_eq!(parse("settle.stored"), Ok((Point::SettleStored, 1)));
-        assert_eq!(parse("settle.stored:3"), Ok((Point::SettleStored, 3)));
+        assert_eq!(parse("settle.stored"), Ok((Point::SettleStored, 1, End::Process)));
+        assert_eq!(parse("settle.stored:3"), Ok((Point::SettleStored, 3, End::Process)));
+        assert_eq!(parse("settle.stored:3:panic"), Ok((Point::SettleStored, 3, End::Task)));
         for wrong in ["", "settle", "settle.stored:0", "settle.stored:", "settle.stored:x", "Settle.stored"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -14,3 +14,4 @@ pub mod ledger;
 pub mod repair;
 pub mod service;
 pub mod vet;
+pub mod workers;

@@ -99,7 +99,7 @@ impl Rpc {
     /// another node behind an address. One node alone has nobody to be compared with.
     pub async fn watch(self, every: Duration, stop: CancellationToken) {
         if self.shared.nodes.len() < 2 {
-            return;
+            return stop.cancelled().await;
         }
         loop {
             let looks = (0..self.shared.nodes.len()).map(|place| self.look_at(place));
@@ -117,6 +117,7 @@ impl Rpc {
     /// Listens to the nodes that tell of new blocks by themselves, until `stop`.
     pub async fn listen(self, stop: CancellationToken) {
         join_all(self.shared.nodes.iter().map(|node| node.listen(&self.shared.wake, &stop))).await;
+        stop.cancelled().await;
     }
 
     /// Resolves when a node tells of a new block. Which one it is, and whether it is one, is for the

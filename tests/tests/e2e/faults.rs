@@ -5,3 +5,4 @@ mod kills;
 mod lane;
 mod node;
 mod points;
+mod workers;
