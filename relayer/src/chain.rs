@@ -8,5 +8,6 @@ pub mod classify;
 pub mod fact;
 pub mod fees;
 pub mod follow;
+pub mod logs;
 pub mod rpc;
 pub mod send;

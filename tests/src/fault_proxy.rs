@@ -56,6 +56,8 @@ pub enum Fault {
     Reverts,
     /// This result, whatever was asked; null for a receipt that never comes.
     Answer(Value),
+    /// The node's result, altered.
+    Alters(fn(&mut Value)),
     /// Nothing: the call is passed on.
     Nothing,
 }
@@ -307,6 +309,13 @@ impl Shared {
                 Ok(answered(&call, "error", error))
             }
             Fault::Answer(result) => Ok(answered(&call, "result", result)),
+            Fault::Alters(alter) => {
+                let mut answer = self.pass_on(&method, &call).await?;
+                if let Some(result) = answer.get_mut("result") {
+                    alter(result);
+                }
+                Ok(json_answer(answer))
+            }
         }
     }
 

@@ -1,23 +1,24 @@
 //! Far behind: final blocks in ranges instead of one by one.
 //!
 //! The headers of a range are linked by hash to the ledger's last block, its logs are asked for in
-//! one question, and each header's bloom says where that answer may have left something out. What a
-//! node finds too large is asked for in smaller parts, and those grow again.
+//! one question, and checked block by block where there are any or may be. What a node finds too large
+//! is asked for in smaller parts, and those grow again.
 
 use std::time::Duration;
 
 use alloy_primitives::Address;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
 
 use super::{
     follow::FollowError,
+    logs::{are_none, check},
     rpc::{FullBlock, Node, RpcError},
 };
 use crate::ledger::blocks::{Block, Log};
 
-/// How many headers are asked for at the same time.
+/// How many headers, or blocks' receipts, are asked for at the same time.
 const AT_ONCE: usize = 16;
-/// How often a header is asked for, and how long to wait before the second time.
+/// How often each is asked for, and how long to wait before the second time.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How many blocks are read before they are booked: one commit does it, and others wait for it.
@@ -100,21 +101,27 @@ async fn headers(node: &Node, known: Block, end: u64) -> Result<Option<Vec<FullB
     Ok(Some(headers))
 }
 
-/// One header. A lost answer among hundreds is no reason to read the others again.
-async fn header(node: &Node, height: u64) -> Result<FullBlock, RpcError> {
+async fn header(node: &Node, height: u64) -> Result<FullBlock, FollowError> {
+    let block = patiently(|| async move { Ok(node.block(height).await?) }).await?;
+    Ok(block.ok_or_else(|| RpcError::NoSuchBlock {
+        method: "eth_getBlock",
+        message: format!("no block {height} below its head"),
+    })?)
+}
+
+/// Asks again. A lost answer among hundreds is no reason to read the others again.
+async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, FollowError>
+where
+    F: Future<Output = Result<T, FollowError>>,
+{
     let mut attempt = 1;
     loop {
-        match node.block(height).await {
-            Err(RpcError::NoAnswer { .. }) if attempt < ATTEMPTS => {
+        match ask().await {
+            Err(FollowError::Rpc(RpcError::NoAnswer { .. })) if attempt < ATTEMPTS => {
                 tokio::time::sleep(PAUSE.saturating_mul(attempt)).await;
                 attempt += 1;
             }
-            answer => {
-                return answer?.ok_or_else(|| RpcError::NoSuchBlock {
-                    method: "eth_getBlock",
-                    message: format!("no block {height} below its head"),
-                });
-            }
+            answer => return answer,
         }
     }
 }
@@ -145,36 +152,19 @@ async fn logs(node: &Node, contract: Address, headers: &[FullBlock]) -> Result<V
 
     // An answer that was cut off ends within a block: that one is asked for by itself.
     let cut_off = logs.iter().rposition(|of_block| !of_block.is_empty());
-    for (place, (header, of_block)) in headers.iter().zip(&mut logs).enumerate() {
-        if cut_off == Some(place) {
-            let whole = node.logs(contract, header.block.hash).await?;
-            if whole.len() != of_block.len() {
-                return Err(FollowError::LogsMissing { number: header.block.number, hash: header.block.hash });
-            }
+    if let Some((header, of_block)) = cut_off.and_then(|place| Some((headers.get(place)?, logs.get(place)?))) {
+        let Block { number, hash, .. } = header.block;
+        if node.logs(contract, hash).await?.len() != of_block.len() {
+            return Err(FollowError::LogsMissing { number, hash });
         }
-        check(node, contract, header, of_block).await?;
+    }
+    let in_question: Vec<_> =
+        headers.iter().zip(&logs).filter(|(header, of_block)| !are_none(contract, header, of_block)).collect();
+    for some in in_question.chunks(AT_ONCE) {
+        let checks = some.iter().map(|(header, logs)| patiently(|| check(node, contract, header, logs)));
+        try_join_all(checks).await?;
     }
     Ok(logs)
-}
-
-/// Whether these can be all logs of `contract` in a block: none at all needs a bloom or receipts
-/// that say so.
-///
-/// # Errors
-/// [`FollowError::LogsMissing`], and those of the node.
-pub async fn check(node: &Node, contract: Address, header: &FullBlock, logs: &[Log]) -> Result<(), FollowError> {
-    if !logs.is_empty() || !header.may_hold_logs_of(contract) {
-        return Ok(());
-    }
-    let Block { number, hash, .. } = header.block;
-    match node.logs_by_receipts(contract, hash).await? {
-        Some(by_receipts) if !by_receipts.is_empty() => Err(FollowError::LogsMissing { number, hash }),
-        Some(_) => Ok(()),
-        None => {
-            tracing::warn!(number, %hash, "the block may hold logs of the escrow that the node did not give, and it has no eth_getBlockReceipts to ask");
-            Ok(())
-        }
-    }
 }
 
 #[cfg(test)]

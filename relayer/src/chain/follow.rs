@@ -6,6 +6,8 @@
 //! already comes in ranges. A step reads from one node and ends in one commit, so that the ledger
 //! always holds a whole chain up to some block, wherever the process dies.
 
+mod error;
+
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
@@ -13,9 +15,12 @@ use stipend_core::api::BlockRef;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use error::FollowError;
+
 use super::{
     backfill::{self, Stride},
     book::{Bookkeeper, MinedBlock},
+    logs,
     rpc::{Chosen, FullBlock, Node, Rpc, RpcError},
 };
 use crate::{
@@ -33,7 +38,7 @@ use crate::{
 const WALK: u64 = 64;
 /// How many times as long to wait for a node that tells of new blocks by itself.
 const RARELY: u32 = 10;
-/// How many lost answers in a row do not keep the relayer from starting.
+/// How many failures in a row, of one node or several, do not keep the relayer from starting.
 const PATIENCE: u32 = 5;
 
 /// When a block counts as final.
@@ -43,49 +48,6 @@ pub enum Finality {
     Depth(u64),
     /// When the node says so.
     Tag,
-}
-
-/// Why a step of the follower failed.
-#[derive(Debug, thiserror::Error)]
-pub enum FollowError {
-    /// The node.
-    #[error(transparent)]
-    Rpc(#[from] RpcError),
-    /// The ledger.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// The chain changed while it was read.
-    #[error("the node lost block {0} while it was read")]
-    Gone(B256),
-    /// The node says one thing and another.
-    #[error("the node contradicts itself or the others about block {number} {hash}: {what}")]
-    Contradiction {
-        /// The block's height.
-        number: u64,
-        /// Its hash.
-        hash: B256,
-        /// In what.
-        what: &'static str,
-    },
-    /// The node gave fewer logs than there are.
-    #[error("the node leaves out logs of block {number} {hash}: use another node")]
-    LogsMissing {
-        /// The block's height.
-        number: u64,
-        /// Its hash.
-        hash: B256,
-    },
-    /// What was booked as final is not.
-    #[error(
-        "the chain no longer holds the final block {number} {hash}: nothing is signed until an operator has looked; \
-         if the chain is right and the node as well, `stipend ledger repair` rebuilds the ledger from it"
-    )]
-    PastFinality {
-        /// Its height.
-        number: u64,
-        /// Its hash.
-        hash: B256,
-    },
 }
 
 /// What the sender needs to know of the head.
@@ -151,7 +113,7 @@ impl Follower {
             match self.advance(&mut stride).await {
                 Ok((head, true)) => return Ok(head),
                 Ok((_, false)) => failures = 0,
-                Err(error @ FollowError::Rpc(_)) if failures < PATIENCE => {
+                Err(error) if error.may_pass() && failures < PATIENCE => {
                     failures += 1;
                     tracing::warn!(%error, "catching up, again");
                     tokio::time::sleep(self.poll).await;
@@ -232,7 +194,13 @@ impl Follower {
                 }
                 FollowError::Contradiction { number, hash, what: "another node and the ledger hold another chain" }
             }
-            Err(error @ (FollowError::Contradiction { .. } | FollowError::LogsMissing { .. })) => error,
+            // It may be the ledger's fault as well: then the last node is not given up for it.
+            Err(error @ FollowError::Unbookable { .. }) if self.rpc.others(&chosen).is_empty() => return Err(error),
+            Err(
+                error @ (FollowError::Contradiction { .. }
+                | FollowError::LogsMissing { .. }
+                | FollowError::Unbookable { .. }),
+            ) => error,
             other => return other,
         };
         self.rpc.set_aside(&chosen, error.to_string());
@@ -284,7 +252,7 @@ impl Follower {
         let mut blocks = Vec::with_capacity(path.len());
         for block in path.into_iter().rev() {
             let logs = node.logs(self.bookkeeper.house.escrow, block.block.hash).await?;
-            backfill::check(node, self.bookkeeper.house.escrow, &block, &logs).await?;
+            logs::check(node, self.bookkeeper.house.escrow, &block, &logs).await?;
             blocks.push((block, logs));
         }
         let (head, finalized) = self.book(node, (known, ancestor), blocks, (last_final.number, finalized)).await?;
@@ -326,6 +294,7 @@ impl Follower {
         (last_final, finalized): (u64, u64),
     ) -> Result<(Block, u64), FollowError> {
         let mined = self.with_receipts(node, blocks).await?;
+        let last = mined.last().map(|mined| mined.block);
         failpoint::pass(Point::FollowRead);
         let bookkeeper = self.bookkeeper;
         let booked = self.ledger.writer().write(move |ledger| {
@@ -345,7 +314,10 @@ impl Follower {
             let head = blocks::head(ledger)?.ok_or_else(|| LedgerError::inconsistent("no block is left"))?;
             Ok((head, blocks::last_final(ledger)?.map_or(0, |block| block.number)))
         });
-        let (head, finalized) = booked.await?;
+        let (head, finalized) = booked.await.map_err(|error| match last {
+            Some(last) => FollowError::of_booking(last, error),
+            None => error.into(),
+        })?;
         failpoint::pass_if(ancestor.hash != known.hash, Point::UnmineCommitted);
         failpoint::pass_if(head.hash != ancestor.hash, Point::MineCommitted);
         failpoint::pass_if(finalized > last_final, Point::FinalizeCommitted);

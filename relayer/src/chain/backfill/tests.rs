@@ -76,6 +76,21 @@ async fn logs_that_a_node_has_forgotten_are_missed() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_left_out_in_the_middle_of_a_range_is_missed() {
+    let scripted = with_logs(40, &[(3, 1), (17, 3), (30, 1)]).await;
+    scripted.script().garbles = Some(|logs| logs.truncate(2));
+    assert!(matches!(all(&scripted).await, Err(FollowError::LogsMissing { number: 17, .. })));
+}
+
+#[tokio::test]
+async fn many_blocks_with_logs_are_checked_although_answers_are_lost() {
+    let blocks: Vec<_> = (1..=400).map(|block| (block, 2)).collect();
+    let scripted = with_logs(400, &blocks).await;
+    scripted.script().lose_every = Some(50);
+    assert_eq!(all(&scripted).await.unwrap(), expected(&scripted));
+}
+
+#[tokio::test]
 async fn a_bloom_that_speaks_of_nothing_costs_one_question() {
     let scripted = with_logs(20, &[(5, 1)]).await;
     let (node, header) = (scripted.node(), scripted.node().block(5).await.unwrap().unwrap());

@@ -115,6 +115,68 @@ async fn a_node_that_leaves_out_logs_is_set_aside() {
 }
 
 #[tokio::test]
+async fn a_node_that_gives_some_logs_of_a_block_or_one_twice_is_set_aside_and_the_follower_goes_on() {
+    type Garble = fn(&mut Vec<alloy::rpc::types::Log>);
+    let garbles: [(Garble, &str); 2] =
+        [(|logs| logs.truncate(1), "leaves out logs"), (|logs| logs.push(logs[0].clone()), "comes twice")];
+    for (garble, said) in garbles {
+        let (first, second) = (Scripted::start(10).await, Scripted::start(10).await);
+        let (follower, _dir) = follower(&[&first, &second]);
+        follower.catch_up(Some(0)).await.unwrap();
+        first.script().garbles = Some(garble);
+        for node in [&first, &second] {
+            node.mine(1, 0);
+            node.set_logs(11, 3);
+        }
+        follower.reach().await.unwrap_err();
+        assert_eq!(follower.reach().await.unwrap(), 11);
+        assert!(follower.alarm().contains(said), "{}", follower.alarm());
+        let booked = follower.ledger.read(|ledger| blocks::logs(ledger, 11)).await.unwrap();
+        assert_eq!(booked.len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn what_can_t_be_booked_sets_the_node_aside_unless_it_is_the_last_one() {
+    let (first, second) = (Scripted::start(10).await, Scripted::start(10).await);
+    let (follower, _dir) = follower(&[&first, &second]);
+    follower.catch_up(Some(0)).await.unwrap();
+    // No ledger has room for such a place.
+    first.script().log_index = Some(u64::MAX);
+    for node in [&first, &second] {
+        node.mine(1, 0);
+        node.set_logs(11, 1);
+    }
+    assert!(matches!(follower.reach().await, Err(FollowError::Unbookable { number: 11, .. })));
+    assert!(follower.alarm().contains("can't be booked"), "{}", follower.alarm());
+    assert_eq!(follower.reach().await.unwrap(), 11);
+
+    second.script().log_index = Some(u64::MAX);
+    second.mine(1, 0);
+    second.set_logs(12, 1);
+    for _ in 0..3 {
+        assert!(matches!(follower.reach().await, Err(FollowError::Unbookable { number: 12, .. })));
+    }
+    second.script().log_index = None;
+    assert_eq!(follower.reach().await.unwrap(), 12);
+}
+
+#[tokio::test]
+async fn a_lie_while_it_catches_up_at_the_start_is_no_reason_to_stop() {
+    let (first, second) = (Scripted::start(100).await, Scripted::start(100).await);
+    for node in [&first, &second] {
+        node.set_logs(50, 2);
+        node.set_logs(99, 2);
+    }
+    first.script().garbles = Some(|logs| logs.truncate(1));
+    let (several, _dir) = follower(&[&first, &second]);
+    assert_eq!(several.catch_up(Some(0)).await.unwrap().block.number, 100);
+    // With nobody else to ask it gives up in the end.
+    let (alone, _dir) = follower(&[&first]);
+    assert!(matches!(alone.catch_up(Some(0)).await, Err(FollowError::LogsMissing { number: 50, .. })));
+}
+
+#[tokio::test]
 async fn a_reorg_above_finality_while_it_was_away_is_walked_and_then_ranges_go_on() {
     let node = Scripted::start(20).await;
     let (follower, _dir) = follower(&[&node]);

@@ -6,7 +6,7 @@ use alloy::{
     consensus::BlockHeader,
     eips::{BlockId, BlockNumberOrTag},
     network::TransactionResponse,
-    providers::Provider,
+    providers::{Provider, RootProvider},
     rpc::types::{BlockTransactions, Filter, Log as NodeLog, TransactionInput, TransactionRequest},
 };
 use alloy_primitives::{Address, B256, Bloom, BloomInput, Bytes};
@@ -53,6 +53,12 @@ pub struct Receipt {
     pub succeeded: bool,
     /// What it cost, in wei.
     pub cost: u128,
+}
+
+/// A receipt in a block, of any type of transaction: other chains have types of their own.
+#[derive(Debug, serde::Deserialize)]
+struct ReceiptWithLogs {
+    logs: Vec<NodeLog>,
 }
 
 /// A call without a transaction.
@@ -181,7 +187,11 @@ impl Node {
     /// # Errors
     /// [`RpcError`].
     pub async fn logs(&self, contract: Address, block: B256) -> Result<Vec<Log>, RpcError> {
-        let found = self.found(&Filter::new().address(contract).at_block_hash(block)).await?;
+        let found = self.found(contract, &Filter::new().at_block_hash(block)).await?;
+        if found.iter().any(|(hash, _)| *hash != block) {
+            let (method, reason) = ("eth_getLogs", "a log of another block".into());
+            return Err(RpcError::NoAnswer { method, reason });
+        }
         Ok(found.into_iter().map(|(_, log)| log).collect())
     }
 
@@ -190,12 +200,16 @@ impl Node {
     /// # Errors
     /// [`RpcError`]; [`RpcError::TooLarge`] if fewer blocks should be asked for at once.
     pub async fn logs_between(&self, contract: Address, from: u64, to: u64) -> Result<Vec<(B256, Log)>, RpcError> {
-        self.found(&Filter::new().address(contract).from_block(from).to_block(to)).await
+        self.found(contract, &Filter::new().from_block(from).to_block(to)).await
     }
 
-    async fn found(&self, filter: &Filter) -> Result<Vec<(B256, Log)>, RpcError> {
+    async fn found(&self, contract: Address, filter: &Filter) -> Result<Vec<(B256, Log)>, RpcError> {
         let method = "eth_getLogs";
+        let filter = &filter.clone().address(contract);
         let logs = self.link.ask(method, |node| async move { node.get_logs(filter).await }).await?;
+        if logs.iter().any(|log| log.address() != contract) {
+            return Err(RpcError::NoAnswer { method, reason: "a log of another contract".into() });
+        }
         logs.iter()
             .map(|log| Some((log.block_hash?, read_log(log)?)))
             .collect::<Option<_>>()
@@ -203,23 +217,23 @@ impl Node {
     }
 
     /// The logs of `contract` in a block, read from the receipts of all its transactions. `None` if
-    /// the node does not offer them.
+    /// the node does not offer them, or not as many.
     ///
     /// # Errors
     /// [`RpcError`].
     pub async fn logs_by_receipts(&self, contract: Address, block: B256) -> Result<Option<Vec<Log>>, RpcError> {
         let method = "eth_getBlockReceipts";
-        let id = BlockId::hash(block);
-        let receipts = match self.link.ask(method, |node| async move { node.get_block_receipts(id).await }).await {
+        let ask = |node: RootProvider| async move { node.raw_request(method.into(), (BlockId::hash(block),)).await };
+        let receipts: Vec<ReceiptWithLogs> = match self.link.ask(method, ask).await {
             Ok(Some(receipts)) => receipts,
             Ok(None) => return Err(RpcError::NoSuchBlock { method, message: block.to_string() }),
-            Err(RpcError::Refused { message, .. }) => {
+            Err(RpcError::Refused { message, .. } | RpcError::TooLarge { message, .. }) => {
                 tracing::debug!(%message, "no receipts of whole blocks");
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
-        let logs = receipts.iter().flat_map(|receipt| receipt.logs()).filter(|log| log.address() == contract);
+        let logs = receipts.iter().flat_map(|receipt| &receipt.logs).filter(|log| log.address() == contract);
         let logs = logs.map(read_log).collect::<Option<_>>();
         logs.map(Some).ok_or_else(|| RpcError::NoAnswer { method, reason: "a log without its place".into() })
     }

@@ -34,6 +34,12 @@ pub(crate) struct Script {
     pub(crate) max_logs: Option<usize>,
     /// Heights whose logs `eth_getLogs` always leaves out.
     pub(crate) forgets: Vec<u64>,
+    /// What `eth_getLogs` does to the logs of each block.
+    pub(crate) garbles: Option<fn(&mut Vec<RpcLog>)>,
+    /// The place in its block that a log has everywhere, instead of its own.
+    pub(crate) log_index: Option<u64>,
+    /// Methods that it does not offer.
+    pub(crate) lacks: Vec<&'static str>,
     /// Methods that are answered by this HTTP status.
     pub(crate) fails: Vec<(&'static str, u16)>,
     /// Methods, and for `eth_getLogs` over a range how many blocks, as they were asked.
@@ -138,22 +144,23 @@ impl Script {
         block.header.inner.base_fee_per_gas = Some(7);
         block.transactions = BlockTransactions::Hashes(Vec::new());
         if made.logs > 0 {
+            block.transactions = BlockTransactions::Hashes(vec![B256::repeat_byte(2)]);
             block.header.inner.logs_bloom.accrue_raw_log(CONTRACT, &[B256::repeat_byte(1)]);
         }
         serde_json::to_value(block).unwrap()
     }
 
-    fn logs(made: &Made) -> Vec<RpcLog> {
-        let log = |index| RpcLog {
+    fn logs(&self, made: &Made) -> Vec<RpcLog> {
+        let log = |index: u64| RpcLog {
             inner: alloy_primitives::Log {
                 address: CONTRACT,
-                data: LogData::new_unchecked(vec![B256::repeat_byte(1)], Bytes::new()),
+                data: LogData::new_unchecked(vec![B256::repeat_byte(1)], Bytes::from(index.to_be_bytes())),
             },
             block_hash: Some(made.block.hash),
             block_number: Some(made.block.number),
             transaction_hash: Some(B256::repeat_byte(2)),
             transaction_index: Some(0),
-            log_index: Some(index),
+            log_index: Some(self.log_index.unwrap_or(index)),
             ..RpcLog::default()
         };
         (0..made.logs).map(log).collect()
@@ -161,9 +168,16 @@ impl Script {
 
     fn get_logs(&mut self, filter: &Filter) -> Result<Value, String> {
         let remembered = |made: &&Made| !self.forgets.contains(&made.block.number);
+        let told = |made: &Made| {
+            let mut logs = self.logs(made);
+            if let Some(garble) = self.garbles {
+                garble(&mut logs);
+            }
+            logs
+        };
         if let FilterBlockOption::AtBlockHash(hash) = filter.block_option {
             let made = self.chain.iter().find(|made| made.block.hash == hash).ok_or("block not found")?;
-            let logs = Some(made).filter(remembered).map(Self::logs).unwrap_or_default();
+            let logs = Some(made).filter(remembered).map(told).unwrap_or_default();
             return Ok(serde_json::to_value(logs).unwrap());
         }
         let (from, to) = (filter.get_from_block().unwrap(), filter.get_to_block().unwrap());
@@ -171,7 +185,7 @@ impl Script {
             return Err(format!("eth_getLogs is limited to a {} range", self.max_range.unwrap()));
         }
         let between = self.chain.iter().filter(|made| (from..=to).contains(&made.block.number));
-        let mut logs: Vec<_> = between.filter(remembered).flat_map(Self::logs).collect();
+        let mut logs: Vec<_> = between.filter(remembered).flat_map(told).collect();
         logs.truncate(self.max_logs.unwrap_or(usize::MAX));
         Ok(serde_json::to_value(logs).unwrap())
     }
@@ -192,8 +206,8 @@ impl Script {
             "eth_getBlockReceipts" => {
                 let made = self.find(&params[0]).ok_or("block not found")?;
                 let receipt = json!({
-                    "type": "0x2", "status": "0x1", "cumulativeGasUsed": "0x1", "gasUsed": "0x1",
-                    "effectiveGasPrice": "0x1", "logsBloom": format!("0x{}", "0".repeat(512)), "logs": Self::logs(made),
+                    "type": "0x7e", "status": "0x1", "cumulativeGasUsed": "0x1", "gasUsed": "0x1",
+                    "effectiveGasPrice": "0x1", "logsBloom": format!("0x{}", "0".repeat(512)), "logs": self.logs(made),
                     "transactionHash": B256::repeat_byte(2), "transactionIndex": "0x0", "blockHash": made.block.hash,
                     "blockNumber": format!("{:#x}", made.block.number), "from": CONTRACT, "to": CONTRACT,
                     "contractAddress": null,
@@ -229,6 +243,10 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, Json(call): Json<Value
         return StatusCode::from_u16(*status).unwrap().into_response();
     }
     let id = call["id"].clone();
+    if script.lacks.contains(&method.as_str()) {
+        let error = json!({ "code": -32601, "message": "the method does not exist/is not available" });
+        return Json(json!({ "jsonrpc": "2.0", "id": id, "error": error })).into_response();
+    }
     Json(match script.answer(&method, &call["params"]) {
         Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
         Err(message) => json!({ "jsonrpc": "2.0", "id": id, "error": { "code": -32000, "message": message } }),

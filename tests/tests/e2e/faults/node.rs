@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use eyre::{Result, WrapErr, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use stipend_client::{Client, Pay};
 use stipend_core::{
     MandateId,
@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use crate::{asking, payee, usdc};
 
 const SEND: &str = "eth_sendRawTransaction";
+const LOGS: &str = "eth_getLogs";
 
 /// A word of zeros: no row paid, no reason why.
 const NOTHING: &str = "0x0000000000000000000000000000000000000000000000000000000000000000";
@@ -42,6 +43,20 @@ impl Troubled {
         let accepted = self.agent.send_payment(&signed, None).await?;
         self.memory.keep(signed, &accepted)?;
         Ok(accepted.object)
+    }
+
+    /// A payment in a block of its own, and two in the next one.
+    async fn pay_together(&self) -> Result<[Payment; 3]> {
+        let anvil = &self.world.anvil;
+        anvil.automine(false).await?;
+        let first = self.pay().await?;
+        anvil.arrived().await?;
+        let together = [first, self.pay().await?, self.pay().await?];
+        anvil.mine(1).await?;
+        anvil.arrived().await?;
+        anvil.mine(1).await?;
+        anvil.automine(true).await?;
+        Ok(together)
     }
 
     /// More blocks than finality takes; the payment waits all the while.
@@ -203,26 +218,64 @@ async fn a_node_that_lags_or_lies_costs_nothing_while_another_tells_the_truth() 
     let before = world.escrow.chain().head().await?;
     world.anvil.pass(60).await?;
 
-    // The one that lies is the preferred one, each time anew.
+    // The one that lies is the preferred one. What it is caught at, if it is not asked for a while then.
     type Trouble = fn(&FaultProxy, u64);
-    let troubles: [(&str, Trouble); 7] = [
-        ("a minute behind", |node, _| node.fall_behind(Behind::Seconds(60))),
-        ("stands still", |node, before| node.fall_behind(Behind::At(before))),
-        ("stands still and knows no later block", |node, before| node.fall_behind(Behind::BlindAt(before))),
-        ("another chain", |node, _| node.fault("eth_chainId", Fault::Answer(json!("0x1")))),
-        ("no logs", |node, _| node.fault("eth_getLogs", Fault::Answer(json!([])))),
-        ("no receipts", |node, _| node.fault("eth_getTransactionReceipt", Fault::Answer(json!(null)))),
-        ("only errors", |node, _| node.fault(ANY, Fault::Error(-32_603, "Internal error"))),
+    let troubles: [(&str, Trouble, &str); 11] = [
+        ("a minute behind", |node, _| node.fall_behind(Behind::Seconds(60)), ""),
+        ("stands still", |node, before| node.fall_behind(Behind::At(before)), ""),
+        ("stands still and knows no later block", |node, before| node.fall_behind(Behind::BlindAt(before)), ""),
+        ("another chain", |node, _| node.fault("eth_chainId", Fault::Answer(json!("0x1"))), ""),
+        ("no logs", |node, _| node.fault(LOGS, Fault::Answer(json!([]))), "leaves out logs"),
+        ("some logs", |node, _| node.fault(LOGS, Fault::Alters(|logs| one_of_many(logs, |_| None))), "leaves out logs"),
+        ("a log twice", |node, _| node.fault(LOGS, Fault::Alters(|logs| one_of_many(logs, Some))), "comes twice"),
+        ("a log garbled", |node, _| node.fault(LOGS, Fault::Alters(|logs| one_of_many(logs, garbled))), "its receipts"),
+        ("a log out of place", |node, _| node.fault(ANY, Fault::Alters(out_of_place)), "can't be booked"),
+        ("no receipts", |node, _| node.fault("eth_getTransactionReceipt", Fault::Answer(json!(null))), "no receipt"),
+        ("only errors", |node, _| node.fault(ANY, Fault::Error(-32_603, "Internal error")), ""),
     ];
-    for (name, trouble) in troubles {
+    for (name, trouble, caught) in troubles {
+        // What it did before is forgotten.
+        troubled.world.proxy()?.well().await?;
+        troubled.world.relayer.stop()?;
+        troubled.world.relayer.restart().await?;
         trouble(troubled.world.proxy()?, before.number);
-        for _ in 0..2 {
-            let payment = troubled.pay().await?;
+        for payment in troubled.pay_together().await? {
             troubled.world.settled(&troubled.agent, &payment).await.wrap_err(name)?;
         }
-        troubled.world.proxy()?.well().await?;
+        let alarms = troubled.agent.readyz().await?.alarms.join("\n");
+        ensure!(alarms.contains(caught), "{name}: {alarms}");
     }
     troubled.all_is_paid().await
+}
+
+/// Alters the last one of several logs: into what is in its place and behind it.
+fn one_of_many(logs: &mut Value, alter: fn(Value) -> Option<Value>) {
+    let Some(logs) = logs.as_array_mut().filter(|logs| logs.len() > 1) else { return };
+    let Some(last) = logs.pop() else { return };
+    if let Some(altered) = alter(last.clone()) {
+        if altered == last {
+            logs.push(last);
+        }
+        logs.push(altered);
+    }
+}
+
+/// The amount that it tells is another one.
+fn garbled(mut log: Value) -> Option<Value> {
+    let data = log.get("data")?.as_str()?;
+    let digit = if data.ends_with('1') { '2' } else { '1' };
+    let altered = format!("{}{digit}", data.get(..data.len() - 1)?);
+    *log.get_mut("data")? = json!(altered);
+    Some(log)
+}
+
+/// Logs stand where no ledger has room for them.
+fn out_of_place(result: &mut Value) {
+    for log in result.as_array_mut().into_iter().flatten() {
+        if let Some(place) = log.get_mut("logIndex") {
+            *place = json!("0xffffffffffffffff");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
