@@ -21,7 +21,7 @@ pub enum FollowError {
     #[error("the node lost block {0} while it was read")]
     Gone(B256),
     /// The node says one thing and another.
-    #[error("the node contradicts itself or the others about block {number} {hash}: {what}")]
+    #[error("the node contradicts itself or the others about block {number} {hash}: {what}; use another node")]
     Contradiction {
         /// The block's height.
         number: u64,
@@ -31,7 +31,10 @@ pub enum FollowError {
         what: &'static str,
     },
     /// What the node says can't be.
-    #[error("what the node says up to block {number} {hash} can't be booked: {why}")]
+    #[error(
+        "what the node says up to block {number} {hash} can't be booked: {why}; use another node, and if that one says \
+         the same, see `stipend ledger check`"
+    )]
     Unbookable {
         /// The last block's height.
         number: u64,
