@@ -178,7 +178,9 @@ pub(crate) async fn revoke(context: &Context, args: Revoke) -> eyre::Result<()> 
 async fn confirm_end(context: &Context, escrow: &Escrow, id: MandateId, terms: &Terms, yes: bool) -> eyre::Result<()> {
     let state = escrow.mandate_of(id).await?;
     if state.ended {
-        bail!("{id} has ended already; its {} USDC that are left are swept by anyone", state.remaining);
+        let left = state.remaining;
+        ensure!(left > Amount::ZERO, "{id} has ended already, and nothing is left of it");
+        bail!("{id} has ended already; `stipend mandate sweep {id}` returns the {left} USDC that are left");
     }
     let what = format!(
         "{id}\nends now, for good. {} USDC return to the operator {}; {} USDC in holds return when those end.",
@@ -256,6 +258,13 @@ pub(crate) async fn sweep(context: &Context, args: Sweep) -> eyre::Result<()> {
         must_be_operator(&terms, signer.address())?;
     }
     let state = escrow.mandate_of(args.mandate).await?;
+    let time = escrow.chain().head().await?.time;
+    ensure!(
+        state.ended || time >= terms.expiry,
+        "{} has not ended: it does at {}, or when it is revoked",
+        args.mandate,
+        show::time(terms.expiry)
+    );
     let what = format!(
         "{}\nWhat is left and not held, {} USDC, goes to {to}; the {} USDC in holds with it, once captures are over.",
         args.mandate, state.remaining, state.held
@@ -265,7 +274,7 @@ pub(crate) async fn sweep(context: &Context, args: Sweep) -> eyre::Result<()> {
     let ended = match args.to {
         None => escrow.sweep(&signer, &terms).await?,
         Some(to) => {
-            let deadline = escrow.chain().head().await?.time.max(now()).saturating_add(SWEEP_WITHIN);
+            let deadline = time.max(now()).saturating_add(SWEEP_WITHIN);
             escrow.sweep_to(&signer, &terms, to, deadline).await?
         }
     };

@@ -2,6 +2,7 @@
 //! deploy. No relayer is needed, and none is trusted.
 
 mod escrow;
+mod reverts;
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,8 @@ use alloy::{
     transports::{RpcError, TransportError, TransportErrorKind},
 };
 use alloy_primitives::{Address, B256, Bytes, TxKind};
-use alloy_sol_types::{ContractError, SolCall, SolInterface};
-use stipend_bindings::{OutOfRange, abi::MandateEscrow};
+use alloy_sol_types::SolCall;
+use stipend_bindings::OutOfRange;
 use stipend_core::{Code, MandateId, api::BlockRef};
 use url::Url;
 
@@ -81,7 +82,7 @@ pub enum ChainError {
 
 fn node(method: &'static str) -> impl Fn(TransportError) -> ChainError {
     move |error| match error.as_error_resp().and_then(|error| error.as_revert_data()) {
-        Some(data) => reverted(&data),
+        Some(data) => reverts::read(&data),
         None => ChainError::Node { method, reason: reason(&error) },
     }
 }
@@ -96,22 +97,6 @@ fn reason(error: &TransportError) -> String {
             _ => "the connection broke".into(),
         },
         _ => "an answer that no node gives".into(),
-    }
-}
-
-fn reverted(data: &[u8]) -> ChainError {
-    use MandateEscrow::MandateEscrowErrors as Errors;
-    match ContractError::<Errors>::abi_decode(data) {
-        Ok(ContractError::CustomError(error)) => match error {
-            Errors::Refused(refused) => Code::from_reason(refused.reason)
-                .map_or_else(|| ChainError::Reverted("refused without a reason".into()), ChainError::Refused),
-            Errors::AlreadyOpened(error) => ChainError::AlreadyOpened(MandateId(error.mandate)),
-            Errors::AlreadyEnded(error) => ChainError::AlreadyEnded(MandateId(error.mandate)),
-            other => ChainError::Reverted(format!("{other:?}")),
-        },
-        Ok(ContractError::Revert(revert)) => ChainError::Reverted(revert.reason),
-        Ok(ContractError::Panic(panic)) => ChainError::Reverted(panic.to_string()),
-        Err(_) => ChainError::Reverted("without a reason that the escrow or its token knows".into()),
     }
 }
 

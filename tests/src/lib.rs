@@ -6,6 +6,7 @@
 mod anvil;
 mod books;
 mod chance;
+mod cli;
 mod eventually;
 mod fault_proxy;
 mod heavy;
@@ -24,6 +25,7 @@ mod world;
 pub use anvil::Anvil;
 pub use books::{Books, balance};
 pub use chance::{Chance, number_from};
+pub use cli::Failed;
 pub use eventually::{eventually, next_entry};
 pub use fault_proxy::{ANY, Behind, Count, Fault, FaultProxy, NodeClient, Says};
 pub use heavy::heavy;

@@ -3,6 +3,7 @@
 
 mod budget;
 mod cards;
+mod cli;
 mod edge;
 mod events;
 mod faults;

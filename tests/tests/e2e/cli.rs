@@ -1,0 +1,122 @@
+//! What operators, agents and bystanders do by the command line alone.
+
+use std::fs;
+
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::Address;
+use eyre::{OptionExt, Result};
+use serde_json::Value;
+use stipend_core::{MandateId, policy::MandateState};
+use stipend_e2e::{Failed, World, balance, key};
+
+use crate::{payee, usdc};
+
+/// Asked for by the agent, approved by the operator with a permit.
+fn approved(world: &World, amount: &str, duration: &str) -> Result<MandateId> {
+    let asked =
+        ["mandate", "request", "--amount", amount, "--intent", "Flowers for the office", "--duration", duration];
+    let request = done(world.stipend(&world.keys.agent, &asked)?);
+    let approve = ["mandate", "approve", text(&request["id"])?, "--permit", "--yes"];
+    let mandate = done(world.stipend(&world.keys.operator, &approve)?);
+    assert_eq!((&mandate["state"], &mandate["available"]), (&"open".into(), &usdc(amount)?.to_string().into()));
+    Ok(text(&mandate["id"])?.parse()?)
+}
+
+fn text(value: &Value) -> Result<&str> {
+    value.as_str().ok_or_eyre("no text")
+}
+
+fn done(said: Result<Value, Failed>) -> Value {
+    said.unwrap_or_else(|failed| panic!("{failed:?}"))
+}
+
+/// That it failed, and for a reason with these words in it.
+fn failed(said: Result<Value, Failed>, why: &str) {
+    let Err(failed) = said else { panic!("it did not fail: {said:?}") };
+    assert!(failed.exit == 1 && failed.problem["detail"].to_string().contains(why), "{why}: {failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_prints_the_end_of_a_mandate_and_anyone_sends_it() -> Result<()> {
+    let mut world = World::start("cli-printed-end").await?;
+    let (operator, agent) = (world.keys.operator.clone(), world.keys.agent.clone());
+    let funds = world.escrow.balance_of(operator.address()).await?;
+    let id = approved(&world, "10", "1d")?;
+    // The one transaction has used up the permit, and opened what was asked for once.
+    assert_eq!(funds.checked_sub(world.escrow.balance_of(operator.address()).await?), Some(usdc("10")?));
+
+    let mandate = id.to_string();
+    let print = ["mandate", "revoke", &mandate, "--print", "--yes"];
+    failed(world.stipend(&agent, &print)?, "only its operator");
+    let message = done(world.stipend(&operator, &print)?);
+    assert_eq!(world.agent()?.mandate(id).await?.state, MandateState::Open, "printing ends nothing");
+
+    // Whoever sends it needs no relayer; what it says can't be changed on the way.
+    world.relayer.stop()?;
+    let file = world.dir().join("end.json");
+    let path = file.display().to_string();
+    let send = |by: &PrivateKeySigner, message: &Value| -> Result<Result<Value, Failed>> {
+        fs::write(&file, serde_json::to_vec(message)?)?;
+        world.stipend(by, &["mandate", "revoke", "--message", &path, "--yes"])
+    };
+    for (field, value, why) in [
+        ("chain_id", Value::from(1), "for chain id 1"),
+        ("escrow", world.escrow.token().to_string().into(), "is not the MandateEscrow"),
+        ("terms", Value::Null, "no message"),
+        ("more", Value::Null, "no message"),
+        ("signature", "0x00".into(), "has not signed this"),
+    ] {
+        let mut changed = message.clone();
+        changed[field] = value;
+        failed(send(&agent, &changed)?, why);
+    }
+    let mut larger = message.clone();
+    larger["terms"]["cap"] = "11".into();
+    failed(send(&agent, &larger)?, "has not signed this");
+    assert!(!world.escrow.mandate_of(id).await?.ended);
+
+    let ended = done(send(&agent, &message)?);
+    assert_eq!((&ended["mandate"], &ended["returned"]), (&mandate.as_str().into(), &"10.00".into()));
+    assert_eq!(world.escrow.balance_of(operator.address()).await?, funds);
+    failed(send(&agent, &message)?, "has ended already, and nothing is left");
+
+    world.relayer.restart().await?;
+    world.returned(&world.agent()?, id, usdc("10")?).await?;
+    balance(&world, &world.agent()?, &[id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_is_swept_without_a_relayer() -> Result<()> {
+    let mut world = World::start("cli-sweeps").await?;
+    let (operator, elsewhere) = (world.keys.operator.clone(), payee(7));
+    let stranger = world.keys.guardian.clone();
+    let (mine, theirs) = (approved(&world, "10", "60s")?, approved(&world, "5", "60s")?);
+    world.relayer.stop()?;
+
+    let escrow = world.escrow.domain().escrow.to_string();
+    let sweep = |by: &PrivateKeySigner, id: MandateId, to: Option<Address>| {
+        let (id, to) = (id.to_string(), to.map(|to| to.to_string()));
+        let mut arguments = vec!["mandate", "sweep", &id, "--escrow", &escrow, "--yes"];
+        arguments.extend(to.iter().flat_map(|to| ["--to", to]));
+        world.stipend(by, &arguments)
+    };
+    failed(sweep(&operator, mine, None)?, "has not ended: it does at 20");
+    world.anvil.pass(60).await?;
+    failed(sweep(&stranger, mine, Some(stranger.address()))?, "only its operator");
+    failed(sweep(&operator, MandateId(Default::default()), None)?, "has opened no");
+
+    let swept = done(sweep(&operator, mine, Some(elsewhere))?);
+    assert_eq!(swept["returned"], "10.00");
+    assert_eq!(world.escrow.balance_of(elsewhere).await?, usdc("10")?);
+    let funds = world.escrow.balance_of(operator.address()).await?;
+    let swept = done(sweep(&stranger, theirs, None)?);
+    assert_eq!(swept["returned"], "5.00");
+    assert_eq!(world.escrow.balance_of(operator.address()).await?.checked_sub(funds), Some(usdc("5")?));
+    failed(sweep(&key("a stranger without ETH")?, theirs, None)?, "is left that could go back");
+
+    world.relayer.restart().await?;
+    for (id, amount) in [(mine, "10"), (theirs, "5")] {
+        world.returned(&world.agent()?, id, usdc(amount)?).await?;
+    }
+    balance(&world, &world.agent()?, &[mine, theirs]).await
+}
