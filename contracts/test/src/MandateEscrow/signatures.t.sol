@@ -205,6 +205,16 @@ contract SignaturesTest is EscrowTest {
 
     function test_doesNotAskTheWallet_withoutASignature() public {
         assertEq(_ask(address(new WalletAcceptingAll()), ""), Reason.BadSignature);
+
+        // Nor do the forms that have no room for one.
+        Terms memory terms = _terms();
+        terms.agent = address(new WalletAcceptingAll());
+        bytes32 id = _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        _assertRefused(terms, payment, Reason.BadSignature);
+        _assertRefused(terms, _holdOf(terms, 5, 0), Reason.BadSignature);
+        _expectSkipped(id, 0, Reason.BadSignature);
+        assertEq(_settle(terms, _rows(payment)), 0);
     }
 
     /// @dev An account without code answers any call with success. It is not asked, so gas does not matter.
