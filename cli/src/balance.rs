@@ -53,6 +53,8 @@ enum Agrees {
     Yes,
     /// The chain is ahead: it has ended the mandate, which is not final yet.
     Ending,
+    /// The chain is ahead: it has more than the ledger, and no more than the cap. A refund is not final yet.
+    Refunding,
     /// They differ by more than what is on its way.
     No,
 }
@@ -102,17 +104,25 @@ fn balance(mandate: &Mandate, chain: Option<OnChain>) -> Balance {
     }
 }
 
-/// What is reserved may have left the escrow or not; anything else must be the same on both sides.
+/// The ledger books what is final, the chain is asked for the latest. Until then what is reserved may be in the escrow,
+/// held in it, or gone, and what is held may be gone or back.
 fn agrees(mandate: &Mandate, chain: OnChain) -> Agrees {
-    if chain.ended && mandate.returned.is_zero() {
+    let sum = |a: Amount, b: Amount| a.checked_add(b).unwrap_or(Amount::MAX);
+    let on_its_way = sum(mandate.reserved, mandate.held);
+    let (ledger, escrow) = (sum(mandate.available, on_its_way), sum(chain.remaining, chain.held));
+    if !chain.opened {
+        return if mandate.state == MandateState::Opening { Agrees::Yes } else { Agrees::No };
+    }
+    if chain.ended && escrow < ledger && mandate.returned.is_zero() {
         return Agrees::Ending;
     }
-    let most = mandate.available.checked_add(mandate.reserved);
-    let within = chain.remaining >= mandate.available && most.is_some_and(|most| chain.remaining <= most);
-    if within && chain.held == mandate.held && (chain.opened || mandate.state == MandateState::Opening) {
-        Agrees::Yes
-    } else {
-        Agrees::No
+    if chain.remaining < mandate.available || chain.held > on_its_way {
+        return Agrees::No;
+    }
+    match escrow {
+        escrow if escrow <= ledger => Agrees::Yes,
+        escrow if escrow <= mandate.terms.cap => Agrees::Refunding,
+        _ => Agrees::No,
     }
 }
 
@@ -151,6 +161,7 @@ fn in_words(balances: &[Balance]) -> String {
             match chain.map(|chain| chain.agrees) {
                 None | Some(Agrees::Yes) => "",
                 Some(Agrees::Ending) => "ending",
+                Some(Agrees::Refunding) => "refunding",
                 Some(Agrees::No) => "DIFFERS",
             }
             .into(),
@@ -187,11 +198,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_may_not_be_final_yet_either() {
+        let mandate =
+            Mandate { available: amount("60"), reserved: amount("10"), held: amount("30"), ..mandate([1; 32]) };
+        for (remaining, held, expected) in [
+            // As the ledger has it, a new hold, a capture, and one whose rest came back.
+            ("70", "30", Agrees::Yes),
+            ("60", "40", Agrees::Yes),
+            ("70", "0", Agrees::Yes),
+            ("80", "0", Agrees::Yes),
+            ("59.99", "40", Agrees::No),
+            ("60", "40.01", Agrees::No),
+            ("80", "20.01", Agrees::No),
+        ] {
+            let chain = OnChain { held: amount(held), ..chain(remaining, false) };
+            assert_eq!(agrees(&mandate, chain), expected, "{remaining} {held}");
+        }
+    }
+
+    #[test]
+    fn a_refund_that_is_not_final_yet_is_said() {
+        let mandate = Mandate { available: amount("60"), ..mandate([1; 32]) };
+        for (remaining, expected) in
+            [("60", Agrees::Yes), ("60.01", Agrees::Refunding), ("100", Agrees::Refunding), ("100.01", Agrees::No)]
+        {
+            assert_eq!(agrees(&mandate, chain(remaining, false)), expected, "{remaining}");
+        }
+    }
+
+    #[test]
     fn an_end_that_is_not_final_yet_is_said() {
         let open = mandate([1; 32]);
         assert_eq!(agrees(&open, chain("0", true)), Agrees::Ending);
-        let ended = Mandate { available: Amount::ZERO, returned: amount("100"), ..open };
+        let ended = Mandate { available: Amount::ZERO, returned: amount("100"), ..open.clone() };
         assert_eq!(agrees(&ended, chain("0", true)), Agrees::Yes);
+        // Nothing was left that could come back.
+        let spent = Mandate { available: Amount::ZERO, ..open };
+        assert_eq!(agrees(&spent, chain("0", true)), Agrees::Yes);
     }
 
     #[test]

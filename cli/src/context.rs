@@ -17,6 +17,7 @@ use stipend_core::{
 use url::Url;
 
 use crate::{
+    end,
     keys::{DevAccount, KeyArgs},
     show,
 };
@@ -122,6 +123,12 @@ impl Context {
             info.token
         );
         Ok(escrow)
+    }
+
+    /// The same for those who need nothing else from a relayer.
+    pub(crate) async fn relayers_escrow(&self) -> eyre::Result<Escrow> {
+        let info = Client::info_at(self.globals.relayer.clone()).await;
+        self.escrow(&info.map_err(|error| end::without_relayer(error.into()))?).await
     }
 
     /// Shows that something takes its time, where somebody may be watching.

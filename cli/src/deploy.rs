@@ -61,7 +61,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     let escrow = escrow(&chain, &signer, token).await?;
     for submitter in &args.submitters {
         progress.say(format!("allowing {submitter}"));
-        escrow.allow_submitter(&signer, *submitter).await?;
+        escrow.set_submitter(&signer, *submitter, true).await?;
     }
     drop(progress);
     let deployment = Deployment {

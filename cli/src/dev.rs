@@ -103,6 +103,8 @@ struct Ready {
     agent: Address,
     #[serde(with = "address::strict")]
     gasless_operator: Address,
+    #[serde(with = "address::strict")]
+    payee: Address,
     issuer: String,
     /// Of a mock, and for this run.
     issuer_key: String,
@@ -179,6 +181,7 @@ async fn play(
         operator: DevAccount::Operator.signer()?.address(),
         agent: DevAccount::Agent.signer()?.address(),
         gasless_operator: DevAccount::GaslessOperator.signer()?.address(),
+        payee: DevAccount::Payee.signer()?.address(),
         issuer: format!("http://{}", listeners.issuer.local_addr()?),
         issuer_key: Uuid::new_v4().to_string(),
         treasury: DEV_TREASURY,
@@ -258,6 +261,7 @@ fn in_words(ready: &Ready) -> String {
         ("operator", format!("{}  has USDC and ETH", ready.operator)),
         ("", format!("{}  has USDC and no ETH, for --gasless", ready.gasless_operator)),
         ("agent", format!("{}  asks and pays", ready.agent)),
+        ("payee", format!("{}  can be paid, and refund", ready.payee)),
         ("guardian", ready.guardian.to_string()),
         ("submitter", ready.submitter.to_string()),
         ("issuer", format!("{}  a mock: its cards are worth nothing", ready.issuer)),
@@ -279,10 +283,12 @@ fn in_words(ready: &Ready) -> String {
         "{facts}\nIn another terminal:\n{settings}  \
          stipend mandate request --amount 100.00 --intent \"Automate marketing ops spend\" --duration 30d\n  \
          stipend mandate approve req_…\n  \
-         stipend pay --mandate mand_… --to 0x… --amount 4.20\n  \
+         stipend pay --mandate mand_… --to {payee} --amount 4.20\n  \
+         stipend refund --mandate mand_… --amount 1.00\n  \
          stipend card create --mandate mand_… --amount 25.00\n  \
          stipend merchant charge --card card_… --amount 18.40 --descriptor \"ADS INC\" --mcc 5734\n  \
-         stipend balance\n\nCtrl-C stops everything."
+         stipend balance\n\nCtrl-C stops everything.",
+        payee = ready.payee
     )
 }
 
@@ -414,7 +420,7 @@ async fn prepare(rpc_url: &Url, block_time: u64, progress: &Progress) -> eyre::R
 
     let submitter = DevAccount::Submitter.signer()?.address();
     if !escrow.is_submitter(guardian.address(), submitter).await? {
-        escrow.allow_submitter(&guardian, submitter).await?;
+        escrow.set_submitter(&guardian, submitter, true).await?;
     }
     for operator in [DevAccount::Operator, DevAccount::GaslessOperator] {
         let to = operator.signer()?.address();

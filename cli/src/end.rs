@@ -12,6 +12,7 @@ use alloy_primitives::{Address, B256, Bytes};
 use eyre::{OptionExt, WrapErr, bail, ensure, eyre};
 use serde::{Deserialize, Serialize};
 use stipend_client::{
+    Error,
     chain::{Ended, Escrow},
     now,
 };
@@ -117,10 +118,12 @@ async fn found(context: &Context, id: MandateId, source: &Source) -> eyre::Resul
             (escrow, terms, signer)
         }
         None => {
-            let caller = context.caller(DevAccount::Operator).await?;
-            let terms = caller.client.mandate(id).await;
-            let terms =
-                terms.wrap_err("the relayer does not tell the terms (--escrow 0x… reads them from the chain)")?.terms;
+            let told = async {
+                let caller = context.caller(DevAccount::Operator).await?;
+                let terms = caller.client.mandate(id).await?.terms;
+                Ok::<_, eyre::Report>((caller, terms))
+            };
+            let (caller, terms) = told.await.map_err(without_relayer)?;
             (context.escrow(&caller.info).await?, terms, caller.signer)
         }
     };
@@ -129,6 +132,15 @@ async fn found(context: &Context, id: MandateId, source: &Source) -> eyre::Resul
         "these terms are not those of {id}: do not trust where they came from"
     );
     Ok((escrow, terms, signer))
+}
+
+/// Says how to go on, if it is the relayer that fails.
+pub(crate) fn without_relayer(report: eyre::Report) -> eyre::Report {
+    if report.is::<Error>() {
+        report.wrap_err("the relayer does not tell what it takes (--escrow 0x… does without it)")
+    } else {
+        report
+    }
 }
 
 /// A mandate's terms as the chain tells them, from the latest block back.
@@ -202,7 +214,11 @@ async fn revoke_gasless(context: &Context, id: MandateId, yes: bool) -> eyre::Re
     );
     approve::confirm(context, yes, &what, "Revoke, by signing one message?")?;
     let signature = caller.client.sign_revocation(id).await?;
-    let mut mandate = caller.client.revoke_mandate(id, signature).await?.object;
+    let taken = caller.client.revoke_mandate(id, signature).await;
+    if taken.is_err() && !context.json() {
+        show::note(&format!("`stipend mandate revoke {id} --print` makes the same message for anyone to send"));
+    }
+    let mut mandate = taken?.object;
     let progress = context.progress("the relayer sends it");
     let start = Instant::now();
     while mandate.ended_tx.is_none() {

@@ -48,6 +48,8 @@ pub(crate) enum DevAccount {
     Agent,
     /// Account 3: sends transactions for the relayer
     Submitter,
+    /// Account 5: is paid, and gives back
+    Payee,
     /// Account 10: approves mandates without ETH; anvil gives it none
     GaslessOperator,
 }
@@ -59,6 +61,7 @@ impl DevAccount {
             Self::Operator => b256!("0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"),
             Self::Agent => b256!("0x5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a"),
             Self::Submitter => b256!("0x7c852118294e51e653712a81e05800f419141751be58f605c371e15141b007a6"),
+            Self::Payee => b256!("0x8b3a350cf5c34c9194ca85829a2df0ec3153be0318b5e2d3348e872092edffba"),
             Self::GaslessOperator => b256!("0xf214f2b2cd398c806f84e317254e0f0b801d0643303237d97a22a48e01628897"),
         }
     }
@@ -177,6 +180,7 @@ mod tests {
             (DevAccount::Operator, address!("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")),
             (DevAccount::Agent, address!("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC")),
             (DevAccount::Submitter, address!("0x90F79bf6EB2c4f870365E785982E1f101E93b906")),
+            (DevAccount::Payee, address!("0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc")),
             (DevAccount::GaslessOperator, address!("0xBcd4042DE499D14e55001CcbB24a551F3b954096")),
         ] {
             assert_eq!(account.signer().unwrap().address(), expected, "{account:?}");

@@ -18,6 +18,7 @@ mod refund;
 mod serve;
 mod show;
 mod signals;
+mod submitter;
 mod terms;
 mod trail;
 
@@ -70,6 +71,9 @@ enum Command {
     Ledger(ledger::Command),
     /// Deploy an escrow
     Deploy(deploy::Args),
+    /// Allow and remove those who send transactions, as the guardian
+    #[command(subcommand)]
+    Submitter(submitter::Command),
     /// Ask for, approve, look at, revoke and sweep mandates
     #[command(subcommand)]
     Mandate(mandate::Command),
@@ -115,6 +119,7 @@ async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
         Command::Issuer(args) => issuer::run(&context, args).await,
         Command::Ledger(command) => ledger::run(&context, command).await,
         Command::Deploy(args) => deploy::run(&context, args).await,
+        Command::Submitter(command) => submitter::run(&context, command).await,
         Command::Mandate(command) => mandate::run(&context, command).await,
         Command::Pay(args) => pay::run(&context, args).await,
         Command::Refund(args) => refund::run(&context, args).await,

@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256};
 use eyre::ensure;
 use serde::Serialize;
-use stipend_client::{Client, chain::Escrow};
+use stipend_client::chain::Escrow;
 use stipend_core::{Amount, MandateId, Terms, address};
 
 use crate::{approve, context::Context, end, keys::DevAccount, show};
@@ -47,10 +47,10 @@ struct RefundedView {
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
-    let key = context.globals.keys.key(DevAccount::Agent)?;
+    let key = context.globals.keys.key(DevAccount::Payee)?;
     let escrow = match args.escrow {
         Some(address) => Escrow::at(context.chain().await?, address).await?,
-        None => context.escrow(&Client::info_at(context.globals.relayer.clone()).await?).await?,
+        None => context.relayers_escrow().await?,
     };
     let payer = key.on(escrow.chain().id())?;
     let terms = end::terms_on_chain(context, &escrow, args.mandate, args.from_block).await?;
@@ -60,6 +60,11 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         args.mandate
     );
     let balance = escrow.balance_of(payer.address()).await?;
+    ensure!(
+        !escrow.chain().is_waiting(payer.address()).await?,
+        "a transaction of {} waits for a block, and may be this very refund: run this again when it is mined",
+        payer.address()
+    );
     ensure!(balance >= args.amount, "{} holds {balance} USDC, less than {}", payer.address(), args.amount);
     let restored = restored(&escrow, args.mandate, &terms, args.amount).await?;
     let what = format!(

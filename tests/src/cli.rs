@@ -33,9 +33,10 @@ impl World {
         let mut log = OpenOptions::new().create(true).append(true).open(self.dir().join("stipend.log"))?;
         log.write_all(&[&said.stdout[..], &said.stderr[..]].concat())?;
         let exit = said.status.code().ok_or_eyre("it was killed")?;
-        let text = if exit == 0 { said.stdout } else { said.stderr };
-        let json = serde_json::from_slice(&text);
-        let value = json.wrap_err_with(|| format!("{arguments:?}: {}", String::from_utf8_lossy(&text)))?;
+        let text = String::from_utf8(if exit == 0 { said.stdout } else { said.stderr })?;
+        // The problem is the last line; what would have been asked stands above it.
+        let json = serde_json::from_str(text.lines().last().unwrap_or_default());
+        let value = json.wrap_err_with(|| format!("{arguments:?}: {text}"))?;
         Ok(if exit == 0 { Ok(value) } else { Err(Failed { exit, problem: value }) })
     }
 }

@@ -98,7 +98,7 @@ impl World {
         for submitter in keys.submitters(settings.more_submitters)?.iter().skip(1) {
             secrets.key("a submitter's key", submitter);
             anvil.set_balance(submitter.address(), ETHER).await?;
-            escrow.allow_submitter(&keys.guardian, submitter.address()).await?;
+            escrow.set_submitter(&keys.guardian, submitter.address(), true).await?;
         }
         let issuer = match settings.cards {
             Some(_) => Some(Arc::new(Issuer::start(&dir, &secrets).await?)),
@@ -413,7 +413,7 @@ async fn deploy(anvil: &Anvil, keys: &Keys) -> Result<Escrow> {
     let arguments = MandateEscrow::constructorCall { token_: token }.abi_encode();
     let escrow = chain.create(by, code(&MandateEscrow::BYTECODE, &arguments)).await?;
     let escrow = Escrow::at(chain, escrow).await?;
-    escrow.allow_submitter(by, keys.submitter.address()).await?;
+    escrow.set_submitter(by, keys.submitter.address(), true).await?;
     for operator in [&keys.operator, &keys.gasless] {
         mint(&escrow, by, operator.address()).await?;
     }

@@ -296,9 +296,14 @@ impl Escrow {
         self.view(&MandateEscrow::isSubmitterCall { guardian, submitter }).await
     }
 
-    /// Allows a submitter, as the guardian.
-    pub async fn allow_submitter(&self, guardian: &PrivateKeySigner, submitter: Address) -> Result<B256, ChainError> {
-        let call = MandateEscrow::setSubmitterCall { submitter, allowed: true };
+    /// Allows or removes a submitter, as the guardian.
+    pub async fn set_submitter(
+        &self,
+        guardian: &PrivateKeySigner,
+        submitter: Address,
+        allowed: bool,
+    ) -> Result<B256, ChainError> {
+        let call = MandateEscrow::setSubmitterCall { submitter, allowed };
         Ok(self.chain.send(guardian, self.domain.escrow, &call).await?.transaction_hash)
     }
 

@@ -3,11 +3,11 @@
 use std::fs;
 
 use alloy::signers::local::PrivateKeySigner;
-use alloy_primitives::Address;
+use alloy_primitives::{Address, U256};
 use eyre::{OptionExt, Result};
 use serde_json::Value;
 use stipend_core::{MandateId, policy::MandateState};
-use stipend_e2e::{Failed, World, balance, key};
+use stipend_e2e::{Failed, World, balance, eventually, key};
 
 use crate::{payee, usdc};
 
@@ -83,6 +83,73 @@ async fn an_operator_prints_the_end_of_a_mandate_and_anyone_sends_it() -> Result
     world.relayer.restart().await?;
     world.returned(&world.agent()?, id, usdc("10")?).await?;
     balance(&world, &world.agent()?, &[id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payee_gives_back() -> Result<()> {
+    let mut world = World::start("cli-refund").await?;
+    let (agent, payee) = (world.keys.agent.clone(), world.keys.guardian.clone());
+    let id = approved(&world, "10", "1d")?;
+    let (mandate, to) = (id.to_string(), payee.address().to_string());
+    let pay = ["pay", "--mandate", &mandate, "--to", &to, "--amount", "4"];
+    assert_eq!(done(world.stipend(&agent, &pay)?)["state"], "mined");
+
+    let refund = |world: &World, by: &PrivateKeySigner, amount: &str, more: &[&str]| {
+        let refund = ["refund", "--mandate", &mandate, "--amount", amount, "--yes"];
+        world.stipend(by, &[&refund[..], more].concat())
+    };
+    failed(refund(&world, &payee, "4.01", &[])?, "holds 4.00 USDC, less than 4.01");
+    let refunded = done(refund(&world, &payee, "1", &[])?);
+    assert_eq!((&refunded["amount"], &refunded["restored"]), (&"1.00".into(), &"1.00".into()));
+    assert_eq!(world.escrow.mandate_of(id).await?.remaining, usdc("7")?);
+
+    // Sent, and perhaps in the next block: the same again could be paid twice.
+    world.anvil.automine(false).await?;
+    let transfer = stipend_bindings::abi::MockUSDC::transferCall { to: agent.address(), value: U256::ZERO };
+    let chain = world.escrow.chain().clone();
+    let waiting = tokio::spawn({
+        let (payee, token) = (payee.clone(), world.escrow.token());
+        async move { chain.send(&payee, token, &transfer).await.map(|_| ()) }
+    });
+    world.anvil.arrived().await?;
+    failed(refund(&world, &payee, "1", &[])?, "waits for a block");
+    world.anvil.automine(true).await?;
+    world.anvil.mine(1).await?;
+    waiting.await??;
+
+    // Without a relayer, as a payee who knows none.
+    world.relayer.stop()?;
+    let escrow = world.escrow.domain().escrow.to_string();
+    failed(refund(&world, &payee, "1", &[])?, "--escrow");
+    assert_eq!(done(refund(&world, &payee, "1", &["--escrow", &escrow])?)["restored"], "1.00");
+    world.relayer.restart().await?;
+    eventually("both refunds are booked", async || {
+        world.anvil.mine(1).await?;
+        Ok((world.agent()?.mandate(id).await?.restored == usdc("2")?).then_some(()))
+    })
+    .await?;
+    balance(&world, &world.agent()?, &[id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guardian_removes_a_submitter_and_allows_it_again() -> Result<()> {
+    let world = World::start("cli-submitter").await?;
+    let (guardian, submitter) = (world.keys.guardian.clone(), world.keys.submitter.address());
+    let is_allowed = async || world.escrow.is_submitter(guardian.address(), submitter).await;
+    let name = submitter.to_string();
+    assert!(done(world.stipend(&guardian, &["submitter", "allow", &name])?).get("tx_hash").is_none(), "it was before");
+
+    let escrow = world.escrow.domain().escrow.to_string();
+    let removed = done(world.stipend(&guardian, &["submitter", "remove", &name, "--escrow", &escrow, "--yes"])?);
+    assert!(removed["allowed"] == false && removed["tx_hash"].is_string());
+    assert!(!is_allowed().await?);
+    // Everybody speaks for themselves alone.
+    done(world.stipend(&world.keys.operator, &["submitter", "allow", &name, "--yes"])?);
+    assert!(!is_allowed().await?);
+    failed(world.stipend(&guardian, &["submitter", "allow", &name])?, "nobody to ask");
+    done(world.stipend(&guardian, &["submitter", "allow", &name, "--yes"])?);
+    assert!(is_allowed().await?);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -296,7 +296,7 @@ async fn an_outflow_of_somebody_else_s_stays_frozen_and_the_rest_goes_on() -> Re
         payment.deadline,
         payment.reference,
     )?;
-    world.escrow.allow_submitter(&world.keys.guardian, world.keys.operator.address()).await?;
+    world.escrow.set_submitter(&world.keys.guardian, world.keys.operator.address(), true).await?;
     world.escrow.spend(&world.keys.operator, &mandate.terms, &spend, &payment.signature, None).await?;
     world.mandate_in(&agent, mandate.id, MandateState::Frozen).await?;
     world.relayer.stop()?;

@@ -1,0 +1,86 @@
+//! `stipend submitter`: whom the guardian lets send transactions.
+
+use alloy_primitives::{Address, B256};
+use serde::Serialize;
+use stipend_client::chain::Escrow;
+use stipend_core::address;
+
+use crate::{approve, context::Context, keys::DevAccount, show};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Let an account send payments, holds, captures and releases of this guardian's mandates
+    #[command(after_help = "\
+The key is the guardian's. Then give the account ETH, and `stipend serve` its key.
+
+Examples:
+  stipend submitter allow 0x… --keystore guardian.json --password-file guardian.pass
+  stipend submitter allow 0x… --escrow 0x…  # without any relayer")]
+    Allow(Args),
+    /// Take that away again: what it sends from the next block on is refused
+    #[command(after_help = "\
+The key is the guardian's. Do this at once if a submitter's key may be in other hands.
+
+Examples:
+  stipend submitter remove 0x… --keystore guardian.json --password-file guardian.pass
+  stipend submitter remove 0x… --escrow 0x…  # without any relayer")]
+    Remove(Args),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Whose account it is
+    #[arg(value_name = "ADDRESS", value_parser = address::parse)]
+    submitter: Address,
+    /// Do without a relayer: at this escrow
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
+    escrow: Option<Address>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// What the escrow knows now, for programs.
+#[derive(Serialize)]
+struct SubmitterView {
+    #[serde(with = "address::strict")]
+    guardian: Address,
+    #[serde(with = "address::strict")]
+    submitter: Address,
+    allowed: bool,
+    /// Absent: it was so before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tx_hash: Option<B256>,
+}
+
+pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()> {
+    let (args, allowed) = match command {
+        Command::Allow(args) => (args, true),
+        Command::Remove(args) => (args, false),
+    };
+    let key = context.globals.keys.key(DevAccount::Guardian)?;
+    let escrow = match args.escrow {
+        Some(address) => Escrow::at(context.chain().await?, address).await?,
+        None => context.relayers_escrow().await?,
+    };
+    let guardian = key.on(escrow.chain().id())?;
+    let mut view = SubmitterView { guardian: guardian.address(), submitter: args.submitter, allowed, tx_hash: None };
+    if escrow.is_submitter(view.guardian, view.submitter).await? != allowed {
+        let may = if allowed { "may send" } else { "may no longer send" };
+        let what = format!(
+            "{} {may} what agents of mandates with the guardian {} have signed, at the escrow {}.",
+            view.submitter,
+            view.guardian,
+            escrow.domain().escrow
+        );
+        approve::confirm(context, args.yes, &what, if allowed { "Allow?" } else { "Remove?" })?;
+        let progress = context.progress("waiting for the transaction");
+        view.tx_hash = Some(escrow.set_submitter(&guardian, view.submitter, allowed).await?);
+        drop(progress);
+    }
+    show::result(context.json(), &view, |view| {
+        let is = if view.allowed { "is a submitter" } else { "is no submitter" };
+        let how = view.tx_hash.map_or_else(|| "it was so before".into(), |tx| format!("transaction {tx}"));
+        format!("{} {is} of the guardian {}\n{how}", view.submitter, view.guardian)
+    })
+}
