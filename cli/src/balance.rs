@@ -51,7 +51,7 @@ struct ChainView {
 enum Agrees {
     /// To the last unit, or but for what is on its way.
     Yes,
-    /// The chain is ahead: it has ended the mandate, which is not final yet.
+    /// The chain is ahead: it has returned what was left, or what was held, which is not final yet.
     Ending,
     /// The chain is ahead: it has more than the ledger, and no more than the cap. A refund is not final yet.
     Refunding,
@@ -113,7 +113,7 @@ fn agrees(mandate: &Mandate, chain: OnChain) -> Agrees {
     if !chain.opened {
         return if mandate.state == MandateState::Opening { Agrees::Yes } else { Agrees::No };
     }
-    if chain.ended && escrow < ledger && mandate.returned.is_zero() {
+    if chain.ended && escrow < ledger {
         return Agrees::Ending;
     }
     if chain.remaining < mandate.available || chain.held > on_its_way {
@@ -232,6 +232,10 @@ mod tests {
         assert_eq!(agrees(&open, chain("0", true)), Agrees::Ending);
         let ended = Mandate { available: Amount::ZERO, returned: amount("100"), ..open.clone() };
         assert_eq!(agrees(&ended, chain("0", true)), Agrees::Yes);
+        // What was held came back later than the rest.
+        let released = Mandate { available: amount("25"), returned: amount("75"), ..open.clone() };
+        assert_eq!(agrees(&released, chain("0", true)), Agrees::Ending);
+        assert_eq!(agrees(&released, chain("25", true)), Agrees::Yes);
         // Nothing was left that could come back.
         let spent = Mandate { available: Amount::ZERO, ..open };
         assert_eq!(agrees(&spent, chain("0", true)), Agrees::Yes);
