@@ -49,8 +49,8 @@ impl Service {
         Ok(SignedRevocation { mandate, signature, by })
     }
 
-    /// An operator ends a mandate by one message: stored before this returns, and sent before all
-    /// else. From now on nothing new is accepted; what was may still be in a block before.
+    /// An operator ends a mandate by one message: stored before this returns, and sent behind at most
+    /// one transaction of each other kind. From now on nothing new is accepted; what was may still be in a block before.
     ///
     /// # Errors
     /// `not_found` unless its operator signed it, `foreign_guardian`, and those of the ledger.
