@@ -15,7 +15,7 @@ library Signatures {
     /// @dev Pays for reaching the call, so that the wallet gets all of WALLET_GAS.
     uint256 private constant RESERVE = 10_000;
 
-    /// @param signer Who must have signed; not zero
+    /// @param signer Who must have signed. For zero anything counts as signed: no mandate has such an agent or operator
     /// @param digest What was signed
     /// @param r First half of the ERC-2098 signature
     /// @param vs Second half; high-s values are refused (EIP-2)
@@ -29,7 +29,7 @@ library Signatures {
         return recovered == signer || (signature.length != 0 && _accepts(signer, digest, signature));
     }
 
-    /// @param signer Who must have signed; not zero
+    /// @param signer Who must have signed. For zero anything counts as signed: no mandate has such an agent or operator
     /// @param digest What was signed
     /// @param signature 65 bytes of a key, high-s values refused; or what an ERC-1271 wallet takes, not empty
     function isValid(address signer, bytes32 digest, bytes calldata signature) internal view returns (bool) {
