@@ -25,6 +25,8 @@ library Signatures {
         view
         returns (bool)
     {
+        // Why nobody is recovered does not matter.
+        // slither-disable-next-line unused-return
         (address recovered,,) = ECDSA.tryRecover(digest, r, vs);
         return recovered == signer || (signature.length != 0 && _accepts(signer, digest, signature));
     }
@@ -33,6 +35,8 @@ library Signatures {
     /// @param digest What was signed
     /// @param signature 65 bytes of a key, high-s values refused; or what an ERC-1271 wallet takes, not empty
     function isValid(address signer, bytes32 digest, bytes calldata signature) internal view returns (bool) {
+        // Why nobody is recovered does not matter.
+        // slither-disable-next-line unused-return
         (address recovered,,) = ECDSA.tryRecoverCalldata(digest, signature);
         return recovered == signer || (signature.length != 0 && _accepts(signer, digest, signature));
     }
