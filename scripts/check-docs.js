@@ -29,7 +29,7 @@ for (const [path, text] of read("docs", ".md")) {
 
 // Rust: a place is a file, without what they all share: `e2e/restart`, `chain/classify`, `core/amount`.
 const rust = new Map(
-  ["tests/tests", "relayer/src", "core/src", "client/src", "cli/src"]
+  ["tests/tests", "relayer/src", "core/src", "client/src", "cli/src", "bindings/src"]
     .flatMap((folder) => read(folder, ".rs"))
     .map(([path, text]) => [
       path.replace(/^(tests\/tests|relayer\/src)\/|\.rs$/g, "").replace("/src/", "/"),
@@ -43,6 +43,13 @@ for (const row of readFileSync("docs/faults.md", "utf8").split("\n").filter((lin
     const name = words.split(" ").pop();
     if (words !== name) place = words.slice(0, -name.length - 1);
     if (!rust.get(place)?.has(name)) missing.push(`docs/faults.md: ${place ?? ""} ${name}`);
+  }
+}
+// Elsewhere a place may be named by its end or its beginning: `book/tests a_skip_…`, `e2e/cards a_card_…`.
+const isAt = (path, place) => `/${path}/`.includes(`/${place}/`);
+for (const [path, text] of read("docs", ".md")) {
+  for (const [, place, name] of text.matchAll(/`([a-z0-9_/]+) ([a-z]+(?:_[a-z0-9]+){2,})`/g)) {
+    if (![...rust].some(([file, names]) => isAt(file, place) && names.has(name))) missing.push(`${path}: ${place} ${name}`);
   }
 }
 if (missing.length > 0) {
