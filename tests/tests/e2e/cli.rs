@@ -6,10 +6,10 @@ use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, U256};
 use eyre::{OptionExt, Result};
 use serde_json::Value;
-use stipend_core::{MandateId, policy::MandateState};
+use stipend_core::{MandateId, api::NewMandateRequest, policy::MandateState};
 use stipend_e2e::{Failed, World, balance, eventually, key};
 
-use crate::{payee, usdc};
+use crate::{asking, payee, usdc};
 
 /// Asked for by the agent, approved by the operator with a permit.
 fn approved(world: &World, amount: &str, duration: &str) -> Result<MandateId> {
@@ -83,6 +83,47 @@ async fn an_operator_prints_the_end_of_a_mandate_and_anyone_sends_it() -> Result
     world.relayer.restart().await?;
     world.returned(&world.agent()?, id, usdc("10")?).await?;
     balance(&world, &world.agent()?, &[id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_a_guardian_pays_straight_to_the_contract() -> Result<()> {
+    let world = World::start("cli-direct").await?;
+    let (agent, operator) = (world.keys.agent.clone(), &world.keys.operator);
+    let listed = (1..=5).map(payee).collect();
+    let request = NewMandateRequest { payees: Some(listed), ..asking("10")? };
+    let request = world.agent()?.request_mandate(&request).await?.object;
+    let terms = request.terms(operator.address(), Address::ZERO, world.time().await?);
+    world.escrow.allow(operator, terms.cap).await?;
+    world.escrow.open(operator, &terms).await?;
+    let id = world.escrow.domain().mandate_id(&terms)?;
+    world.mandate_in(&world.agent()?, id, MandateState::Open).await?;
+
+    let mandate = id.to_string();
+    let pay = |to: Address, amount: &str| {
+        let to = to.to_string();
+        world.stipend(&agent, &["pay", "--direct", "--mandate", &mandate, "--to", &to, "--amount", amount])
+    };
+    // The payee's place in the list is proved; the second payment takes the next nonce.
+    for (to, amount, nonce) in [(payee(3), "3", 0), (payee(5), "2.5", 1)] {
+        let paid = done(pay(to, amount)?);
+        assert!(paid["tx_hash"].is_string() && paid["payment"]["nonce"] == nonce, "{paid}");
+        assert_eq!(world.escrow.balance_of(to).await?, usdc(amount)?);
+    }
+    for (to, amount, code) in [(payee(6), "1", "payee_not_allowed"), (payee(3), "4.51", "insufficient_budget")] {
+        let Err(refused) = pay(to, amount)? else { panic!("paid {amount} to {to}") };
+        assert_eq!((refused.exit, &refused.problem["code"]), (3, &code.into()));
+    }
+
+    eventually("what went past the relayer is booked", async || {
+        world.anvil.mine(1).await?;
+        Ok((world.agent()?.mandate(id).await?.paid == usdc("5.5")?).then_some(()))
+    })
+    .await?;
+    assert_eq!(world.agent()?.mandate(id).await?.available, usdc("4.5")?);
+    assert_eq!(world.escrow.mandate_of(id).await?.remaining, usdc("4.5")?);
+    let trail = world.operator()?.audit(Some(id), 0, Some(100)).await?.data;
+    assert_eq!(trail.iter().filter(|entry| entry.kind == "mandate.spent_elsewhere").count(), 2);
+    world.relayer.prove()
 }
 
 #[tokio::test(flavor = "multi_thread")]
