@@ -157,8 +157,9 @@ contract RefundTest is EscrowTest {
         _assertGoesToTheOperator();
     }
 
-    /// @dev Nothing was paid, so there is nothing to restore.
+    /// @dev Nothing was paid, so there is nothing to restore, and the token is asked for nothing on the escrow's behalf.
     function test_goesToTheOperator_beforeAnythingWasPaid() public {
+        vm.expectCall(address(usdc), abi.encodeCall(usdc.transferFrom, (stranger, address(escrow), 0)), 0);
         _assertGoesToTheOperator();
         _hold(terms, _holdOf(terms, CAP, 0));
         _assertGoesToTheOperator();
