@@ -202,6 +202,15 @@ contract SettleTest is EscrowTest {
         return (row, Reason.BadSignature);
     }
 
+    /// @dev A run in which no row passes asks the token for nothing, not even to move nothing.
+    function test_asksNothingOfTheToken_whenNoRowOfARunPasses() public {
+        Payment[] memory rows =
+            _rows(_paymentTo(terms, alice, 0, 0), _paymentTo(terms, bob, 5, 1), _paymentTo(terms, alice, CAP, 2));
+        vm.expectCall(address(usdc), abi.encodeWithSelector(usdc.transfer.selector), 1);
+        assertEq(_settle(terms, rows), 1);
+        assertEq(usdc.balanceOf(bob), 5);
+    }
+
     function test_skipsTheSecondUseOfANonce() public {
         _expectSkipped(id, 4, Reason.NonceUsed);
         assertEq(_settle(terms, _rows(_payment(terms, 5, 4), _payment(terms, 6, 4))), 1);
