@@ -34,6 +34,11 @@ abstract contract Model is EscrowTest {
     /// @dev What agents signed to be paid or held, and where operators signed to have what is left.
     mapping(bytes32 words => bool) internal signed;
 
+    /// @dev Who may send for whom, as the logs have it.
+    mapping(address guardian => mapping(address submitter => bool)) private _allowed;
+    /// @dev Who made the call whose logs are replayed; zero: that is not looked at.
+    address internal caller;
+
     uint256 internal donated;
     string public breach;
     mapping(address account => int256) private _unexplained;
@@ -50,9 +55,9 @@ abstract contract Model is EscrowTest {
         for (uint256 i = 0; i < logs.length; ++i) {
             if (logs[i].emitter == address(usdc) && logs[i].topics[0] == IERC20.Transfer.selector) {
                 _require(_unexplained[_address(logs[i].topics[2])] == 0, "I9: moved without a word");
-            } else if (logs[i].emitter == address(escrow) && logs[i].topics[0] != IMandateEscrow.SubmitterSet.selector)
-            {
-                _requireAsModelled(logs[i].topics[1]);
+            } else if (logs[i].emitter == address(escrow)) {
+                if (logs[i].topics[0] != IMandateEscrow.SubmitterSet.selector) _requireAsModelled(logs[i].topics[1]);
+                else _requireSetAsModelled(_address(logs[i].topics[1]), _address(logs[i].topics[2]));
             }
         }
         _require(_unexplained[INTO_THE_ESCROW] == 0, "I9: a word for nothing");
@@ -71,14 +76,25 @@ abstract contract Model is EscrowTest {
 
     function _replayLog(Vm.Log memory log) private {
         (bytes32 kind, bytes32 id) = (log.topics[0], log.topics[1]);
-        if (kind == IMandateEscrow.Opened.selector) _opened(id, abi.decode(log.data, (Terms)));
-        else if (kind == IMandateEscrow.Spent.selector) _spent(id, _address(log.topics[2]), log.data);
-        else if (kind == IMandateEscrow.Held.selector) _held(id, _address(log.topics[2]), log.data);
-        else if (kind == IMandateEscrow.Captured.selector) _captured(id, _address(log.topics[2]), log.data);
-        else if (kind == IMandateEscrow.Released.selector) _released(id, log.data);
-        else if (kind == IMandateEscrow.Refunded.selector) _refunded(id, log.data);
-        else if (kind == IMandateEscrow.Revoked.selector) _revoked(id);
-        else if (kind == IMandateEscrow.Returned.selector) _returned(id, _address(log.topics[2]), log.data);
+        if (kind == IMandateEscrow.Opened.selector) {
+            _opened(id, abi.decode(log.data, (Terms)));
+        } else if (kind == IMandateEscrow.Spent.selector) {
+            _spent(id, _address(log.topics[2]), log.data);
+        } else if (kind == IMandateEscrow.Held.selector) {
+            _held(id, _address(log.topics[2]), log.data);
+        } else if (kind == IMandateEscrow.Captured.selector) {
+            _captured(id, _address(log.topics[2]), log.data);
+        } else if (kind == IMandateEscrow.Released.selector) {
+            _released(id, log.data);
+        } else if (kind == IMandateEscrow.Refunded.selector) {
+            _refunded(id, log.data);
+        } else if (kind == IMandateEscrow.Revoked.selector) {
+            _revoked(id);
+        } else if (kind == IMandateEscrow.Returned.selector) {
+            _returned(id, _address(log.topics[2]), log.data);
+        } else if (kind == IMandateEscrow.SubmitterSet.selector) {
+            _allowed[_address(id)][_address(log.topics[2])] = abi.decode(log.data, (bool));
+        }
     }
 
     function _opened(bytes32 id, Terms memory terms) private {
@@ -115,6 +131,7 @@ abstract contract Model is EscrowTest {
         _require(!entry.ended && block.timestamp >= terms.start && block.timestamp < terms.expiry, "I5: out of time");
         _require(amount <= entry.remaining && (terms.perPayment == 0 || amount <= terms.perPayment), "I2: too much");
         _require(nonce >= entry.nonceBase && !used[id][nonce], "I3: used before");
+        _require(terms.guardian == address(0) || _sentFor(terms.guardian), "I12: sent by no submitter");
 
         entry.remaining = _less(entry.remaining, amount);
         used[id][nonce] = true;
@@ -135,6 +152,7 @@ abstract contract Model is EscrowTest {
         _require(amount <= hold.left && amount <= entries[id].held, "I4: more than is held");
         _require(block.timestamp < hold.captureBy, "I4: captured too late");
         _require(to == hold.payee, "I7: another payee");
+        _require(_endedBy(id, hold.payee), "I12: captured by no submitter");
         hold.left = uint64(_less(hold.left, amount));
         if (hold.left == 0) delete holds[id][nonce];
         entries[id].held = _less(entries[id].held, amount);
@@ -144,10 +162,21 @@ abstract contract Model is EscrowTest {
 
     function _released(bytes32 id, bytes memory data) private {
         (uint64 amount, uint32 nonce) = abi.decode(data, (uint64, uint32));
-        _require(amount != 0 && amount == holds[id][nonce].left, "I4: not what is held");
+        HoldState memory hold = holds[id][nonce];
+        _require(amount != 0 && amount == hold.left, "I4: not what is held");
+        _require(block.timestamp >= hold.captureBy || _endedBy(id, hold.payee), "I12: released by no submitter");
         delete holds[id][nonce];
         entries[id].held = _less(entries[id].held, amount);
         entries[id].remaining += amount;
+    }
+
+    function _endedBy(bytes32 id, address payee) private view returns (bool) {
+        address guardian = entries[id].terms.guardian;
+        return caller == payee || (guardian == address(0) ? caller == address(0) : _sentFor(guardian));
+    }
+
+    function _sentFor(address guardian) private view returns (bool) {
+        return caller == address(0) || _allowed[guardian][caller];
     }
 
     function _refunded(bytes32 id, bytes memory data) private {
@@ -214,6 +243,10 @@ abstract contract Model is EscrowTest {
             bytes32 slot = keccak256(abi.encode(id, WINDOWS_SLOT));
             _require(uint256(vm.load(address(escrow), slot)) == _window(entry), "I12: another window");
         }
+    }
+
+    function _requireSetAsModelled(address guardian, address submitter) private {
+        _require(escrow.isSubmitter(guardian, submitter) == _allowed[guardian][submitter], "I12: another submitter");
     }
 
     /// @dev Seven buckets of a sixth of the window each, as their commitments say.

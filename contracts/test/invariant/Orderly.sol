@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {Group, Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "../../src/interfaces/Types.sol";
-import {Cast} from "./Cast.sol";
+import {Group, HoldState, Mandate, Payment, Terms} from "../../src/interfaces/Types.sol";
+import {Suited} from "./Suited.sol";
 
-/// @notice Makes only calls that must succeed, in any order and at any time. Where nothing suits, it opens a mandate or lets
-/// time pass until something does.
-contract Orderly is Cast {
+/// @notice Makes only calls that must succeed, in any order and at any time.
+contract Orderly is Suited {
     // ---------------------------------------------------------------- open
 
     function open(uint256 seed) external counted("open") {
@@ -45,7 +44,8 @@ contract Orderly is Cast {
     }
 
     /// @dev I10: the batch pays exactly the rows that would pay one by one.
-    function settle(uint256 seed) external counted("settle") {
+    function settle(uint256 seed) external {
+        _begin();
         seed = _mix(seed);
         Group[] memory groups = new Group[](2);
         bytes[] memory signatures = new bytes[](6);
@@ -75,12 +75,14 @@ contract Orderly is Cast {
         vm.getRecordedLogs();
         uint256 before = _received();
         vm.prank(submitter_);
-        escrow.settle(groups, new bytes32[][](0), signatures);
+        uint256 count = escrow.settle(groups, new bytes32[][](0), signatures);
         uint256 sum = 0;
         for (uint256 i = 0; i < 6; ++i) {
             if (paid >> i & 1 == 1) sum += groups[i / 3].payments[i % 3].amount;
         }
         _require(_received() - before == sum, "I10: rows cost each other something");
+        _replay();
+        if (count != 0) ++successes["settle"];
     }
 
     // ---------------------------------------------------------------- hold
@@ -183,110 +185,6 @@ contract Orderly is Cast {
     function setSubmitter(uint160 account, bool allowed) external counted("setSubmitter") {
         vm.prank(guardians[0]);
         escrow.setSubmitter(address(uint160(bound(account, 1, type(uint80).max)) << 80), allowed);
-    }
-
-    // ---------------------------------------------------------------- what suits
-
-    function _fresh(uint256 seed) private view returns (Terms memory terms) {
-        terms = _draw(seed);
-        terms.intent = keccak256(abi.encode(seed, ids.length));
-    }
-
-    function _open(uint256 seed) private returns (bytes32 id) {
-        Terms memory terms = _fresh(seed);
-        usdc.mint(terms.operator, terms.cap);
-        vm.prank(terms.operator);
-        id = escrow.open(terms);
-        _replay();
-        vm.recordLogs();
-    }
-
-    /// @dev One of the newest mandates that can be spent and has something left.
-    function _live(uint256 seed) private returns (bytes32 id) {
-        for (uint256 i = 0; i < 4 && i < ids.length; ++i) {
-            uint256 newest = ids.length < 4 ? ids.length : 4;
-            id = ids[ids.length - 1 - (seed % newest + i) % newest];
-            Terms memory terms = entries[id].terms;
-            bool open_ = !entries[id].ended && time >= terms.start && time < terms.expiry;
-            if (open_ && entries[id].remaining > terms.cap / 4) return id;
-        }
-        return _openNow(seed);
-    }
-
-    /// @dev One that is over, with something left that goes back.
-    function _over(uint256 seed) private returns (bytes32 id) {
-        for (uint256 i = 0; i < ids.length; ++i) {
-            id = ids[(seed % ids.length + i) % ids.length];
-            if (entries[id].remaining != 0 && (entries[id].ended || time >= entries[id].terms.expiry)) return id;
-        }
-        id = _live(seed);
-        _passUntil(entries[id].terms.expiry);
-    }
-
-    /// @dev A hold that can still be captured.
-    function _heldNow(uint256 seed) private returns (bytes32 id, uint32 nonce) {
-        for (uint256 i = 0; i < 8 && i < ids.length; ++i) {
-            id = ids[ids.length - 1 - i];
-            uint32[] storage nonces = entries[id].holds;
-            for (uint256 j = 0; j < nonces.length; ++j) {
-                nonce = nonces[(seed % nonces.length + j) % nonces.length];
-                if (holds[id][nonce].left != 0 && time < holds[id][nonce].captureBy) return (id, nonce);
-            }
-        }
-        return _hold(seed);
-    }
-
-    function _hold(uint256 seed) private returns (bytes32 id, uint32 nonce) {
-        id = _live(seed);
-        Terms memory terms = entries[id].terms;
-        Hold memory hold_;
-        bytes memory signature;
-        for (uint256 i = 0;; ++i) {
-            require(i < 20, "no hold passes");
-            if (i == 9) {
-                id = _openNow(seed >> 1);
-                terms = entries[id].terms;
-            }
-            hold_.payment = _payment(terms, uint256(keccak256(abi.encode(seed, i))));
-            hold_.payment.amount = uint64(1 + hold_.payment.amount / (1 << i));
-            hold_.captureBy = seed % 2 == 0 ? terms.captureEnd : uint40(time + 1 + seed % (terms.captureEnd - time));
-            signature = _signed(terms, hold_);
-            if (escrow.canHold(terms, hold_, new bytes32[](0), signature, _submitterOf(terms, seed)) == Reason.None) {
-                break;
-            }
-        }
-        vm.prank(_submitterOf(terms, seed));
-        escrow.hold(terms, hold_, new bytes32[](0), signature);
-        nonce = hold_.payment.nonce;
-        _replay();
-        vm.recordLogs();
-    }
-
-    /// @dev A payment that the view lets pass: what it says must be so.
-    function _passing(uint256 seed)
-        private
-        returns (Terms memory terms, Payment memory payment, bytes memory signature)
-    {
-        terms = entries[_live(seed)].terms;
-        for (uint256 i = 0;; ++i) {
-            require(i < 20, "no payment passes");
-            if (i == 9) terms = entries[_openNow(seed)].terms;
-            payment = _payment(terms, uint256(keccak256(abi.encode(seed, i))));
-            payment.amount = uint64(1 + payment.amount / (1 << i));
-            signature = _signed(terms, payment);
-            Reason reason = escrow.canSpend(terms, payment, new bytes32[](0), signature, _submitterOf(terms, seed));
-            if (reason == Reason.None) return (terms, payment, signature);
-        }
-    }
-
-    function _openNow(uint256 seed) private returns (bytes32 id) {
-        id = _open(seed);
-        _passUntil(entries[id].terms.start);
-    }
-
-    function _passUntil(uint256 when) private {
-        if (time < when) time = when;
-        vm.warp(time);
     }
 
     function _received() private view returns (uint256 sum) {
