@@ -26,7 +26,8 @@ contract VectorsTest is Test {
     }
 
     function test_typeHashes() public view {
-        string[5] memory names = ["EIP712Domain", "Terms", "Spend", "Hold", "ReceiveWithAuthorization"];
+        string[7] memory names =
+            ["EIP712Domain", "Terms", "Spend", "Hold", "Revoke", "Sweep", "ReceiveWithAuthorization"];
         for (uint256 i = 0; i < names.length; ++i) {
             string memory path = string.concat(".types.", names[i]);
             assertEq(keccak256(bytes(_string(path, ".type"))), _bytes32(path, ".typeHash"), names[i]);
@@ -34,11 +35,14 @@ contract VectorsTest is Test {
         assertEq(Digests.TERMS_TYPEHASH, _bytes32(".types.Terms", ".typeHash"));
         assertEq(Digests.SPEND_TYPEHASH, _bytes32(".types.Spend", ".typeHash"));
         assertEq(Digests.HOLD_TYPEHASH, _bytes32(".types.Hold", ".typeHash"));
+        assertEq(Digests.REVOKE_TYPEHASH, _bytes32(".types.Revoke", ".typeHash"));
+        assertEq(Digests.SWEEP_TYPEHASH, _bytes32(".types.Sweep", ".typeHash"));
         assertEq(usdc.RECEIVE_WITH_AUTHORIZATION_TYPEHASH(), _bytes32(".types.ReceiveWithAuthorization", ".typeHash"));
     }
 
     function test_domainFollowsTheChain() public {
-        for (uint256 i = 0; _has(".domains", i); ++i) {
+        uint256 count = _count(".domains");
+        for (uint256 i = 0; i < count; ++i) {
             string memory path = _at(".domains", i);
             vm.chainId(_uint(path, ".domain.chainId"));
             assertEq(escrow.domainSeparator(), _bytes32(path, ".separator"));
@@ -46,7 +50,8 @@ contract VectorsTest is Test {
     }
 
     function test_mandateIds_keepTheChainOfDeployment() public {
-        for (uint256 i = 0; _has(".mandates", i); ++i) {
+        uint256 count = _count(".mandates");
+        for (uint256 i = 0; i < count; ++i) {
             Terms memory terms = _terms(string.concat(_at(".mandates", i), ".terms"));
             bytes32 id = _bytes32(_at(".mandates", i), ".mandate");
             assertEq(escrow.idOf(terms), id);
@@ -59,7 +64,8 @@ contract VectorsTest is Test {
     function test_spends() public {
         address agent = _address(".agent.address");
         uint256 key = _uint(".agent.key");
-        for (uint256 i = 0; _has(".spends", i); ++i) {
+        uint256 count = _count(".spends");
+        for (uint256 i = 0; i < count; ++i) {
             string memory path = _at(".spends", i);
             Payment memory payment = _payment(path);
             vm.chainId(_uint(path, ".chainId"));
@@ -76,7 +82,8 @@ contract VectorsTest is Test {
     function test_holds() public {
         address agent = _address(".agent.address");
         uint256 key = _uint(".agent.key");
-        for (uint256 i = 0; _has(".holds", i); ++i) {
+        uint256 count = _count(".holds");
+        for (uint256 i = 0; i < count; ++i) {
             string memory path = _at(".holds", i);
             Hold memory hold = _hold(path);
             vm.chainId(_uint(path, ".chainId"));
@@ -91,7 +98,8 @@ contract VectorsTest is Test {
     }
 
     function test_revocations() public {
-        for (uint256 i = 0; _has(".revocations", i); ++i) {
+        uint256 count = _count(".revocations");
+        for (uint256 i = 0; i < count; ++i) {
             string memory path = _at(".revocations", i);
             vm.chainId(_uint(path, ".chainId"));
             bytes32 digest = Digests.ofRevoke(escrow.domainSeparator(), _bytes32(path, ".mandate"));
@@ -100,7 +108,8 @@ contract VectorsTest is Test {
     }
 
     function test_sweeps() public {
-        for (uint256 i = 0; _has(".sweeps", i); ++i) {
+        uint256 count = _count(".sweeps");
+        for (uint256 i = 0; i < count; ++i) {
             string memory path = _at(".sweeps", i);
             vm.chainId(_uint(path, ".chainId"));
             bytes32 digest = Digests.ofSweep(
@@ -121,7 +130,8 @@ contract VectorsTest is Test {
 
     function test_authorizations() public view {
         assertEq(usdc.DOMAIN_SEPARATOR(), _bytes32(".tokenDomain", ".separator"));
-        for (uint256 i = 0; _has(".authorizations", i); ++i) {
+        uint256 count = _count(".authorizations");
+        for (uint256 i = 0; i < count; ++i) {
             string memory path = _at(".authorizations", i);
             bytes32 structHash = keccak256(
                 abi.encode(
@@ -142,7 +152,8 @@ contract VectorsTest is Test {
     }
 
     function test_payeeTrees() public view {
-        for (uint256 i = 0; _has(".payeeTrees", i); ++i) {
+        uint256 count = _count(".payeeTrees");
+        for (uint256 i = 0; i < count; ++i) {
             string memory path = _at(".payeeTrees", i);
             bytes32 root = _bytes32(path, ".root");
             address[] memory payees = vm.parseJsonAddressArray(json, string.concat(path, ".payees"));
@@ -159,8 +170,8 @@ contract VectorsTest is Test {
 
     function test_windows() public {
         json = vm.readFile("bindings/vectors/window.json");
-        uint256 i = 0;
-        for (; _has(".cases", i); ++i) {
+        uint256 count = _count(".cases");
+        for (uint256 i = 0; i < count; ++i) {
             string memory path = _at(".cases", i);
             Terms memory terms;
             terms.window = _uint32(path, ".window");
@@ -177,7 +188,7 @@ contract VectorsTest is Test {
                 if (added != 0) word = added;
             }
         }
-        assertGe(i, 10);
+        assertGe(count, 10);
     }
 
     function test_reasons() public view {
@@ -265,8 +276,10 @@ contract VectorsTest is Test {
         return string.concat(list, "[", vm.toString(i), "]");
     }
 
-    function _has(string memory list, uint256 i) private view returns (bool) {
-        return vm.keyExistsJson(json, _at(list, i));
+    /// @dev A list without vectors would pass whatever is asked of each.
+    function _count(string memory list) private view returns (uint256 count) {
+        while (vm.keyExistsJson(json, _at(list, count))) ++count;
+        assertGt(count, 0, list);
     }
 
     function _string(string memory path, string memory key) private view returns (string memory) {
