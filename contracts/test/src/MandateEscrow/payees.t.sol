@@ -79,12 +79,6 @@ contract PayeesTest is EscrowTest {
         _assertWithProof(_paymentTo(terms, to, 5, 0), with, Reason.PayeeNotAllowed);
     }
 
-    /// @dev A node is no leaf: a leaf hashes 32 bytes twice, a node 64 bytes once.
-    function test_reverts_forAnInnerNode() public {
-        address node = address(uint160(uint256(terms.payees)));
-        _assertWithProof(_paymentTo(terms, node, 5, 0), new bytes32[](0), Reason.PayeeNotAllowed);
-    }
-
     function test_ignoresTheProof_whenAnyPayeeIsAllowed(bytes32[] memory with) public {
         Terms memory open = _terms();
         _open(open);
