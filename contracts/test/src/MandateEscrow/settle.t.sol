@@ -60,6 +60,35 @@ contract SettleTest is EscrowTest {
         }
     }
 
+    /// @dev I11: all that a mandate can have, in one run, up to the last nonce and the last second.
+    function test_succeeds_atTypeMaxima() public {
+        (terms.cap, terms.perPayment) = (type(uint64).max, type(uint64).max);
+        (terms.expiry, terms.captureEnd) = (type(uint32).max, type(uint32).max);
+        id = _open(terms);
+        vm.warp(type(uint32).max - 1);
+        uint64[4] memory amounts = [type(uint64).max - 1, type(uint64).max, 1, 1];
+        Payment[] memory rows = new Payment[](4);
+        for (uint32 i = 0; i < 4; ++i) {
+            rows[i] = _paymentTo(terms, i == 3 ? bob : alice, amounts[i], type(uint32).max - i);
+            rows[i].deadline = type(uint40).max;
+            _sign(terms, rows[i]);
+        }
+        uint256 snapshot = vm.snapshotState();
+        _expectSkipped(id, type(uint32).max - 1, Reason.InsufficientBudget);
+        _expectSkipped(id, type(uint32).max - 3, Reason.InsufficientBudget);
+        assertEq(_settle(terms, rows), 2);
+        assertEq(usdc.balanceOf(alice), type(uint64).max);
+        assertEq(escrow.mandateOf(id), Mandate(0, 0, 5 << 85, type(uint32).max - 87, Status.Open));
+
+        // A run of all that the token refuses leaves all, for the row behind.
+        vm.revertToState(snapshot);
+        usdc.blacklist(alice);
+        assertEq(_settle(terms, rows), 1);
+        assertEq(
+            escrow.mandateOf(id), Mandate(type(uint64).max - 1, 0, 1 << 87, type(uint32).max - 3 - 87, Status.Open)
+        );
+    }
+
     function test_emitsExpectedEvents() public {
         Payment[] memory rows =
             _rows(_paymentTo(terms, alice, 5, 0), _paymentTo(terms, bob, 7, 1), _paymentTo(terms, alice, 9, 2));
