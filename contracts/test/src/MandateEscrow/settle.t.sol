@@ -268,6 +268,48 @@ contract SettleTest is EscrowTest {
         assertEq(usdc.balanceOf(bob), 5);
     }
 
+    /// @dev Whatever the order: rows that the mandate can pay together all pay, and leave it the same.
+    function test_paysTheSame_inAnyOrder(uint256 seed) public {
+        uint32 count = 9;
+        Payment[] memory rows = new Payment[](count);
+        for (uint32 i = 0; i < count; ++i) {
+            rows[i] = _paymentTo(terms, [alice, bob, payee][i % 3], CAP / count - i % 2, i == 8 ? 0 : 87 - 10 * i);
+        }
+        rows[4].ref = 0; // and one that is bad
+        uint256 snapshot = vm.snapshotState();
+        bytes32 inOrder = _outcome(rows);
+        vm.revertToState(snapshot);
+        for (uint256 i = count - 1; i > 0; --i) {
+            uint256 j = uint256(keccak256(abi.encode(seed, i))) % (i + 1);
+            (rows[i], rows[j]) = (rows[j], rows[i]);
+        }
+        assertEq(_outcome(rows), inOrder);
+    }
+
+    function _outcome(Payment[] memory rows) private returns (bytes32) {
+        assertEq(_settle(terms, rows), rows.length - 1);
+        return
+            keccak256(
+                abi.encode(escrow.mandateOf(id), usdc.balanceOf(alice), usdc.balanceOf(bob), usdc.balanceOf(payee))
+            );
+    }
+
+    /// @dev Where they cannot all pay, whoever sends them chooses which do. A payment that a higher nonce has retired is dead.
+    function test_paysWhoeverIsFirst_whereNotAllCan() public {
+        Payment[] memory rows = _rows(_paymentTo(terms, alice, CAP, 0), _paymentTo(terms, bob, CAP - 5, 88));
+        uint256 snapshot = vm.snapshotState();
+        _expectSkipped(id, 88, Reason.InsufficientBudget);
+        assertEq(_settle(terms, rows), 1);
+        assertEq(usdc.balanceOf(alice), CAP);
+        vm.revertToState(snapshot);
+
+        (rows[0], rows[1]) = (rows[1], rows[0]);
+        _expectSkipped(id, 0, Reason.InsufficientBudget);
+        assertEq(_settle(terms, rows), 1);
+        assertEq(usdc.balanceOf(bob), CAP - 5);
+        _assertRefused(terms, _paymentTo(terms, alice, 5, 0), Reason.NonceRetired);
+    }
+
     // ---------------------------------------------------------------- skipping groups
 
     function test_skipsAGroupThatDoesNotPay() public {
