@@ -239,6 +239,16 @@ abstract contract EscrowTest is Test {
         vm.store(address(usdc), slot, bytes32(uint256(uint160(implementation))));
     }
 
+    /// @dev What the token's answer costs whoever does not copy it.
+    function _costOfAsking(bytes memory question) internal returns (uint256) {
+        address asked = address(usdc);
+        uint256 before = gasleft();
+        assembly ("memory-safe") {
+            pop(call(gas(), asked, 0, add(question, 0x20), mload(question), 0, 0))
+        }
+        return before - gasleft();
+    }
+
     // ---------------------------------------------------------------- assertions
 
     function assertEq(Reason left, Reason right) internal pure {

@@ -56,11 +56,20 @@ contract TokenReturningNonsense is MockUSDC {
     }
 }
 
-/// @dev Reverts a transfer with 100 kB.
+/// @dev Reverts a transfer without a word.
+contract TokenReverting is MockUSDC {
+    function transfer(address, uint256) external pure override returns (bool) {
+        assembly {
+            revert(0, 0)
+        }
+    }
+}
+
+/// @dev Reverts a transfer with a megabyte.
 contract TokenRevertingWithABomb is MockUSDC {
     function transfer(address, uint256) external pure override returns (bool) {
         assembly {
-            revert(0, 100000)
+            revert(0, 1000000)
         }
     }
 }
@@ -135,11 +144,11 @@ contract TokenBurningGasForPermits is MockUSDC {
     }
 }
 
-/// @dev Permits nothing, and says so in 100 kB.
+/// @dev Permits nothing, and says so in a megabyte.
 contract TokenRefusingPermitsWithABomb is MockUSDC {
     function permit(address, address, uint256, uint256, bytes memory) public pure override {
         assembly {
-            revert(0, 100000)
+            revert(0, 1000000)
         }
     }
 }

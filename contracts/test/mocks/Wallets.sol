@@ -94,7 +94,7 @@ contract WalletReturningABomb {
     fallback() external {
         assembly {
             mstore(0, shl(224, 0x1626ba7e))
-            return(0, 100000)
+            return(0, 190000)
         }
     }
 }

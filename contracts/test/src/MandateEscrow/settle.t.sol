@@ -9,6 +9,7 @@ import {
     TokenRefusingAnAmount,
     TokenReturningFalse,
     TokenReturningNonsense,
+    TokenReverting,
     TokenRevertingWithABomb
 } from "../../mocks/HostileTokens.sol";
 import {Wallet, WalletBurningGas, WalletThirsty} from "../../mocks/Wallets.sol";
@@ -424,19 +425,24 @@ contract SettleTest is EscrowTest {
     }
 
     function test_skipsEverything_whenTheTokenIsHostile() public {
-        address[3] memory tokens = [
+        address[4] memory tokens = [
             address(new TokenReturningFalse()),
             address(new TokenReturningNonsense()),
+            address(new TokenReverting()),
             address(new TokenRevertingWithABomb())
         ];
         Payment[] memory rows = _rows(_paymentTo(terms, alice, 5, 0), _paymentTo(terms, bob, 5, 1));
+        uint256[4] memory costs;
         for (uint256 i = 0; i < tokens.length; ++i) {
             _upgradeToken(tokens[i]);
             uint256 before = gasleft();
             assertEq(_settle(terms, rows), 0);
-            assertLt(before - gasleft(), 500_000, "a bomb is not copied");
+            costs[i] = before - gasleft();
             assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
         }
+        uint256 bomb = _costOfAsking(abi.encodeCall(usdc.transfer, (alice, 5)));
+        assertGt(bomb, 3_000_000);
+        assertLt(costs[3], costs[2] + 2 * bomb + 500_000, "a bomb is not copied");
     }
 
     // ---------------------------------------------------------------- side arrays

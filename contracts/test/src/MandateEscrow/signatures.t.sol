@@ -239,7 +239,16 @@ contract SignaturesTest is EscrowTest {
         uint256 before = gasleft();
         assertEq(_ask(address(new WalletBurningGas()), "x"), Reason.BadSignature);
         assertLt(before - gasleft(), 700_000);
-        assertEq(_ask(address(new WalletReturningABomb()), "x"), Reason.None);
+
+        // Asked twice, once by the view: all that it returns comes out of what it may burn, and none is copied.
+        (address brief, address bomb) = (address(new WalletAcceptingAll()), address(new WalletReturningABomb()));
+        before = gasleft();
+        assertEq(_ask(brief, "x"), Reason.None);
+        uint256 cost = before - gasleft();
+        before = gasleft();
+        assertEq(_ask(bomb, "x"), Reason.None);
+        assertGt(before - gasleft(), cost + 150_000);
+        assertLt(before - gasleft(), cost + 200_000, "a bomb is not copied");
     }
 
     /// @dev The root key of an EIP-7702 account stays valid, and so does what its code accepts.
