@@ -49,7 +49,13 @@ contract SpendTest is EscrowTest {
 
     function test_reverts_whenTheMandateIsUnknown() public {
         Terms memory terms = _terms();
-        _assertRefused(terms, _payment(terms, 1, 0), Reason.UnknownMandate);
+        Payment memory payment = _payment(terms, 1, 0);
+        _assertRefused(terms, payment, Reason.UnknownMandate);
+
+        // It was good all along, but for the opening.
+        _open(terms);
+        _spend(terms, payment);
+        assertEq(usdc.balanceOf(payee), 1);
     }
 
     function test_reverts_whenAnotherTermIsClaimed() public {
