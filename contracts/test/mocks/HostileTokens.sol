@@ -158,6 +158,23 @@ contract TokenIgnoringPermits is MockUSDC {
     function permit(address, address, uint256, uint256, bytes memory) public pure override {}
 }
 
+/// @dev Calls its caller back in the place of what was authorised to move, and does not mind when that fails.
+contract TokenReenteringFromAuthorizations is MockUSDC {
+    bytes private _reentry;
+    bool public reentered;
+
+    function reenterWith(bytes calldata reentry) external {
+        _reentry = reentry;
+    }
+
+    function receiveWithAuthorization(address, address, uint256, uint256, uint256, bytes32, bytes memory)
+        public
+        override
+    {
+        (reentered,) = msg.sender.call(_reentry);
+    }
+}
+
 /// @dev Calls its caller back when it is asked to permit, and does not mind when that fails.
 contract TokenReenteringFromPermits is MockUSDC {
     bytes private _reentry;

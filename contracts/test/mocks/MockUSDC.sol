@@ -213,7 +213,7 @@ contract MockUSDC is IUSDC {
         uint256 validBefore,
         bytes32 nonce,
         bytes memory signature
-    ) public whenNotPaused notBlacklisted(from) notBlacklisted(to) {
+    ) public virtual whenNotPaused notBlacklisted(from) notBlacklisted(to) {
         require(to == msg.sender, "FiatTokenV2: caller must be the payee");
         _useAuthorization(
             RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce, signature

@@ -110,6 +110,20 @@ contract WalletThirsty {
     }
 }
 
+/// @dev Calls its caller back, and says yes only if that succeeds.
+contract WalletReentering {
+    bytes private _reentry;
+
+    function reenterWith(bytes calldata reentry) external {
+        _reentry = reentry;
+    }
+
+    function isValidSignature(bytes32, bytes calldata) external returns (bytes4) {
+        (bool reentered,) = msg.sender.call{gas: 90_000}(_reentry);
+        return reentered ? this.isValidSignature.selector : bytes4(0xffffffff);
+    }
+}
+
 /// @dev Says yes only if it may change state.
 contract WalletWriting {
     uint256 private _asked;

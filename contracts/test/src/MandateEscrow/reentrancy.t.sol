@@ -3,16 +3,18 @@ pragma solidity ^0.8.30;
 
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Group, Hold, Mandate, Payment, Status, Terms} from "../../../src/interfaces/Types.sol";
+import {Group, Hold, Mandate, Payment, Reason, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {OperatorTest} from "../../base/OperatorTest.sol";
 import {
     TokenAskingBack,
     TokenReentering,
+    TokenReenteringFromAuthorizations,
     TokenReenteringFromPermits,
     TokenReenteringQuietly
 } from "../../mocks/HostileTokens.sol";
+import {WalletReentering} from "../../mocks/Wallets.sol";
 
-/// @notice No call of the token leads back into a verb.
+/// @notice No call of the token, and no question to a wallet, leads back into a verb.
 contract ReentrancyTest is OperatorTest {
     uint32 private constant HOLD_OF_TOKEN = 50;
 
@@ -87,6 +89,44 @@ contract ReentrancyTest is OperatorTest {
             vm.prank(operator);
             escrow.openWithPermit(unopened, 0, "", "");
         }
+    }
+
+    /// @dev One opening's money funds no other: what the token brings for a mandate of its own does not count for the one that
+    /// was authorised.
+    function test_reverts_whenAnotherOpeningBringsTheMoney() public {
+        TokenReenteringFromAuthorizations token_ = TokenReenteringFromAuthorizations(address(usdc));
+        _upgradeToken(address(new TokenReenteringFromAuthorizations()));
+        Terms memory own = _terms();
+        own.operator = address(usdc);
+        _fund(own.operator, CAP);
+        token_.reenterWith(abi.encodeCall(IMandateEscrow.open, (own)));
+
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.TransferDeltaMismatch.selector, CAP, CAP, CAP));
+        escrow.openWithAuthorization(unopened, 0, type(uint256).max, "");
+    }
+
+    function test_opensOnce_whenOpenWithAuthorizationIsReentered() public {
+        _upgradeToken(address(new TokenReenteringQuietly()));
+        bytes[] memory verbs = _verbs();
+        bytes memory signature = _authorization(unopened);
+        usdc.mint(operator, CAP);
+        uint256 before = vm.snapshotState();
+        for (uint256 i = 0; i < verbs.length; ++i) {
+            TokenReenteringQuietly(address(usdc)).reenterWith(verbs[i]);
+            bytes32 opened = escrow.openWithAuthorization(unopened, 0, type(uint256).max, signature);
+            assertFalse(TokenReenteringQuietly(address(usdc)).reentered());
+            assertEq(escrow.mandateOf(opened), Mandate(CAP, 0, 0, 0, Status.Open));
+            assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
+            assertEq(usdc.balanceOf(address(escrow)), 2 * CAP);
+            vm.revertToState(before);
+        }
+    }
+
+    function _authorization(Terms memory of_) private view returns (bytes memory) {
+        bytes32 typeHash = usdc.RECEIVE_WITH_AUTHORIZATION_TYPEHASH();
+        bytes32 structHash =
+            keccak256(abi.encode(typeHash, operator, escrow, of_.cap, 0, type(uint256).max, _idOf(of_)));
+        return _sign(operatorKey, _digest(usdc.DOMAIN_SEPARATOR(), structHash));
     }
 
     /// @dev The permit is the one call whose failure is passed over, so what it tries fails in silence.
@@ -214,6 +254,52 @@ contract ReentrancyTest is OperatorTest {
         assertEq(usdc.balanceOf(operator), CAP);
         assertEq(usdc.balanceOf(address(escrow)), CAP);
         assertEq(escrow.mandateOf(id), Mandate(0, 0, 0, 0, Status.Ended));
+    }
+
+    // ---------------------------------------------------------------- wallets
+
+    /// @dev While its signature is asked for, the agent's wallet may do nothing of what it may do else, like revoking.
+    function test_reverts_whenTheWalletReenters() public {
+        WalletReentering wallet = new WalletReentering();
+        terms.agent = address(wallet);
+        terms.intent = "wallet";
+        id = _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        Hold memory hold = _holdOf(terms, 5, 0);
+        bytes[] memory verbs = _verbs();
+        bytes memory refusal = abi.encodeWithSelector(IMandateEscrow.Refused.selector, Reason.BadSignature);
+        for (uint256 i = 0; i < verbs.length; ++i) {
+            wallet.reenterWith(verbs[i]);
+            assertEq(escrow.canSpend(terms, payment, new bytes32[](0), "x", stranger), Reason.BadSignature);
+            vm.expectRevert(refusal);
+            escrow.spend(terms, payment, new bytes32[](0), "x");
+            vm.expectRevert(refusal);
+            escrow.hold(terms, hold, new bytes32[](0), "x");
+        }
+        assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
+
+        // Nothing but the time stood in its way.
+        (bool revoked,) = _callAs(address(wallet), verbs[5]);
+        assertTrue(revoked);
+    }
+
+    /// @dev Likewise the operator's, whose word ends the mandate: it cannot sweep, or open, meanwhile.
+    function test_reverts_whenTheOperatorsWalletReenters() public {
+        WalletReentering wallet = new WalletReentering();
+        terms.operator = address(wallet);
+        id = _open(terms);
+        bytes[] memory verbs = _verbs();
+        for (uint256 i = 0; i < verbs.length; ++i) {
+            wallet.reenterWith(verbs[i]);
+            vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NotSignedByOperator.selector, wallet));
+            escrow.revokeWithSignature(terms, "x");
+        }
+        assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
+    }
+
+    function _callAs(address sender, bytes memory call) private returns (bool ok, bytes memory answer) {
+        vm.prank(sender);
+        (ok, answer) = address(escrow).call(call);
     }
 
     // ---------------------------------------------------------------- views
