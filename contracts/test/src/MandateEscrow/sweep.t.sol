@@ -31,6 +31,18 @@ contract SweepTest is EscrowTest {
         assertEq(usdc.balanceOf(operator), CAP - spent);
     }
 
+    /// @dev I9.
+    function test_emitsExpectedEvents() public {
+        _spend(terms, _payment(terms, 5, 0));
+        _hold(terms, _holdOf(terms, 7, 1));
+        vm.warp(terms.captureEnd);
+        vm.expectEmit(true, true, true, true, address(escrow));
+        emit IMandateEscrow.Returned(id, operator, CAP - 12, 7);
+        vm.recordLogs();
+        escrow.sweep(terms);
+        assertEq(vm.getRecordedLogs().length, 2); // Returned, and the token's Transfer
+    }
+
     function test_reverts_beforeExpiry() public {
         vm.warp(terms.expiry - 1);
         vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NotEnded.selector, id, terms.expiry));

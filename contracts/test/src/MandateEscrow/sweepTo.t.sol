@@ -65,6 +65,18 @@ contract SweepToTest is OperatorMessageTest {
         assertEq(escrow.mandateOf(id), Mandate(0, 0, 0, 0, Status.Ended));
     }
 
+    /// @dev I9.
+    function test_emitsExpectedEvents() public {
+        _spend(terms, _payment(terms, 5, 0));
+        _hold(terms, _holdOf(terms, 7, 1));
+        vm.warp(terms.captureEnd);
+        vm.expectEmit(true, true, true, true, address(escrow));
+        emit IMandateEscrow.Returned(id, recipient, CAP - 12, 7);
+        vm.recordLogs();
+        _sweepTo();
+        assertEq(vm.getRecordedLogs().length, 2); // Returned, and the token's Transfer
+    }
+
     function test_succeeds_toAnyRecipient(address to) public {
         vm.assume(to != address(0) && to != address(escrow) && to != address(usdc));
         vm.warp(terms.expiry);
