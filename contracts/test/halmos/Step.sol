@@ -69,7 +69,7 @@ abstract contract Step is Test {
         vm.prank(any.caller);
     }
 
-    /// @dev The invariants hold again. `moved` says whether the verb may change the hold of `any.nonce`, and with it `held`.
+    /// @dev The invariants hold again. `holds` says whether the verb may change the hold of `any.nonce`, and with it `held`.
     function _end(Any calldata any, State memory before, bool holds) internal view returns (State memory state) {
         state = _state(any, escrow.idOf(any.terms));
         assertTrue(_sound(any, state), "sound");
