@@ -6,13 +6,15 @@ import {Wallet} from "../mocks/Wallets.sol";
 import {Model} from "./Model.sol";
 
 /// @notice Who acts in the stateful tests, and how they sign: three operators, three agents, of which one is a wallet, two
-/// guardians with submitters, and four payees.
+/// guardians with submitters, and four payees,
+/// of whom some terms list two.
 abstract contract Cast is Model {
     address[3] internal operators;
     address[3] internal agents;
     address[2] internal guardians = [address(0x6a1), address(0x6a2)];
     address[3] internal submitters = [address(0x5b1), address(0x5b2), address(0x5b3)];
     address[4] internal payees = [address(0xca1), address(0xca2), address(0xca3), address(0xca4)];
+    bytes32 private _root;
     mapping(address account => uint256) private _keys;
 
     uint256 internal time = NOW;
@@ -36,6 +38,9 @@ abstract contract Cast is Model {
         Wallet wallet = new Wallet(agents[2]);
         _keys[address(wallet)] = _keys[agents[2]];
         agents[2] = address(wallet);
+        (bytes32 a, bytes32 b) = (_leaf(payees[0]), _leaf(payees[1]));
+        _root = a < b ? keccak256(bytes.concat(a, b)) : keccak256(bytes.concat(b, a));
+        (listed[_root][payees[0]], listed[_root][payees[1]]) = (true, true);
         _replay();
     }
 
@@ -60,11 +65,23 @@ abstract contract Cast is Model {
         terms.expiry = terms.start + 1 + uint40((seed >> 130) % 10 days);
         terms.captureEnd = terms.expiry + uint40((seed >> 160) % 10 days);
         terms.refundsRestoreBudget = (seed >> 30) % 2 == 0;
+        if ((seed >> 31) % 4 == 0) terms.payees = _root;
         terms.intent = bytes32(seed);
     }
 
+    function _leaf(address account) private pure returns (bytes32) {
+        return keccak256(bytes.concat(keccak256(abi.encode(account))));
+    }
+
+    /// @dev As good as there is one: none leads from a payee who is not listed.
+    function _proof(Terms memory terms, address to) internal view returns (bytes32[] memory proof) {
+        if (terms.payees == 0) return proof;
+        proof = new bytes32[](1);
+        proof[0] = _leaf(to == payees[0] ? payees[1] : payees[0]);
+    }
+
     function _payment(Terms memory terms, uint256 seed) internal returns (Payment memory payment) {
-        payment.payee = payees[seed % 4];
+        payment.payee = payees[seed % (terms.payees == 0 || (seed >> 93) % 8 == 0 ? 4 : 2)];
         payment.amount = uint64(1 + (seed >> 8) % (terms.cap / 5 + 1));
         payment.nonce = (seed >> 96) % 8 == 0 ? uint32(seed >> 100) % 300 : _freshNonce++ % 200;
         payment.deadline = uint40(time + 1 + (seed >> 128) % 1 days);

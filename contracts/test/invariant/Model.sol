@@ -33,6 +33,8 @@ abstract contract Model is EscrowTest {
     mapping(bytes32 id => mapping(uint32 nonce => HoldState)) internal holds;
     /// @dev What agents signed to be paid or held, and where operators signed to have what is left.
     mapping(bytes32 words => bool) internal signed;
+    /// @dev The payees of a Merkle root.
+    mapping(bytes32 root => mapping(address payee => bool)) internal listed;
 
     /// @dev Who may send for whom, as the logs have it.
     mapping(address guardian => mapping(address submitter => bool)) private _allowed;
@@ -109,7 +111,7 @@ abstract contract Model is EscrowTest {
     function _spent(bytes32 id, address to, bytes memory data) private {
         (uint64 amount, uint32 nonce, bytes32 ref) = abi.decode(data, (uint64, uint32, bytes32));
         _require(signed[_words(id, to, amount, nonce, 0, ref)], "I7: not signed");
-        _commit(id, amount, nonce);
+        _commit(id, to, amount, nonce);
         entries[id].paid += amount;
         _paysOut(to, amount);
     }
@@ -118,19 +120,20 @@ abstract contract Model is EscrowTest {
         (uint64 amount, uint32 nonce, uint40 captureBy, bytes32 ref) =
             abi.decode(data, (uint64, uint32, uint40, bytes32));
         _require(signed[_words(id, to, amount, nonce, captureBy, ref)], "I7: not signed");
-        _commit(id, amount, nonce);
+        _commit(id, to, amount, nonce);
         entries[id].held += amount;
         entries[id].holds.push(nonce);
         holds[id][nonce] = HoldState(to, amount, uint32(captureBy));
     }
 
     /// @dev What payments and holds share.
-    function _commit(bytes32 id, uint64 amount, uint32 nonce) private {
+    function _commit(bytes32 id, address to, uint64 amount, uint32 nonce) private {
         Entry storage entry = entries[id];
         Terms memory terms = entry.terms;
         _require(!entry.ended && block.timestamp >= terms.start && block.timestamp < terms.expiry, "I5: out of time");
         _require(amount <= entry.remaining && (terms.perPayment == 0 || amount <= terms.perPayment), "I2: too much");
         _require(nonce >= entry.nonceBase && !used[id][nonce], "I3: used before");
+        _require(terms.payees == 0 || listed[terms.payees][to], "I7: not on the list");
         _require(terms.guardian == address(0) || _sentFor(terms.guardian), "I12: sent by no submitter");
 
         entry.remaining = _less(entry.remaining, amount);

@@ -39,8 +39,8 @@ contract Orderly is Suited {
         seed = _mix(seed);
         (Terms memory terms, Payment memory payment, bytes memory signature) = _passing(seed);
         vm.prank(_submitterOf(terms, seed));
-        if (signature.length == 0) escrow.spend(terms, payment);
-        else escrow.spend(terms, payment, new bytes32[](0), signature);
+        if (signature.length == 0 && terms.payees == 0) escrow.spend(terms, payment);
+        else escrow.spend(terms, payment, _proof(terms, payment.payee), signature);
     }
 
     /// @dev I10: the batch pays exactly the rows that would pay one by one.
@@ -48,6 +48,7 @@ contract Orderly is Suited {
         _begin();
         seed = _mix(seed);
         Group[] memory groups = new Group[](2);
+        bytes32[][] memory proofs = new bytes32[][](6);
         bytes[] memory signatures = new bytes[](6);
         address submitter_ = submitters[seed % 3];
         for (uint256 i = 0; i < 6; ++i) {
@@ -58,6 +59,7 @@ contract Orderly is Suited {
             uint256 random = uint256(keccak256(abi.encode(seed, "row", i)));
             Payment memory payment = _payment(groups[i / 3].terms, random);
             if (random % 2 == 0) payment.payee = payees[0];
+            proofs[i] = _proof(groups[i / 3].terms, payment.payee);
             signatures[i] = _signed(groups[i / 3].terms, payment);
             if (random >> 32 & 7 == 0) (payment.ref, signatures[i]) = (0, "");
             groups[i / 3].payments[i % 3] = payment;
@@ -66,7 +68,7 @@ contract Orderly is Suited {
         uint256 snapshot = vm.snapshotState();
         for (uint256 i = 0; i < 6; ++i) {
             vm.prank(submitter_);
-            try escrow.spend(groups[i / 3].terms, groups[i / 3].payments[i % 3], new bytes32[](0), signatures[i]) {
+            try escrow.spend(groups[i / 3].terms, groups[i / 3].payments[i % 3], proofs[i], signatures[i]) {
                 paid |= 1 << i;
             } catch {}
         }
@@ -75,7 +77,7 @@ contract Orderly is Suited {
         vm.getRecordedLogs();
         uint256 before = _received();
         vm.prank(submitter_);
-        uint256 count = escrow.settle(groups, new bytes32[][](0), signatures);
+        uint256 count = escrow.settle(groups, proofs, signatures);
         uint256 sum = 0;
         for (uint256 i = 0; i < 6; ++i) {
             if (paid >> i & 1 == 1) sum += groups[i / 3].payments[i % 3].amount;

@@ -71,12 +71,10 @@ abstract contract Suited is Cast {
             hold_.payment.amount = uint64(1 + hold_.payment.amount / (1 << i));
             hold_.captureBy = seed % 2 == 0 ? terms.captureEnd : uint40(time + 1 + seed % (terms.captureEnd - time));
             signature = _signed(terms, hold_);
-            if (escrow.canHold(terms, hold_, new bytes32[](0), signature, _submitterOf(terms, seed)) == Reason.None) {
-                break;
-            }
+            if (_passes(terms, hold_, signature, _submitterOf(terms, seed))) break;
         }
         vm.prank(_submitterOf(terms, seed));
-        escrow.hold(terms, hold_, new bytes32[](0), signature);
+        escrow.hold(terms, hold_, _proof(terms, hold_.payment.payee), signature);
         nonce = hold_.payment.nonce;
         _replay();
         vm.recordLogs();
@@ -94,9 +92,24 @@ abstract contract Suited is Cast {
             payment = _payment(terms, uint256(keccak256(abi.encode(seed, i))));
             payment.amount = uint64(1 + payment.amount / (1 << i));
             signature = _signed(terms, payment);
-            Reason reason = escrow.canSpend(terms, payment, new bytes32[](0), signature, _submitterOf(terms, seed));
-            if (reason == Reason.None) return (terms, payment, signature);
+            if (_passes(terms, payment, signature, _submitterOf(terms, seed))) return (terms, payment, signature);
         }
+    }
+
+    function _passes(Terms memory terms, Payment memory payment, bytes memory signature, address sender)
+        private
+        view
+        returns (bool)
+    {
+        return escrow.canSpend(terms, payment, _proof(terms, payment.payee), signature, sender) == Reason.None;
+    }
+
+    function _passes(Terms memory terms, Hold memory hold_, bytes memory signature, address sender)
+        private
+        view
+        returns (bool)
+    {
+        return escrow.canHold(terms, hold_, _proof(terms, hold_.payment.payee), signature, sender) == Reason.None;
     }
 
     function _openNow(uint256 seed) internal returns (bytes32 id) {

@@ -130,7 +130,7 @@ contract Unruly is Suited {
         junk = _mix(junk);
         (Terms memory terms, Payment memory payment, bytes memory signature) =
             _helped ? _passing(seed) : _drawn(_mix(which), seed, junk);
-        bytes32[] memory proof = new bytes32[](junk % 2);
+        bytes32[] memory proof = _helped || junk % 2 == 0 ? _proof(terms, payment.payee) : new bytes32[](1);
         _as(_submitterOf(terms, seed));
         try escrow.spend(terms, payment, proof, signature) {
             _passed("spend");
@@ -141,10 +141,10 @@ contract Unruly is Suited {
 
     function settle(uint256 which, uint256 seed, uint256 junk) external attempt("settle") {
         seed = _mix(seed);
-        (Group[] memory groups, bytes[] memory signatures) =
+        (Group[] memory groups, bytes32[][] memory proofs, bytes[] memory signatures) =
             _helped ? _passingBatch(seed) : _batch(_mix(which), seed, _mix(junk));
         _as(_helped ? _submitterOf(groups[0].terms, seed) : submitters[seed % 3]);
-        try escrow.settle(groups, new bytes32[][](0), signatures) returns (uint256 paid) {
+        try escrow.settle(groups, proofs, signatures) returns (uint256 paid) {
             if (paid != 0) _passed("settle");
             else _replay();
         } catch (bytes memory why) {
@@ -167,7 +167,7 @@ contract Unruly is Suited {
         hold_.captureBy = junk % 8 == 0 ? uint40(junk >> 3) : uint40(time + junk % 3 days);
         bytes memory signature = _signed(terms, hold_);
         _as(_submitterOf(terms, seed));
-        try escrow.hold(terms, hold_, new bytes32[](0), signature) {
+        try escrow.hold(terms, hold_, _proof(terms, hold_.payment.payee), signature) {
             _passed("hold");
         } catch (bytes memory why) {
             _refused(why, false);
@@ -307,9 +307,10 @@ contract Unruly is Suited {
 
     function _batch(uint256 which, uint256 seed, uint256 junk)
         private
-        returns (Group[] memory groups, bytes[] memory signatures)
+        returns (Group[] memory groups, bytes32[][] memory proofs, bytes[] memory signatures)
     {
         groups = new Group[](2);
+        proofs = new bytes32[][](6);
         signatures = new bytes[](junk % 32 == 0 ? 5 : 6);
         for (uint256 i = 0; i < 6; ++i) {
             if (i % 3 == 0) groups[i / 3] = Group(_any(which / (i + 1)), new Payment[](3));
@@ -317,15 +318,19 @@ contract Unruly is Suited {
             Payment memory payment = _mess(_payment(groups[i / 3].terms, random), random / 3);
             if (i % 2 == 0) payment.payee = payees[seed % 4];
             bytes memory signature = _signed(groups[i / 3].terms, payment);
+            proofs[i] = _proof(groups[i / 3].terms, payment.payee);
             if (i < signatures.length) signatures[i] = signature;
             groups[i / 3].payments[i % 3] = payment;
         }
     }
 
-    function _passingBatch(uint256 seed) private returns (Group[] memory groups, bytes[] memory signatures) {
+    function _passingBatch(uint256 seed)
+        private
+        returns (Group[] memory groups, bytes32[][] memory proofs, bytes[] memory signatures)
+    {
         (Terms memory terms, Payment memory payment, bytes memory signature) = _passing(seed);
-        (groups, signatures) = (new Group[](1), new bytes[](1));
-        (groups[0], signatures[0]) = (Group(terms, _rows(payment)), signature);
+        (groups, proofs, signatures) = (new Group[](1), new bytes32[][](1), new bytes[](1));
+        (groups[0], proofs[0], signatures[0]) = (Group(terms, _rows(payment)), _proof(terms, payment.payee), signature);
     }
 
     function _any(uint256 which) private view returns (Terms memory) {
