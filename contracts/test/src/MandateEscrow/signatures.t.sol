@@ -297,4 +297,43 @@ contract SignaturesTest is EscrowTest {
         vm.prank(submitter);
         escrow.spend{gas: 100_000}(terms, payment, noProof, "x");
     }
+
+    /// @dev What a call can give on is 63 of 64 parts of what is left. From 110,000 on the wallet is asked.
+    function test_asksTheWallet_fromExactlyEnoughGas() public {
+        Terms memory terms = _terms();
+        terms.agent = address(new WalletThirsty());
+        _open(terms);
+        Payment memory payment = _payment(terms, 5, 0);
+        // What is cold costs more: the first call pays for it.
+        escrow.canSpend(terms, payment, noProof, "x", submitter);
+
+        uint256 least = 70_000;
+        uint256 available = _availableAt(least, terms, payment);
+        uint256 step = 32_000;
+        assertApproxEqAbs(_availableAt(least + step, terms, payment), available + step * 63 / 64, 1);
+
+        uint256 gas_ = least + (109_900 - available) * 64 / 63;
+        for (uint256 next = available; next != 0; ++gas_) {
+            available = next;
+            next = _availableAt(gas_, terms, payment);
+        }
+        assertEq(available, 109_999);
+    }
+
+    /// @dev What is said to be available at so much gas; zero if the wallet is asked.
+    function _availableAt(uint256 gas_, Terms memory terms, Payment memory payment) private view returns (uint256) {
+        try escrow.canSpend{gas: gas_}(terms, payment, noProof, "x", submitter) returns (Reason reason) {
+            assertEq(reason, Reason.None);
+            return 0;
+        } catch (bytes memory answer) {
+            assertEq(bytes4(answer), IMandateEscrow.GasTooLow.selector);
+            (uint256 available, uint256 required) = abi.decode(this.withoutSelector(answer), (uint256, uint256));
+            assertEq(required, 110_000);
+            return available;
+        }
+    }
+
+    function withoutSelector(bytes calldata answer) external pure returns (bytes calldata) {
+        return answer[4:];
+    }
 }
