@@ -199,11 +199,14 @@ pub fn committed(
     }
     let counts_since = now.saturating_sub(RollingWindow::memory(&mandate.terms));
     // What a block has is read from the latest on, and no further back than it counts.
+    let cards = format!(
+        "SELECT created_at, amount, held_hash IS NULL FROM card
+         WHERE mandate = ?1 AND (held_hash IS NOT NULL OR ({UNHELD})) ORDER BY held_hash IS NULL DESC, seq DESC"
+    );
     for query in [
         "SELECT created_at, amount, 0 FROM payment WHERE mandate = ?1 AND state IN ('mined', 'settled') ORDER BY seq DESC",
         "SELECT created_at, amount, 1 FROM payment WHERE mandate = ?1 AND state IN ('reserved', 'submitted')",
-        "SELECT created_at, amount, held_hash IS NULL FROM card WHERE mandate = ?1 AND state <> 'failed'
-            ORDER BY held_hash IS NULL DESC, seq DESC",
+        &cards,
     ] {
         let mut statement = connection.prepare_cached(query)?;
         let mut rows = statement.query([mandate.id.0.0])?;

@@ -30,6 +30,14 @@ fn conclude(scene: &Scene, id: stipend_core::CardId, cleared: u64) {
     cards::wind_up(&scene.ledger, card(scene, id), (None, None), 0).unwrap();
 }
 
+/// What counts in a rolling window of an hour.
+fn counted(scene: &Scene) -> Vec<u64> {
+    let mut mandate = scene.mandate();
+    (mandate.terms.window, mandate.terms.window_cap) = (3_600, usdc(250));
+    let committed = payments::committed(&scene.ledger, &mandate, 100).unwrap();
+    committed.into_iter().map(|(_, amount)| amount.units()).collect()
+}
+
 #[test]
 fn a_hold_that_can_never_be_made_again_gives_its_money_back_whatever_became_of_the_card() {
     let used = |nonce| vec![spent(nonce, 5, B256::ZERO)];
@@ -47,7 +55,9 @@ fn a_hold_that_can_never_be_made_again_gives_its_money_back_whatever_became_of_t
             scene.mine(Vec::new());
             assert_eq!(purse(&scene), [750, 250, 0, 0], "{reason:?}: not before that is final");
             assert_eq!(Some(&card(&scene, id).state), states.last());
+            assert!(counted(&scene).contains(&250));
             scene.finalize();
+            assert!(!counted(&scene).contains(&250), "{reason:?} {states:?}");
             assert_eq!(purse(&scene), purse_after, "{reason:?} {states:?}");
             let lost = card(&scene, id);
             assert_eq!((lost.state, lost.released, lost.held), (CardState::Closing, usdc(250), None));
@@ -56,6 +66,9 @@ fn a_hold_that_can_never_be_made_again_gives_its_money_back_whatever_became_of_t
             }
             assert!(cards::to_hold(&scene.ledger, 0).unwrap().is_empty());
             assert!(cards::to_settle(&scene.ledger).unwrap().is_empty());
+            conclude(&scene, id, 0);
+            assert_eq!(card(&scene, id).state, CardState::Closed);
+            assert!(!counted(&scene).contains(&250), "{reason:?} {states:?}");
         }
     }
 }
