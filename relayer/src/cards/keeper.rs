@@ -137,7 +137,8 @@ impl Keeper {
         }
         let id: MandateId = card.mandate;
         let mandate = self.ledger.read(move |ledger| mandates::get(ledger, id)).await?;
-        let ended = mandate.is_some_and(|mandate| mandate.state(head, self.confirmations) == MandateState::Ended);
+        let ended =
+            mandate.is_some_and(|mandate| mandate.state_for_new(head, self.confirmations) == MandateState::Ended);
         Ok(ended.then_some(Code::Ended))
     }
 

@@ -111,6 +111,13 @@ impl Record {
         }
     }
 
+    /// The same for whatever is new: ended from its operator's message on. What would be accepted after
+    /// that would only be refused later.
+    #[must_use]
+    pub fn state_for_new(&self, head: u64, confirmations: u64) -> MandateState {
+        if self.revoking { MandateState::Ended } else { self.state(head, confirmations) }
+    }
+
     /// As the API shows it.
     #[must_use]
     pub fn view(self, head: u64, confirmations: u64) -> api::Mandate {

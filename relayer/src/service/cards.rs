@@ -255,45 +255,13 @@ impl Service {
     /// # Errors
     /// Those of the ledger: then there is no answer, and the issuer declines.
     pub async fn answer(&self, question: Question) -> Result<Option<Code>, Problem> {
-        let (head, now) = (self.parts.heads.borrow().block.number, self.now());
-        let confirmations = self.parts.confirmations;
-        let halted = self.parts.alarms.halted().is_some();
-        let decide = move |ledger: &rusqlite::Transaction<'_>| {
-            let Question { transaction, card: token, merchant, charge } = question;
-            if let Some((_, cents, verdict)) = charges::answered(ledger, &transaction)? {
-                // The same charge about another amount is not the same charge.
-                return Ok(if cents == charge.cents { verdict } else { Some(Code::CardUsed) });
-            }
-            let Some(card) = records::by_token(ledger, &token)? else {
-                let verdict = Some(Code::CardNotActive);
-                charges::remember_answer(ledger, &transaction, (None, charge.cents, verdict), now)?;
-                return Ok(verdict);
-            };
-            let mandate = records::mandate_of(ledger, &card)?;
-            let standing = CardStanding {
-                state: card.state,
-                held_now: card.held.is_some() && !halted,
-                amount: card.amount,
-                expires_at: card.expires_at,
-                mandate: mandate.state(head, confirmations),
-                intent: mandate.intent.as_ref(),
-            };
-            let verdict = card::authorise(&standing, &charge, now);
-            charges::remember_answer(ledger, &transaction, (Some(card.seq), charge.cents, verdict), now)?;
-            let amount = Amount::from_cents(charge.cents);
-            let data = json!({
-                "amount": amount, "merchant": merchant, "mcc": charge.mcc, "code": verdict, "transaction": transaction,
-            });
-            match (verdict, amount) {
-                (None, Some(amount)) => {
-                    records::set_charged(ledger, card.seq, &transaction, amount)?;
-                    records::note(ledger, &card, "card.authorized", None, data, now)?;
-                    records::step(ledger, &card, CardState::Used, None, None, now)?;
-                }
-                _ => records::note(ledger, &card, "card.declined", None, data, now)?,
-            }
-            Ok(verdict)
+        let at = At {
+            head: self.parts.heads.borrow().block.number,
+            confirmations: self.parts.confirmations,
+            halted: self.parts.alarms.halted().is_some(),
+            now: self.now(),
         };
+        let decide = move |ledger: &rusqlite::Transaction<'_>| judge(ledger, question, at);
         let verdict = self.parts.ledger.writer().write(decide).await?;
         failpoint::pass(Point::ChargeDecided);
         Ok(verdict)
@@ -319,6 +287,53 @@ impl Service {
         failpoint::pass(Point::WebhookTaken);
         Ok(())
     }
+}
+
+/// At which block, and when, a charge is judged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At {
+    pub(crate) head: u64,
+    pub(crate) confirmations: u64,
+    pub(crate) halted: bool,
+    pub(crate) now: Seconds,
+}
+
+/// Decides about a charge, within the writer's commit.
+pub(crate) fn judge(ledger: &Connection, question: Question, at: At) -> Result<Option<Code>, LedgerError> {
+    let Question { transaction, card: token, merchant, charge } = question;
+    if let Some((_, cents, verdict)) = charges::answered(ledger, &transaction)? {
+        // The same charge about another amount is not the same charge.
+        return Ok(if cents == charge.cents { verdict } else { Some(Code::CardUsed) });
+    }
+    let Some(card) = records::by_token(ledger, &token)? else {
+        let verdict = Some(Code::CardNotActive);
+        charges::remember_answer(ledger, &transaction, (None, charge.cents, verdict), at.now)?;
+        return Ok(verdict);
+    };
+    let mandate = records::mandate_of(ledger, &card)?;
+    let standing = CardStanding {
+        state: card.state,
+        held_now: card.held.is_some() && !at.halted,
+        amount: card.amount,
+        expires_at: card.expires_at,
+        mandate: mandate.state_for_new(at.head, at.confirmations),
+        intent: mandate.intent.as_ref(),
+    };
+    let verdict = card::authorise(&standing, &charge, at.now);
+    charges::remember_answer(ledger, &transaction, (Some(card.seq), charge.cents, verdict), at.now)?;
+    let amount = Amount::from_cents(charge.cents);
+    let data = json!({
+        "amount": amount, "merchant": merchant, "mcc": charge.mcc, "code": verdict, "transaction": transaction,
+    });
+    match (verdict, amount) {
+        (None, Some(amount)) => {
+            records::set_charged(ledger, card.seq, &transaction, amount)?;
+            records::note(ledger, &card, "card.authorized", None, data, at.now)?;
+            records::step(ledger, &card, CardState::Used, None, None, at.now)?;
+        }
+        _ => records::note(ledger, &card, "card.declined", None, data, at.now)?,
+    }
+    Ok(verdict)
 }
 
 /// What the policy asks of a card beyond what it asks of a payment.

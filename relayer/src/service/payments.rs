@@ -9,7 +9,7 @@ use stipend_bindings::Spend;
 use stipend_core::{
     Code, MandateId, PaymentId, Seconds,
     api::{NewPayment, Page, Payment, PaymentState, Problem},
-    policy::{self, MandateState, Proposal, Standing},
+    policy::{self, Proposal, Standing},
 };
 use tokio::time::Instant;
 
@@ -162,8 +162,7 @@ impl Service {
         let standing = Standing {
             terms: &mandate.terms,
             intent: mandate.intent.as_ref(),
-            // Its operator wants no more of it: what is accepted now would only be refused later.
-            state: if mandate.revoking { MandateState::Ended } else { mandate.state(head, confirmations) },
+            state: mandate.state_for_new(head, confirmations),
             available: mandate.books.available,
             highest_nonce: mandate.highest_nonce,
             committed: &committed,

@@ -1,5 +1,6 @@
 //! The bookkeeper against made-up chains.
 
+mod charged;
 mod proof;
 mod unheld;
 
@@ -45,6 +46,11 @@ struct Scene {
 
 impl Scene {
     fn new(guardian: Address) -> Self {
+        Self::over(1_000, guardian)
+    }
+
+    /// The same over so many units.
+    fn over(cap: u64, guardian: Address) -> Self {
         let ledger = Connection::open_in_memory().unwrap();
         ledger.execute_batch(include_str!("../../ledger/schema.sql")).unwrap();
         let house = KEEPER.house;
@@ -58,7 +64,7 @@ impl Scene {
             operator: Address::repeat_byte(1),
             agent: Address::repeat_byte(2),
             guardian,
-            cap: usdc(1_000),
+            cap: usdc(cap),
             per_payment: Amount::ZERO,
             window_cap: Amount::ZERO,
             window: 0,

@@ -151,3 +151,36 @@ async fn revoking_a_mandate_closes_its_cards_and_keeps_what_was_promised() -> Re
     world.returned(&agent, mandate.id, usdc("81.60")?).await?;
     balance(&world, &agent, &[mandate.id]).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_the_operator_s_message_on_no_charge_passes_and_no_block_is_waited_for() -> Result<()> {
+    let (world, mandate) = offered("card-revoking").await?;
+    let (agent, operator, issuer) = (world.agent()?, world.operator()?, world.issuer()?);
+    let (card, used) = (active(&world, &agent, mandate.id).await?, active(&world, &agent, mandate.id).await?);
+    let secrets = world.reveal(&agent, card.id).await?;
+    let promised = charge(&world, &agent, used.id, 1_840).await?;
+    world.anvil.automine(false).await?;
+    let accepted = operator.revoke_mandate(mandate.id, operator.sign_revocation(mandate.id).await?).await?;
+    assert!(accepted.object.revoking);
+
+    // Who is first decides which of the two says no: the relayer that is asked, or the closed card.
+    let declined = issuer.charge(&secrets, Purchase::of(1_840)).await?.declined()?;
+    assert!(matches!(declined.as_str(), "CARD_PAUSED" | "CARD_CLOSED"), "{declined}");
+    let closing = world.card_in(&agent, card.id, CardState::Closing).await?;
+    assert_eq!(closing.reason, Some(Code::Ended));
+    for entry in trail(&agent, &card).await?.iter().filter(|entry| entry.kind == "card.declined") {
+        let code = entry.data["code"].as_str();
+        assert!([Code::Ended, Code::CardNotActive].iter().any(|reason| code == Some(reason.name())), "{entry:?}");
+    }
+    assert!(agent.mandate(mandate.id).await?.revoking, "no block has it");
+
+    issuer.clear(&promised, None).await?;
+    world.anvil.automine(true).await?;
+    world.anvil.mine(1).await?;
+    let closed = world.card_closed(&agent, card.id).await?;
+    assert_eq!((closed.captured, closed.released), (usdc("0")?, usdc("25")?));
+    let closed = world.card_closed(&agent, used.id).await?;
+    assert_eq!((closed.captured, closed.released), (usdc("18.40")?, usdc("6.60")?));
+    world.returned(&agent, mandate.id, usdc("81.60")?).await?;
+    balance(&world, &agent, &[mandate.id]).await
+}
