@@ -27,7 +27,7 @@ pub struct Books {
     pub held: Vec<MandateEscrow::Held>,
     /// What was captured of holds, by nonce.
     pub captured: BTreeMap<u32, u64>,
-    /// What was released of holds, by nonce.
+    /// What was released of holds, by nonce; what a sweep took of them, too.
     pub released: BTreeMap<u32, u64>,
     /// What went back.
     pub returned: u64,
@@ -62,12 +62,27 @@ impl Books {
                     book.restored += event.restored;
                 }
                 MandateEscrowEvents::Returned(event) => {
-                    books.entry(event.mandate).or_default().returned += event.fromRemaining + event.fromHeld;
+                    let book = books.entry(event.mandate).or_default();
+                    book.returned += event.fromRemaining + event.fromHeld;
+                    book.sweep_holds(event.fromHeld)?;
                 }
                 _ => {}
             }
         }
         Ok(books)
+    }
+
+    /// From the capture end on a sweep takes all that is held, or nothing.
+    fn sweep_holds(&mut self, from_held: u64) -> Result<()> {
+        let mut swept = 0;
+        for hold in self.held.iter().filter(|_| from_held != 0) {
+            let released = self.released.entry(hold.nonce).or_default();
+            let left = hold.amount - self.captured.get(&hold.nonce).copied().unwrap_or_default() - *released;
+            *released += left;
+            swept += left;
+        }
+        ensure!(swept == from_held, "a sweep took {from_held} of holds, {swept} units were held");
+        Ok(())
     }
 
     /// The sum of all payments and captures.

@@ -307,9 +307,15 @@ pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), L
     Ok(())
 }
 
-/// The mandates under this guardian that are over and still hold money that nothing accepted can
+/// What it holds can be swept: a final block has reached its capture end, so that nothing is captured
+/// or released any more.
+pub(super) const HOLDS_ARE_OVER: &str = "held > 0 AND json_extract(terms, '$.capture_end') <= (SELECT time FROM block
+    WHERE final ORDER BY number DESC LIMIT 1)";
+
+/// The mandates under this guardian that are over and still have money that nothing accepted can
 /// claim, unless a transaction is about to return it. What a revocation returned is booked when it
-/// is final; what is released from holds after that is still to be returned.
+/// is final; what is released from holds after that is still to be returned, and what is held when the
+/// holds are over.
 ///
 /// # Errors
 /// Those of the store.
@@ -317,9 +323,9 @@ pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Re
     connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM mandate WHERE opened_hash IS NOT NULL
-             AND ((ended_hash IS NULL AND expiry <= ?1)
-                OR ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1))
-             AND cap + restored > held + paid + returned AND reserved = 0
+             AND ((((ended_hash IS NULL AND expiry <= ?1)
+                    OR ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1))
+                AND cap + restored > held + paid + returned) OR ({HOLDS_ARE_OVER})) AND reserved = 0
              AND NOT EXISTS (SELECT 1 FROM tx WHERE kind = 'sweep' AND tx.mandate = mandate.id AND state <> 'final')"
         ))?
         .query_and_then([time], record)?

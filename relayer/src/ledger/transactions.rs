@@ -4,7 +4,10 @@ use alloy_primitives::{Address, B256, Bytes};
 use rusqlite::{Connection, OptionalExtension, Row};
 use stipend_core::{Code, MandateId, RequestId, Seconds};
 
-use super::{LedgerError, mandates::Place};
+use super::{
+    LedgerError,
+    mandates::{HOLDS_ARE_OVER, Place},
+};
 
 /// What a transaction does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -272,7 +275,7 @@ pub fn bearers(connection: &Connection, tx: &Record) -> Result<Vec<(MandateId, u
 /// # Errors
 /// Those of the store.
 pub fn is_pointless(connection: &Connection, tx: &Record) -> Result<bool, LedgerError> {
-    let ask = |question, subject: &dyn rusqlite::ToSql| -> Result<bool, LedgerError> {
+    let ask = |question: &str, subject: &dyn rusqlite::ToSql| -> Result<bool, LedgerError> {
         Ok(connection.prepare_cached(question)?.query_row([subject], |row| row.get(0))?)
     };
     match tx.kind {
@@ -288,9 +291,12 @@ pub fn is_pointless(connection: &Connection, tx: &Record) -> Result<bool, Ledger
             "SELECT coalesce(ended_block <= (SELECT max(number) FROM block WHERE final), FALSE) FROM mandate WHERE id = ?",
             &mandate.0.0,
         ),
-        Kind::Sweep(mandate) => {
-            ask("SELECT cap + restored <= held + paid + returned FROM mandate WHERE id = ?", &mandate.0.0)
-        }
+        Kind::Sweep(mandate) => ask(
+            &format!(
+                "SELECT cap + restored <= held + paid + returned AND NOT ({HOLDS_ARE_OVER}) FROM mandate WHERE id = ?"
+            ),
+            &mandate.0.0,
+        ),
         Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => {
             ask("SELECT state IN ('closed', 'failed') OR captured + released = amount FROM card WHERE seq = ?", &card)
         }

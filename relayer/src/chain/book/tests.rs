@@ -3,6 +3,7 @@
 mod charged;
 mod proof;
 mod unheld;
+mod unswept;
 
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_sol_types::SolEvent;
@@ -30,7 +31,7 @@ const KEEPER: Bookkeeper = Bookkeeper {
         guardian: GUARDIAN,
     },
 };
-/// Block n has this time; deadlines lie beyond all blocks unless a test says otherwise.
+/// Block n has this time, unless a test lets it pass; deadlines lie beyond all blocks unless a test says otherwise.
 const DEADLINE: Seconds = 10_000;
 
 fn usdc(units: u64) -> Amount {
@@ -42,6 +43,8 @@ struct Scene {
     ledger: Connection,
     /// Tells blocks of one height apart.
     salt: u8,
+    /// How far the time of the next block is ahead of its height.
+    ahead: Seconds,
 }
 
 impl Scene {
@@ -59,7 +62,7 @@ impl Scene {
         let genesis = Block { number: 0, hash: B256::repeat_byte(0xff), parent: B256::ZERO, time: 0 };
         blocks::restart_at(&ledger, genesis).unwrap();
         transactions::start(&ledger, SUBMITTER, 0).unwrap();
-        let mut scene = Self { ledger, salt: 0 };
+        let mut scene = Self { ledger, salt: 0, ahead: 0 };
         let terms = Terms {
             operator: Address::repeat_byte(1),
             agent: Address::repeat_byte(2),
@@ -96,13 +99,19 @@ impl Scene {
         self.mine_with(logs, Vec::new())
     }
 
+    /// A block with this time; those after it follow by the second.
+    fn mine_at(&mut self, time: Seconds, logs: Vec<Log>) -> Block {
+        self.ahead = time - (blocks::head(&self.ledger).unwrap().unwrap().number + 1);
+        self.mine(logs)
+    }
+
     fn mine_with(&mut self, mut logs: Vec<Log>, hashes: Vec<B256>) -> Block {
         let head = blocks::head(&self.ledger).unwrap().unwrap();
         self.salt = self.salt.wrapping_add(1);
         let number = head.number + 1;
         let mut hash = B256::left_padding_from(&number.to_be_bytes());
         hash.0[0] = self.salt;
-        let block = Block { number, hash, parent: head.hash, time: number };
+        let block = Block { number, hash, parent: head.hash, time: number + self.ahead };
         (0..).zip(&mut logs).for_each(|(index, log)| log.index = index);
         let receipts =
             hashes.into_iter().map(|hash| Receipt { hash, block: block.hash, succeeded: true, cost: 7 }).collect();

@@ -184,3 +184,23 @@ async fn from_the_operator_s_message_on_no_charge_passes_and_no_block_is_waited_
     world.returned(&agent, mandate.id, usdc("81.60")?).await?;
     balance(&world, &agent, &[mandate.id]).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_captures_or_releases_comes_back_at_the_mandate_s_capture_end() -> Result<()> {
+    let (mut world, mandate) = offered("card-unswept").await?;
+    let agent = world.agent()?;
+    let card = active(&world, &agent, mandate.id).await?;
+    // Its host offers no cards any more: nobody closes the ones that there are.
+    world.relayer.stop()?;
+    world.relayer = world.relayer.without("--issuer-url")?;
+    world.relayer.restart().await?;
+    let revoked = world.escrow.revoke(&world.keys.operator, &mandate.terms).await?;
+    assert_eq!(revoked.returned, usdc("75")?);
+    world.returned(&agent, mandate.id, usdc("75")?).await?;
+
+    world.anvil.pass(mandate.terms.capture_end - world.time().await?).await?;
+    world.returned(&agent, mandate.id, usdc("100")?).await?;
+    let swept = agent.card(card.id).await?;
+    assert_eq!((swept.state, swept.captured, swept.released), (CardState::Closing, usdc("0")?, usdc("25")?));
+    balance(&world, &agent, &[mandate.id]).await
+}
