@@ -3,7 +3,7 @@
 use alloy_primitives::Address;
 use serde::{Deserialize, Serialize};
 
-use crate::{Amount, Code, Intent, Seconds, Terms, nonce::NonceWindow, window::RollingWindow};
+use crate::{Amount, Code, Intent, Seconds, Terms, nonce::NonceWindow, window::Committed};
 
 /// Where a mandate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,9 +32,8 @@ pub struct Standing<'a> {
     pub available: Amount,
     /// The highest nonce that was admitted.
     pub highest_nonce: Option<u32>,
-    /// What was admitted, oldest first, and since when it counts in the rolling window: its
-    /// admission, or now while no block has it. Empty where the terms have no window.
-    pub committed: &'a [(Seconds, Amount)],
+    /// What counts in the rolling window.
+    pub committed: &'a Committed,
 }
 
 /// What the host sets.
@@ -190,7 +189,7 @@ pub fn decide(standing: &Standing<'_>, payment: &Proposal, house: &House, limits
         deny(payment.amount > standing.available, Code::InsufficientBudget),
         format!("amount {}, available {}", payment.amount, standing.available),
     );
-    let (code, detail) = window(standing, payment, now);
+    let (code, detail) = window(standing, payment, limits, now);
     rule("window", code, detail);
     let floor = standing.highest_nonce.map_or(0, NonceWindow::floor);
     rule(
@@ -203,29 +202,23 @@ pub fn decide(standing: &Standing<'_>, payment: &Proposal, house: &House, limits
 }
 
 /// The contract counts in buckets and by the times of blocks, which nobody knows beforehand. So this
-/// refuses what exceeds the window's cap by the times of admission, and what would still not fit into
-/// the contract's buckets when its deadline comes. What passes may have to wait for up to a sixth of
-/// the window, and the time it took to be mined: the chain says so, and it is sent again.
-fn window(standing: &Standing<'_>, payment: &Proposal, now: Seconds) -> (Option<Code>, String) {
-    let terms = standing.terms;
+/// refuses what exceeds the window's cap with all that a block has taken in that time and all that
+/// waits, and what would not fit into the contract's buckets in time, or would keep out what waits.
+/// What passes may have to wait for up to a sixth of the window: the chain says so, and it is sent again.
+fn window(standing: &Standing<'_>, payment: &Proposal, limits: &Limits, now: Seconds) -> (Option<Code>, String) {
+    let (terms, committed) = (standing.terms, standing.committed);
     if terms.window == 0 {
         return (None, "no rolling window".into());
     }
-    let since = now.saturating_sub(terms.window.into());
-    let recent = standing.committed.iter().filter(|(at, _)| *at > since);
-    let recent = recent.fold(Amount::ZERO, |sum, (_, amount)| sum.checked_add(*amount).unwrap_or(Amount::MAX));
+    let recent = committed.recent(terms, now);
     let exceeds = recent.checked_add(payment.amount).is_none_or(|sum| sum > terms.window_cap);
-    let register = standing
-        .committed
-        .iter()
-        .fold(RollingWindow::default(), |register, (at, amount)| register.add(terms, *amount, *at).1);
-    let (fits_in_time, _) = register.add(terms, payment.amount, payment.deadline.saturating_sub(1).max(now));
+    let fits_in_time = committed.has_room(terms, (payment.amount, payment.deadline), (now, limits.deadline_min));
     let detail = format!(
         "amount {}, {recent} in the last {} seconds, at most {} in that time{}",
         payment.amount,
         terms.window,
         terms.window_cap,
-        if exceeds || fits_in_time { "" } else { "; the contract has no room for it before the deadline" }
+        if exceeds || fits_in_time { "" } else { "; the contract has no room for it in time, or for what waits" }
     );
     ((exceeds || !fits_in_time).then_some(Code::WindowExceeded), detail)
 }
@@ -262,7 +255,7 @@ mod tests {
         state: MandateState,
         available: Amount,
         highest_nonce: Option<u32>,
-        committed: Vec<(Seconds, Amount)>,
+        committed: Committed,
         payment: Proposal,
         limits: Limits,
         now: Seconds,
@@ -296,7 +289,7 @@ mod tests {
                 state: MandateState::Open,
                 available: usdc("20"),
                 highest_nonce: Some(100),
-                committed: Vec::new(),
+                committed: Committed::default(),
                 payment: Proposal { payee: PAYEE, amount: usdc("10"), nonce: 101, deadline: NOW + 600 },
                 limits: Limits::default(),
                 now: NOW,
@@ -372,7 +365,7 @@ mod tests {
         let windowed = |committed: &[(Seconds, &str)], change: fn(&mut Case)| {
             Case::refusal(|case| {
                 (case.terms.window, case.terms.window_cap) = (600, usdc("15"));
-                case.committed = committed.iter().map(|(at, amount)| (*at, usdc(amount))).collect();
+                case.committed.taken = committed.iter().map(|(at, amount)| (*at, usdc(amount))).collect();
                 change(case);
             })
         };
@@ -382,8 +375,21 @@ mod tests {
         assert_eq!(windowed(&[(NOW - 599, "5.000001")], same), Some(Code::WindowExceeded));
         // The contract still counts it, in a bucket; that waits.
         assert_eq!(windowed(&[(NOW - 600, "5.000001")], same), None);
-        // Unless it waited for longer than it lives.
-        assert_eq!(windowed(&[(NOW - 600, "15")], |case| case.payment.deadline = NOW + 120), None);
+        // Unless too little of its time would be left to settle.
+        assert_eq!(
+            windowed(&[(NOW - 600, "15")], |case| case.payment.deadline = NOW + 219),
+            Some(Code::WindowExceeded)
+        );
+        assert_eq!(windowed(&[(NOW - 600, "15")], |case| case.payment.deadline = NOW + 220), None);
+        // Nor may it take the room of what waits and is due before it.
+        let beside: fn(&mut Case) = |case| case.committed.waiting = vec![(NOW + 219, usdc("5"))];
+        assert_eq!(windowed(&[(NOW - 600, "5")], beside), Some(Code::WindowExceeded));
+        assert_eq!(windowed(&[(NOW - 600, "5")], |case| case.committed.waiting = vec![(NOW + 220, usdc("5"))]), None);
+        // What waits counts, however long ago it was accepted and whatever becomes of it.
+        assert_eq!(
+            windowed(&[], |case| case.committed.waiting = vec![(NOW - 1, usdc("5.000001"))]),
+            Some(Code::WindowExceeded)
+        );
         let brief: fn(&mut Case) = |case| {
             (case.terms.window, case.payment.deadline) = (6_000, NOW + 120);
         };

@@ -45,6 +45,48 @@ impl RollingWindow {
     }
 }
 
+/// What of a mandate counts in its rolling window. Empty where its terms have none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// What a block has, oldest first: the block's time, and how much.
+    pub taken: Vec<(Seconds, Amount)>,
+    /// What was accepted and no block has: until when one can take it, and how much.
+    pub waiting: Vec<(Seconds, Amount)>,
+}
+
+impl Committed {
+    /// What counts in the last `window` seconds, exactly to the second. What waits counts as from now,
+    /// whenever it was accepted.
+    #[must_use]
+    pub fn recent(&self, terms: &Terms, now: Seconds) -> Amount {
+        let since = now.saturating_sub(terms.window.into());
+        let taken = self.taken.iter().filter(|(at, _)| *at > since);
+        let amounts = taken.chain(&self.waiting).map(|(_, amount)| *amount);
+        amounts.fold(Amount::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(Amount::MAX))
+    }
+
+    /// Whether the contract has room for one more amount by its deadline, and for all that waits by
+    /// theirs, in whatever order they come, with `to_settle` seconds left for it: when the first of them
+    /// is due, there must be room for all of them at once.
+    #[must_use]
+    pub fn has_room(
+        &self,
+        terms: &Terms,
+        (amount, deadline): (Amount, Seconds),
+        (now, to_settle): (Seconds, Seconds),
+    ) -> bool {
+        // What is too late is not waited for; until that is final it counts.
+        let deadlines = self.waiting.iter().map(|(deadline, _)| *deadline).filter(|deadline| *deadline > now);
+        let due = deadlines.fold(deadline, Seconds::min).saturating_sub(to_settle).max(now);
+        let taken = self.taken.iter().copied();
+        let waiting = self.waiting.iter().map(|(_, amount)| (due, *amount));
+        let register = taken
+            .chain(waiting)
+            .fold(RollingWindow::default(), |register, (at, amount)| register.add(terms, amount, at).1);
+        register.add(terms, amount, due).0
+    }
+}
+
 /// The length of a bucket.
 const fn length(terms: &Terms) -> Seconds {
     (terms.window as Seconds).div_ceil(6)
@@ -64,7 +106,7 @@ fn units(terms: &Terms, amount: Amount) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use alloy_primitives::{Address, B256};
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
 
@@ -145,6 +187,55 @@ mod tests {
                     let unit = 1_u128 << (64 - cap.leading_zeros()).saturating_sub(31);
                     let rounding = unit * (taken.len() as u128 + 2);
                     prop_assert!(since(RollingWindow::memory(&terms)) + u128::from(units) + rounding > u128::from(cap));
+                }
+            }
+        }
+
+        /// Whoever mines, in whatever order, and however late: what was accepted is taken in time, if
+        /// blocks come while it is due.
+        #[test]
+        fn what_is_accepted_is_taken_before_its_deadline(
+            window in prop_oneof![1..600_u32, 600..20_000_u32],
+            cap in prop_oneof![1..1_000_u64, Just(u64::from(u32::MAX)), Just(u64::from(u32::MAX) << 3)],
+            // In thousandths of the window and of its cap: a pause, an amount, a life.
+            steps in vec(
+                (0..100_u64, prop_oneof![3 => 1..200_u128, 1 => 200..900_u128], 0..400_u64, any::<u64>()),
+                40..120,
+            ),
+        ) {
+            const TO_SETTLE: Seconds = 120;
+            let terms = terms(window, cap);
+            let (mut contract, mut committed) = (RollingWindow::default(), Committed::default());
+            // Takes what there is room for, beginning anywhere.
+            let mut block = |committed: &mut Committed, time: Seconds, order: u64| {
+                let count = committed.waiting.len();
+                committed.waiting.rotate_left(usize::try_from(order).unwrap().checked_rem(count).unwrap_or_default());
+                committed.waiting.retain(|(deadline, amount)| {
+                    let (fits, added) = contract.add(&terms, *amount, time);
+                    if fits && time < *deadline {
+                        contract = added;
+                        committed.taken.push((time, *amount));
+                    }
+                    !(fits && time < *deadline)
+                });
+            };
+            let mut now = 1_800_000_000;
+            for (pause, part, life, order) in steps {
+                let until = now + u64::from(window) * pause / 1_000;
+                let due = |all: &Committed| all.waiting.iter().map(|(deadline, _)| deadline - TO_SETTLE).min();
+                while let Some(time) = due(&committed).filter(|due| *due <= until) {
+                    block(&mut committed, time.max(now), order);
+                    prop_assert!(due(&committed).is_none_or(|due| due > time), "{committed:?}");
+                }
+                now = until;
+                if order % 3 == 0 {
+                    block(&mut committed, now, order / 3);
+                }
+                let units = u64::try_from(part * u128::from(cap) / 1_000).unwrap().max(1);
+                let deadline = now + TO_SETTLE + u64::from(window) * life / 1_000;
+                let recent = committed.recent(&terms, now).units();
+                if recent + units <= cap && committed.has_room(&terms, (amount(units), deadline), (now, TO_SETTLE)) {
+                    committed.waiting.push((deadline, amount(units)));
                 }
             }
         }

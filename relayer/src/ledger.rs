@@ -24,6 +24,7 @@ mod writer;
 
 use std::{
     fs::File,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -36,7 +37,7 @@ use tokio::sync::{Semaphore, watch};
 pub use writer::Writer;
 
 /// The version of schema.sql that this program reads and writes.
-const VERSION: i64 = 1;
+pub(crate) const VERSION: i64 = 2;
 const READERS: usize = 4;
 /// How long one try to write waits for another process to unlock the file.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -73,7 +74,7 @@ pub enum LedgerError {
     InUse(PathBuf),
     /// A newer or a foreign file.
     #[error(
-        "the ledger {path} has schema version {found}, this program knows {VERSION}: use the program that wrote it"
+        "the ledger {path} has schema version {found}, this program knows {VERSION}: use the program that wrote it, or start this one on it once if it is older"
     )]
     Version {
         /// The file.
@@ -129,13 +130,13 @@ impl Lock {
 }
 
 /// Copies a ledger whose lock the caller has, with what is still in its write-ahead log, to a file
-/// that does not exist. Refuses a version that it does not know.
+/// that does not exist. Refuses a version that it can't bring up to date.
 ///
 /// # Errors
 /// [`LedgerError`].
 pub fn copy(from: &Path, to: &Path) -> Result<(), LedgerError> {
     let connection = Connection::open(from)?;
-    must_be_known(&connection, from)?;
+    must_be_known(&connection, from, 1..=VERSION)?;
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     drop(connection);
     let file_error = |source| LedgerError::File { path: to.to_owned(), source };
@@ -259,20 +260,22 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
         return Ok(());
     }
     let empty: bool = connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
-    if found != 0 || !empty {
-        return Err(LedgerError::Version { path: path.to_owned(), found });
-    }
+    let statements = match found {
+        0 if empty => include_str!("ledger/schema.sql"),
+        1 => include_str!("ledger/upgrade_1.sql"),
+        _ => return Err(LedgerError::Version { path: path.to_owned(), found }),
+    };
     let transaction = connection.transaction()?;
-    transaction.execute_batch(include_str!("ledger/schema.sql"))?;
+    transaction.execute_batch(statements)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;
     Ok(())
 }
 
-/// That this program knows the file's schema.
-fn must_be_known(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+/// That the file's schema has one of these versions.
+fn must_be_known(connection: &Connection, path: &Path, known: RangeInclusive<i64>) -> Result<(), LedgerError> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if found == VERSION { Ok(()) } else { Err(LedgerError::Version { path: path.to_owned(), found }) }
+    if known.contains(&found) { Ok(()) } else { Err(LedgerError::Version { path: path.to_owned(), found }) }
 }
 
 /// Whose ledger it is, if that is said.

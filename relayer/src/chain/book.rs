@@ -300,7 +300,7 @@ fn spent_final(ledger: &Connection, spent: Spent, place: Place, now: Seconds) ->
             payments::step(ledger, &payment, Step::Settle, because, now)?;
         }
         _ => {
-            payments::insert_foreign(ledger, Foreign::Payment, &spent, place.tx)?;
+            payments::insert_foreign(ledger, Foreign::Payment, &spent, place)?;
             let about = About::default().at(place.block);
             journal::book(ledger, &mandate, Booking::Pay(spent.amount), about, now)?;
         }
@@ -359,7 +359,7 @@ fn held_final(ledger: &Connection, hold: Spent, place: Place, now: Seconds) -> R
             (Booking::Place(amount), About::card(card.seq))
         }
         None => {
-            payments::insert_foreign(ledger, Foreign::Hold, &hold, place.tx)?;
+            payments::insert_foreign(ledger, Foreign::Hold, &hold, place)?;
             (Booking::Hold(amount), About::default())
         }
     };

@@ -359,9 +359,17 @@ pub fn mandate_of(connection: &Connection, card: &Record) -> Result<mandates::Re
 /// # Errors
 /// Those of the store.
 pub fn set_held(connection: &Connection, seq: u64, place: Option<Place>) -> Result<(), LedgerError> {
-    connection.prepare_cached("UPDATE card SET held_block = ?, held_hash = ?, held_tx = ? WHERE seq = ?")?.execute(
-        (place.map(|place| place.block), place.map(|place| place.hash.0), place.map(|place| place.tx.0), seq),
-    )?;
+    connection
+        .prepare_cached(
+            "UPDATE card SET held_block = ?, held_hash = ?2, held_at = (SELECT time FROM block WHERE hash = ?2), held_tx = ?
+             WHERE seq = ?",
+        )?
+        .execute((
+            place.map(|place| place.block),
+            place.map(|place| place.hash.0),
+            place.map(|place| place.tx.0),
+            seq,
+        ))?;
     Ok(())
 }
 

@@ -72,7 +72,7 @@ const CHECKS: [(&str, Examiner); 10] = [
 pub fn check(path: &Path) -> Result<Report, LedgerError> {
     std::fs::metadata(path).map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    super::must_be_known(&connection, path)?;
+    super::must_be_known(&connection, path, super::VERSION..=super::VERSION)?;
     // One snapshot, whatever a running relayer writes meanwhile.
     let snapshot = connection.unchecked_transaction()?;
     Ok(examine(&snapshot))
@@ -274,6 +274,12 @@ fn payments(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
         check,
         "SELECT 'payment ' || hex(id) || ' is mined in a block that is not in the list' FROM payment
          WHERE state = 'mined' AND NOT EXISTS (SELECT 1 FROM block WHERE hash = mined_hash)",
+    )?;
+    none(
+        connection,
+        check,
+        "SELECT 'payment ' || hex(id) || ' is ' || state || ', which is not what is said of its block''s time' FROM payment
+         WHERE (mined_at IS NULL) = (state IN ('mined', 'settled'))",
     )
 }
 
@@ -302,7 +308,13 @@ fn cards(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> 
             )
         });
         Ok(())
-    })
+    })?;
+    none(
+        connection,
+        check,
+        "SELECT 'the hold of card ' || hex(id) || ' has a block or a time, and not both' FROM card
+         WHERE (held_at IS NULL) <> (held_hash IS NULL)",
+    )
 }
 
 fn nonces(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {

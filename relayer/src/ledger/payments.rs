@@ -7,7 +7,7 @@ use stipend_core::{
     Amount, Code, MandateId, PaymentId, Seconds,
     api::{self, PaymentState},
     nonce::NonceWindow,
-    window::RollingWindow,
+    window::{Committed, RollingWindow},
 };
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ use super::{
     books::{self, Booking, Step},
     cards::UNHELD,
     journal::{self, About},
-    mandates,
+    mandates::{self, Place},
 };
 
 /// A payment.
@@ -183,47 +183,38 @@ pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>, 
     select(connection, &format!("mandate = ? AND {LIVE} ORDER BY nonce"), [mandate.0.0])
 }
 
-/// What of a mandate counts in its rolling window at `now`, oldest first, and since when: payments
-/// and cards since they were admitted, and since now what no block has. Empty without a window.
+/// What of a mandate counts in its rolling window at `now`, or would if a block took it: payments and
+/// cards' holds. Empty without a window.
 ///
 /// # Errors
 /// Those of the store.
-pub fn committed(
-    connection: &Connection,
-    mandate: &mandates::Record,
-    now: Seconds,
-) -> Result<Vec<(Seconds, Amount)>, LedgerError> {
-    let mut committed = Vec::new();
+pub fn committed(connection: &Connection, mandate: &mandates::Record, now: Seconds) -> Result<Committed, LedgerError> {
     if mandate.terms.window == 0 {
-        return Ok(committed);
+        return Ok(Committed::default());
     }
-    let counts_since = now.saturating_sub(RollingWindow::memory(&mandate.terms));
-    // What a block has is read from the latest on, and no further back than it counts.
-    let cards = format!(
-        "SELECT created_at, amount, held_hash IS NULL FROM card
-         WHERE mandate = ?1 AND (held_hash IS NOT NULL OR ({UNHELD})) ORDER BY held_hash IS NULL DESC, seq DESC"
+    let taken = "SELECT mined_at, amount FROM payment WHERE mandate = ?1 AND mined_at > ?2
+        UNION ALL SELECT held_at, amount FROM card WHERE mandate = ?1 AND held_at > ?2
+        UNION ALL SELECT at, amount FROM foreign_outflow WHERE mandate = ?1 AND at > ?2 ORDER BY 1";
+    let waiting = format!(
+        "SELECT deadline, amount FROM payment
+            WHERE {LIVE} AND state IN ('reserved', 'submitted') AND mandate = ?1
+         UNION ALL SELECT deadline, amount FROM card WHERE mandate = ?1 AND {UNHELD}"
     );
-    for query in [
-        "SELECT created_at, amount, 0 FROM payment WHERE mandate = ?1 AND state IN ('mined', 'settled') ORDER BY seq DESC",
-        "SELECT created_at, amount, 1 FROM payment WHERE mandate = ?1 AND state IN ('reserved', 'submitted')",
-        &cards,
-    ] {
-        let mut statement = connection.prepare_cached(query)?;
-        let mut rows = statement.query([mandate.id.0.0])?;
-        while let Some(row) = rows.next()? {
-            let (admitted, waits): (Seconds, bool) = (row.get(0)?, row.get(2)?);
-            let amount = Amount::from_units(row.get(1)?).map_err(LedgerError::inconsistent)?;
-            if waits {
-                committed.push((now, amount));
-            } else if admitted > counts_since {
-                committed.push((admitted, amount));
-            } else {
-                break;
-            }
-        }
-    }
-    committed.sort_unstable();
-    Ok(committed)
+    let counts_since = now.saturating_sub(RollingWindow::memory(&mandate.terms));
+    Ok(Committed {
+        taken: amounts(connection, taken, (mandate.id.0.0, counts_since))?,
+        waiting: amounts(connection, &waiting, [mandate.id.0.0])?,
+    })
+}
+
+/// Times and amounts, as the query returns them.
+fn amounts(
+    connection: &Connection,
+    query: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<(Seconds, Amount)>, LedgerError> {
+    let amount = |row: &Row<'_>| Amount::from_units(row.get(1)?).map_err(LedgerError::inconsistent);
+    connection.prepare_cached(query)?.query_and_then(parameters, |row| Ok((row.get(0)?, amount(row)?)))?.collect()
 }
 
 /// The payments of a mandate that are not final and that a payment with `nonce` makes impossible:
@@ -459,8 +450,8 @@ pub fn step(
     let tx_hash = because.tx_hash.or(payment.tx_hash);
     connection
         .prepare_cached(
-            "UPDATE payment SET state = ?, reason = ?, tx_hash = ?, mined_block = ?, mined_hash = ?, updated_at = ?
-             WHERE seq = ?",
+            "UPDATE payment SET state = ?, reason = ?, tx_hash = ?, mined_block = ?, mined_hash = ?5,
+                mined_at = (SELECT time FROM block WHERE hash = ?5), updated_at = ? WHERE seq = ?",
         )?
         .execute((
             state.name(),
@@ -515,16 +506,25 @@ pub fn set_tx_hash(connection: &Connection, tx: u64, hash: B256) -> Result<(), L
 ///
 /// # Errors
 /// Those of the store.
-pub fn insert_foreign(connection: &Connection, kind: Foreign, spent: &Spent, tx_hash: B256) -> Result<(), LedgerError> {
+pub fn insert_foreign(connection: &Connection, kind: Foreign, spent: &Spent, place: Place) -> Result<(), LedgerError> {
     let kind = match kind {
         Foreign::Payment => "pay",
         Foreign::Hold => "hold",
     };
     connection
         .prepare_cached(
-            "INSERT INTO foreign_outflow (mandate, nonce, kind, payee, amount, tx_hash) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO foreign_outflow (mandate, nonce, kind, payee, amount, tx_hash, at)
+             VALUES (?, ?, ?, ?, ?, ?, (SELECT time FROM block WHERE hash = ?))",
         )?
-        .execute((spent.mandate.0.0, spent.nonce, kind, spent.payee.0.0, spent.amount.units(), tx_hash.0))?;
+        .execute((
+            spent.mandate.0.0,
+            spent.nonce,
+            kind,
+            spent.payee.0.0,
+            spent.amount.units(),
+            place.tx.0,
+            place.hash.0,
+        ))?;
     Ok(())
 }
 

@@ -56,6 +56,7 @@ CREATE INDEX mandate_ended_in ON mandate (ended_hash) WHERE ended_hash IS NOT NU
 
 CREATE INDEX mandate_expiring ON mandate (expiry) WHERE ended_hash IS NULL;
 CREATE INDEX mandate_unreturned ON mandate (ended_block) WHERE ended_block IS NOT NULL AND cap + restored > held + paid + returned;
+CREATE INDEX mandate_holding ON mandate (expiry) WHERE held > 0;
 CREATE INDEX mandate_frozen ON mandate (id) WHERE frozen IS NOT NULL;
 
 CREATE TABLE payment (
@@ -72,7 +73,7 @@ CREATE TABLE payment (
     state      TEXT    NOT NULL,
     reason     TEXT,             -- why it failed, or why it still waits
     tx_hash    BLOB,             -- the last one sent, or the one mined
-    mined_block INTEGER, mined_hash BLOB,
+    mined_block INTEGER, mined_hash BLOB, mined_at INTEGER, -- the last is the block's time
     metadata   TEXT    NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
@@ -84,6 +85,7 @@ CREATE INDEX payment_refused ON payment (mandate, nonce) WHERE state = 'reserved
 CREATE INDEX payment_due ON payment (deadline) WHERE state NOT IN ('settled', 'failed');
 CREATE INDEX payment_mined_in ON payment (mined_hash) WHERE mined_hash IS NOT NULL;
 CREATE INDEX payment_of_mandate ON payment (mandate, seq);
+CREATE INDEX payment_taken ON payment (mandate, mined_at) WHERE mined_at IS NOT NULL;
 
 -- Payments and holds that the chain knows and this ledger never accepted: booked as facts.
 CREATE TABLE foreign_outflow (
@@ -93,6 +95,7 @@ CREATE TABLE foreign_outflow (
     payee      BLOB    NOT NULL,
     amount     INTEGER NOT NULL,
     tx_hash    BLOB    NOT NULL,
+    at         INTEGER NOT NULL, -- the block's time
     PRIMARY KEY (mandate, nonce)
 ) STRICT;
 
@@ -113,7 +116,7 @@ CREATE TABLE card (
     expires_at INTEGER NOT NULL, -- from this second on it can't be charged
     state      TEXT    NOT NULL,
     reason     TEXT,
-    held_block INTEGER, held_hash BLOB, held_tx BLOB, -- absent while the hold is not mined
+    held_block INTEGER, held_hash BLOB, held_at INTEGER, held_tx BLOB, -- absent while the hold is not mined
     hold_final INTEGER NOT NULL DEFAULT 0,
     settle_tx  BLOB,
     last_four  TEXT,             -- not behind the token, whose digits it would join to look like a number

@@ -167,6 +167,60 @@ async fn one_process_one_house_one_version() {
     assert!(matches!(Ledger::open(&foreign, HOUSE), Err(LedgerError::Version { found: 0, .. })));
 }
 
+/// Tables with their columns, and indexes.
+fn shape(path: &std::path::Path) -> Vec<(String, String)> {
+    let file = rusqlite::Connection::open(path).unwrap();
+    let mut statement = file
+        .prepare(
+            "SELECT m.name, coalesce(c.name, m.sql) FROM sqlite_schema AS m
+             LEFT JOIN pragma_table_info(m.name) AS c ON m.type = 'table' WHERE m.sql IS NOT NULL ORDER BY 1, 2",
+        )
+        .unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.collect::<Result<_, _>>().unwrap()
+}
+
+#[tokio::test]
+async fn a_ledger_of_the_version_before_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let (fresh, old) = (directory.path().join("fresh"), directory.path().join("old"));
+    for path in [&fresh, &old] {
+        drop(Ledger::open(path, HOUSE).unwrap());
+    }
+    let file = rusqlite::Connection::open(&old).unwrap();
+    file.execute_batch(
+        "PRAGMA foreign_keys = OFF; DROP INDEX payment_taken; DROP INDEX mandate_holding;
+         ALTER TABLE payment DROP COLUMN mined_at; ALTER TABLE card DROP COLUMN held_at;
+         ALTER TABLE foreign_outflow DROP COLUMN at; PRAGMA user_version = 1;
+         INSERT INTO block VALUES (7, x'07', x'06', 700, 0);
+         INSERT INTO foreign_outflow VALUES (x'11', 9, 'pay', x'0a', 5, x'66');",
+    )
+    .unwrap();
+    // One in a block that is known, one in a block that is long gone, one that waits.
+    for (nonce, block, state) in [(0_u8, Some([7_u8]), "mined"), (1, Some([1]), "settled"), (2, None, "reserved")] {
+        file.execute(
+            "INSERT INTO payment (id, mandate, nonce, payee, amount, deadline, ref, digest, signature, state, mined_hash,
+                metadata, created_at, updated_at)
+             VALUES (?1, x'11', ?2, x'0a', 1, 1000, x'00', ?1, x'00', ?3, ?4, '{}', 100, 800)",
+            ([nonce], nonce, state, block),
+        )
+        .unwrap();
+    }
+    drop(file);
+    assert_ne!(shape(&fresh), shape(&old));
+    drop(Ledger::open(&old, HOUSE).unwrap());
+    assert_eq!(shape(&fresh), shape(&old));
+
+    let file = rusqlite::Connection::open(&old).unwrap();
+    let times = |query| {
+        let mut statement = file.prepare(query).unwrap();
+        let times = statement.query_map([], |row| row.get::<_, Option<u64>>(0)).unwrap();
+        times.map(Result::unwrap).collect::<Vec<_>>()
+    };
+    assert_eq!(times("SELECT mined_at FROM payment ORDER BY nonce"), [Some(700), Some(800), None]);
+    assert_eq!(times("SELECT at FROM foreign_outflow"), [Some(700)]);
+}
+
 #[tokio::test]
 async fn what_is_asked_of_a_reader_can_t_write() {
     let directory = tempfile::tempdir().unwrap();

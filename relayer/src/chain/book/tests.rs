@@ -4,6 +4,7 @@ mod charged;
 mod proof;
 mod unheld;
 mod unswept;
+mod windows;
 
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_sol_types::SolEvent;
@@ -49,11 +50,11 @@ struct Scene {
 
 impl Scene {
     fn new(guardian: Address) -> Self {
-        Self::over(1_000, guardian)
+        Self::with(guardian, |_| ())
     }
 
-    /// The same over so many units.
-    fn over(cap: u64, guardian: Address) -> Self {
+    /// The same on other terms.
+    fn with(guardian: Address, change: impl FnOnce(&mut Terms)) -> Self {
         let ledger = Connection::open_in_memory().unwrap();
         ledger.execute_batch(include_str!("../../ledger/schema.sql")).unwrap();
         let house = KEEPER.house;
@@ -63,11 +64,11 @@ impl Scene {
         blocks::restart_at(&ledger, genesis).unwrap();
         transactions::start(&ledger, SUBMITTER, 0).unwrap();
         let mut scene = Self { ledger, salt: 0, ahead: 0 };
-        let terms = Terms {
+        let mut terms = Terms {
             operator: Address::repeat_byte(1),
             agent: Address::repeat_byte(2),
             guardian,
-            cap: usdc(cap),
+            cap: usdc(1_000),
             per_payment: Amount::ZERO,
             window_cap: Amount::ZERO,
             window: 0,
@@ -78,6 +79,7 @@ impl Scene {
             intent: B256::repeat_byte(9),
             refunds_restore_budget: false,
         };
+        change(&mut terms);
         mandates::ensure(&scene.ledger, MANDATE, &terms, 0).unwrap();
         let opened = MandateEscrow::Opened {
             mandate: MANDATE.0,
@@ -134,6 +136,10 @@ impl Scene {
     }
 
     fn admit(&self, nonce: u32, amount: u64, deadline: Seconds) {
+        self.admit_at(nonce, amount, deadline, 0);
+    }
+
+    fn admit_at(&self, nonce: u32, amount: u64, deadline: Seconds, now: Seconds) {
         let body = NewPayment {
             mandate: MANDATE,
             payee: PAYEE,
@@ -148,7 +154,7 @@ impl Scene {
         digest.0[..4].copy_from_slice(&nonce.to_be_bytes());
         let mandate = mandates::get(&self.ledger, MANDATE).unwrap().unwrap();
         let decision = Decision { allow: true, rules: Vec::new() };
-        payments::admit(&self.ledger, &mandate, &Admission { id: PaymentId::generate(), body, digest }, &decision, 0)
+        payments::admit(&self.ledger, &mandate, &Admission { id: PaymentId::generate(), body, digest }, &decision, now)
             .unwrap();
     }
 

@@ -1,7 +1,7 @@
 //! What the ledger says of itself: the journal of a day, and that a difference of any kind is found.
 
 use super::*;
-use crate::ledger::{check::Report, journal, rebuild};
+use crate::ledger::{VERSION, check::Report, journal, rebuild};
 
 /// A day with a bit of everything: paid, paid elsewhere, failed, held, captured and released,
 /// waiting in a transaction, and waiting without one.
@@ -69,6 +69,11 @@ fn every_kind_of_difference_is_found_and_named() {
         ("UPDATE payment SET amount = 99 WHERE seq = 1", "over 99 units is settled"),
         ("DELETE FROM tx_payment WHERE tx = 3", "is submitted, but rides in no transaction"),
         ("UPDATE payment SET mined_hash = id WHERE state = 'mined'", "is mined in a block that is not in the list"),
+        (
+            "UPDATE payment SET mined_at = NULL WHERE seq = 1",
+            "is settled, which is not what is said of its block's time",
+        ),
+        ("UPDATE card SET held_at = NULL", "has a block or a time, and not both"),
         ("UPDATE card SET captured = captured - 1", "captured 183 and released 66"),
         ("UPDATE card SET hold_final = 0", "of it"),
         ("UPDATE card SET nonce = 0", "nonce 0 is accepted 2 times"),
@@ -100,7 +105,7 @@ fn a_corrupt_page_is_found() {
     scene.ledger.execute("VACUUM INTO ?", [path.to_str().unwrap()]).unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     // The schema's version is at 60; the pages behind the first hold the tables.
-    bytes[60..64].copy_from_slice(&1_u32.to_be_bytes());
+    bytes[60..64].copy_from_slice(&u32::try_from(VERSION).unwrap().to_be_bytes());
     std::fs::write(&path, &bytes).unwrap();
     assert_eq!(found(&check::check(&path).unwrap()), Vec::<String>::new());
     let second_page = 4_096;

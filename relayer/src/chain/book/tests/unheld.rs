@@ -35,7 +35,7 @@ fn counted(scene: &Scene) -> Vec<u64> {
     let mut mandate = scene.mandate();
     (mandate.terms.window, mandate.terms.window_cap) = (3_600, usdc(250));
     let committed = payments::committed(&scene.ledger, &mandate, 100).unwrap();
-    committed.into_iter().map(|(_, amount)| amount.units()).collect()
+    committed.taken.iter().chain(&committed.waiting).map(|(_, amount)| amount.units()).collect()
 }
 
 #[test]
