@@ -322,10 +322,15 @@ pub(super) const HOLDS_ARE_OVER: &str = "held > 0 AND json_extract(terms, '$.cap
 pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Result<Vec<Record>, LedgerError> {
     connection
         .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM mandate WHERE opened_hash IS NOT NULL
-             AND ((((ended_hash IS NULL AND expiry <= ?1)
-                    OR ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1))
-                AND cap + restored > held + paid + returned) OR ({HOLDS_ARE_OVER})) AND reserved = 0
+            // Each part has an index; no mandate's capture end is before its expiry.
+            "SELECT {COLUMNS} FROM mandate WHERE seq IN (
+                SELECT seq FROM mandate WHERE ended_hash IS NULL AND expiry <= ?1
+                    AND cap + restored > held + paid + returned
+                UNION SELECT seq FROM mandate
+                    WHERE ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1)
+                    AND cap + restored > held + paid + returned
+                UNION SELECT seq FROM mandate WHERE expiry <= ?1 AND {HOLDS_ARE_OVER})
+             AND opened_hash IS NOT NULL AND reserved = 0
              AND NOT EXISTS (SELECT 1 FROM tx WHERE kind = 'sweep' AND tx.mandate = mandate.id AND state <> 'final')"
         ))?
         .query_and_then([time], record)?
