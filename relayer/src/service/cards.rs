@@ -109,11 +109,21 @@ impl Service {
         hold: SignedHold,
         idempotency_key: Option<String>,
     ) -> Result<Accepted<Card>, Problem> {
+        // What was accepted is answered whatever has happened since.
+        let (repeated, key) = (hold.clone(), idempotency_key.clone());
+        let known =
+            self.parts.ledger.read(move |ledger| match of_agent(ledger, repeated.body.mandate, repeated.agent)? {
+                Ok(_) => known(ledger, &repeated, key.as_deref()),
+                Err(_) => Ok(None),
+            });
+        if let Some(known) = known.await? {
+            return known;
+        }
         self.running()?;
         let this = self.clone();
         let (head, now) = (self.parts.heads.borrow().block.number, self.now());
         let admit = move |ledger: &rusqlite::Transaction<'_>| {
-            this.admit_card(ledger, hold, idempotency_key.as_deref(), (head, now))
+            this.admit_card(ledger, &hold, idempotency_key.as_deref(), (head, now))
         };
         let answer = self.parts.ledger.writer().write(admit).await?;
         failpoint::pass(Point::CardCommitted);
@@ -123,29 +133,21 @@ impl Service {
     fn admit_card(
         &self,
         ledger: &Connection,
-        SignedHold { body, digest, agent }: SignedHold,
+        hold: &SignedHold,
         idempotency_key: Option<&str>,
         (head, now): (u64, Seconds),
     ) -> Result<Result<Accepted<Card>, Problem>, LedgerError> {
+        let SignedHold { body, digest, agent } = hold;
         let config = match self.cards_offered() {
             Ok(cards) => &cards.config,
             Err(problem) => return Ok(Err(problem)),
         };
-        let mandate = match of_agent(ledger, body.mandate, agent)? {
+        let mandate = match of_agent(ledger, body.mandate, *agent)? {
             Ok(mandate) => mandate,
             Err(problem) => return Ok(Err(problem)),
         };
-        if let Some(known) = records::by_digest(ledger, digest)? {
-            return Ok(Ok(Accepted { object: known.view(), replayed: true }));
-        }
-        let asked = json!({ "card": true, "amount": body.amount, "ref": body.reference });
-        let fingerprint = keccak256(serde_jcs::to_vec(&asked).map_err(LedgerError::inconsistent)?);
-        let scope = body.mandate.0.as_slice();
-        if let Some(key) = idempotency_key
-            && let Some(bought) = requests::bought(ledger, scope, key)?
-        {
-            let card = |id| Ok(records::by_id(ledger, CardId(id))?.map(records::Record::view));
-            return replayed(bought, fingerprint, key, card);
+        if let Some(known) = known(ledger, hold, idempotency_key)? {
+            return Ok(known);
         }
         if let Some(taken) = taken(ledger, body.mandate, body.nonce)? {
             return Ok(Err(taken));
@@ -154,7 +156,7 @@ impl Service {
         let (payee, expires_at) = (config.treasury, now.saturating_add(config.ttl));
         let proposal = Proposal { payee, amount: body.amount, nonce: body.nonce, deadline: body.deadline };
         let mut decision = self.decide(ledger, &mandate, &proposal, (head, now))?;
-        add_card_rules(&mut decision, &mandate, &body, expires_at);
+        add_card_rules(&mut decision, &mandate, body, expires_at);
         self.add_gas_rule(ledger, &mut decision, &mandate, now)?;
         if let Some((verdict, code)) = decision.refusal() {
             let mut problem = Problem::new(code, verdict.detail.clone());
@@ -163,9 +165,11 @@ impl Service {
             problem.decision = Some(decision);
             return Ok(Err(problem));
         }
-        let admission = Admission { id: CardId::generate(), body, digest, payee, expires_at };
+        let (id, body, digest) = (CardId::generate(), body.clone(), *digest);
+        let admission = Admission { id, body, digest, payee, expires_at };
         records::admit(ledger, &mandate, &admission, &decision, now)?;
         if let Some(key) = idempotency_key {
+            let fingerprint = fingerprint(&admission.body)?;
             requests::remember(ledger, mandate.id.0.as_slice(), key, fingerprint, admission.id.0)?;
         }
         let card = records::by_id(ledger, admission.id)?
@@ -334,6 +338,27 @@ pub(crate) fn judge(ledger: &Connection, question: Question, at: At) -> Result<O
         _ => records::note(ledger, &card, "card.declined", None, data, at.now)?,
     }
     Ok(verdict)
+}
+
+/// What is asked for, whatever signs for it.
+fn fingerprint(body: &NewCard) -> Result<B256, LedgerError> {
+    let asked = json!({ "card": true, "amount": body.amount, "ref": body.reference });
+    Ok(keccak256(serde_jcs::to_vec(&asked).map_err(LedgerError::inconsistent)?))
+}
+
+/// The answer to a card that was asked for before, by its hold's digest or its key; changes nothing.
+fn known(
+    ledger: &Connection,
+    SignedHold { body, digest, .. }: &SignedHold,
+    idempotency_key: Option<&str>,
+) -> Result<Option<Result<Accepted<Card>, Problem>>, LedgerError> {
+    if let Some(known) = records::by_digest(ledger, *digest)? {
+        return Ok(Some(Ok(Accepted { object: known.view(), replayed: true })));
+    }
+    let Some(key) = idempotency_key else { return Ok(None) };
+    let Some(bought) = requests::bought(ledger, body.mandate.0.as_slice(), key)? else { return Ok(None) };
+    let card = |id| Ok(records::by_id(ledger, CardId(id))?.map(records::Record::view));
+    replayed(bought, fingerprint(body)?, key, card).map(Some)
 }
 
 /// What the policy asks of a card beyond what it asks of a payment.

@@ -76,21 +76,24 @@ impl Service {
         payment: SignedPayment,
         idempotency_key: Option<String>,
     ) -> Result<Accepted<Payment>, Problem> {
-        self.running()?;
-        // A repeated payment costs no commit.
-        let (mandate, digest, agent) = (payment.body.mandate, payment.digest, payment.agent);
+        // What was accepted is answered whatever has happened since; and a repeated payment costs no commit.
+        let (repeated, key) = (payment.clone(), idempotency_key.clone());
         let known = self.parts.ledger.read(move |ledger| {
-            let own = mandates::get(ledger, mandate)?.is_some_and(|mandate| mandate.terms.agent == agent);
-            if own { payments::by_digest(ledger, digest) } else { Ok(None) }
+            let SignedPayment { body, agent, .. } = &repeated;
+            match of_agent(ledger, body.mandate, *agent)? {
+                Ok(_) => known(ledger, &repeated, key.as_deref()),
+                Err(_) => Ok(None),
+            }
         });
         if let Some(known) = known.await? {
-            return Ok(Accepted { object: known.view(), replayed: true });
+            return known;
         }
+        self.running()?;
         let this = self.clone();
         let head = self.parts.heads.borrow().block.number;
         let now = self.now();
         let admit = move |ledger: &rusqlite::Transaction<'_>| {
-            this.admit(ledger, payment, idempotency_key.as_deref(), (head, now))
+            this.admit(ledger, &payment, idempotency_key.as_deref(), (head, now))
         };
         let answer = self.parts.ledger.writer().write(admit).await?;
         failpoint::pass(Point::PaymentCommitted);
@@ -101,26 +104,17 @@ impl Service {
     fn admit(
         &self,
         ledger: &Connection,
-        SignedPayment { body, digest, agent }: SignedPayment,
+        payment: &SignedPayment,
         idempotency_key: Option<&str>,
         (head, now): (u64, Seconds),
     ) -> Result<Result<Accepted<Payment>, Problem>, LedgerError> {
-        let mandate = match of_agent(ledger, body.mandate, agent)? {
+        let SignedPayment { body, digest, agent } = payment;
+        let mandate = match of_agent(ledger, body.mandate, *agent)? {
             Ok(mandate) => mandate,
             Err(problem) => return Ok(Err(problem)),
         };
-        if let Some(known) = payments::by_digest(ledger, digest)? {
-            return Ok(Ok(Accepted { object: known.view(), replayed: true }));
-        }
-        // What is bought is payee, amount and ref: a caller that repeats itself signs a new nonce.
-        let bought = json!({ "payee": body.payee, "amount": body.amount, "ref": body.reference });
-        let fingerprint = keccak256(serde_jcs::to_vec(&bought).map_err(LedgerError::inconsistent)?);
-        let scope = body.mandate.0.as_slice();
-        if let Some(key) = idempotency_key
-            && let Some(bought) = requests::bought(ledger, scope, key)?
-        {
-            let payment = |id| Ok(payments::by_id(ledger, PaymentId(id))?.map(payments::Record::view));
-            return replayed(bought, fingerprint, key, payment);
+        if let Some(known) = known(ledger, payment, idempotency_key)? {
+            return Ok(known);
         }
         if let Some(taken) = taken(ledger, body.mandate, body.nonce)? {
             return Ok(Err(taken));
@@ -139,10 +133,10 @@ impl Service {
             problem.decision = Some(decision);
             return Ok(Err(problem));
         }
-        let admission = Admission { id: PaymentId::generate(), body, digest };
+        let admission = Admission { id: PaymentId::generate(), body: body.clone(), digest: *digest };
         payments::admit(ledger, &mandate, &admission, &decision, now)?;
         if let Some(key) = idempotency_key {
-            requests::remember(ledger, mandate.id.0.as_slice(), key, fingerprint, admission.id.0)?;
+            requests::remember(ledger, mandate.id.0.as_slice(), key, fingerprint(body)?, admission.id.0)?;
         }
         let payment = payments::by_id(ledger, admission.id)?
             .ok_or_else(|| LedgerError::inconsistent("a payment that was just stored is gone"))?;
@@ -237,6 +231,27 @@ impl Service {
         let list = self.parts.ledger.read(move |ledger| payments::list(ledger, filter, before, limit + 1)).await?;
         Ok(paged(list, limit, |payment| payment.seq.to_string(), payments::Record::view))
     }
+}
+
+/// What is bought is payee, amount and ref: a caller that repeats itself signs a new nonce.
+fn fingerprint(body: &NewPayment) -> Result<B256, LedgerError> {
+    let bought = json!({ "payee": body.payee, "amount": body.amount, "ref": body.reference });
+    Ok(keccak256(serde_jcs::to_vec(&bought).map_err(LedgerError::inconsistent)?))
+}
+
+/// The answer to a payment that came before, by its digest or its key; changes nothing.
+fn known(
+    ledger: &Connection,
+    SignedPayment { body, digest, .. }: &SignedPayment,
+    idempotency_key: Option<&str>,
+) -> Result<Option<Result<Accepted<Payment>, Problem>>, LedgerError> {
+    if let Some(known) = payments::by_digest(ledger, *digest)? {
+        return Ok(Some(Ok(Accepted { object: known.view(), replayed: true })));
+    }
+    let Some(key) = idempotency_key else { return Ok(None) };
+    let Some(bought) = requests::bought(ledger, body.mandate.0.as_slice(), key)? else { return Ok(None) };
+    let payment = |id| Ok(payments::by_id(ledger, PaymentId(id))?.map(payments::Record::view));
+    replayed(bought, fingerprint(body)?, key, payment).map(Some)
 }
 
 /// That the nonce belongs to a payment or a card already: they share one sequence.

@@ -2,9 +2,9 @@
 
 use eyre::Result;
 use stipend_bindings::Spend;
-use stipend_client::Pay;
-use stipend_core::{Code, api::PaymentState, policy::MandateState};
-use stipend_e2e::{World, eventually};
+use stipend_client::{CreateCard, Pay};
+use stipend_core::{Code, api::PaymentState, card::CardState, policy::MandateState};
+use stipend_e2e::{CardSettings, Settings, World, eventually};
 
 use crate::{asking, code, opened, payee, usdc};
 
@@ -83,5 +83,55 @@ async fn a_reorg_past_finality_stops_the_relayer_and_reads_go_on() -> Result<()>
     assert_eq!(code(world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?), Code::Halted);
     assert_eq!(agent.payment(payment.id, None).await?.state, PaymentState::Settled);
     assert_eq!(agent.healthz().await?.alarms, health.alarms);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_is_answered_by_a_relayer_that_has_halted_and_nothing_new_is_taken() -> Result<()> {
+    let cards = Some(CardSettings::default());
+    let mut world = World::with("halted-repeats", &Settings { cards, ..Settings::default() }).await?;
+    let agent = world.agent()?;
+    let mandate = world.open(&asking("100")?).await?;
+    let key = |key: &str| Some(key.to_owned());
+    let pay = Pay::new(mandate.id, payee(1), usdc("1")?);
+    let payment = world.sign(&agent, &pay).await?;
+    let paid = agent.send_payment(&payment, key("invoice")).await?.object;
+    let card = CreateCard::new(mandate.id, usdc("25")?);
+    let hold = world.sign_card(&agent, &card).await?;
+    let created = agent.send_card(&hold, key("order")).await?.object;
+    let paid = world.settled(&agent, &paid).await?;
+    let created = world.card_in(&agent, created.id, CardState::Active).await?;
+
+    world.anvil.mine(10).await?;
+    world.followed(&agent).await?;
+    world.anvil.reorg(10).await?;
+    eventually("it stops", async || Ok((!agent.readyz().await?.ready).then_some(()))).await?;
+    for started_again in [false, true] {
+        if started_again {
+            world.relayer.restart_halted().await?;
+        }
+        let before = (agent.mandate(mandate.id).await?, agent.audit(None, 0, Some(100)).await?.data);
+
+        // The same bytes, and others under the same key, as from somebody who got no answer.
+        let again = world.sign(&agent, &pay).await?;
+        assert_ne!(again.nonce, payment.nonce);
+        for (payment, key) in [(&payment, None), (&payment, key("invoice")), (&again, key("invoice"))] {
+            let accepted = agent.send_payment(payment, key).await?;
+            assert_eq!((accepted.object.id, accepted.replayed), (paid.id, true));
+        }
+        let other = world.sign_card(&agent, &card).await?;
+        for (hold, key) in [(&hold, None), (&hold, key("order")), (&other, key("order"))] {
+            let accepted = agent.send_card(hold, key).await?;
+            assert_eq!((accepted.object.id, accepted.replayed), (created.id, true));
+        }
+
+        // What is new is refused, and who is nobody's agent learns nothing of what is known.
+        assert_eq!(code(agent.send_payment(&again, key("other")).await), Code::Halted);
+        assert_eq!(code(agent.send_card(&other, None).await), Code::Halted);
+        let stranger = world.client(&world.keys.operator)?;
+        let stranger = world.sign(&stranger, &Pay { nonce: Some(payment.nonce), ..pay.clone() }).await?;
+        assert_eq!(code(agent.send_payment(&stranger, key("invoice")).await), Code::Halted);
+        assert_eq!((agent.mandate(mandate.id).await?, agent.audit(None, 0, Some(100)).await?.data), before);
+    }
     Ok(())
 }
