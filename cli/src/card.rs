@@ -125,13 +125,20 @@ async fn create(context: &Context, args: Create) -> eyre::Result<()> {
     let mut card = accepted.object;
     if !args.no_wait && !CardWait::Active.is_over(card.state) {
         let progress = context.progress(format!("{} is accepted, waiting for its hold", card.id));
-        card = caller.client.wait_for_card(card.id, CardWait::Active, WAIT).await?;
+        let waited = caller.client.wait_for_card(card.id, CardWait::Active, WAIT).await;
         drop(progress);
+        // It is accepted: nothing from here on may look as if there were none.
+        let what = match waited {
+            Ok(waited) => {
+                card = waited;
+                format!("not active yet after {} s", WAIT.as_secs())
+            }
+            Err(error) => format!("the relayer does not say what became of it ({error})"),
+        };
         if !CardWait::Active.is_over(card.state) {
+            let id = card.id;
             show::note(&format!(
-                "accepted, and not active yet after {} s: don't ask for another one, `stipend card show {}` follows it",
-                WAIT.as_secs(),
-                card.id
+                "accepted, and {what}: don't ask for another one, `stipend card show {id}` follows it"
             ));
         }
     }
@@ -160,7 +167,7 @@ fn end_without_use(card: &Card) -> Option<String> {
 /// With the same key, the same command gives the same card.
 fn repeatable(error: Error, key: &str) -> Error {
     let Error::Unknown { .. } = error else { return error };
-    let mut problem = Problem::new(Code::Unavailable, error.to_string());
+    let mut problem = Problem::new(Code::Unavailable, show::causes(&error.into()));
     problem.hint = format!("run the same command again with --idempotency-key {key}: there is never a second card");
     Error::Problem(Box::new(problem))
 }

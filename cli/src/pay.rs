@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
-use eyre::bail;
+use eyre::{Report, bail};
 use serde::Serialize;
 use stipend_bindings::Spend;
-use stipend_client::{Client, Pay, Wait};
+use stipend_client::{Client, Pay, Wait, chain::ChainError};
 use stipend_core::{
     Amount, MandateId, Seconds, address,
     api::{NewPayment, Payment, PaymentState},
@@ -97,7 +97,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
             WaitFor::Mined => Wait::Mined,
             WaitFor::Settled => Wait::Settled,
         };
-        paid = wait_for(context, &caller.client, paid, wait).await?;
+        paid = wait_for(context, &caller.client, paid, wait).await;
     }
     show::result(context.json(), &paid, payment::in_words)?;
     if paid.state == PaymentState::Failed {
@@ -107,21 +107,22 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     Ok(())
 }
 
-async fn wait_for(context: &Context, client: &Client, paid: Payment, wait: Wait) -> eyre::Result<Payment> {
+/// The payment as it was last seen. It is accepted: nothing from here on may look as if it had failed.
+async fn wait_for(context: &Context, client: &Client, paid: Payment, wait: Wait) -> Payment {
     if wait.is_over(paid.state) {
-        return Ok(paid);
+        return paid;
     }
     let progress = context.progress(format!("{} is accepted, waiting for a block", paid.id));
-    let paid = client.wait_for(paid.id, wait, WAIT).await?;
+    let waited = client.wait_for(paid.id, wait, WAIT).await;
     drop(progress);
-    if !wait.is_over(paid.state) {
-        show::note(&format!(
-            "accepted, and not there yet after {} s: don't pay again, `stipend payment watch {}` follows it",
-            WAIT.as_secs(),
-            paid.id
-        ));
-    }
-    Ok(paid)
+    let (paid, what) = match waited {
+        Ok(paid) if wait.is_over(paid.state) => return paid,
+        Ok(paid) => (paid, format!("not there yet after {} s", WAIT.as_secs())),
+        Err(error) => (paid, format!("the relayer does not say what became of it ({error})")),
+    };
+    let id = paid.id;
+    show::note(&format!("accepted, and {what}: don't pay again, `stipend payment watch {id}` follows it"));
+    paid
 }
 
 /// A payment that went straight to the contract, for programs.
@@ -143,8 +144,15 @@ async fn direct(context: &Context, caller: &Caller, mut pay: Pay) -> eyre::Resul
         Spend::new(payment.mandate, payment.payee, payment.amount, payment.nonce, payment.deadline, payment.reference)?;
     let payees = mandate.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref());
     let progress = context.progress("waiting for the transaction");
-    let tx_hash = escrow.spend(&caller.signer, &mandate.terms, &spend, &payment.signature, payees).await?;
+    let sent = escrow.spend(&caller.signer, &mandate.terms, &spend, &payment.signature, payees).await;
     drop(progress);
+    let tx_hash = sent.map_err(|error| match error {
+        ChainError::NotMined { .. } => Report::new(error).wrap_err(format!(
+            "it may still be paid: with --nonce {} --deadline {} the same command never pays twice",
+            payment.nonce, payment.deadline
+        )),
+        error => error.into(),
+    })?;
     show::result(context.json(), &Direct { payment, tx_hash }, |direct| {
         format!("paid {} USDC to {}\ntransaction {}", direct.payment.amount, direct.payment.payee, direct.tx_hash)
     })

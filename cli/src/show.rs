@@ -139,8 +139,8 @@ fn problem(report: &eyre::Report) -> Option<Problem> {
     }
     match report.downcast_ref::<Error>()? {
         Error::Problem(problem) => Some((**problem).clone()),
-        error @ Error::Unknown { signed, .. } => {
-            let mut problem = Problem::new(Code::Unavailable, error.to_string());
+        Error::Unknown { signed, .. } => {
+            let mut problem = Problem::new(Code::Unavailable, causes(report));
             if let Some(Signed::Payment(payment)) = signed {
                 // With both, the same command signs the same bytes.
                 problem.hint = format!(
@@ -165,7 +165,7 @@ fn in_words(problem: &Problem) -> String {
 }
 
 /// What happened, and below it what that came of.
-fn causes(report: &eyre::Report) -> String {
+pub(crate) fn causes(report: &eyre::Report) -> String {
     let mut text = String::new();
     for cause in report.chain() {
         let cause = plain(&cause.to_string());
@@ -181,7 +181,12 @@ fn causes(report: &eyre::Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stipend_core::policy::{Decision, Verdict};
+    use alloy_primitives::{Address, B256, Bytes};
+    use stipend_core::{
+        Amount, MandateId,
+        api::NewPayment,
+        policy::{Decision, Verdict},
+    };
 
     #[test]
     fn words_of_others_can_neither_move_the_cursor_nor_hide() {
@@ -206,6 +211,28 @@ mod tests {
         assert!(text.contains("denied by budget: insufficient_budget"), "{text}");
         assert!(!text.contains("denied by state"), "{text}");
         assert!(text.contains("hint: pay at most the mandate's per-payment maximum"), "{text}");
+    }
+
+    #[test]
+    fn what_may_have_been_paid_says_how_to_repeat_it_and_what_came_instead_of_an_answer() {
+        let url: Url = "http://127.0.0.1:8420/v1/payments".parse().unwrap();
+        let payment = NewPayment {
+            mandate: MandateId(B256::ZERO),
+            payee: Address::repeat_byte(7),
+            amount: Amount::ZERO,
+            nonce: 3,
+            deadline: 1_800_003_600,
+            reference: B256::ZERO,
+            signature: Bytes::new(),
+            metadata: Default::default(),
+        };
+        let odd = Error::Setup("503 of a proxy".into());
+        let signed = Some(Signed::Payment(Box::new(payment)));
+        let report = eyre::Report::new(Error::Unknown { url, signed, source: Some(Box::new(odd)) });
+        let problem = problem(&report).unwrap();
+        assert_eq!(problem.code, Code::Unavailable);
+        assert!(problem.detail.contains("503 of a proxy"), "{}", problem.detail);
+        assert!(problem.hint.contains("--nonce 3 --deadline 1800003600"), "{}", problem.hint);
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Client {
     /// Ends a card that was not charged: its hold is released.
     pub async fn close_card(&self, id: CardId) -> Result<Card, Error> {
         let call = Call::new(Method::POST, self.inner.http.url(&format!("v1/cards/{id}/close"), &())?);
-        self.inner.http.send(call, Some(self.identity().await?)).await?.json()
+        Ok(self.inner.http.send(call, Some(self.identity().await?)).await?.object)
     }
 }
 

@@ -21,16 +21,18 @@ pub enum Error {
     #[error("{}: {}", .0.code, .0.detail)]
     Problem(Box<Problem>),
 
-    /// No answer came, after several attempts.
-    #[error("no answer from {url}: the outcome is unknown; send the same again, it is never done twice")]
+    /// No answer came that says whether it was done, after several attempts.
+    #[error(
+        "{url} has not said whether it was done: the outcome is unknown; send the same again, it is never done twice"
+    )]
     Unknown {
         /// What was called.
         url: Url,
         /// What was sent, if it carries a signature of its own: to be sent again as it is.
         signed: Option<Signed>,
-        /// What came instead of an answer.
+        /// What came instead of such an answer.
         #[source]
-        source: Option<reqwest::Error>,
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
 
     /// Nobody listens there: nothing was done.
@@ -98,6 +100,30 @@ impl Error {
             // Some proxy's answer, perhaps, with the relayer's lost behind it.
             Self::NotARelayer { .. } => true,
             Self::Unreachable { .. } | Self::Setup(_) | Self::Signing(_) => false,
+        }
+    }
+
+    /// Whether the relayer refused with all that it had accepted before in view: had an earlier attempt of
+    /// the same call been accepted, it would have answered with what came of that. Other refusals, such as
+    /// of a relayer that has halted, say nothing about earlier attempts.
+    fn knows_earlier_attempts(&self) -> bool {
+        self.problem().is_some_and(|problem| {
+            problem.decision.is_some()
+                || matches!(
+                    problem.code,
+                    Code::NonceTaken | Code::IdempotencyKeyReused | Code::AlreadyApproved | Code::OpenWouldFail
+                )
+        })
+    }
+
+    /// The error of a call that changes something, whose earlier attempts may have taken effect or not.
+    pub(crate) fn of_a_change(self, url: Url, earlier_may_have: bool) -> Self {
+        match self {
+            Self::Unknown { .. } => self,
+            _ if self.may_have_taken_effect() || (earlier_may_have && !self.knows_earlier_attempts()) => {
+                Self::Unknown { url, signed: None, source: Some(Box::new(self)) }
+            }
+            _ => self,
         }
     }
 }

@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use stipend_core::api::Problem;
 use url::Url;
 
-use crate::Error;
+use crate::{Accepted, Error};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -70,22 +70,10 @@ impl Call {
 }
 
 /// What the relayer answered.
-pub(crate) struct Answer {
-    url: Url,
+struct Answer {
     status: StatusCode,
     body: Vec<u8>,
-    /// Whether an earlier call created the object.
-    pub(crate) replayed: bool,
-}
-
-impl Answer {
-    pub(crate) fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|error| Error::NotARelayer {
-            url: self.url,
-            status: self.status,
-            reason: error.to_string(),
-        })
-    }
+    replayed: bool,
 }
 
 impl Http {
@@ -117,27 +105,30 @@ impl Http {
         Ok(url)
     }
 
-    /// Sends a call until it is answered, within bounds.
-    pub(crate) async fn send(&self, call: Call, identity: Option<Identity<'_>>) -> Result<Answer, Error> {
-        let mut unknown = false;
-        let result = (|| self.attempt(&call, identity.as_ref()))
+    /// Sends a call until it is answered, within bounds. What may have changed something, and is not
+    /// known to have failed, fails as [`Error::Unknown`].
+    pub(crate) async fn send<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        identity: Option<Identity<'_>>,
+    ) -> Result<Accepted<T>, Error> {
+        let mut earlier_may_have = false;
+        let answer = (|| self.attempt(&call, identity.as_ref()))
             .retry(backoff())
             .when(Error::is_transient)
-            .notify(|error, _| unknown |= error.may_have_taken_effect())
+            .notify(|error, _| earlier_may_have |= error.may_have_taken_effect())
             .adjust(|error, delay| {
                 let asked = error.problem().and_then(|problem| problem.retry_after).map(Duration::from_secs);
                 delay.map(|delay| delay.max(asked.unwrap_or_default()).min(PATIENCE))
             })
             .await;
-        match result {
-            // An earlier attempt may have arrived: that nobody listens now, or is too busy, proves nothing.
-            Err(Error::Unreachable { url, source }) if unknown => {
-                Err(Error::Unknown { url, signed: None, source: Some(source) })
-            }
-            Err(Error::Problem(problem)) if unknown && Error::Problem(problem.clone()).is_transient() => {
-                Err(Error::Unknown { url: call.url, signed: None, source: None })
-            }
-            result => result,
+        let read = answer.and_then(|Answer { status, body, replayed }| match serde_json::from_slice(&body) {
+            Ok(object) => Ok(Accepted { object, replayed }),
+            Err(error) => Err(Error::NotARelayer { url: call.url.clone(), status, reason: error.to_string() }),
+        });
+        match read {
+            Err(error) if call.method != Method::GET => Err(error.of_a_change(call.url, earlier_may_have)),
+            read => read,
         }
     }
 
@@ -148,7 +139,7 @@ impl Http {
         let replayed = response.headers().contains_key("idempotent-replayed");
         let body = response.bytes().await.map_err(|source| sending(&call.url, source))?;
         if status.is_success() || call.any_status {
-            return Ok(Answer { url: call.url.clone(), status, body: body.into(), replayed });
+            return Ok(Answer { status, body: body.into(), replayed });
         }
         Err(refusal(&call.url, status, &body))
     }
@@ -211,19 +202,20 @@ fn sending(url: &Url, source: reqwest::Error) -> Error {
     if source.is_connect() {
         Error::Unreachable { url: url.clone(), source }
     } else {
-        Error::Unknown { url: url.clone(), signed: None, source: Some(source) }
+        Error::Unknown { url: url.clone(), signed: None, source: Some(Box::new(source)) }
     }
 }
 
 fn refusal(url: &Url, status: StatusCode, body: &[u8]) -> Error {
-    match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) => Error::Problem(Box::new(problem)),
-        // A proxy between us lost the relayer (RFC 9110, 15.6.3 and 15.6.5).
-        Err(_) if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => {
-            Error::Unknown { url: url.clone(), signed: None, source: None }
-        }
+    let error = match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => return Error::Problem(Box::new(problem)),
         Err(error) => Error::NotARelayer { url: url.clone(), status, reason: error.to_string() },
+    };
+    // A proxy between us lost the relayer: 502 and 504 (RFC 9110, 15.6), and what each has of its own.
+    if status.is_server_error() {
+        return Error::Unknown { url: url.clone(), signed: None, source: Some(Box::new(error)) };
     }
+    error
 }
 
 /// Who signs requests (ERC-8128).
@@ -277,7 +269,9 @@ mod tests {
     #[test]
     fn an_answer_that_no_relayer_gives_is_told_apart_from_a_lost_one() {
         let url = Url::parse("http://127.0.0.1:8420/v1/info").unwrap();
-        assert!(matches!(refusal(&url, StatusCode::BAD_GATEWAY, b"<html>"), Error::Unknown { .. }));
+        for lost in [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::from_u16(524).unwrap()] {
+            assert!(matches!(refusal(&url, lost, b"<html>"), Error::Unknown { .. }), "{lost}");
+        }
         assert!(matches!(refusal(&url, StatusCode::NOT_FOUND, b"<html>"), Error::NotARelayer { .. }));
     }
 }

@@ -160,7 +160,7 @@ impl Client {
     /// See [`Error`]; so for all calls.
     pub async fn info_at(base: Url) -> Result<Info, Error> {
         let http = Http::new(base)?;
-        http.send(Call::new(Method::GET, http.url("v1/info", &())?), None).await?.json()
+        Ok(http.send(Call::new(Method::GET, http.url("v1/info", &())?), None).await?.object)
     }
 
     /// Where the relayer stands.
@@ -180,7 +180,7 @@ impl Client {
     /// Whether it takes new work, and what is wrong; an answer of 503 is an answer here.
     pub async fn readyz(&self) -> Result<Health, Error> {
         let call = Call::new(Method::GET, self.inner.http.url("readyz", &())?).any_status();
-        self.inner.http.send(call, None).await?.json()
+        Ok(self.inner.http.send(call, None).await?.object)
     }
 
     /// Asks for a mandate.
@@ -217,8 +217,7 @@ impl Client {
     /// Ends a mandate by its operator's signature of [`Domain::revoke_digest`], which the relayer sends.
     pub async fn revoke_mandate(&self, id: MandateId, signature: Bytes) -> Result<Accepted<Mandate>, Error> {
         let call = Call::new(Method::POST, self.inner.http.url(&format!("v1/mandates/{id}/revocation"), &())?);
-        let answer = self.inner.http.send(call.body(&NewRevocation { signature }, None)?, None).await?;
-        Ok(Accepted { replayed: answer.replayed, object: answer.json()? })
+        self.inner.http.send(call.body(&NewRevocation { signature }, None)?, None).await
     }
 
     /// The caller's mandates, newest first.
@@ -307,20 +306,19 @@ impl Client {
 
     async fn unsigned<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let call = Call::new(Method::GET, self.inner.http.url(path, &())?);
-        self.inner.http.send(call, None).await?.json()
+        Ok(self.inner.http.send(call, None).await?.object)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, query: &impl Serialize) -> Result<T, Error> {
         let call = Call::new(Method::GET, self.inner.http.url(path, query)?);
-        self.inner.http.send(call, Some(self.identity().await?)).await?.json()
+        Ok(self.inner.http.send(call, Some(self.identity().await?)).await?.object)
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Accepted<T>, Error> {
         // One key for all attempts: whatever is sent again is done once.
         let key = B256::random().to_string();
         let call = Call::new(Method::POST, self.inner.http.url(path, &())?).body(body, Some(key))?;
-        let answer = self.inner.http.send(call, Some(self.identity().await?)).await?;
-        Ok(Accepted { replayed: answer.replayed, object: answer.json()? })
+        self.inner.http.send(call, Some(self.identity().await?)).await
     }
 
     /// Sends what carries its own signature: the request needs none.
@@ -329,11 +327,10 @@ impl Client {
         call: Call,
         content: impl FnOnce() -> Signed,
     ) -> Result<Accepted<T>, Error> {
-        match self.inner.http.send(call, None).await {
-            Ok(answer) => Ok(Accepted { replayed: answer.replayed, object: answer.json()? }),
-            Err(Error::Unknown { url, source, .. }) => Err(Error::Unknown { url, signed: Some(content()), source }),
-            Err(error) => Err(error),
-        }
+        self.inner.http.send(call, None).await.map_err(|error| match error {
+            Error::Unknown { url, source, .. } => Error::Unknown { url, signed: Some(content()), source },
+            error => error,
+        })
     }
 
     async fn identity(&self) -> Result<http::Identity<'_>, Error> {

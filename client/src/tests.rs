@@ -1,5 +1,7 @@
 //! The client against a relayer that loses answers: a socket that says what each test wants.
 
+mod unknown;
+
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256};
 use futures_util::StreamExt;
