@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256};
 use eyre::{bail, ensure};
 use stipend_client::{chain::ChainError, now};
 use stipend_core::{
@@ -61,6 +61,17 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         return finish(context, &caller, id).await;
     }
 
+    // So may one whose message the relayer has and could not send yet. It is gone on with: a message can't be taken
+    // back, and another mandate would take the cap a second time.
+    let under_way = under_way(caller.mandates().await?, request.id, caller.address());
+    if let Some(mandate) = &under_way {
+        let until = show::time(mandate.opening_until.unwrap_or_default());
+        show::note(&format!("{} was approved for this request before: the relayer sends it until {until}", mandate.id));
+        if args.gasless {
+            return finish(context, &caller, mandate.id).await;
+        }
+    }
+
     ensure!(
         !escrow.chain().is_waiting(caller.address()).await?,
         "a transaction of {} waits for a block, and may open a mandate for this request: run this again when it is mined",
@@ -68,10 +79,20 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     );
 
     let start = escrow.chain().head().await?.time;
-    let terms = request.terms(caller.address(), caller.info.guardian, start);
+    // The same terms are the same mandate, which opens once, whoever is faster.
+    let terms = match &under_way {
+        Some(mandate) => mandate.terms.clone(),
+        None => request.terms(caller.address(), caller.info.guardian, start),
+    };
     terms.check(start)?;
     let readable = Readable::new(&terms, &request.intent, escrow.domain())?;
     let id = readable.id();
+    ensure!(
+        under_way.as_ref().is_none_or(|mandate| {
+            mandate.id == id && request.is_answered_by(&terms) && terms.guardian == caller.info.guardian
+        }),
+        "the relayer shows terms for {id} that you were not asked for: do not trust it"
+    );
     let balance = escrow.balance_of(caller.address()).await?;
     ensure!(
         balance >= terms.cap,
@@ -108,6 +129,13 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     finish(context, &caller, id).await
 }
 
+/// The operator's mandate for a request that the relayer has a message for, and has not opened yet.
+fn under_way(mandates: Vec<Mandate>, request: RequestId, operator: Address) -> Option<Mandate> {
+    mandates.into_iter().find(|mandate| {
+        mandate.request == Some(request) && mandate.terms.operator == operator && mandate.opening_until.is_some()
+    })
+}
+
 fn opened(result: Result<B256, ChainError>) -> Result<(), ChainError> {
     match result {
         // Whoever did it: it is open, with these very terms.
@@ -135,18 +163,33 @@ async fn finish(context: &Context, caller: &Caller, id: MandateId) -> eyre::Resu
 
 async fn wait_until_open(caller: &Caller, id: MandateId) -> eyre::Result<Mandate> {
     let start = Instant::now();
+    let mut was_under_way = false;
     loop {
-        match caller.client.mandate(id).await {
+        let until = match caller.client.mandate(id).await {
             Ok(mandate) if mandate.state != MandateState::Opening => return Ok(mandate),
-            Ok(_) => {}
-            Err(error) if error.code() == Some(Code::NotFound) => {}
+            Ok(mandate) => {
+                let given_up = was_under_way && mandate.opening_until.is_none() && mandate.opened_tx.is_none();
+                ensure!(
+                    !given_up,
+                    "the relayer has given up {id}: its message has lapsed, or another mandate has answered the request; run this again to see"
+                );
+                mandate.opening_until
+            }
+            Err(error) if error.code() == Some(Code::NotFound) => None,
             Err(error) => return Err(error.into()),
-        }
+        };
+        was_under_way |= until.is_some();
         if start.elapsed() >= OPEN_WITHIN {
-            bail!(
-                "{id} is not open at the relayer after {} s: `stipend mandate show {id}` says when",
-                OPEN_WITHIN.as_secs()
-            );
+            let waited = OPEN_WITHIN.as_secs();
+            match until {
+                Some(until) => bail!(
+                    "{id} is not open after {waited} s: the relayer has your message, and sends it until {}; to wait on, run the same again; to send it yourself, run it without --gasless: that opens this very mandate, and never a second one",
+                    show::time(until)
+                ),
+                None => {
+                    bail!("{id} is not open at the relayer after {waited} s: `stipend mandate show {id}` says when")
+                }
+            }
         }
         tokio::time::sleep(POLL).await;
     }

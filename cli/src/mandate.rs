@@ -199,7 +199,12 @@ pub(crate) fn in_words(mandate: &Mandate, domain: Domain) -> eyre::Result<String
     let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
     row("", String::new());
     let ending = if mandate.revoking { ", its end is on the way" } else { "" };
-    row("state", format!("{}{ending}", state(mandate.state)));
+    let opening = match (mandate.state, mandate.opening_until, mandate.opened_tx) {
+        (MandateState::Opening, Some(until), _) => format!(", by its operator's message until {}", show::time(until)),
+        (MandateState::Opening, None, None) => ", and the relayer has nothing that opens it".into(),
+        _ => String::new(),
+    };
+    row("state", format!("{}{opening}{ending}", state(mandate.state)));
     row("available", mandate.available.to_string());
     row("reserved", mandate.reserved.to_string());
     row("held", mandate.held.to_string());

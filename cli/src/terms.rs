@@ -156,6 +156,7 @@ pub(crate) mod tests {
             restored: Amount::ZERO,
             revoking: false,
             next_nonce: 0,
+            opening_until: None,
             opened_tx: None,
             ended_tx: None,
         }

@@ -111,7 +111,11 @@ impl Error {
             problem.decision.is_some()
                 || matches!(
                     problem.code,
-                    Code::NonceTaken | Code::IdempotencyKeyReused | Code::AlreadyApproved | Code::OpenWouldFail
+                    Code::NonceTaken
+                        | Code::IdempotencyKeyReused
+                        | Code::AlreadyApproved
+                        | Code::ApprovalUnderWay
+                        | Code::OpenWouldFail
                 )
         })
     }

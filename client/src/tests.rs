@@ -127,6 +127,7 @@ fn mandate(next_nonce: u32) -> String {
         restored: Amount::ZERO,
         revoking: false,
         next_nonce,
+        opening_until: None,
         opened_tx: None,
         ended_tx: None,
     };

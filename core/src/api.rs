@@ -253,6 +253,10 @@ pub struct Mandate {
     pub revoking: bool,
     /// The next free nonce, for agents that count upwards.
     pub next_nonce: u32,
+    /// Until when the relayer tries to open it by its operator's message, which it has; absent if it
+    /// has none, and once a block has opened it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opening_until: Option<Seconds>,
     /// The transaction that opened it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opened_tx: Option<B256>,

@@ -145,6 +145,8 @@ codes! {
     IdempotencyKeyReused, "idempotency_key_reused", 422, "use a new Idempotency-Key for new content";
     /// The request was approved already.
     AlreadyApproved, "already_approved", 409, "use the mandate that the request shows";
+    /// Another approval of the request is under way.
+    ApprovalUnderWay, "approval_under_way", 409, "wait until the mandate of that approval is open, or its message has lapsed: a second one would take the cap twice";
     /// The opening would fail on chain.
     OpenWouldFail, "open_would_fail", 422, "check that the operator holds the cap in USDC and that the authorisation is for exactly these terms";
     /// Too many calls.

@@ -159,7 +159,7 @@ impl Bookkeeper {
                 Kind::Settle => self.batch_final(ledger, &tx, now)?,
                 // Dead unless it succeeded; then the opening's own event has said all.
                 Kind::Open(mandate) if tx.succeeded != Some(true) => {
-                    transactions::set_opening_tx(ledger, mandate, None)?;
+                    transactions::unboard_opening(ledger, mandate)?;
                 }
                 Kind::Revoke(mandate) if tx.succeeded != Some(true) => revocations::set_tx(ledger, mandate, None)?,
                 Kind::Open(_)
@@ -194,6 +194,12 @@ impl Bookkeeper {
         // intent's hash is public, and anybody could open another one under it.
         if let Some(request) = request.filter(|request| request.mandate.is_none() && request.is_answered_by(terms)) {
             requests::set_mandate(ledger, request.id, Some(id))?;
+            for other in transactions::give_up_openings(ledger, request.id, id)? {
+                if let Some(other) = mandates::get(ledger, other)? {
+                    let data = json!({ "answer": id.to_string() });
+                    audit::append(ledger, now, audit::Event { data, ..other.event("mandate.opening_given_up") })?;
+                }
+            }
         }
         let data = json!({
             "cap": terms.cap, "operator": terms.operator.to_string(), "agent": terms.agent.to_string(),
@@ -231,7 +237,7 @@ impl Bookkeeper {
         transactions::set_dead(ledger, tx.id)?;
         match tx.kind {
             Kind::Settle => self.batch_final(ledger, tx, now),
-            Kind::Open(mandate) => transactions::set_opening_tx(ledger, mandate, None),
+            Kind::Open(mandate) => transactions::unboard_opening(ledger, mandate),
             Kind::Revoke(mandate) => revocations::set_tx(ledger, mandate, None),
             Kind::Sweep(_) | Kind::Hold(_) | Kind::Capture(_) | Kind::Release(_) => Ok(()),
         }

@@ -51,6 +51,9 @@ pub struct Record {
     pub refunded: Amount,
     /// Whether its operator's message that ends it was accepted.
     pub revoking: bool,
+    /// Until when its operator's message that opens it may do so, if that was accepted and is not given
+    /// up.
+    pub opening_until: Option<Seconds>,
 }
 
 const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, paid, returned,
@@ -59,7 +62,8 @@ const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, pai
     (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
         UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
         UNION ALL SELECT max(nonce) FROM foreign_outflow WHERE mandate = mandate.id)),
-    EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id), refunded";
+    EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id), refunded,
+    (SELECT valid_before FROM opening WHERE opening.mandate = mandate.id)";
 
 fn place(row: &Row<'_>, first: usize) -> Result<Option<Place>, LedgerError> {
     let Some(block) = row.get::<_, Option<u64>>(first)? else { return Ok(None) };
@@ -91,6 +95,7 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
         highest_nonce: row.get(20)?,
         revoking: row.get(21)?,
         refunded: amount(22)?,
+        opening_until: row.get(23)?,
     })
 }
 
@@ -132,6 +137,7 @@ impl Record {
             refunded: self.refunded,
             restored: self.books.restored,
             next_nonce: self.highest_nonce.map_or(0, |nonce| nonce.saturating_add(1)),
+            opening_until: self.opening_until.filter(|_| self.opened.is_none()),
             opened_tx: self.opened.map(|place| place.tx),
             ended_tx: self.ended.map(|place| place.tx),
             revoking: self.revoking && self.ended.is_none(),

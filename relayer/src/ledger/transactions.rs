@@ -285,7 +285,7 @@ pub fn is_pointless(connection: &Connection, tx: &Record) -> Result<bool, Ledger
                 WHERE tx = ? AND state NOT IN ('settled', 'failed'))",
             &tx.id,
         ),
-        // What has lapsed is removed.
+        // What has lapsed, or was given up, is removed.
         Kind::Open(mandate) => ask("SELECT NOT EXISTS (SELECT 1 FROM opening WHERE mandate = ?)", &mandate.0.0),
         Kind::Revoke(mandate) => ask(
             "SELECT coalesce(ended_block <= (SELECT max(number) FROM block WHERE final), FALSE) FROM mandate WHERE id = ?",
@@ -553,13 +553,42 @@ pub fn waiting_openings(connection: &Connection) -> Result<Vec<Opening>, LedgerE
     Ok(openings.collect::<Result<_, _>>()?)
 }
 
-/// Puts an opening into a transaction, or takes it out of one that is finally dead.
+/// Puts an opening into a transaction, if it still waits for one; returns whether it did.
 ///
 /// # Errors
 /// Those of the store.
-pub fn set_opening_tx(connection: &Connection, mandate: MandateId, tx: Option<u64>) -> Result<(), LedgerError> {
-    connection.prepare_cached("UPDATE opening SET tx = ? WHERE mandate = ?")?.execute((tx, mandate.0.0))?;
+pub fn board_opening(connection: &Connection, mandate: MandateId, tx: u64) -> Result<bool, LedgerError> {
+    let boarded = connection
+        .prepare_cached("UPDATE opening SET tx = ? WHERE mandate = ? AND tx IS NULL")?
+        .execute((tx, mandate.0.0))?;
+    Ok(boarded > 0)
+}
+
+/// The transaction of an opening is finally dead: it waits again, unless it was given up.
+///
+/// # Errors
+/// Those of the store.
+pub fn unboard_opening(connection: &Connection, mandate: MandateId) -> Result<(), LedgerError> {
+    connection.prepare_cached("UPDATE opening SET tx = NULL WHERE mandate = ?")?.execute([mandate.0.0])?;
     Ok(())
+}
+
+/// Removes and returns the openings of a request that is answered by another mandate, for good: should a
+/// reorg take that one away, it may still come back, and two would take the cap twice.
+///
+/// # Errors
+/// Those of the store.
+pub fn give_up_openings(
+    connection: &Connection,
+    request: RequestId,
+    answer: MandateId,
+) -> Result<Vec<MandateId>, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM opening WHERE mandate <> ?2 AND mandate IN (SELECT id FROM mandate WHERE request = ?1)
+         RETURNING mandate",
+    )?;
+    let given_up = statement.query_map((request.0.into_bytes(), answer.0.0), |row| row.get::<_, [u8; 32]>(0))?;
+    given_up.map(|id| Ok(MandateId(id?.into()))).collect()
 }
 
 /// Removes and returns the openings that can't happen any more at a final block of this time.

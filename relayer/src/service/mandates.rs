@@ -3,6 +3,7 @@
 use alloy::eips::BlockId;
 use alloy_primitives::{Address, B256, keccak256};
 use alloy_sol_types::{SolCall, SolInterface};
+use rusqlite::Connection;
 use serde_json::json;
 use stipend_bindings::{abi::MandateEscrow, receive_with_authorization, recover, terms_on_chain};
 use stipend_core::{
@@ -156,21 +157,21 @@ impl Service {
     /// An operator approves a request by one message.
     ///
     /// # Errors
-    /// `not_found`, `invalid_terms`, `already_approved`, `open_would_fail`, `bad_signature`, and
-    /// those of ledger and node.
+    /// `not_found`, `invalid_terms`, `already_approved`, `approval_under_way`, `open_would_fail`,
+    /// `bad_signature`, and those of ledger and node.
     pub async fn open_mandate(&self, operator: Address, body: NewMandate) -> Result<Accepted<Mandate>, Problem> {
-        self.running()?;
         let request = self.mandate_request(body.request).await?;
         let now = self.now();
         let id = self.check_opening(operator, &request, &body, now)?;
         if request.state == RequestState::Approved && request.mandate != Some(id) {
-            return Err(Problem::new(Code::AlreadyApproved, format!("{} was approved already", request.id)));
+            return Err(approved_already(&request));
         }
         if let Some(known) = self.parts.ledger.read(move |ledger| mandates::get(ledger, id)).await?
             && (known.opened.is_some() || self.opening_for(request.id).await? == Some(id))
         {
             return Ok(Accepted { object: self.view(known), replayed: true });
         }
+        self.running()?;
 
         let terms = terms_on_chain(&body.terms).map_err(|error| invalid(&error))?;
         let authorization = &body.authorization;
@@ -189,10 +190,14 @@ impl Service {
             .ledger
             .writer()
             .write(move |ledger| {
-                // Gas is the host's money: one opening per request at a time.
-                if transactions::opening_for(ledger, request)?.is_some_and(|other| other != id) {
-                    let detail = format!("an approval of {request} by somebody else is under way");
-                    return Ok(Err(Problem::new(Code::AlreadyApproved, detail)));
+                // A request takes one cap: it may have been answered meanwhile, or another approval be under way.
+                if let Some(request) = requests::get(ledger, request)?
+                    && request.mandate.is_some_and(|other| other != id)
+                {
+                    return Ok(Err(approved_already(&request)));
+                }
+                if let Some(other) = transactions::opening_for(ledger, request)?.filter(|other| *other != id) {
+                    return under_way(ledger, request, other, operator).map(Err);
                 }
                 mandates::ensure(ledger, id, &terms, now)?;
                 transactions::add_opening(ledger, &opening, valid_before)?;
@@ -301,4 +306,25 @@ impl Service {
         let list = self.parts.ledger.read(move |ledger| mandates::list(ledger, caller, before, limit + 1)).await?;
         Ok(paged(list, limit, |mandate| mandate.seq.to_string(), |mandate| self.view(mandate)))
     }
+}
+
+fn approved_already(request: &MandateRequest) -> Problem {
+    let by = request.mandate.map(|id| format!(": {id}")).unwrap_or_default();
+    Problem::new(Code::AlreadyApproved, format!("{} was approved already{by}", request.id))
+}
+
+/// That the approval of a request by `other` is under way, as far as `operator` may know.
+fn under_way(
+    ledger: &Connection,
+    request: RequestId,
+    other: MandateId,
+    operator: Address,
+) -> Result<Problem, LedgerError> {
+    let other =
+        mandates::get(ledger, other)?.ok_or_else(|| LedgerError::inconsistent("an opening without a mandate"))?;
+    let until = other.opening_until.unwrap_or_default();
+    let whose =
+        if other.terms.operator == operator { format!("yours, of {},", other.id) } else { "another operator's".into() };
+    let detail = format!("an approval of {request} is under way: {whose} is sent until {until} at the latest");
+    Ok(Problem::new(Code::ApprovalUnderWay, detail))
 }

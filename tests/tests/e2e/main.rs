@@ -1,6 +1,7 @@
 //! What a user would see, of real processes on a real chain.
 #![expect(clippy::indexing_slicing, clippy::panic, reason = "a test fails by a panic")]
 
+mod approvals;
 mod budget;
 mod cards;
 mod cli;

@@ -1,6 +1,7 @@
 //! The bookkeeper against made-up chains.
 
 mod charged;
+mod openings;
 mod proof;
 mod unheld;
 mod unswept;

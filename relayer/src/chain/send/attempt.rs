@@ -188,7 +188,9 @@ impl Sender {
             }
             let id = transactions::insert(ledger, &new)?;
             match kind {
-                Kind::Open(mandate) => transactions::set_opening_tx(ledger, mandate, Some(id))?,
+                Kind::Open(mandate) if !transactions::board_opening(ledger, mandate, id)? => {
+                    return Err(LedgerError::Inconsistent(format!("the opening of {mandate} waits no longer")));
+                }
                 Kind::Revoke(mandate) => revocations::set_tx(ledger, mandate, Some(id))?,
                 _ => {}
             }

@@ -1,0 +1,104 @@
+//! Openings by message, and other mandates that answer their requests.
+
+use super::*;
+use crate::ledger::transactions::Opening;
+
+const A: MandateId = MandateId(B256::repeat_byte(0x31));
+const B: MandateId = MandateId(B256::repeat_byte(0x32));
+
+/// Until when messages are good, beyond all blocks here.
+const UNTIL: Seconds = 10_000;
+
+/// Accepts the operator's message for these terms, whose id is made up.
+fn accept(scene: &Scene, id: MandateId, terms: &Terms) {
+    mandates::ensure(&scene.ledger, id, terms, 0).unwrap();
+    let opening = Opening { mandate: id, calldata: Bytes::new() };
+    transactions::add_opening(&scene.ledger, &opening, UNTIL).unwrap();
+}
+
+/// Puts the opening of a mandate into a transaction.
+fn board(scene: &Scene, id: MandateId) -> transactions::Record {
+    let raw = Bytes::from_static(&[0xa0]);
+    let attempt = Attempt { hash: keccak256(&raw), raw, max_fee: 1, priority_fee: 1, sent_at: 0, cancels: false };
+    let (kind, calldata) = (Kind::Open(id), Bytes::new());
+    let new = New { submitter: SUBMITTER, nonce: 0, kind, calldata, gas_limit: 1, attempt };
+    let tx = transactions::insert(&scene.ledger, &new).unwrap();
+    assert!(transactions::board_opening(&scene.ledger, id, tx).unwrap());
+    transactions::by_id(&scene.ledger, tx).unwrap().unwrap()
+}
+
+fn waiting(scene: &Scene) -> Vec<MandateId> {
+    transactions::waiting_openings(&scene.ledger).unwrap().into_iter().map(|opening| opening.mandate).collect()
+}
+
+fn under_way(scene: &Scene, id: MandateId) -> Option<Seconds> {
+    mandates::get(&scene.ledger, id).unwrap().unwrap().view(0, 1).opening_until
+}
+
+fn trail(scene: &Scene, id: MandateId) -> Vec<String> {
+    let list = audit::list(&scene.ledger, Address::repeat_byte(1), Some(id), 0, 100).unwrap();
+    list.into_iter().map(|entry| entry.kind).collect()
+}
+
+/// A request, and two mandates that its operator would open for it, a second apart.
+fn asked(scene: &Scene) -> (stipend_core::RequestId, Terms, Terms) {
+    let request = ask(scene, 500);
+    let terms = |start| request.terms(Address::repeat_byte(1), GUARDIAN, start);
+    (request.id, terms(5), terms(6))
+}
+
+#[test]
+fn an_opening_that_waits_is_given_up_for_good_when_another_mandate_answers_its_request() {
+    let mut scene = Scene::new(GUARDIAN);
+    let (request, a, b) = asked(&scene);
+    accept(&scene, A, &a);
+    assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![A], Some(UNTIL)));
+
+    scene.mine(opened(0x32, &b));
+    assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![], None));
+    assert!(!transactions::board_opening(&scene.ledger, A, 0).unwrap(), "what was about to be signed is not");
+    assert_eq!(trail(&scene, A), ["mandate.opening_given_up"]);
+
+    // What answered it may come back from a reorg, so A does not; another approval is free to be made.
+    scene.unmine();
+    assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![], None));
+    assert_eq!(requests::get(&scene.ledger, request).unwrap().unwrap().mandate, None);
+    assert_eq!(transactions::opening_for(&scene.ledger, request).unwrap(), None);
+    scene.mine(opened(0x32, &b));
+    assert_eq!(requests::get(&scene.ledger, request).unwrap().unwrap().mandate, Some(B));
+}
+
+#[test]
+fn an_opening_that_was_sent_is_pointless_once_another_mandate_answers_its_request() {
+    let mut scene = Scene::new(GUARDIAN);
+    let (_, a, b) = asked(&scene);
+    accept(&scene, A, &a);
+    let tx = board(&scene, A);
+    scene.mine(Vec::new());
+    assert!(!transactions::is_pointless(&scene.ledger, &tx).unwrap());
+    scene.mine(opened(0x32, &b));
+    assert!(transactions::is_pointless(&scene.ledger, &tx).unwrap());
+    scene.unmine();
+    assert!(transactions::is_pointless(&scene.ledger, &tx).unwrap());
+
+    // It is dead in the end, and does not wait again.
+    KEEPER.dead(&scene.ledger, &tx, 0).unwrap();
+    assert_eq!(waiting(&scene), []);
+}
+
+#[test]
+fn its_own_opening_and_others_requests_give_nothing_up() {
+    let mut scene = Scene::new(GUARDIAN);
+    let (_, a, _) = asked(&scene);
+    let (_, other, _) = asked(&scene);
+    accept(&scene, A, &a);
+    accept(&scene, B, &other);
+    scene.mine(opened(0x31, &a));
+    assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![B], None), "open, so no longer under way");
+    scene.unmine();
+    // Its own message is still good.
+    assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![A, B], Some(UNTIL)));
+    // What is not what was asked for answers nothing.
+    scene.mine(opened(0x33, &Terms { cap: usdc(1), ..a }));
+    assert_eq!(waiting(&scene), [A, B]);
+}

@@ -1,0 +1,255 @@
+//! One request, one cap: an approval by message that waits, and another one beside it.
+
+use std::{fs, sync::Arc};
+
+use alloy::{consensus::Transaction, providers::Provider, signers::local::PrivateKeySigner};
+use eyre::{OptionExt, Result};
+use stipend_client::{Client, Error, Pay};
+use stipend_core::{
+    Code, MandateId, Terms,
+    api::{MandateRequest, NewMandate, RequestState},
+    policy::MandateState,
+};
+use stipend_e2e::{Settings, World, balance, eventually};
+
+use crate::{asking, code, payee, usdc};
+
+/// An ether, in wei.
+const ETHER: u128 = 1_000_000_000_000_000_000;
+
+/// An approval by message that the relayer has stored, and can't send since its submitter is out of ETH.
+struct Waiting {
+    world: World,
+    agent: Client,
+    operator: Client,
+    request: MandateRequest,
+    approval: NewMandate,
+    id: MandateId,
+}
+
+impl Waiting {
+    async fn start(name: &str) -> Result<Self> {
+        // Deeper than any reorg here.
+        let mut world = World::with(name, &Settings { finality: 8, ..Settings::default() }).await?;
+        let (agent, operator) = (world.agent()?, world.operator()?);
+        let request = agent.request_mandate(&asking("10")?).await?.object;
+        let approval = approval(&world, &request, 0).await?;
+        let id = world.escrow.domain().mandate_id(&approval.terms)?;
+
+        // It dies between the commit and the answer.
+        world.relayer.begin_to_die_at("approval.committed")?;
+        world.relayer.ready().await?;
+        assert!(operator.open_mandate(&approval).await.is_err());
+        eventually("it dies", async || Ok(world.relayer.has_died()?.then_some(()))).await?;
+        world.anvil.set_balance(world.keys.submitter.address(), 0).await?;
+        world.relayer.restart_halted().await?;
+        assert_eq!(operator.mandate(id).await?.state, MandateState::Opening);
+        Ok(Self { world, agent, operator, request, approval, id })
+    }
+
+    /// Its submitter has ETH again, and can send.
+    async fn goes_on(&mut self) -> Result<()> {
+        self.world.anvil.set_balance(self.world.keys.submitter.address(), ETHER).await?;
+        self.world.anvil.mine(1).await?;
+        self.world.relayer.ready().await
+    }
+}
+
+/// The operator's message for this request, whose terms start a little later than they could.
+async fn approval(world: &World, request: &MandateRequest, later: u64) -> Result<NewMandate> {
+    approval_by(world, &world.keys.operator, request, later).await
+}
+
+async fn approval_by(
+    world: &World,
+    operator: &PrivateKeySigner,
+    request: &MandateRequest,
+    later: u64,
+) -> Result<NewMandate> {
+    let start = world.time().await? + later;
+    let terms: Terms = request.terms(operator.address(), world.keys.guardian.address(), start);
+    let authorization = world.escrow.authorize(operator, &terms, start + 3_600)?;
+    world.secrets.signature("the operator's authorisation", &authorization.signature);
+    Ok(NewMandate { request: request.id, terms, authorization })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_that_waits_is_given_up_when_another_mandate_answers_its_request() -> Result<()> {
+    let mut waiting = Waiting::start("approval-waits").await?;
+    let (id, request) = (waiting.id, waiting.request.clone());
+    let funds = waiting.world.escrow.balance_of(waiting.operator.address()).await?;
+    waiting.world.anvil.pass(5).await?;
+    let other = waiting.world.approve(&request).await?;
+    assert_ne!(other, id);
+    waiting.world.mandate_in(&waiting.agent, other, MandateState::Open).await?;
+    waiting.goes_on().await?;
+
+    // What is accepted later is sent, and that is not.
+    let Waiting { world, agent, operator, .. } = &waiting;
+    let payment = world.pay(agent, &Pay::new(other, payee(1), usdc("1")?)).await??.object;
+    world.settled(agent, &payment).await?;
+    assert!(!world.escrow.mandate_of(id).await?.opened);
+    let given_up = agent.mandate(id).await?;
+    assert_eq!((given_up.state, given_up.opening_until), (MandateState::Opening, None));
+    let trail = agent.audit(Some(id), 0, None).await?.data;
+    let kinds: Vec<_> = trail.iter().map(|entry| entry.kind.as_str()).collect();
+    assert_eq!(kinds, ["mandate.approved", "mandate.opening_given_up"]);
+    assert_eq!(trail[1].data["answer"], other.to_string());
+    assert_eq!(code(operator.open_mandate(&waiting.approval).await), Code::AlreadyApproved);
+    let left = world.escrow.balance_of(operator.address()).await?;
+    assert_eq!(funds.checked_sub(left), Some(usdc("10")?), "one cap");
+    balance(world, agent, &[other]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_an_approval_that_waits_opens_the_very_mandate() -> Result<()> {
+    for permit in [false, true] {
+        let mut waiting = Waiting::start("approval-sent-by-its-operator").await?;
+        let funds = waiting.world.escrow.balance_of(waiting.operator.address()).await?;
+        waiting.world.anvil.pass(5).await?;
+        let request = waiting.request.id.to_string();
+        let mut arguments = vec!["mandate", "approve", &request, "--yes"];
+        arguments.extend(permit.then_some("--permit"));
+        let said = waiting.world.stipend(&waiting.world.keys.operator, &arguments)?;
+        let mandate = said.unwrap_or_else(|failed| panic!("{failed:?}"));
+        assert_eq!((&mandate["id"], &mandate["state"]), (&waiting.id.to_string().into(), &"open".into()));
+        waiting.goes_on().await?;
+
+        let Waiting { world, agent, operator, id, .. } = &waiting;
+        let payment = world.pay(agent, &Pay::new(*id, payee(1), usdc("1")?)).await??.object;
+        world.settled(agent, &payment).await?;
+        let left = world.escrow.balance_of(operator.address()).await?;
+        assert_eq!(funds.checked_sub(left), Some(usdc("10")?), "one cap");
+        balance(world, agent, &[*id]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_that_was_sent_is_cancelled_when_another_mandate_answers_its_request() -> Result<()> {
+    let world = World::with("approval-sent", &Settings { finality: 8, ..Settings::default() }).await?;
+    let (agent, operator) = (world.agent()?, world.operator()?);
+    let (anvil, by) = (&world.anvil, &world.keys.operator);
+    let request = agent.request_mandate(&asking("10")?).await?.object;
+    world.escrow.allow(by, usdc("10")?).await?;
+    world.followed(&agent).await?;
+    let funds = world.escrow.balance_of(operator.address()).await?;
+
+    // It is signed, and the node forgets it before a block has it.
+    anvil.automine(false).await?;
+    let first = approval(&world, &request, 0).await?;
+    let id = operator.open_mandate(&first).await?.object.id;
+    anvil.drop_transaction(anvil.arrived().await?).await?;
+
+    // The operator can't approve twice by message. Others learn no more than that it is under way.
+    let detail = |refused: Result<_, Error>| match refused {
+        Err(Error::Problem(problem)) if problem.code == Code::ApprovalUnderWay => problem.detail,
+        other => panic!("{other:?}"),
+    };
+    let second = approval(&world, &request, 1).await?;
+    let refused = detail(operator.open_mandate(&second).await);
+    assert!(refused.contains(&format!("yours, of {id}, is sent until")), "{refused}");
+    let stranger = approval_by(&world, &world.keys.gasless, &request, 0).await?;
+    let refused = detail(world.client(&world.keys.gasless)?.open_mandate(&stranger).await);
+    assert!(refused.contains("another operator's is sent until") && !refused.contains(&id.to_string()), "{refused}");
+    assert!(operator.open_mandate(&first).await?.replayed);
+
+    let (opened, mined) = tokio::join!(world.escrow.open(by, &second.terms), async {
+        anvil.arrived().await?;
+        anvil.mine(1).await
+    });
+    opened?;
+    mined?;
+    let other = world.escrow.domain().mandate_id(&second.terms)?;
+    world.mandate_in(&agent, other, MandateState::Open).await?;
+
+    // Its nonce is used for nothing.
+    let cancel = anvil.arrived().await?;
+    let cancel = anvil.provider().get_transaction_by_hash(cancel).await?.ok_or_eyre("not there")?;
+    assert_eq!((cancel.to(), cancel.input().len()), (Some(world.keys.submitter.address()), 0), "{cancel:?}");
+    anvil.automine(true).await?;
+    anvil.pass(5).await?;
+    world.followed(&agent).await?;
+    let payment = world.pay(&agent, &Pay::new(other, payee(1), usdc("1")?)).await??.object;
+    world.settled(&agent, &payment).await?;
+    assert!(!world.escrow.mandate_of(id).await?.opened);
+    let left = world.escrow.balance_of(operator.address()).await?;
+    assert_eq!(funds.checked_sub(left), Some(usdc("10")?), "one cap");
+    balance(&world, &agent, &[other]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reorg_that_takes_the_answer_away_brings_no_approval_back_and_leaves_room_for_another() -> Result<()> {
+    let mut waiting = Waiting::start("approval-and-reorg").await?;
+    let (id, request) = (waiting.id, waiting.request.clone());
+    let funds = waiting.world.escrow.balance_of(waiting.operator.address()).await?;
+    waiting.world.anvil.pass(5).await?;
+    let other = waiting.world.approve(&request).await?;
+    waiting.world.mandate_in(&waiting.agent, other, MandateState::Open).await?;
+    // The allowance stays; the opening is gone, and its transaction with it.
+    waiting.world.anvil.reorg(1).await?;
+    waiting.world.mandate_in(&waiting.agent, other, MandateState::Opening).await?;
+    assert_eq!(waiting.agent.mandate_request(request.id).await?.state, RequestState::Pending);
+    waiting.goes_on().await?;
+
+    let Waiting { world, agent, operator, .. } = &waiting;
+    world.anvil.mine(3).await?;
+    world.followed(agent).await?;
+    let anew = approval(world, &request, 1).await?;
+    let anew = operator.open_mandate(&anew).await?.object.id;
+    assert!(anew != id && anew != other);
+    eventually("it is open", async || {
+        world.anvil.mine(1).await?;
+        Ok((agent.mandate(anew).await?.state == MandateState::Open).then_some(()))
+    })
+    .await?;
+    assert_eq!(agent.mandate_request(request.id).await?.mandate, Some(anew));
+    world.anvil.mine(10).await?;
+    world.followed(agent).await?;
+    assert!(!world.escrow.mandate_of(id).await?.opened);
+    let left = world.escrow.balance_of(operator.address()).await?;
+    assert_eq!(funds.checked_sub(left), Some(usdc("10")?), "one cap");
+    balance(world, agent, &[anew]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_approves_by_message_again_goes_on_with_the_first() -> Result<()> {
+    let waiting = Waiting::start("approval-again").await?;
+    let (id, request) = (waiting.id, waiting.request.id.to_string());
+    let world = Arc::new(waiting.world);
+    let funds = world.escrow.balance_of(waiting.operator.address()).await?;
+    let beside = world.clone();
+    let said = tokio::task::spawn_blocking(move || {
+        let arguments = ["mandate", "approve", &request, "--gasless", "--yes"];
+        beside.stipend(&beside.keys.operator, &arguments)
+    });
+    // Only when it has looked for what is under way can that be sent.
+    eventually("it has looked", async || {
+        let log = fs::read_to_string(world.dir().join("relayer.log"))?;
+        Ok(log.contains("method=GET route=\"/v1/mandates\" status=200").then_some(()))
+    })
+    .await?;
+    world.anvil.set_balance(world.keys.submitter.address(), ETHER).await?;
+    let said = async {
+        let said = said.await?;
+        Ok::<_, eyre::Report>(said?.unwrap_or_else(|failed| panic!("{failed:?}")))
+    };
+    let mining = async {
+        eventually("it is open", async || {
+            world.anvil.mine(1).await?;
+            Ok((waiting.agent.mandate(id).await?.state == MandateState::Open).then_some(()))
+        })
+        .await
+    };
+    let (mandate, mined) = tokio::join!(said, mining);
+    mined?;
+    let mandate = mandate?;
+    assert_eq!((&mandate["id"], &mandate["state"]), (&id.to_string().into(), &"open".into()));
+    let log = fs::read_to_string(world.dir().join("relayer.log"))?;
+    assert!(!log.contains("method=POST route=\"/v1/mandates\""), "nothing was signed again");
+    let mandates = waiting.operator.mandates(&Default::default()).await?.data;
+    assert_eq!(mandates.len(), 1, "{mandates:?}");
+    let left = world.escrow.balance_of(waiting.operator.address()).await?;
+    assert_eq!(funds.checked_sub(left), Some(usdc("10")?), "one cap");
+    balance(&world, &waiting.agent, &[id]).await
+}
