@@ -573,8 +573,9 @@ pub fn unboard_opening(connection: &Connection, mandate: MandateId) -> Result<()
     Ok(())
 }
 
-/// Removes and returns the openings of a request that is answered by another mandate, for good: should a
-/// reorg take that one away, it may still come back, and two would take the cap twice.
+/// Removes and returns an operator's openings of a request that another mandate of theirs answers, for
+/// good: should a reorg take that one away, it may still come back, and two would take the cap twice.
+/// Those of others stay: nobody's approval is undone by a stranger who is faster.
 ///
 /// # Errors
 /// Those of the store.
@@ -584,8 +585,8 @@ pub fn give_up_openings(
     answer: MandateId,
 ) -> Result<Vec<MandateId>, LedgerError> {
     let mut statement = connection.prepare_cached(
-        "DELETE FROM opening WHERE mandate <> ?2 AND mandate IN (SELECT id FROM mandate WHERE request = ?1)
-         RETURNING mandate",
+        "DELETE FROM opening WHERE mandate <> ?2 AND mandate IN (SELECT id FROM mandate WHERE request = ?1
+            AND operator = (SELECT operator FROM mandate WHERE id = ?2)) RETURNING mandate",
     )?;
     let given_up = statement.query_map((request.0.into_bytes(), answer.0.0), |row| row.get::<_, [u8; 32]>(0))?;
     given_up.map(|id| Ok(MandateId(id?.into()))).collect()

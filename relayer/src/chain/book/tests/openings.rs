@@ -98,6 +98,10 @@ fn its_own_opening_and_others_requests_give_nothing_up() {
     scene.unmine();
     // Its own message is still good.
     assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![A, B], Some(UNTIL)));
+    // Nobody's approval is undone by a stranger who is faster.
+    scene.mine(opened(0x34, &Terms { operator: Address::repeat_byte(0x99), ..a.clone() }));
+    assert_eq!(waiting(&scene), [A, B]);
+    scene.unmine();
     // What is not what was asked for answers nothing.
     scene.mine(opened(0x33, &Terms { cap: usdc(1), ..a }));
     assert_eq!(waiting(&scene), [A, B]);
