@@ -13,6 +13,7 @@ pub mod check;
 pub mod gas;
 pub mod journal;
 pub mod mandates;
+pub mod openings;
 pub mod payments;
 pub mod rebuild;
 pub mod requests;

@@ -18,6 +18,7 @@ use crate::ledger::{
     cards, gas,
     journal::{self, About},
     mandates::{self, Place},
+    openings,
     payments::{self, Because, Foreign, Spent},
     requests, revocations,
     transactions::{self, Kind},
@@ -159,7 +160,7 @@ impl Bookkeeper {
                 Kind::Settle => self.batch_final(ledger, &tx, now)?,
                 // Dead unless it succeeded; then the opening's own event has said all.
                 Kind::Open(mandate) if tx.succeeded != Some(true) => {
-                    transactions::unboard_opening(ledger, mandate)?;
+                    openings::unboard(ledger, mandate)?;
                 }
                 Kind::Revoke(mandate) if tx.succeeded != Some(true) => revocations::set_tx(ledger, mandate, None)?,
                 Kind::Open(_)
@@ -194,7 +195,7 @@ impl Bookkeeper {
         // intent's hash is public, and anybody could open another one under it.
         if let Some(request) = request.filter(|request| request.mandate.is_none() && request.is_answered_by(terms)) {
             requests::set_mandate(ledger, request.id, Some(id))?;
-            for other in transactions::give_up_openings(ledger, request.id, id)? {
+            for other in openings::give_up(ledger, request.id, id)? {
                 if let Some(other) = mandates::get(ledger, other)? {
                     let data = json!({ "answer": id.to_string() });
                     audit::append(ledger, now, audit::Event { data, ..other.event("mandate.opening_given_up") })?;
@@ -237,7 +238,7 @@ impl Bookkeeper {
         transactions::set_dead(ledger, tx.id)?;
         match tx.kind {
             Kind::Settle => self.batch_final(ledger, tx, now),
-            Kind::Open(mandate) => transactions::unboard_opening(ledger, mandate),
+            Kind::Open(mandate) => openings::unboard(ledger, mandate),
             Kind::Revoke(mandate) => revocations::set_tx(ledger, mandate, None),
             Kind::Sweep(_) | Kind::Hold(_) | Kind::Capture(_) | Kind::Release(_) => Ok(()),
         }
@@ -260,7 +261,7 @@ impl Bookkeeper {
         for mandate in mandates::expired_with_live_payments(ledger, time)? {
             fail_all(ledger, mandate.id, Code::Expired, now)?;
         }
-        for id in transactions::lapsed_openings(ledger, time)? {
+        for id in openings::lapsed(ledger, time)? {
             if let Some(mandate) = mandates::get(ledger, id)?
                 && mandate.opened.is_none()
             {

@@ -2,7 +2,7 @@
 
 use alloy_primitives::{Address, B256, Bytes};
 use rusqlite::{Connection, OptionalExtension, Row};
-use stipend_core::{Code, MandateId, RequestId, Seconds};
+use stipend_core::{Code, MandateId};
 
 use super::{
     LedgerError,
@@ -499,105 +499,4 @@ pub fn set_dead(connection: &Connection, tx: u64) -> Result<(), LedgerError> {
         .prepare_cached("UPDATE tx SET state = 'final', succeeded = 0 WHERE id = ? AND state = 'pending'")?
         .execute([tx])?;
     Ok(())
-}
-
-/// An accepted opening that waits for its transaction.
-#[derive(Clone, Debug)]
-pub struct Opening {
-    /// The mandate.
-    pub mandate: MandateId,
-    /// The call.
-    pub calldata: Bytes,
-}
-
-/// Stores an accepted opening; one per mandate.
-///
-/// # Errors
-/// Those of the store.
-pub fn add_opening(connection: &Connection, opening: &Opening, valid_before: Seconds) -> Result<(), LedgerError> {
-    connection.prepare_cached("INSERT INTO opening (mandate, calldata, valid_before) VALUES (?, ?, ?)")?.execute((
-        opening.mandate.0.0,
-        opening.calldata.as_ref(),
-        valid_before,
-    ))?;
-    Ok(())
-}
-
-/// The mandate whose opening was accepted for this request and is not final.
-///
-/// # Errors
-/// Those of the store.
-pub fn opening_for(connection: &Connection, request: RequestId) -> Result<Option<MandateId>, LedgerError> {
-    let id: Option<[u8; 32]> = connection
-        .prepare_cached("SELECT mandate FROM opening JOIN mandate ON mandate.id = mandate WHERE request = ?")?
-        .query_row([request.0.into_bytes()], |row| row.get(0))
-        .optional()?;
-    Ok(id.map(|id| MandateId(id.into())))
-}
-
-/// The openings that wait for a transaction and whose mandate is not open.
-///
-/// # Errors
-/// Those of the store.
-pub fn waiting_openings(connection: &Connection) -> Result<Vec<Opening>, LedgerError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT mandate, opening.calldata FROM opening JOIN mandate ON mandate.id = mandate
-         WHERE tx IS NULL AND opened_hash IS NULL ORDER BY mandate.seq",
-    )?;
-    let openings = statement.query_map([], |row| {
-        Ok(Opening {
-            mandate: MandateId(row.get::<_, [u8; 32]>(0)?.into()),
-            calldata: row.get::<_, Vec<u8>>(1)?.into(),
-        })
-    })?;
-    Ok(openings.collect::<Result<_, _>>()?)
-}
-
-/// Puts an opening into a transaction, if it still waits for one; returns whether it did.
-///
-/// # Errors
-/// Those of the store.
-pub fn board_opening(connection: &Connection, mandate: MandateId, tx: u64) -> Result<bool, LedgerError> {
-    let boarded = connection
-        .prepare_cached("UPDATE opening SET tx = ? WHERE mandate = ? AND tx IS NULL")?
-        .execute((tx, mandate.0.0))?;
-    Ok(boarded > 0)
-}
-
-/// The transaction of an opening is finally dead: it waits again, unless it was given up.
-///
-/// # Errors
-/// Those of the store.
-pub fn unboard_opening(connection: &Connection, mandate: MandateId) -> Result<(), LedgerError> {
-    connection.prepare_cached("UPDATE opening SET tx = NULL WHERE mandate = ?")?.execute([mandate.0.0])?;
-    Ok(())
-}
-
-/// Removes and returns an operator's openings of a request that another mandate of theirs answers, for
-/// good: should a reorg take that one away, it may still come back, and two would take the cap twice.
-/// Those of others stay: nobody's approval is undone by a stranger who is faster.
-///
-/// # Errors
-/// Those of the store.
-pub fn give_up_openings(
-    connection: &Connection,
-    request: RequestId,
-    answer: MandateId,
-) -> Result<Vec<MandateId>, LedgerError> {
-    let mut statement = connection.prepare_cached(
-        "DELETE FROM opening WHERE mandate <> ?2 AND mandate IN (SELECT id FROM mandate WHERE request = ?1
-            AND operator = (SELECT operator FROM mandate WHERE id = ?2)) RETURNING mandate",
-    )?;
-    let given_up = statement.query_map((request.0.into_bytes(), answer.0.0), |row| row.get::<_, [u8; 32]>(0))?;
-    given_up.map(|id| Ok(MandateId(id?.into()))).collect()
-}
-
-/// Removes and returns the openings that can't happen any more at a final block of this time.
-///
-/// # Errors
-/// Those of the store.
-pub fn lapsed_openings(connection: &Connection, time: Seconds) -> Result<Vec<MandateId>, LedgerError> {
-    let mut statement = connection.prepare_cached("DELETE FROM opening WHERE valid_before <= ? RETURNING mandate")?;
-    let lapsed = statement.query_map([time], |row| row.get::<_, [u8; 32]>(0))?;
-    lapsed.map(|id| Ok(MandateId(id?.into()))).collect()
 }

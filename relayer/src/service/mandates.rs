@@ -18,8 +18,9 @@ use crate::{
     clock,
     failpoint::{self, Point},
     ledger::{
-        LedgerError, audit, mandates, requests,
-        transactions::{self, Opening},
+        LedgerError, audit, mandates,
+        openings::{self, Opening},
+        requests,
     },
 };
 
@@ -196,11 +197,11 @@ impl Service {
                 {
                     return Ok(Err(approved_already(&request)));
                 }
-                if let Some(other) = transactions::opening_for(ledger, request)?.filter(|other| *other != id) {
+                if let Some(other) = openings::of_request(ledger, request)?.filter(|other| *other != id) {
                     return under_way(ledger, request, other, operator).map(Err);
                 }
                 mandates::ensure(ledger, id, &terms, now)?;
-                transactions::add_opening(ledger, &opening, valid_before)?;
+                openings::add(ledger, &opening, valid_before)?;
                 let record = mandates::get(ledger, id)?
                     .ok_or_else(|| LedgerError::inconsistent("a mandate that was just stored is gone"))?;
                 let data = json!({ "cap": terms.cap, "operator": terms.operator.to_string() });
@@ -282,7 +283,7 @@ impl Service {
     }
 
     async fn opening_for(&self, request: RequestId) -> Result<Option<MandateId>, LedgerError> {
-        self.parts.ledger.read(move |ledger| transactions::opening_for(ledger, request)).await
+        self.parts.ledger.read(move |ledger| openings::of_request(ledger, request)).await
     }
 
     /// One mandate of the caller's (as its agent or its operator).

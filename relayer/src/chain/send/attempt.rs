@@ -26,6 +26,7 @@ use crate::{
     ledger::{
         LedgerError,
         books::Step,
+        openings,
         payments::{self, Because},
         revocations,
         transactions::{self, Attempt, Kind, New},
@@ -188,7 +189,7 @@ impl Sender {
             }
             let id = transactions::insert(ledger, &new)?;
             match kind {
-                Kind::Open(mandate) if !transactions::board_opening(ledger, mandate, id)? => {
+                Kind::Open(mandate) if !openings::board(ledger, mandate, id)? => {
                     return Err(LedgerError::Inconsistent(format!("the opening of {mandate} waits no longer")));
                 }
                 Kind::Revoke(mandate) => revocations::set_tx(ledger, mandate, Some(id))?,

@@ -18,7 +18,7 @@ use crate::{
         follow::Head,
     },
     ledger::{
-        LedgerError, cards, mandates,
+        LedgerError, cards, mandates, openings,
         payments::{self, Record},
         revocations,
         transactions::{self, Kind},
@@ -53,7 +53,7 @@ pub(super) fn calls(ledger: &Connection, at: At, later: &HashSet<Kind>) -> Resul
     for revocation in revocations::waiting(ledger)? {
         calls.push(Single { kind: Kind::Revoke(revocation.mandate), calldata: revocation.calldata, uses: None });
     }
-    for opening in transactions::waiting_openings(ledger)? {
+    for opening in openings::waiting(ledger)? {
         calls.push(Single { kind: Kind::Open(opening.mandate), calldata: opening.calldata, uses: None });
     }
     calls.retain(|call| !later.contains(&call.kind));

@@ -1,7 +1,7 @@
 //! Openings by message, and other mandates that answer their requests.
 
 use super::*;
-use crate::ledger::transactions::Opening;
+use crate::ledger::openings::{self, Opening};
 
 const A: MandateId = MandateId(B256::repeat_byte(0x31));
 const B: MandateId = MandateId(B256::repeat_byte(0x32));
@@ -13,7 +13,7 @@ const UNTIL: Seconds = 10_000;
 fn accept(scene: &Scene, id: MandateId, terms: &Terms) {
     mandates::ensure(&scene.ledger, id, terms, 0).unwrap();
     let opening = Opening { mandate: id, calldata: Bytes::new() };
-    transactions::add_opening(&scene.ledger, &opening, UNTIL).unwrap();
+    openings::add(&scene.ledger, &opening, UNTIL).unwrap();
 }
 
 /// Puts the opening of a mandate into a transaction.
@@ -23,12 +23,12 @@ fn board(scene: &Scene, id: MandateId) -> transactions::Record {
     let (kind, calldata) = (Kind::Open(id), Bytes::new());
     let new = New { submitter: SUBMITTER, nonce: 0, kind, calldata, gas_limit: 1, attempt };
     let tx = transactions::insert(&scene.ledger, &new).unwrap();
-    assert!(transactions::board_opening(&scene.ledger, id, tx).unwrap());
+    assert!(openings::board(&scene.ledger, id, tx).unwrap());
     transactions::by_id(&scene.ledger, tx).unwrap().unwrap()
 }
 
 fn waiting(scene: &Scene) -> Vec<MandateId> {
-    transactions::waiting_openings(&scene.ledger).unwrap().into_iter().map(|opening| opening.mandate).collect()
+    openings::waiting(&scene.ledger).unwrap().into_iter().map(|opening| opening.mandate).collect()
 }
 
 fn under_way(scene: &Scene, id: MandateId) -> Option<Seconds> {
@@ -56,14 +56,14 @@ fn an_opening_that_waits_is_given_up_for_good_when_another_mandate_answers_its_r
 
     scene.mine(opened(0x32, &b));
     assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![], None));
-    assert!(!transactions::board_opening(&scene.ledger, A, 0).unwrap(), "what was about to be signed is not");
+    assert!(!openings::board(&scene.ledger, A, 0).unwrap(), "what was about to be signed is not");
     assert_eq!(trail(&scene, A), ["mandate.opening_given_up"]);
 
     // What answered it may come back from a reorg, so A does not; another approval is free to be made.
     scene.unmine();
     assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![], None));
     assert_eq!(requests::get(&scene.ledger, request).unwrap().unwrap().mandate, None);
-    assert_eq!(transactions::opening_for(&scene.ledger, request).unwrap(), None);
+    assert_eq!(openings::of_request(&scene.ledger, request).unwrap(), None);
     scene.mine(opened(0x32, &b));
     assert_eq!(requests::get(&scene.ledger, request).unwrap().unwrap().mandate, Some(B));
 }
