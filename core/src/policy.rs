@@ -55,7 +55,7 @@ impl Default for Limits {
 
 /// The chain's and the host's own addresses, which matter to a decision.
 #[derive(Clone, Copy, Debug)]
-pub struct House {
+pub struct Deployment {
     /// The escrow.
     pub escrow: Address,
     /// The token.
@@ -108,7 +108,13 @@ impl Decision {
 
 /// Decides about `payment` at time `now`, which is the later of the head's and the clock's.
 #[must_use]
-pub fn decide(standing: &Standing<'_>, payment: &Proposal, house: &House, limits: &Limits, now: Seconds) -> Decision {
+pub fn decide(
+    standing: &Standing<'_>,
+    payment: &Proposal,
+    deployment: &Deployment,
+    limits: &Limits,
+    now: Seconds,
+) -> Decision {
     let terms = standing.terms;
     let mut rules = Vec::new();
     let mut rule = |rule: &str, code, detail| rules.push(Verdict { rule: rule.into(), code, detail });
@@ -134,8 +140,8 @@ pub fn decide(standing: &Standing<'_>, payment: &Proposal, house: &House, limits
     );
     rule(
         "guardian",
-        deny(!terms.guardian.is_zero() && terms.guardian != house.guardian, Code::ForeignGuardian),
-        format!("guardian {}, this relayer acts for {}", terms.guardian, house.guardian),
+        deny(!terms.guardian.is_zero() && terms.guardian != deployment.guardian, Code::ForeignGuardian),
+        format!("guardian {}, this relayer acts for {}", terms.guardian, deployment.guardian),
     );
     rule(
         "intent",
@@ -168,8 +174,11 @@ pub fn decide(standing: &Standing<'_>, payment: &Proposal, house: &House, limits
     );
     rule(
         "payee",
-        deny(payment.payee.is_zero() || payment.payee == house.escrow || payment.payee == house.token, Code::BadPayee)
-            .or(deny(!may_be_paid(standing, payment.payee), Code::PayeeNotAllowed)),
+        deny(
+            payment.payee.is_zero() || payment.payee == deployment.escrow || payment.payee == deployment.token,
+            Code::BadPayee,
+        )
+        .or(deny(!may_be_paid(standing, payment.payee), Code::PayeeNotAllowed)),
         match standing.intent.and_then(|intent| intent.policy.payees.as_ref()) {
             Some(payees) => format!("payee {}, {} allowed", payment.payee, payees.len()),
             None => format!("payee {}, anyone allowed", payment.payee),
@@ -238,7 +247,7 @@ mod tests {
     use crate::intent::Policy;
 
     const NOW: Seconds = 1_000_000;
-    const HOUSE: House = House {
+    const DEPLOYMENT: Deployment = Deployment {
         escrow: Address::repeat_byte(0xee),
         token: Address::repeat_byte(0xdd),
         guardian: Address::repeat_byte(0xcc),
@@ -273,7 +282,7 @@ mod tests {
                 terms: Terms {
                     operator: Address::repeat_byte(1),
                     agent: Address::repeat_byte(2),
-                    guardian: HOUSE.guardian,
+                    guardian: DEPLOYMENT.guardian,
                     cap: usdc("100"),
                     per_payment: usdc("10"),
                     window_cap: Amount::ZERO,
@@ -305,7 +314,7 @@ mod tests {
                 highest_nonce: self.highest_nonce,
                 committed: &self.committed,
             };
-            decide(&standing, &self.payment, &HOUSE, &self.limits, self.now)
+            decide(&standing, &self.payment, &DEPLOYMENT, &self.limits, self.now)
         }
 
         fn refusal(change: impl FnOnce(&mut Self)) -> Option<Code> {
@@ -342,8 +351,8 @@ mod tests {
         assert_eq!(refusal(|c| c.limits.payment_min = usdc("10.000001")), Some(Code::BelowMinimum));
         assert_eq!(refusal(|c| c.payment.amount = usdc("10.000001")), Some(Code::AbovePerPayment));
         assert_eq!(refusal(|c| c.available = usdc("9.999999")), Some(Code::InsufficientBudget));
-        assert_eq!(refusal(|c| c.payment.payee = HOUSE.escrow), Some(Code::BadPayee));
-        assert_eq!(refusal(|c| c.payment.payee = HOUSE.token), Some(Code::BadPayee));
+        assert_eq!(refusal(|c| c.payment.payee = DEPLOYMENT.escrow), Some(Code::BadPayee));
+        assert_eq!(refusal(|c| c.payment.payee = DEPLOYMENT.token), Some(Code::BadPayee));
         assert_eq!(refusal(|c| c.payment.payee = Address::repeat_byte(0x0b)), Some(Code::PayeeNotAllowed));
         assert_eq!(refusal(|c| (c.terms.payees, c.payment.payee) = (B256::ZERO, Address::repeat_byte(0x0b))), None);
         assert_eq!(refusal(|c| c.payment.nonce = 13), None);

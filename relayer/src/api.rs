@@ -27,7 +27,7 @@ pub use serve::serve;
 
 use crate::service::Service;
 use auth::Authenticator;
-use limits::Gates;
+use limits::RateLimiters;
 
 /// The largest body that is read.
 const BODY_MAX: usize = 64 * 1024;
@@ -58,14 +58,14 @@ pub fn router(service: Service, config: &ApiConfig, stop: CancellationToken) -> 
 struct Api {
     service: Service,
     authenticator: Arc<Authenticator>,
-    gates: Arc<Gates>,
+    gates: Arc<RateLimiters>,
     stop: CancellationToken,
 }
 
 impl Api {
     fn new(service: Service, config: &ApiConfig, stop: CancellationToken) -> Self {
         let authenticator = Arc::new(Authenticator::new(service.chain_id(), config.public_url.as_ref()));
-        Self { service, authenticator, gates: Arc::new(Gates::new(&config.limits)), stop }
+        Self { service, authenticator, gates: Arc::new(RateLimiters::new(&config.limits)), stop }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The composition root: checks the house, catches up with the chain, starts everything, and stops
+//! The composition root: checks the deployment, catches up with the chain, starts everything, and stops
 //! it in order.
 
 use std::{path::PathBuf, pin::pin, time::Duration};
@@ -18,19 +18,19 @@ use crate::{
     cards::{
         CardsConfig,
         issuer::{Issuer, IssuerError},
-        keeper::Keeper,
+        worker::CardWorker,
     },
     chain::{
-        book::Bookkeeper,
         follow::{FollowError, Follower, Head},
         rpc::{Call, Rpc, RpcError},
         send::{SendError, Sender},
     },
     failpoint::{self, Point},
     health::Health,
-    ledger::{House, Ledger, LedgerError},
-    service::{Cards, Parts, Service},
-    vet,
+    ledger::{Deployment, Ledger, LedgerError},
+    preflight,
+    projection::Projector,
+    service::{Cards, Deps, Service},
     workers::{Ended, Workers},
 };
 
@@ -136,7 +136,7 @@ const LOOK_EVERY: u32 = 10;
 ///
 /// # Errors
 /// [`AppError`]: it does not start on a wrong chain, without contract code, with a submitter that
-/// may not submit, or with a ledger that is not this house's; and it stops when the ledger fails, or
+/// may not submit, or with a ledger that is not this deployment's; and it stops when the ledger fails, or
 /// a worker ends by itself.
 pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
     failpoint::arm().map_err(AppError::Failpoint)?;
@@ -144,13 +144,13 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     let rpc = Rpc::new(&config.rpc_urls, config.chain_id, health.clone())?;
     let submitters: Vec<Address> = config.submitters.iter().map(PrivateKeySigner::address).collect();
     let identity = (config.chain_id, config.escrow, config.guardian, submitters.as_slice());
-    let Some(house) = stop.run_until_cancelled(inspect(&rpc, identity)).await.transpose()? else { return Ok(()) };
-    let ledger = Ledger::open(&config.database, house)?;
+    let Some(deployment) = stop.run_until_cancelled(inspect(&rpc, identity)).await.transpose()? else { return Ok(()) };
+    let ledger = Ledger::open(&config.database, deployment)?;
     failpoint::pass(Point::StartOpened);
 
     // A start that is broken off has done nothing that the next one does not do again.
-    let parts = (rpc, ledger.clone(), house, health);
-    let outcome = match stop.run_until_cancelled(Prepared::new(config, parts)).await.transpose()? {
+    let parts = (rpc, ledger.clone(), deployment, health);
+    let outcome = match stop.run_until_cancelled(Runtime::new(config, parts)).await.transpose()? {
         Some(prepared) => prepared.serve(listener, stop).await,
         None => Ok(()),
     };
@@ -161,7 +161,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
 }
 
 /// What runs once the chain is caught up with.
-struct Prepared {
+struct Runtime {
     follower: Follower,
     head: Head,
     sender: Sender,
@@ -171,13 +171,16 @@ struct Prepared {
     api: api::ApiConfig,
 }
 
-impl Prepared {
-    async fn new(config: Config, (rpc, ledger, house, health): (Rpc, Ledger, House, Health)) -> Result<Self, AppError> {
+impl Runtime {
+    async fn new(
+        config: Config,
+        (rpc, ledger, deployment, health): (Rpc, Ledger, Deployment, Health),
+    ) -> Result<Self, AppError> {
         let submitters: Vec<Address> = config.submitters.iter().map(PrivateKeySigner::address).collect();
         let follower = Follower {
             rpc: rpc.clone(),
             ledger: ledger.clone(),
-            bookkeeper: Bookkeeper { house },
+            projector: Projector { deployment },
             finality: config.finality,
             poll: config.poll,
             health: health.clone(),
@@ -194,7 +197,7 @@ impl Prepared {
         let sender = Sender {
             rpc: rpc.clone(),
             ledger: ledger.clone(),
-            house,
+            deployment,
             submitters: config.submitters,
             confirmations: config.confirmations,
             fee_ceiling: config.fee_ceiling,
@@ -202,7 +205,7 @@ impl Prepared {
         };
         sender.start().await?;
         failpoint::pass(Point::StartSender);
-        for doubt in vet::doubts(&rpc, &ledger, &submitters).await? {
+        for doubt in preflight::check_against_chain(&rpc, &ledger, &submitters).await? {
             health.halt(doubt.alarm(), doubt.to_string());
         }
         let cards = match config.cards {
@@ -216,7 +219,7 @@ impl Prepared {
     async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
         let Self { follower, head, sender, cards, limits, gas_budget, api } = self;
         let (rpc, ledger, health) = (sender.rpc.clone(), sender.ledger.clone(), sender.health.clone());
-        let keeper = cards.as_ref().map(|cards| Keeper {
+        let worker = cards.as_ref().map(|cards| CardWorker {
             issuer: cards.issuer.clone(),
             ledger: ledger.clone(),
             confirmations: sender.confirmations,
@@ -224,10 +227,10 @@ impl Prepared {
             health: health.clone(),
         });
         let (heads, head) = watch::channel(head);
-        let service = Service::new(Parts {
+        let service = Service::new(Deps {
             ledger: ledger.clone(),
             rpc: rpc.clone(),
-            house: sender.house,
+            deployment: sender.deployment,
             limits,
             gas_budget,
             confirmations: sender.confirmations,
@@ -236,15 +239,15 @@ impl Prepared {
             cards,
         });
         let mut workers = Workers::default();
-        let told = workers.told_to_stop();
+        let told = workers.stop_token();
         let every = follower.poll.saturating_mul(LOOK_EVERY);
         workers.spawn("watch over the nodes", rpc.clone().watch(every, told.clone()));
         workers.spawn("listener to the nodes", rpc.listen(told.clone()));
         // One end of the heads stays here: a follower that ends does not take the others with it, and
         // is the one that is named.
         workers.spawn("follower", follower.run(heads.clone(), told.clone()));
-        if let Some(keeper) = keeper {
-            workers.spawn("keeper of cards", keeper.run(head.clone(), told.clone()));
+        if let Some(worker) = worker {
+            workers.spawn("card worker", worker.run(head.clone(), told.clone()));
         }
         workers.spawn("sender", sender.run(head, told));
 
@@ -275,12 +278,12 @@ async fn enroll(config: CardsConfig) -> Result<Cards, AppError> {
     Ok(Cards { config, issuer, for_questions, for_events })
 }
 
-/// Asks the chain whether this is the house that the settings describe: chain id, escrow, guardian
+/// Asks the chain whether this is the deployment that the settings describe: chain id, escrow, guardian
 /// and submitters, of which one must be allowed.
 pub(crate) async fn inspect(
     rpc: &Rpc,
     (chain_id, escrow, guardian, submitters): (u64, Address, Address, &[Address]),
-) -> Result<House, AppError> {
+) -> Result<Deployment, AppError> {
     if let Some((node, found)) = rpc.introduce().await? {
         return Err(AppError::OtherChain { node, found, expected: chain_id });
     }
@@ -295,7 +298,7 @@ pub(crate) async fn inspect(
         let (guardian, submitter) = (guardian, *submitter);
         let question = MandateEscrow::isSubmitterCall { guardian, submitter }.abi_encode();
         if rpc.call::<MandateEscrow::isSubmitterCall>(ask(question), BlockId::latest()).await? {
-            return Ok(House { chain_id, escrow, token, guardian });
+            return Ok(Deployment { chain_id, escrow, token, guardian });
         }
         refused = Some(submitter);
     }

@@ -13,8 +13,8 @@
 //! one costs only time.
 
 pub mod issuer;
-pub mod keeper;
 pub mod signature;
+pub mod worker;
 
 use std::time::Duration;
 

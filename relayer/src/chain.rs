@@ -3,9 +3,7 @@
 
 pub mod backfill;
 pub mod batch;
-pub mod book;
 pub mod classify;
-pub mod fact;
 pub mod fees;
 pub mod follow;
 pub mod logs;

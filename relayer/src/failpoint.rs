@@ -32,7 +32,7 @@ macro_rules! points {
 }
 
 points! {
-    /// The ledger is open, its house is stored.
+    /// The ledger is open, its deployment is stored.
     StartOpened = "start.opened",
     /// The chain has been caught up with.
     StartCaughtUp = "start.caught_up",

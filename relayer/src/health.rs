@@ -9,7 +9,7 @@ use std::{
 use stipend_core::api;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gravity {
+enum Severity {
     Warns,
     Refuses,
     Halts,
@@ -18,30 +18,30 @@ enum Gravity {
 /// The relayer's state of health. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    alarms: Arc<Mutex<BTreeMap<&'static str, (Gravity, String)>>>,
+    alarms: Arc<Mutex<BTreeMap<&'static str, (Severity, String)>>>,
 }
 
 impl Health {
     /// Something needs a look; work goes on.
     pub fn warn(&self, name: &'static str, what: impl Into<String>) {
-        self.raise(name, Gravity::Warns, what.into());
+        self.raise(name, Severity::Warns, what.into());
     }
 
     /// What would be accepted could not be sent: no new work is accepted until it is cleared.
     pub fn refuse(&self, name: &'static str, what: impl Into<String>) {
-        self.raise(name, Gravity::Refuses, what.into());
+        self.raise(name, Severity::Refuses, what.into());
     }
 
     /// Something can't be explained or done: no new work until it is cleared.
     pub fn halt(&self, name: &'static str, what: impl Into<String>) {
-        self.raise(name, Gravity::Halts, what.into());
+        self.raise(name, Severity::Halts, what.into());
     }
 
-    fn raise(&self, name: &'static str, gravity: Gravity, what: String) {
+    fn raise(&self, name: &'static str, severity: Severity, what: String) {
         let mut alarms = self.alarms();
         if alarms.get(name).is_none_or(|(_, known)| *known != what) {
-            tracing::warn!(alarm = name, halts = gravity == Gravity::Halts, "{what}");
-            alarms.insert(name, (gravity, what));
+            tracing::warn!(alarm = name, halts = severity == Severity::Halts, "{what}");
+            alarms.insert(name, (severity, what));
         }
     }
 
@@ -55,17 +55,17 @@ impl Health {
     /// Why nothing is signed or accepted, if so.
     #[must_use]
     pub fn halted(&self) -> Option<String> {
-        self.first(Gravity::Halts)
+        self.first(Severity::Halts)
     }
 
     /// Why nothing is accepted although what was accepted goes on, if so.
     #[must_use]
     pub fn refusing(&self) -> Option<String> {
-        self.first(Gravity::Refuses)
+        self.first(Severity::Refuses)
     }
 
-    fn first(&self, wanted: Gravity) -> Option<String> {
-        self.alarms().values().find(|(gravity, _)| *gravity == wanted).map(|(_, what)| what.clone())
+    fn first(&self, wanted: Severity) -> Option<String> {
+        self.alarms().values().find(|(severity, _)| *severity == wanted).map(|(_, what)| what.clone())
     }
 
     /// As the API shows it.
@@ -73,12 +73,12 @@ impl Health {
     pub fn view(&self) -> api::Health {
         let alarms = self.alarms();
         api::Health {
-            ready: alarms.values().all(|(gravity, _)| *gravity == Gravity::Warns),
+            ready: alarms.values().all(|(severity, _)| *severity == Severity::Warns),
             alarms: alarms.iter().map(|(name, (_, what))| format!("{name}: {what}")).collect(),
         }
     }
 
-    fn alarms(&self) -> MutexGuard<'_, BTreeMap<&'static str, (Gravity, String)>> {
+    fn alarms(&self) -> MutexGuard<'_, BTreeMap<&'static str, (Severity, String)>> {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

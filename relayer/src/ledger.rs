@@ -5,8 +5,9 @@
 //! cost one fsync. A closure that fails takes back its own changes and nobody else's.
 
 pub mod audit;
+pub mod balances;
 pub mod blocks;
-pub mod books;
+pub mod booking;
 pub mod cards;
 pub mod charges;
 pub mod check;
@@ -18,6 +19,7 @@ pub mod payments;
 pub mod rebuild;
 pub mod requests;
 pub mod revocations;
+mod sql;
 #[cfg(test)]
 mod tests;
 pub mod transactions;
@@ -45,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a ledger belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct House {
+pub struct Deployment {
     /// The chain.
     pub chain_id: u64,
     /// The escrow.
@@ -84,12 +86,12 @@ pub enum LedgerError {
         found: i64,
     },
     /// It belongs to another chain, escrow, token or guardian.
-    #[error("the ledger belongs to {stored:?}, not to {given:?}: give this house a ledger of its own")]
-    OtherHouse {
+    #[error("the ledger belongs to {stored:?}, not to {given:?}: give this deployment its own ledger")]
+    WrongDeployment {
         /// In the file.
-        stored: House,
+        stored: Deployment,
         /// In the settings.
-        given: House,
+        given: Deployment,
     },
     /// A row that this program did not write, or a booking that cannot be.
     #[error("the ledger is inconsistent: {0}")]
@@ -158,19 +160,19 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens or creates the ledger of `house` at `path` and starts its writer.
+    /// Opens or creates the ledger of `deployment` at `path` and starts its writer.
     ///
     /// # Errors
-    /// [`LedgerError`]: in use, of another house, of an unknown version, or not writable.
-    pub fn open(path: &Path, house: House) -> Result<Self, LedgerError> {
-        Self::open_locked(path, house, Lock::take(path)?)
+    /// [`LedgerError`]: in use, of another deployment, of an unknown version, or not writable.
+    pub fn open(path: &Path, deployment: Deployment) -> Result<Self, LedgerError> {
+        Self::open_locked(path, deployment, Lock::take(path)?)
     }
 
     /// The same for who has the lock already.
     ///
     /// # Errors
-    /// [`LedgerError`]: of another house, of an unknown version, or not writable.
-    pub fn open_locked(path: &Path, house: House, lock: Lock) -> Result<Self, LedgerError> {
+    /// [`LedgerError`]: of another deployment, of an unknown version, or not writable.
+    pub fn open_locked(path: &Path, deployment: Deployment, lock: Lock) -> Result<Self, LedgerError> {
         let file_error = |source| LedgerError::File { path: path.to_owned(), source };
         // Signed payments are nobody else's business. The files that SQLite adds take the same mode.
         private(path, false).map_err(file_error)?;
@@ -179,7 +181,7 @@ impl Ledger {
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
         connection.busy_timeout(PATIENCE)?;
         migrate(&mut connection, path)?;
-        settle_in(&connection, house)?;
+        bind_to_deployment(&connection, deployment)?;
         Ok(Self {
             path: Arc::new(path.to_owned()),
             writer: Writer::start(connection)?,
@@ -280,25 +282,29 @@ fn must_be_known(connection: &Connection, path: &Path, known: RangeInclusive<i64
 }
 
 /// Whose ledger it is, if that is said.
-fn house(connection: &Connection) -> Result<Option<House>, LedgerError> {
+fn deployment(connection: &Connection) -> Result<Option<Deployment>, LedgerError> {
     let mut statement = connection.prepare("SELECT chain_id, escrow, token, guardian FROM house")?;
-    let houses = statement.query_map([], |row| {
-        Ok(House {
+    let deployments = statement.query_map([], |row| {
+        Ok(Deployment {
             chain_id: row.get(0)?,
             escrow: row.get::<_, [u8; 20]>(1)?.into(),
             token: row.get::<_, [u8; 20]>(2)?.into(),
             guardian: row.get::<_, [u8; 20]>(3)?.into(),
         })
     })?;
-    let mut houses: Vec<_> = houses.collect::<Result<_, _>>()?;
-    let house = houses.pop();
-    if houses.is_empty() { Ok(house) } else { Err(LedgerError::inconsistent("it belongs to more than one house")) }
+    let mut deployments: Vec<_> = deployments.collect::<Result<_, _>>()?;
+    let deployment = deployments.pop();
+    if deployments.is_empty() {
+        Ok(deployment)
+    } else {
+        Err(LedgerError::inconsistent("it belongs to more than one deployment"))
+    }
 }
 
-fn settle_in(connection: &Connection, given: House) -> Result<(), LedgerError> {
-    match house(connection)? {
+fn bind_to_deployment(connection: &Connection, given: Deployment) -> Result<(), LedgerError> {
+    match deployment(connection)? {
         Some(stored) if stored == given => Ok(()),
-        Some(stored) => Err(LedgerError::OtherHouse { stored, given }),
+        Some(stored) => Err(LedgerError::WrongDeployment { stored, given }),
         None => {
             connection.execute(
                 "INSERT INTO house VALUES (?, ?, ?, ?)",

@@ -13,14 +13,14 @@ use url::Url;
 use crate::{
     app::{self, AppError, Finality},
     chain::{
-        book::Bookkeeper,
         follow::{FollowError, Follower, Head},
         rpc::{Rpc, RpcError},
     },
     clock,
     health::Health,
-    ledger::{self, House, Ledger, LedgerError, Lock, audit, blocks, check, mandates, payments, transactions},
-    vet::{self, Doubt},
+    ledger::{self, Deployment, Ledger, LedgerError, Lock, audit, blocks, check, mandates, payments, transactions},
+    preflight::{self, Inconsistency},
+    projection::Projector,
 };
 
 /// How often to ask the node while waiting for a block to become final.
@@ -50,9 +50,9 @@ pub struct Config {
 /// Why a ledger was not repaired. Nothing was changed, unless it is said.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
-    /// The house.
+    /// The deployment.
     #[error(transparent)]
-    House(#[from] AppError),
+    Deployment(#[from] AppError),
     /// The node.
     #[error(transparent)]
     Rpc(#[from] RpcError),
@@ -162,7 +162,7 @@ impl Drop for Scratch {
 pub async fn run(config: Config, apply: bool) -> Result<Repaired, RepairError> {
     let rpc = Rpc::new(&config.rpc_urls, config.chain_id, Health::default()).map_err(AppError::Client)?;
     let identity = (config.chain_id, config.escrow, config.guardian, config.submitters.as_slice());
-    let house = app::inspect(&rpc, identity).await?;
+    let deployment = app::inspect(&rpc, identity).await?;
     let lock = Lock::take(&config.database)?;
     let exists = fs::metadata(&config.database).is_ok_and(|file| file.len() > 0);
     let beside = |what: &str| config.database.with_added_extension(format!("{what}-{}", clock::now()));
@@ -172,15 +172,15 @@ pub async fn run(config: Config, apply: bool) -> Result<Repaired, RepairError> {
         if exists {
             ledger::copy(&config.database, &scratch.0)?;
         }
-        let ledger = Ledger::open(&scratch.0, house)?;
-        return Repair { config: &config, rpc, ledger, house }.run(None).await;
+        let ledger = Ledger::open(&scratch.0, deployment)?;
+        return Repair { config: &config, rpc, ledger, deployment }.run(None).await;
     }
     let backup = exists.then(|| beside("backup"));
     if let Some(backup) = &backup {
         ledger::copy(&config.database, backup)?;
     }
-    let ledger = Ledger::open_locked(&config.database, house, lock)?;
-    let repaired = Repair { config: &config, rpc, ledger: ledger.clone(), house }.run(backup).await?;
+    let ledger = Ledger::open_locked(&config.database, deployment, lock)?;
+    let repaired = Repair { config: &config, rpc, ledger: ledger.clone(), deployment }.run(backup).await?;
     ledger.checkpoint().await?;
     Ok(Repaired { done: true, ..repaired })
 }
@@ -189,7 +189,7 @@ struct Repair<'a> {
     config: &'a Config,
     rpc: Rpc,
     ledger: Ledger,
-    house: House,
+    deployment: Deployment,
 }
 
 impl Repair<'_> {
@@ -197,7 +197,7 @@ impl Repair<'_> {
         let follower = Follower {
             rpc: self.rpc.clone(),
             ledger: self.ledger.clone(),
-            bookkeeper: self.bookkeeper(),
+            projector: self.projector(),
             finality: self.config.finality,
             poll: POLL,
             health: Health::default(),
@@ -208,22 +208,22 @@ impl Repair<'_> {
         {
             return Err(RepairError::NodeBehind { head, known });
         }
-        let doubted = vet::lost_final_block(&self.rpc, &self.ledger).await?;
+        let doubted = preflight::lost_final_block(&self.rpc, &self.ledger).await?;
         let rebuilt = doubted.is_some() || self.ledger.read(blocks::is_partial).await?;
         if rebuilt {
             let start = self.start().await?;
-            tracing::info!(block = start, "books everything anew");
+            tracing::info!(block = start, "rebuilding the ledger from the chain");
             self.forget(start).await?;
         }
         let start = if self.ledger.read(blocks::head).await?.is_none() { Some(self.start().await?) } else { None };
         let mut head = follower.catch_up(start).await?;
-        let mut doubts = vet::doubts(&self.rpc, &self.ledger, &self.config.submitters).await?;
-        doubts.extend(doubted.map(|block| Doubt::Final { number: block.number, hash: block.hash }));
+        let mut doubts = preflight::check_against_chain(&self.rpc, &self.ledger, &self.config.submitters).await?;
+        doubts.extend(doubted.map(|block| Inconsistency::Final { number: block.number, hash: block.hash }));
 
         let mut repaired = Repaired {
             done: false,
             backup,
-            doubts: doubts.iter().map(Doubt::to_string).collect(),
+            doubts: doubts.iter().map(Inconsistency::to_string).collect(),
             rebuilt,
             block: head.block.number,
             known: Counts::default(),
@@ -251,8 +251,8 @@ impl Repair<'_> {
         Ok(repaired)
     }
 
-    const fn bookkeeper(&self) -> Bookkeeper {
-        Bookkeeper { house: self.house }
+    const fn projector(&self) -> Projector {
+        Projector { deployment: self.deployment }
     }
 
     /// The block before which there is nothing to know.
@@ -290,7 +290,7 @@ impl Repair<'_> {
 
     /// Waits until what is doubtful is final, and draws the conclusions.
     async fn mend(&self, follower: &Follower, mut head: Head, repaired: &mut Repaired) -> Result<Head, RepairError> {
-        let submitters = vet::submitters(&self.ledger, &self.config.submitters).await?;
+        let submitters = preflight::submitters(&self.ledger, &self.config.submitters).await?;
         let mut nonces = Vec::new();
         for submitter in &submitters {
             nonces.push((*submitter, self.rpc.nonce(*submitter).await?));
@@ -315,7 +315,7 @@ impl Repair<'_> {
         for mandate in frozen {
             verdicts.push((mandate.id, self.is_explained(mandate.id, &submitters).await?));
         }
-        let keeper = self.bookkeeper();
+        let projector = self.projector();
         let (adopted, dead) = self
             .ledger
             .writer()
@@ -323,7 +323,7 @@ impl Repair<'_> {
                 let verdicts = verdicts.clone();
                 move |ledger| {
                     let now = clock::now();
-                    let (adopted, dead) = overtake(ledger, keeper, &nonces, now)?;
+                    let (adopted, dead) = overtake(ledger, projector, &nonces, now)?;
                     for (id, explained) in verdicts {
                         mandates::set_examined(ledger, id, explained)?;
                         if let Some(mandate) = mandates::get(ledger, id)?.filter(|_| explained) {
@@ -357,14 +357,14 @@ impl Repair<'_> {
 /// Takes over the submitters at these nonces, and gives up what others have overtaken.
 fn overtake(
     ledger: &rusqlite::Connection,
-    keeper: Bookkeeper,
+    projector: Projector,
     nonces: &[(Address, u64)],
     now: Seconds,
 ) -> Result<(Vec<Adopted>, Vec<u64>), LedgerError> {
     let (mut adopted, mut dead) = (Vec::new(), Vec::new());
     for (submitter, nonce) in nonces.iter().copied() {
         for tx in transactions::pending_of(ledger, submitter)?.into_iter().filter(|tx| tx.nonce < nonce) {
-            keeper.dead(ledger, &tx, now)?;
+            projector.dead(ledger, &tx, now)?;
             dead.push(tx.nonce);
         }
         if transactions::next_nonce(ledger, submitter)?.is_none_or(|expected| expected < nonce) {

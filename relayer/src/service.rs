@@ -26,12 +26,12 @@ use crate::{
     clock,
     health::Health as Alarms,
     ledger::{
-        House, Ledger, LedgerError, audit,
-        mandates::{self as records, Record},
+        Deployment, Ledger, LedgerError, audit,
+        mandates::{self as records, MandateRow},
     },
 };
 
-pub use cards::{Cards, Question, SignedHold};
+pub use cards::{AuthorizationRequest, Cards, SignedHold};
 pub use payments::{PaymentFilter, SignedPayment};
 pub use revocations::SignedRevocation;
 
@@ -70,13 +70,13 @@ impl PageQuery {
 
 /// What the service works with.
 #[derive(Debug)]
-pub struct Parts {
+pub struct Deps {
     /// The ledger.
     pub ledger: Ledger,
     /// The node.
     pub rpc: Rpc,
-    /// The house.
-    pub house: House,
+    /// The deployment.
+    pub deployment: Deployment,
     /// What payments are held to.
     pub limits: Limits,
     /// Wei of gas that a mandate may cost per day; absent: any.
@@ -94,7 +94,7 @@ pub struct Parts {
 /// The service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Service {
-    parts: Arc<Parts>,
+    parts: Arc<Deps>,
 }
 
 impl From<LedgerError> for Problem {
@@ -122,7 +122,7 @@ impl From<RpcError> for Problem {
 impl Service {
     /// A service of these parts.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: Deps) -> Self {
         Self { parts: Arc::new(parts) }
     }
 
@@ -131,13 +131,13 @@ impl Service {
     /// # Errors
     /// None yet; the signature is that of its peers.
     pub async fn info(&self) -> Result<Info, Problem> {
-        let Parts { house, limits, confirmations, .. } = *self.parts;
+        let Deps { deployment, limits, confirmations, .. } = *self.parts;
         let head = *self.parts.heads.borrow();
         Ok(Info {
-            chain_id: house.chain_id,
-            escrow: house.escrow,
-            token: house.token,
-            guardian: house.guardian,
+            chain_id: deployment.chain_id,
+            escrow: deployment.escrow,
+            token: deployment.token,
+            guardian: deployment.guardian,
             confirmations,
             limits,
             cards: self.parts.cards.as_ref().map(Cards::info),
@@ -154,7 +154,7 @@ impl Service {
     /// The chain id that signed requests name.
     #[must_use]
     pub fn chain_id(&self) -> u64 {
-        self.parts.house.chain_id
+        self.parts.deployment.chain_id
     }
 
     /// Changes with every commit that adds audit entries: the last `seq`.
@@ -178,12 +178,12 @@ impl Service {
         Ok(self.parts.ledger.read(move |ledger| audit::list(ledger, caller, mandate, after, limit)).await?)
     }
 
-    fn view(&self, record: Record) -> Mandate {
+    fn view(&self, record: MandateRow) -> Mandate {
         record.view(self.parts.heads.borrow().block.number, self.parts.confirmations)
     }
 
     fn domain(&self) -> Domain {
-        Domain { chain_id: self.parts.house.chain_id, escrow: self.parts.house.escrow }
+        Domain { chain_id: self.parts.deployment.chain_id, escrow: self.parts.deployment.escrow }
     }
 
     /// The later of the head's time and the clock's: a deadline is judged by the stricter of both.
@@ -215,7 +215,7 @@ async fn signer(digest: B256, signature: Bytes) -> Result<Address, Problem> {
 }
 
 /// The mandate of this agent. Another agent's is answered like none at all.
-fn of_agent(ledger: &Connection, id: MandateId, agent: Address) -> Result<Result<Record, Problem>, LedgerError> {
+fn of_agent(ledger: &Connection, id: MandateId, agent: Address) -> Result<Result<MandateRow, Problem>, LedgerError> {
     let mandate = records::get(ledger, id)?.filter(|mandate| mandate.terms.agent == agent);
     Ok(mandate.ok_or_else(|| {
         let detail = format!(

@@ -31,7 +31,7 @@ pub(crate) struct Workers {
 
 impl Workers {
     /// What tells a worker to stop.
-    pub(crate) fn told_to_stop(&self) -> CancellationToken {
+    pub(crate) fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
@@ -71,7 +71,7 @@ mod tests {
     fn workers(name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Workers {
         let mut workers = Workers::default();
         for obedient in ["one", "another"] {
-            let stop = workers.told_to_stop();
+            let stop = workers.stop_token();
             workers.spawn(obedient, async move { stop.cancelled().await });
         }
         workers.spawn(name, work);
@@ -96,7 +96,7 @@ mod tests {
 
     #[tokio::test]
     async fn workers_that_are_told_to_stop_have_not_ended_by_themselves() {
-        let mut workers = workers("keeper", future::pending());
+        let mut workers = workers("worker", future::pending());
         let ended = tokio::time::timeout(std::time::Duration::from_millis(50), workers.ended()).await;
         assert!(ended.is_err(), "{ended:?}");
         workers.running.abort_all();

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     cards::{issuer::Transaction, signature::SigningSecret},
     clock,
-    service::{Cards, Question},
+    service::{AuthorizationRequest, Cards},
 };
 
 #[derive(Deserialize)]
@@ -58,7 +58,7 @@ struct Merchant {
     mcc: String,
 }
 
-impl From<Authorization> for Question {
+impl From<Authorization> for AuthorizationRequest {
     fn from(asked: Authorization) -> Self {
         let Amounts { cardholder, hold, merchant } = asked.amounts;
         // More can be held than is charged, for a tip: that counts.
@@ -118,7 +118,7 @@ pub(super) async fn event(State(api): State<Api>, request: Request) -> Result<St
     } else {
         None
     };
-    api.service.take_in(id, transaction).await?;
+    api.service.ingest_events(id, transaction).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -104,7 +104,7 @@ pub(super) async fn revoke(
     Id(id): Id<MandateId>,
     Body(body): Body<NewRevocation>,
 ) -> Result<Response, Refusal> {
-    let revocation = api.service.recognise_revocation(id, body).await?;
+    let revocation = api.service.authenticate_revocation(id, body).await?;
     api.gates.agent(revocation.signer())?;
     Ok(created(StatusCode::ACCEPTED, api.service.revoke(revocation).await?))
 }
@@ -115,7 +115,7 @@ pub(super) async fn pay(
     IdempotencyKey(key): IdempotencyKey,
     Body(body): Body<NewPayment>,
 ) -> Result<Response, Refusal> {
-    let payment = api.service.recognise(body).await?;
+    let payment = api.service.authenticate_payment(body).await?;
     api.gates.agent(payment.agent())?;
     Ok(created(StatusCode::ACCEPTED, api.service.pay(payment, key).await?))
 }
@@ -126,7 +126,7 @@ pub(super) async fn create_card(
     IdempotencyKey(key): IdempotencyKey,
     Body(body): Body<NewCard>,
 ) -> Result<Response, Refusal> {
-    let hold = api.service.recognise_hold(body).await?;
+    let hold = api.service.authenticate_hold(body).await?;
     api.gates.agent(hold.agent())?;
     Ok(created(StatusCode::ACCEPTED, api.service.create_card(hold, key).await?))
 }

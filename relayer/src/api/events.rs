@@ -24,7 +24,7 @@ use super::{
     Api,
     auth::Caller,
     input::{Query, invalid},
-    limits::Place,
+    limits::ConcurrencyPermit,
     problem::Refusal,
 };
 use crate::service::Service;
@@ -50,7 +50,7 @@ pub(super) struct Which {
 pub(super) async fn events(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Extension(place): Extension<Place>,
+    Extension(place): Extension<ConcurrencyPermit>,
     Query(which): Query<Which>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -95,7 +95,7 @@ struct Feed {
     /// The last entry that was read, or is known not to concern the caller.
     after: u64,
     ready: VecDeque<AuditEntry>,
-    _place: Place,
+    _place: ConcurrencyPermit,
 }
 
 impl Feed {

@@ -75,7 +75,7 @@ impl Default for Limits {
 }
 
 /// What enforces [`Limits`].
-pub(super) struct Gates {
+pub(super) struct RateLimiters {
     peers: DefaultKeyedRateLimiter<IpAddr>,
     total: DefaultDirectRateLimiter,
     agents: DefaultKeyedRateLimiter<Address>,
@@ -85,11 +85,11 @@ pub(super) struct Gates {
 
 /// Holds a place among the calls that wait, for as long as the answer's stream lives.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct ConcurrencyPermit {
     _permit: Arc<OwnedSemaphorePermit>,
 }
 
-impl Gates {
+impl RateLimiters {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             peers: RateLimiter::keyed(limits.per_peer.quota()),
@@ -120,12 +120,12 @@ impl Gates {
         self.total.check().map_err(|until| limited("all clients together send", &until))
     }
 
-    fn place(&self, waits: bool) -> Result<Place, Refusal> {
+    fn place(&self, waits: bool) -> Result<ConcurrencyPermit, Refusal> {
         let (places, what) = if waits { (&self.waiting, "that wait") } else { (&self.working, "at work") };
         let permit = Arc::clone(places)
             .try_acquire_owned()
             .map_err(|_| Refusal::new(Code::Overloaded, format!("all places for calls {what} are taken")))?;
-        Ok(Place { _permit: Arc::new(permit) })
+        Ok(ConcurrencyPermit { _permit: Arc::new(permit) })
     }
 }
 
@@ -163,8 +163,8 @@ fn limited(who: &str, until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Ref
 mod tests {
     use super::*;
 
-    fn gates(limits: Limits) -> Gates {
-        Gates::new(&limits)
+    fn gates(limits: Limits) -> RateLimiters {
+        RateLimiters::new(&limits)
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub const fn retires(nonce: u32, lowest: u32) -> bool {
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The payment.
-    pub payment: payments::Record,
+    pub payment: payments::PaymentRow,
     /// Its mandate's terms.
     pub terms: Arc<Terms>,
     /// Its mandate's intent.
@@ -38,7 +38,7 @@ pub struct Row {
 impl Row {
     /// The row of the call.
     fn on_chain(&self) -> Option<MandateEscrow::Payment> {
-        let payments::Record { mandate, payee, amount, nonce, deadline, reference, .. } = self.payment;
+        let payments::PaymentRow { mandate, payee, amount, nonce, deadline, reference, .. } = self.payment;
         let spend = Spend::new(mandate, payee, amount, nonce, deadline, reference).ok()?;
         Some(row(&spend, compact(&self.payment.signature).ok()?))
     }
@@ -174,7 +174,7 @@ pub(crate) fn candidate(mandate: u8, nonce: u32) -> Row {
     };
     let mut signature = vec![1; 65];
     signature[64] = 27;
-    let payment = payments::Record {
+    let payment = payments::PaymentRow {
         seq: nonce.into(),
         id: PaymentId::generate(),
         mandate: MandateId(B256::repeat_byte(mandate)),

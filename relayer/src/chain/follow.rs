@@ -19,7 +19,6 @@ pub use error::FollowError;
 
 use super::{
     backfill::{self, Stride},
-    book::{Bookkeeper, MinedBlock},
     logs,
     rpc::{Chosen, FullBlock, Node, Rpc, RpcError},
 };
@@ -32,6 +31,7 @@ use crate::{
         blocks::{self, Block, Log},
         mandates, transactions,
     },
+    projection::{MinedBlock, Projector},
 };
 
 /// How many blocks are walked at most, one by one. Further behind, what is final comes in ranges.
@@ -68,8 +68,8 @@ pub struct Follower {
     pub rpc: Rpc,
     /// The ledger.
     pub ledger: Ledger,
-    /// Who books.
-    pub bookkeeper: Bookkeeper,
+    /// Writes what blocks say to the ledger.
+    pub projector: Projector,
     /// When a block is final.
     pub finality: Finality,
     /// How often to ask for the head.
@@ -229,7 +229,7 @@ impl Follower {
 
         let far = known.number.saturating_add(WALK);
         if far < finalized {
-            let range = backfill::range(node, self.bookkeeper.house.escrow, (known, finalized), stride).await?;
+            let range = backfill::range(node, self.projector.deployment.escrow, (known, finalized), stride).await?;
             if let Some((last, _)) = range.last() {
                 let base_fee = last.base_fee;
                 let (head, finalized) = self.book(node, (known, known), range, (last_final.number, finalized)).await?;
@@ -251,8 +251,8 @@ impl Follower {
         }
         let mut blocks = Vec::with_capacity(path.len());
         for block in path.into_iter().rev() {
-            let logs = node.logs(self.bookkeeper.house.escrow, block.block.hash).await?;
-            logs::check(node, self.bookkeeper.house.escrow, &block, &logs).await?;
+            let logs = node.logs(self.projector.deployment.escrow, block.block.hash).await?;
+            logs::check(node, self.projector.deployment.escrow, &block, &logs).await?;
             blocks.push((block, logs));
         }
         let (head, finalized) = self.book(node, (known, ancestor), blocks, (last_final.number, finalized)).await?;
@@ -283,7 +283,7 @@ impl Follower {
         }
     }
 
-    /// Books in one commit that, where `known` was the head, `blocks` follow `ancestor`, and what is
+    /// Balances in one commit that, where `known` was the head, `blocks` follow `ancestor`, and what is
     /// final: up to a height before, up to another from now on. Returns the new head and the last
     /// final height.
     async fn book(
@@ -296,19 +296,19 @@ impl Follower {
         let mined = self.with_receipts(node, blocks).await?;
         let last = mined.last().map(|mined| mined.block);
         failpoint::pass(Point::FollowRead);
-        let bookkeeper = self.bookkeeper;
+        let projector = self.projector;
         let booked = self.ledger.writer().write(move |ledger| {
             let now = clock::now();
             while let Some(top) = blocks::head(ledger)?.filter(|top| top.hash != ancestor.hash) {
-                bookkeeper.unmine(ledger, top, now)?;
+                projector.unmine(ledger, top, now)?;
                 failpoint::pass(Point::FollowUnmining);
             }
             for mined in &mined {
-                bookkeeper.mine(ledger, mined, now)?;
+                projector.mine(ledger, mined, now)?;
                 failpoint::pass(Point::FollowMining);
             }
             while let Some(block) = blocks::next_to_finalize(ledger, finalized)? {
-                bookkeeper.finalize(ledger, block, now)?;
+                projector.finalize(ledger, block, now)?;
                 failpoint::pass(Point::FollowFinalizing);
             }
             let head = blocks::head(ledger)?.ok_or_else(|| LedgerError::inconsistent("no block is left"))?;

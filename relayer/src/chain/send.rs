@@ -45,7 +45,7 @@ use crate::{
     failpoint::{self, Point},
     health::Health,
     ledger::{
-        House, Ledger, LedgerError, blocks,
+        Deployment, Ledger, LedgerError, blocks,
         transactions::{self, Attempt, Kind},
     },
 };
@@ -107,8 +107,8 @@ pub struct Sender {
     pub rpc: Rpc,
     /// The ledger.
     pub ledger: Ledger,
-    /// The house.
-    pub house: House,
+    /// The deployment.
+    pub deployment: Deployment,
     /// The submitters' keys.
     pub submitters: Vec<PrivateKeySigner>,
     /// Blocks, the including one counted, after which a mandate can be used.
@@ -122,7 +122,7 @@ pub struct Sender {
 /// A stored transaction that no block holds.
 #[derive(Clone, Debug)]
 struct Waiting {
-    tx: transactions::Record,
+    tx: transactions::TransactionRow,
     first: Attempt,
     newer: Vec<Attempt>,
     pointless: bool,
@@ -460,7 +460,7 @@ impl Sender {
             return Ok(Board::default());
         }
         let at = At { head, confirmations: self.confirmations };
-        let guardian = self.house.guardian;
+        let guardian = self.deployment.guardian;
         if state.swept != Some(head.block.hash) {
             state.sweeps = self.ledger.read(move |ledger| work::sweeps(ledger, guardian, at)).await?;
             state.swept = Some(head.block.hash);

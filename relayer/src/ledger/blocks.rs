@@ -7,7 +7,7 @@ use stipend_core::{Seconds, api::BlockRef};
 
 use super::LedgerError;
 
-/// How many final blocks are kept, so that a reorg past finality is recognised for what it is.
+/// How many final blocks are kept, so that a reorg past finality is authenticated for what it is.
 const KEPT: u64 = 256;
 
 /// A block of the list.

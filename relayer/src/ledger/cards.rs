@@ -10,15 +10,17 @@ use uuid::Uuid;
 
 use super::{
     LedgerError, audit,
-    books::Booking,
-    journal::{self, About},
-    mandates::{self, Place},
+    balances::LedgerEvent,
+    booking,
+    journal::EntryRefs,
+    mandates::{self, TxLocation},
+    sql::AWAITING_HOLD,
 };
-pub use ends::{fall_short, give_up_hold, wind_up};
+pub use ends::{finish, give_up_hold, record_shortfall};
 
 /// A card.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct CardRow {
     /// Its place in the ledger.
     pub seq: u64,
     /// Its id.
@@ -48,7 +50,7 @@ pub struct Record {
     /// Why it failed, or was closed.
     pub reason: Option<Code>,
     /// Where its hold is mined.
-    pub held: Option<Place>,
+    pub held: Option<TxLocation>,
     /// Whether that is final.
     pub hold_final: bool,
     /// The transaction that captured or released.
@@ -82,20 +84,17 @@ const COLUMNS: &str =
     reason, held_block, held_hash, held_tx, hold_final, settle_tx, token, last_four, paused, authorized, captured,
     released, metadata, created_at, updated_at, payee, to_capture, charge";
 const LIVE: &str = "state NOT IN ('closed', 'failed')";
-/// Its hold is not in the chain, and nothing final says that it can never be.
-pub(super) const UNHELD: &str = "state NOT IN ('closed', 'failed') AND held_hash IS NULL AND released = 0";
-
-fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
+fn record(row: &Row<'_>) -> Result<CardRow, LedgerError> {
     let amount = |index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
     let (state, reason): (String, Option<String>) = (row.get(11)?, row.get(12)?);
     let held = match row.get::<_, Option<u64>>(13)? {
         None => None,
         Some(block) => {
-            Some(Place { block, hash: row.get::<_, [u8; 32]>(14)?.into(), tx: row.get::<_, [u8; 32]>(15)?.into() })
+            Some(TxLocation { block, hash: row.get::<_, [u8; 32]>(14)?.into(), tx: row.get::<_, [u8; 32]>(15)?.into() })
         }
     };
     let (authorized, to_capture): (Option<u64>, Option<u64>) = (row.get(21)?, row.get(28)?);
-    Ok(Record {
+    Ok(CardRow {
         seq: row.get(0)?,
         id: CardId(Uuid::from_bytes(row.get(1)?)),
         mandate: MandateId(row.get::<_, [u8; 32]>(2)?.into()),
@@ -127,7 +126,7 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     })
 }
 
-impl Record {
+impl CardRow {
     /// What is left of its hold, as far as that is final.
     #[must_use]
     pub fn left(&self) -> Amount {
@@ -151,7 +150,7 @@ impl Record {
             nonce: self.nonce,
             capture_by: self.capture_by,
             reference: self.reference,
-            hold_tx: self.held.map(|place| place.tx),
+            hold_tx: self.held.map(|location| location.tx),
             settle_tx: self.settle_tx,
             created_at: self.created_at,
             updated_at: self.updated_at,
@@ -164,7 +163,7 @@ fn select(
     connection: &Connection,
     condition: &str,
     parameters: impl rusqlite::Params,
-) -> Result<Vec<Record>, LedgerError> {
+) -> Result<Vec<CardRow>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM card WHERE {condition}"))?
         .query_and_then(parameters, record)?
@@ -175,7 +174,7 @@ fn select(
 ///
 /// # Errors
 /// Those of the store.
-pub fn by_id(connection: &Connection, id: CardId) -> Result<Option<Record>, LedgerError> {
+pub fn by_id(connection: &Connection, id: CardId) -> Result<Option<CardRow>, LedgerError> {
     Ok(select(connection, "id = ?", [id.0.into_bytes()])?.pop())
 }
 
@@ -183,7 +182,7 @@ pub fn by_id(connection: &Connection, id: CardId) -> Result<Option<Record>, Ledg
 ///
 /// # Errors
 /// Those of the store.
-pub fn by_seq(connection: &Connection, seq: u64) -> Result<Option<Record>, LedgerError> {
+pub fn by_seq(connection: &Connection, seq: u64) -> Result<Option<CardRow>, LedgerError> {
     Ok(select(connection, "seq = ?", [seq])?.pop())
 }
 
@@ -191,7 +190,7 @@ pub fn by_seq(connection: &Connection, seq: u64) -> Result<Option<Record>, Ledge
 ///
 /// # Errors
 /// Those of the store.
-pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<Record>, LedgerError> {
+pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<CardRow>, LedgerError> {
     Ok(select(connection, "digest = ?", [digest.0])?.pop())
 }
 
@@ -199,7 +198,7 @@ pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<Record>
 ///
 /// # Errors
 /// Those of the store.
-pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<Record>, LedgerError> {
+pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<CardRow>, LedgerError> {
     Ok(select(connection, "mandate = ? AND nonce = ?", (mandate.0.0, nonce))?.pop())
 }
 
@@ -207,7 +206,7 @@ pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Resu
 ///
 /// # Errors
 /// Those of the store.
-pub fn by_token(connection: &Connection, token: &str) -> Result<Option<Record>, LedgerError> {
+pub fn by_token(connection: &Connection, token: &str) -> Result<Option<CardRow>, LedgerError> {
     Ok(select(connection, "token = ?", [token])?.pop())
 }
 
@@ -215,7 +214,7 @@ pub fn by_token(connection: &Connection, token: &str) -> Result<Option<Record>, 
 ///
 /// # Errors
 /// Those of the store.
-pub fn held_in(connection: &Connection, block: B256) -> Result<Vec<Record>, LedgerError> {
+pub fn held_in(connection: &Connection, block: B256) -> Result<Vec<CardRow>, LedgerError> {
     select(connection, "held_hash = ?", [block.0])
 }
 
@@ -223,7 +222,7 @@ pub fn held_in(connection: &Connection, block: B256) -> Result<Vec<Record>, Ledg
 ///
 /// # Errors
 /// Those of the store.
-pub fn live(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
+pub fn live(connection: &Connection) -> Result<Vec<CardRow>, LedgerError> {
     select(connection, &format!("{LIVE} ORDER BY seq"), [])
 }
 
@@ -237,7 +236,7 @@ pub fn list(
     mandate: Option<MandateId>,
     before: Option<u64>,
     limit: u32,
-) -> Result<Vec<Record>, LedgerError> {
+) -> Result<Vec<CardRow>, LedgerError> {
     select(
         connection,
         "mandate IN (SELECT id FROM mandate WHERE agent = ?1 OR operator = ?1)
@@ -267,7 +266,7 @@ pub struct Admission {
 /// [`LedgerError::Inconsistent`] if it is not available, and those of the store.
 pub fn admit(
     connection: &Connection,
-    mandate: &mandates::Record,
+    mandate: &mandates::MandateRow,
     admission: &Admission,
     decision: &stipend_core::policy::Decision,
     now: Seconds,
@@ -296,7 +295,7 @@ pub fn admit(
             now,
         ))?;
     let seq = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
-    journal::book(connection, mandate, Booking::Reserve(body.amount), About::card(seq), now)?;
+    booking::book(connection, mandate, LedgerEvent::Reserve(body.amount), EntryRefs::card(seq), now)?;
     let data = json!({
         "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline, "capture_by": body.capture_by,
         "ref": body.reference, "digest": digest, "decision": decision,
@@ -310,7 +309,7 @@ pub fn admit(
 /// [`LedgerError::Inconsistent`] if it can't go there, and those of the store.
 pub fn step(
     connection: &Connection,
-    card: &Record,
+    card: &CardRow,
     state: CardState,
     reason: Option<Code>,
     tx_hash: Option<B256>,
@@ -335,7 +334,7 @@ pub fn step(
 /// Those of the store.
 pub fn note(
     connection: &Connection,
-    card: &Record,
+    card: &CardRow,
     kind: &str,
     tx_hash: Option<B256>,
     data: Value,
@@ -349,7 +348,7 @@ pub fn note(
 ///
 /// # Errors
 /// [`LedgerError::Inconsistent`] if it has none, and those of the store.
-pub fn mandate_of(connection: &Connection, card: &Record) -> Result<mandates::Record, LedgerError> {
+pub fn mandate_of(connection: &Connection, card: &CardRow) -> Result<mandates::MandateRow, LedgerError> {
     mandates::get(connection, card.mandate)?
         .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", card.id)))
 }
@@ -358,16 +357,16 @@ pub fn mandate_of(connection: &Connection, card: &Record) -> Result<mandates::Re
 ///
 /// # Errors
 /// Those of the store.
-pub fn set_held(connection: &Connection, seq: u64, place: Option<Place>) -> Result<(), LedgerError> {
+pub fn set_held(connection: &Connection, seq: u64, location: Option<TxLocation>) -> Result<(), LedgerError> {
     connection
         .prepare_cached(
             "UPDATE card SET held_block = ?, held_hash = ?2, held_at = (SELECT time FROM block WHERE hash = ?2), held_tx = ?
              WHERE seq = ?",
         )?
         .execute((
-            place.map(|place| place.block),
-            place.map(|place| place.hash.0),
-            place.map(|place| place.tx.0),
+            location.map(|location| location.block),
+            location.map(|location| location.hash.0),
+            location.map(|location| location.tx.0),
             seq,
         ))?;
     Ok(())
@@ -415,9 +414,9 @@ pub fn set_to_capture(connection: &Connection, seq: u64, amount: Amount) -> Resu
 ///
 /// # Errors
 /// Those of the store.
-pub fn to_hold(connection: &Connection, time: Seconds) -> Result<Vec<Record>, LedgerError> {
+pub fn to_hold(connection: &Connection, time: Seconds) -> Result<Vec<CardRow>, LedgerError> {
     let condition = format!(
-        "{UNHELD} AND deadline > ? AND coalesce(to_capture, amount) > 0 AND NOT EXISTS (SELECT 1 FROM tx
+        "{AWAITING_HOLD} AND deadline > ? AND coalesce(to_capture, amount) > 0 AND NOT EXISTS (SELECT 1 FROM tx
             WHERE kind = 'hold' AND tx.card = card.seq AND tx.state <> 'final') ORDER BY seq"
     );
     select(connection, &condition, [time])
@@ -427,7 +426,7 @@ pub fn to_hold(connection: &Connection, time: Seconds) -> Result<Vec<Record>, Le
 ///
 /// # Errors
 /// Those of the store.
-pub fn to_settle(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
+pub fn to_settle(connection: &Connection) -> Result<Vec<CardRow>, LedgerError> {
     select(
         connection,
         "state = 'closing' AND to_capture IS NOT NULL AND held_hash IS NOT NULL AND captured + released < amount
@@ -441,7 +440,7 @@ pub fn to_settle(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
 ///
 /// # Errors
 /// Those of the store.
-pub fn holding(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>, LedgerError> {
+pub fn holding(connection: &Connection, mandate: MandateId) -> Result<Vec<CardRow>, LedgerError> {
     select(connection, "mandate = ? AND hold_final AND captured + released < amount ORDER BY seq", [mandate.0.0])
 }
 
@@ -449,16 +448,16 @@ pub fn holding(connection: &Connection, mandate: MandateId) -> Result<Vec<Record
 ///
 /// # Errors
 /// Those of the store.
-pub fn unheld(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>, LedgerError> {
-    select(connection, &format!("mandate = ? AND {UNHELD}"), [mandate.0.0])
+pub fn awaiting_hold(connection: &Connection, mandate: MandateId) -> Result<Vec<CardRow>, LedgerError> {
+    select(connection, &format!("mandate = ? AND {AWAITING_HOLD}"), [mandate.0.0])
 }
 
 /// The cards whose hold is not in the chain and whose deadline is at `time` or before.
 ///
 /// # Errors
 /// Those of the store.
-pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<Record>, LedgerError> {
-    select(connection, &format!("deadline <= ? AND {UNHELD}"), [time])
+pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<CardRow>, LedgerError> {
+    select(connection, &format!("deadline <= ? AND {AWAITING_HOLD}"), [time])
 }
 
 /// What the issuer made of it.

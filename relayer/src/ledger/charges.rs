@@ -88,7 +88,7 @@ pub fn add_event(connection: &Connection, card: u64, event: &Event, now: Seconds
 ///
 /// # Errors
 /// Those of the store.
-pub fn last_news(connection: &Connection, card: u64) -> Result<Option<Seconds>, LedgerError> {
+pub fn last_event_at(connection: &Connection, card: u64) -> Result<Option<Seconds>, LedgerError> {
     Ok(connection
         .prepare_cached("SELECT max(at) FROM issuer_event WHERE card = ? AND approved")?
         .query_row([card], |row| row.get(0))?)

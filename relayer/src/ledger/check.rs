@@ -9,7 +9,7 @@ use serde::Serialize;
 use stipend_core::{MandateId, PaymentId};
 use uuid::Uuid;
 
-use super::{House, LedgerError, audit, books::Account, journal};
+use super::{Deployment, LedgerError, audit, balances::Account, journal};
 
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
@@ -17,7 +17,7 @@ pub struct Report {
     /// The schema's version.
     pub version: i64,
     /// Whose ledger it is.
-    pub house: Option<House>,
+    pub deployment: Option<Deployment>,
     /// What was looked at.
     pub checks: Vec<Check>,
 }
@@ -81,12 +81,12 @@ pub fn check(path: &Path) -> Result<Report, LedgerError> {
 /// Examines what this connection shows.
 #[must_use]
 pub fn examine(connection: &Connection) -> Report {
-    let mut belongs = Check { name: "it belongs to one house", examined: 1, differences: Vec::new() };
-    let house = super::house(connection).unwrap_or_else(|error| {
+    let mut belongs = Check { name: "it belongs to one deployment", examined: 1, differences: Vec::new() };
+    let deployment = super::deployment(connection).unwrap_or_else(|error| {
         belongs.differences.push(error.to_string());
         None
     });
-    if house.is_none() && belongs.differences.is_empty() {
+    if deployment.is_none() && belongs.differences.is_empty() {
         belongs.differences.push("it belongs to nobody".into());
     }
     let others = CHECKS.map(|(name, examine)| {
@@ -97,7 +97,7 @@ pub fn examine(connection: &Connection) -> Report {
         check
     });
     let checks = std::iter::once(belongs).chain(others).collect();
-    Report { version: super::VERSION, house, checks }
+    Report { version: super::VERSION, deployment, checks }
 }
 
 fn each(

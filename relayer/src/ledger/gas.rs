@@ -6,7 +6,7 @@ use stipend_core::{MandateId, Seconds};
 
 use super::{
     LedgerError,
-    transactions::{self, Record},
+    transactions::{self, TransactionRow},
 };
 
 /// Seconds of a day. Days begin at midnight, UTC.
@@ -29,12 +29,12 @@ const fn day(time: Seconds) -> u64 {
 ///
 /// # Errors
 /// Those of the store.
-pub fn bear(connection: &Connection, tx: &Record, time: Seconds) -> Result<(), LedgerError> {
+pub fn bear(connection: &Connection, tx: &TransactionRow, time: Seconds) -> Result<(), LedgerError> {
     let cost = tx.cost.unwrap_or_default();
-    let bearers = transactions::bearers(connection, tx)?;
+    let gas_payers = transactions::gas_payers(connection, tx)?;
     let day = day(time);
     connection.prepare_cached("DELETE FROM mandate_gas WHERE day < ?")?.execute([day.saturating_sub(KEPT)])?;
-    for ((mandate, _), share) in bearers.iter().zip(shares(cost, bearers.iter().map(|(_, rows)| *rows))) {
+    for ((mandate, _), share) in gas_payers.iter().zip(shares(cost, gas_payers.iter().map(|(_, rows)| *rows))) {
         let sum = on(connection, *mandate, day)?.saturating_add(share);
         connection
             .prepare_cached(
@@ -62,7 +62,7 @@ fn on(connection: &Connection, mandate: MandateId, day: u64) -> Result<u128, Led
     Ok(wei.map(u128::from_be_bytes).unwrap_or_default())
 }
 
-/// Parts of `cost` in proportion to rows, which add up to it.
+/// Deps of `cost` in proportion to rows, which add up to it.
 fn shares(cost: u128, rows: impl Iterator<Item = u64> + Clone) -> Vec<u128> {
     let all: u128 = rows.clone().map(u128::from).sum();
     let (mut seen, mut given) = (0_u128, 0_u128);

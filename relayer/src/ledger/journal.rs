@@ -5,8 +5,7 @@ use stipend_core::{Amount, Seconds};
 
 use super::{
     LedgerError,
-    books::{Booking, Posting, shares},
-    mandates,
+    balances::{LedgerEvent, Posting, shares},
 };
 
 /// The largest amount of one entry.
@@ -16,7 +15,7 @@ const ETHER: u128 = 1_000_000_000_000_000_000;
 
 /// What an entry is about, beside its mandate; places in the ledger.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct About {
+pub struct EntryRefs {
     /// The payment.
     pub payment: Option<u64>,
     /// The card.
@@ -27,7 +26,7 @@ pub struct About {
     pub block: Option<u64>,
 }
 
-impl About {
+impl EntryRefs {
     /// A payment.
     #[must_use]
     pub fn payment(seq: u64) -> Self {
@@ -58,35 +57,18 @@ pub struct Host {
     pub gas: u128,
 }
 
-/// Books on a mandate: its balances and the entries that explain them.
-///
-/// # Errors
-/// [`LedgerError::Inconsistent`] if it can't be, and those of the store.
-pub fn book(
-    connection: &Connection,
-    mandate: &mandates::Record,
-    booking: Booking,
-    about: About,
-    now: Seconds,
-) -> Result<(), LedgerError> {
-    let (books, postings) =
-        mandate.books.book(booking).map_err(|error| LedgerError::Inconsistent(format!("{}: {error}", mandate.id)))?;
-    mandates::set_books(connection, mandate.id, books)?;
-    enter(connection, mandate.seq, booking, &postings, about, now)
-}
-
 /// Enters the postings of a booking.
 pub(super) fn enter(
     connection: &Connection,
     mandate: u64,
-    booking: Booking,
+    event: LedgerEvent,
     postings: &[Posting],
-    about: About,
+    refs: EntryRefs,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     for posting in postings {
         let accounts = (posting.from.name(), posting.to.name());
-        append(connection, Some(mandate), booking.name(), accounts, posting.amount.units(), about, now)?;
+        append(connection, Some(mandate), event.name(), accounts, posting.amount.units(), refs, now)?;
     }
     Ok(())
 }
@@ -97,7 +79,7 @@ fn append(
     cause: &str,
     (debit, credit): (&str, &str),
     amount: u64,
-    about: About,
+    refs: EntryRefs,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     connection
@@ -105,7 +87,7 @@ fn append(
             "INSERT INTO journal (at, mandate, payment, card, tx, block, cause, debit, credit, amount)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
-        .execute((now, mandate, about.payment, about.card, about.tx, about.block, cause, debit, credit, amount))?;
+        .execute((now, mandate, refs.payment, refs.card, refs.tx, refs.block, cause, debit, credit, amount))?;
     Ok(())
 }
 
@@ -139,11 +121,11 @@ fn set_host(connection: &Connection, host: Host) -> Result<(), LedgerError> {
 ///
 /// # Errors
 /// Those of the store.
-pub fn collect(
+pub fn credit_treasury(
     connection: &Connection,
     mandate: u64,
     amount: Amount,
-    about: About,
+    refs: EntryRefs,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     if amount.is_zero() {
@@ -153,18 +135,18 @@ pub fn collect(
     let treasury =
         host.treasury.checked_add(amount).ok_or_else(|| LedgerError::inconsistent("a treasury beyond measure"))?;
     set_host(connection, Host { treasury, ..host })?;
-    append(connection, Some(mandate), "capture", ("captures", "treasury"), amount.units(), about, now)
+    append(connection, Some(mandate), "capture", ("captures", "treasury"), amount.units(), refs, now)
 }
 
 /// What was captured for the card programme is taken back, to be booked anew.
 ///
 /// # Errors
 /// Those of the store.
-pub(super) fn give_back(
+pub(super) fn reverse_capture(
     connection: &Connection,
     mandate: u64,
     amount: Amount,
-    about: About,
+    refs: EntryRefs,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     if amount.is_zero() {
@@ -176,14 +158,14 @@ pub(super) fn give_back(
         .checked_sub(amount)
         .ok_or_else(|| LedgerError::inconsistent("more captured than the treasury got"))?;
     set_host(connection, Host { treasury, ..host })?;
-    append(connection, Some(mandate), "forget", ("treasury", "captures"), amount.units(), about, now)
+    append(connection, Some(mandate), "forget", ("treasury", "captures"), amount.units(), refs, now)
 }
 
 /// All gas is taken back, entry by entry, to be booked anew.
 ///
 /// # Errors
 /// Those of the store.
-pub(super) fn unburn(connection: &Connection, now: Seconds) -> Result<(), LedgerError> {
+pub(super) fn reverse_gas(connection: &Connection, now: Seconds) -> Result<(), LedgerError> {
     set_host(connection, Host { gas: 0, ..host(connection)? })?;
     connection.execute(
         "INSERT INTO journal (at, mandate, payment, card, tx, cause, debit, credit, amount)
@@ -198,11 +180,11 @@ pub(super) fn unburn(connection: &Connection, now: Seconds) -> Result<(), Ledger
 ///
 /// # Errors
 /// Those of the store.
-pub fn fall_short(
+pub fn record_shortfall(
     connection: &Connection,
     mandate: u64,
     amount: Amount,
-    about: About,
+    refs: EntryRefs,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let host = host(connection)?;
@@ -213,18 +195,18 @@ pub fn fall_short(
     }
     let shortfall = host.shortfall.checked_add(amount).unwrap_or(Amount::MAX);
     set_host(connection, Host { shortfall, ..host })?;
-    append(connection, Some(mandate), "shortfall", ("host", "shortfall"), amount.units(), about, now)
+    append(connection, Some(mandate), "shortfall", ("host", "shortfall"), amount.units(), refs, now)
 }
 
 /// What could not be captured is taken back, to be booked anew.
 ///
 /// # Errors
 /// Those of the store.
-pub(super) fn make_good(
+pub(super) fn reverse_shortfall(
     connection: &Connection,
     mandate: u64,
     amount: Amount,
-    about: About,
+    refs: EntryRefs,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let host = host(connection)?;
@@ -235,7 +217,7 @@ pub(super) fn make_good(
     }
     let shortfall = host.shortfall.checked_sub(amount).unwrap_or_default();
     set_host(connection, Host { shortfall, ..host })?;
-    append(connection, Some(mandate), "forget", ("shortfall", "host"), amount.units(), about, now)
+    append(connection, Some(mandate), "forget", ("shortfall", "host"), amount.units(), refs, now)
 }
 
 /// A final transaction cost so many wei; each of its payments (mandate, payment) bears its share.
@@ -243,11 +225,11 @@ pub(super) fn make_good(
 ///
 /// # Errors
 /// Those of the store.
-pub fn burn(
+pub fn charge_gas(
     connection: &Connection,
     cost: u128,
-    riders: &[(u64, u64)],
-    (mandate, about): (Option<u64>, About),
+    payments: &[(u64, u64)],
+    (mandate, refs): (Option<u64>, EntryRefs),
     now: Seconds,
 ) -> Result<(), LedgerError> {
     if cost == 0 {
@@ -256,17 +238,20 @@ pub fn burn(
     let host = host(connection)?;
     let gas = host.gas.checked_add(cost).ok_or_else(|| LedgerError::inconsistent("gas beyond measure"))?;
     set_host(connection, Host { gas, ..host })?;
-    let bearers: Vec<(Option<u64>, About)> = if riders.is_empty() {
-        vec![(mandate, about)]
+    let gas_payers: Vec<(Option<u64>, EntryRefs)> = if payments.is_empty() {
+        vec![(mandate, refs)]
     } else {
-        riders.iter().map(|(mandate, payment)| (Some(*mandate), About { payment: Some(*payment), ..about })).collect()
+        payments
+            .iter()
+            .map(|(mandate, payment)| (Some(*mandate), EntryRefs { payment: Some(*payment), ..refs }))
+            .collect()
     };
-    for ((mandate, about), share) in bearers.iter().zip(shares(cost, bearers.len())) {
+    for ((mandate, refs), share) in gas_payers.iter().zip(shares(cost, gas_payers.len())) {
         let mut rest = share;
         while rest > 0 {
             let part = rest.min(MOST);
             let amount = u64::try_from(part).map_err(LedgerError::inconsistent)?;
-            append(connection, *mandate, "gas", ("host", "gas"), amount, *about, now)?;
+            append(connection, *mandate, "gas", ("host", "gas"), amount, *refs, now)?;
             rest = rest.saturating_sub(part);
         }
     }

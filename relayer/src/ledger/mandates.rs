@@ -7,15 +7,15 @@ use uuid::Uuid;
 
 use super::{
     LedgerError, audit,
-    books::{Booking, Books},
-    cards::UNHELD,
-    journal::{self, About},
+    balances::{Balances, LedgerEvent},
+    journal::{self, EntryRefs},
     requests,
+    sql::{AWAITING_HOLD, HOLDS_ARE_OVER},
 };
 
 /// A place in the chain: block height, block hash, transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TxLocation {
     /// The block's height.
     pub block: u64,
     /// The block's hash.
@@ -26,7 +26,7 @@ pub struct Place {
 
 /// A mandate.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct MandateRow {
     /// Its place in the ledger.
     pub seq: u64,
     /// Its id.
@@ -38,11 +38,11 @@ pub struct Record {
     /// The request it came from.
     pub request: Option<RequestId>,
     /// Where its money is.
-    pub books: Books,
+    pub balances: Balances,
     /// Where it was opened; absent while that is not mined.
-    pub opened: Option<Place>,
+    pub opened: Option<TxLocation>,
     /// Where it ended.
-    pub ended: Option<Place>,
+    pub ended: Option<TxLocation>,
     /// Why the relayer stopped it.
     pub frozen: Option<String>,
     /// The highest nonce that was admitted or seen on chain.
@@ -65,21 +65,21 @@ const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, pai
     EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id), refunded,
     (SELECT valid_before FROM opening WHERE opening.mandate = mandate.id)";
 
-fn place(row: &Row<'_>, first: usize) -> Result<Option<Place>, LedgerError> {
+fn location(row: &Row<'_>, first: usize) -> Result<Option<TxLocation>, LedgerError> {
     let Some(block) = row.get::<_, Option<u64>>(first)? else { return Ok(None) };
     let hash = row.get::<_, [u8; 32]>(first + 1)?.into();
-    Ok(Some(Place { block, hash, tx: row.get::<_, [u8; 32]>(first + 2)?.into() }))
+    Ok(Some(TxLocation { block, hash, tx: row.get::<_, [u8; 32]>(first + 2)?.into() }))
 }
 
-fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
+fn record(row: &Row<'_>) -> Result<MandateRow, LedgerError> {
     let amount = |index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
-    Ok(Record {
+    Ok(MandateRow {
         seq: row.get(0)?,
         id: MandateId(row.get::<_, [u8; 32]>(1)?.into()),
         terms: super::json(&row.get::<_, String>(2)?)?,
         intent: row.get::<_, Option<String>>(3)?.map(|text| super::json(&text)).transpose()?,
         request: row.get::<_, Option<[u8; 16]>>(4)?.map(|id| RequestId(Uuid::from_bytes(id))),
-        books: Books {
+        balances: Balances {
             cap: amount(5)?,
             reserved: amount(6)?,
             held: amount(7)?,
@@ -89,8 +89,8 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
             overdrawn: amount(18)?,
             available: amount(19)?,
         },
-        opened: place(row, 10)?,
-        ended: place(row, 13)?,
+        opened: location(row, 10)?,
+        ended: location(row, 13)?,
         frozen: row.get(16)?,
         highest_nonce: row.get(20)?,
         revoking: row.get(21)?,
@@ -99,12 +99,13 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     })
 }
 
-impl Record {
+impl MandateRow {
     /// Where it stands, seen from a head at height `head`: usable `confirmations` blocks from its
     /// opening on, that block counted.
     #[must_use]
     pub fn state(&self, head: u64, confirmations: u64) -> MandateState {
-        let confirmed = |place: &Place| head >= place.block && head - place.block >= confirmations.saturating_sub(1);
+        let confirmed =
+            |location: &TxLocation| head >= location.block && head - location.block >= confirmations.saturating_sub(1);
         if self.ended.is_some() {
             MandateState::Ended
         } else if self.frozen.is_some() {
@@ -129,17 +130,17 @@ impl Record {
         api::Mandate {
             id: self.id,
             state: self.state(head, confirmations),
-            available: self.books.available,
-            reserved: self.books.reserved,
-            held: self.books.held,
-            paid: self.books.paid,
-            returned: self.books.returned,
+            available: self.balances.available,
+            reserved: self.balances.reserved,
+            held: self.balances.held,
+            paid: self.balances.paid,
+            returned: self.balances.returned,
             refunded: self.refunded,
-            restored: self.books.restored,
+            restored: self.balances.restored,
             next_nonce: self.highest_nonce.map_or(0, |nonce| nonce.saturating_add(1)),
             opening_until: self.opening_until.filter(|_| self.opened.is_none()),
-            opened_tx: self.opened.map(|place| place.tx),
-            ended_tx: self.ended.map(|place| place.tx),
+            opened_tx: self.opened.map(|location| location.tx),
+            ended_tx: self.ended.map(|location| location.tx),
             revoking: self.revoking && self.ended.is_none(),
             terms: self.terms,
             intent: self.intent,
@@ -171,7 +172,7 @@ impl Record {
 ///
 /// # Errors
 /// Those of the store.
-pub fn get(connection: &Connection, id: MandateId) -> Result<Option<Record>, LedgerError> {
+pub fn get(connection: &Connection, id: MandateId) -> Result<Option<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE id = ?"))?
         .query_and_then([id.0.0], record)?
@@ -188,7 +189,7 @@ pub fn list(
     who: Address,
     before: Option<u64>,
     limit: u32,
-) -> Result<Vec<Record>, LedgerError> {
+) -> Result<Vec<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM mandate WHERE (agent = ?1 OR operator = ?1) AND (?2 IS NULL OR seq < ?2)
@@ -206,8 +207,8 @@ pub fn list(
 pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Seconds) -> Result<(), LedgerError> {
     let request = requests::of_intent(connection, terms.agent, terms.intent)?
         .filter(|request| request.intent.payees_root() == terms.payees);
-    let booking = Booking::Open(terms.cap);
-    let (books, postings) = Books::default().book(booking).map_err(LedgerError::inconsistent)?;
+    let event = LedgerEvent::Open(terms.cap);
+    let (balances, postings) = Balances::default().book(event).map_err(LedgerError::inconsistent)?;
     let added = connection
         .prepare_cached(
             "INSERT INTO mandate (id, operator, agent, terms, intent, request, expiry, cap, available, created_at)
@@ -221,32 +222,32 @@ pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Second
             request.as_ref().map(|request| request.intent.canonical()),
             request.as_ref().map(|request| request.id.0.into_bytes()),
             terms.expiry,
-            books.cap.units(),
-            books.available.units(),
+            balances.cap.units(),
+            balances.available.units(),
             now,
         ))?;
     if added == 0 {
         return Ok(());
     }
     let seq = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
-    journal::enter(connection, seq, booking, &postings, About::default(), now)
+    journal::enter(connection, seq, event, &postings, EntryRefs::default(), now)
 }
 
 /// Stores where its money is. The journal says why, in the same commit.
-pub(super) fn set_books(connection: &Connection, id: MandateId, books: Books) -> Result<(), LedgerError> {
+pub(super) fn set_balances(connection: &Connection, id: MandateId, balances: Balances) -> Result<(), LedgerError> {
     connection
         .prepare_cached(
             "UPDATE mandate SET restored = ?, overdrawn = ?, available = ?, reserved = ?, held = ?, paid = ?, returned = ?
              WHERE id = ?",
         )?
         .execute((
-            books.restored.units(),
-            books.overdrawn.units(),
-            books.available.units(),
-            books.reserved.units(),
-            books.held.units(),
-            books.paid.units(),
-            books.returned.units(),
+            balances.restored.units(),
+            balances.overdrawn.units(),
+            balances.available.units(),
+            balances.reserved.units(),
+            balances.held.units(),
+            balances.paid.units(),
+            balances.returned.units(),
             id.0.0,
         ))?;
     Ok(())
@@ -267,25 +268,30 @@ pub fn add_refunded(connection: &Connection, id: MandateId, amount: Amount) -> R
 ///
 /// # Errors
 /// Those of the store.
-pub fn set_opened(connection: &Connection, id: MandateId, place: Option<Place>) -> Result<(), LedgerError> {
-    set_place(connection, "opened", id, place)
+pub fn set_opened(connection: &Connection, id: MandateId, location: Option<TxLocation>) -> Result<(), LedgerError> {
+    set_location(connection, "opened", id, location)
 }
 
 /// Stores where it ended.
 ///
 /// # Errors
 /// Those of the store.
-pub fn set_ended(connection: &Connection, id: MandateId, place: Option<Place>) -> Result<(), LedgerError> {
-    set_place(connection, "ended", id, place)
+pub fn set_ended(connection: &Connection, id: MandateId, location: Option<TxLocation>) -> Result<(), LedgerError> {
+    set_location(connection, "ended", id, location)
 }
 
-fn set_place(connection: &Connection, what: &str, id: MandateId, place: Option<Place>) -> Result<(), LedgerError> {
+fn set_location(
+    connection: &Connection,
+    what: &str,
+    id: MandateId,
+    location: Option<TxLocation>,
+) -> Result<(), LedgerError> {
     connection
         .prepare_cached(&format!("UPDATE mandate SET {what}_block = ?, {what}_hash = ?, {what}_tx = ? WHERE id = ?"))?
         .execute((
-            place.map(|place| place.block),
-            place.map(|place| place.hash.0),
-            place.map(|place| place.tx.0),
+            location.map(|location| location.block),
+            location.map(|location| location.hash.0),
+            location.map(|location| location.tx.0),
             id.0.0,
         ))?;
     Ok(())
@@ -295,7 +301,7 @@ fn set_place(connection: &Connection, what: &str, id: MandateId, place: Option<P
 ///
 /// # Errors
 /// Those of the store.
-pub fn touched_by(connection: &Connection, block: B256) -> Result<Vec<Record>, LedgerError> {
+pub fn touched_by(connection: &Connection, block: B256) -> Result<Vec<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE opened_hash = ?1 OR ended_hash = ?1"))?
         .query_and_then([block.0], record)?
@@ -313,11 +319,6 @@ pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), L
     Ok(())
 }
 
-/// What it holds can be swept: a final block has reached its capture end, so that nothing is captured
-/// or released any more.
-pub(super) const HOLDS_ARE_OVER: &str = "held > 0 AND json_extract(terms, '$.capture_end') <= (SELECT time FROM block
-    WHERE final ORDER BY number DESC LIMIT 1)";
-
 /// The mandates under this guardian that are over and still have money that nothing accepted can
 /// claim, unless a transaction is about to return it. What a revocation returned is booked when it
 /// is final; what is released from holds after that is still to be returned, and what is held when the
@@ -325,7 +326,7 @@ pub(super) const HOLDS_ARE_OVER: &str = "held > 0 AND json_extract(terms, '$.cap
 ///
 /// # Errors
 /// Those of the store.
-pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Result<Vec<Record>, LedgerError> {
+pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Result<Vec<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!(
             // Each part has an index; no mandate's capture end is before its expiry.
@@ -348,7 +349,7 @@ pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Re
 ///
 /// # Errors
 /// Those of the store.
-pub fn any_frozen(connection: &Connection) -> Result<Option<Record>, LedgerError> {
+pub fn any_frozen(connection: &Connection) -> Result<Option<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE frozen IS NOT NULL LIMIT 1"))?
         .query_and_then([], record)?
@@ -360,7 +361,7 @@ pub fn any_frozen(connection: &Connection) -> Result<Option<Record>, LedgerError
 ///
 /// # Errors
 /// Those of the store.
-pub fn unexplained(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
+pub fn unexplained(connection: &Connection) -> Result<Vec<MandateRow>, LedgerError> {
     frozen(connection, "NOT examined")
 }
 
@@ -368,11 +369,11 @@ pub fn unexplained(connection: &Connection) -> Result<Vec<Record>, LedgerError> 
 ///
 /// # Errors
 /// Those of the store.
-pub fn all_frozen(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
+pub fn all_frozen(connection: &Connection) -> Result<Vec<MandateRow>, LedgerError> {
     frozen(connection, "TRUE")
 }
 
-fn frozen(connection: &Connection, condition: &str) -> Result<Vec<Record>, LedgerError> {
+fn frozen(connection: &Connection, condition: &str) -> Result<Vec<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM mandate WHERE frozen IS NOT NULL AND {condition} ORDER BY seq"
@@ -398,12 +399,12 @@ pub fn set_examined(connection: &Connection, id: MandateId, explained: bool) -> 
 ///
 /// # Errors
 /// Those of the store.
-pub fn expired_with_live_payments(connection: &Connection, time: Seconds) -> Result<Vec<Record>, LedgerError> {
+pub fn expired_with_live_payments(connection: &Connection, time: Seconds) -> Result<Vec<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM mandate WHERE ended_hash IS NULL AND expiry <= ?
              AND (id IN (SELECT mandate FROM payment WHERE state NOT IN ('settled', 'failed'))
-                OR id IN (SELECT mandate FROM card WHERE {UNHELD}))"
+                OR id IN (SELECT mandate FROM card WHERE {AWAITING_HOLD}))"
         ))?
         .query_and_then([time], record)?
         .collect()

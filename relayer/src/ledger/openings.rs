@@ -73,7 +73,7 @@ pub fn board(connection: &Connection, mandate: MandateId, tx: u64) -> Result<boo
 ///
 /// # Errors
 /// Those of the store.
-pub fn unboard(connection: &Connection, mandate: MandateId) -> Result<(), LedgerError> {
+pub fn detach_from_tx(connection: &Connection, mandate: MandateId) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE opening SET tx = NULL WHERE mandate = ?")?.execute([mandate.0.0])?;
     Ok(())
 }

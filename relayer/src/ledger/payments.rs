@@ -13,15 +13,16 @@ use uuid::Uuid;
 
 use super::{
     LedgerError, audit,
-    books::{self, Booking, Step},
-    cards::UNHELD,
-    journal::{self, About},
-    mandates::{self, Place},
+    balances::{self, LedgerEvent, Transition},
+    booking,
+    journal::EntryRefs,
+    mandates::{self, TxLocation},
+    sql::AWAITING_HOLD,
 };
 
 /// A payment.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct PaymentRow {
     /// Its place in the ledger.
     pub seq: u64,
     /// Its id.
@@ -84,10 +85,10 @@ const COLUMNS: &str = "seq, id, mandate, nonce, payee, amount, deadline, ref, di
     tx_hash, mined_block, metadata, created_at, updated_at";
 const LIVE: &str = "state NOT IN ('settled', 'failed')";
 
-fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
+fn record(row: &Row<'_>) -> Result<PaymentRow, LedgerError> {
     let state: String = row.get(10)?;
     let reason: Option<String> = row.get(11)?;
-    Ok(Record {
+    Ok(PaymentRow {
         seq: row.get(0)?,
         id: PaymentId(Uuid::from_bytes(row.get(1)?)),
         mandate: MandateId(row.get::<_, [u8; 32]>(2)?.into()),
@@ -108,7 +109,7 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     })
 }
 
-impl Record {
+impl PaymentRow {
     /// As the API shows it.
     #[must_use]
     pub fn view(self) -> api::Payment {
@@ -136,7 +137,7 @@ fn select(
     connection: &Connection,
     condition: &str,
     parameters: impl rusqlite::Params,
-) -> Result<Vec<Record>, LedgerError> {
+) -> Result<Vec<PaymentRow>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM payment WHERE {condition}"))?
         .query_and_then(parameters, record)?
@@ -147,7 +148,7 @@ fn select(
 ///
 /// # Errors
 /// Those of the store.
-pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<Record>, LedgerError> {
+pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<PaymentRow>, LedgerError> {
     Ok(select(connection, "digest = ?", [digest.0])?.pop())
 }
 
@@ -155,7 +156,7 @@ pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<Record>
 ///
 /// # Errors
 /// Those of the store.
-pub fn by_id(connection: &Connection, id: PaymentId) -> Result<Option<Record>, LedgerError> {
+pub fn by_id(connection: &Connection, id: PaymentId) -> Result<Option<PaymentRow>, LedgerError> {
     Ok(select(connection, "id = ?", [id.0.into_bytes()])?.pop())
 }
 
@@ -163,7 +164,7 @@ pub fn by_id(connection: &Connection, id: PaymentId) -> Result<Option<Record>, L
 ///
 /// # Errors
 /// Those of the store.
-pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<Record>, LedgerError> {
+pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<PaymentRow>, LedgerError> {
     Ok(select(connection, "mandate = ? AND nonce = ?", (mandate.0.0, nonce))?.pop())
 }
 
@@ -171,7 +172,7 @@ pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Resu
 ///
 /// # Errors
 /// Those of the store.
-pub fn mined_in(connection: &Connection, block: B256) -> Result<Vec<Record>, LedgerError> {
+pub fn mined_in(connection: &Connection, block: B256) -> Result<Vec<PaymentRow>, LedgerError> {
     select(connection, "mined_hash = ?", [block.0])
 }
 
@@ -179,7 +180,7 @@ pub fn mined_in(connection: &Connection, block: B256) -> Result<Vec<Record>, Led
 ///
 /// # Errors
 /// Those of the store.
-pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>, LedgerError> {
+pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<PaymentRow>, LedgerError> {
     select(connection, &format!("mandate = ? AND {LIVE} ORDER BY nonce"), [mandate.0.0])
 }
 
@@ -188,7 +189,11 @@ pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<Record>, 
 ///
 /// # Errors
 /// Those of the store.
-pub fn committed(connection: &Connection, mandate: &mandates::Record, now: Seconds) -> Result<Committed, LedgerError> {
+pub fn committed(
+    connection: &Connection,
+    mandate: &mandates::MandateRow,
+    now: Seconds,
+) -> Result<Committed, LedgerError> {
     if mandate.terms.window == 0 {
         return Ok(Committed::default());
     }
@@ -198,7 +203,7 @@ pub fn committed(connection: &Connection, mandate: &mandates::Record, now: Secon
     let waiting = format!(
         "SELECT deadline, amount FROM payment
             WHERE {LIVE} AND state IN ('reserved', 'submitted') AND mandate = ?1
-         UNION ALL SELECT deadline, amount FROM card WHERE mandate = ?1 AND {UNHELD}"
+         UNION ALL SELECT deadline, amount FROM card WHERE mandate = ?1 AND {AWAITING_HOLD}"
     );
     let counts_since = now.saturating_sub(RollingWindow::memory(&mandate.terms));
     Ok(Committed {
@@ -222,7 +227,7 @@ fn amounts(
 ///
 /// # Errors
 /// Those of the store.
-pub fn ruled_out_by(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Vec<Record>, LedgerError> {
+pub fn ruled_out_by(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Vec<PaymentRow>, LedgerError> {
     let floor = NonceWindow::floor(nonce);
     select(connection, &format!("mandate = ? AND {LIVE} AND (nonce = ? OR nonce < ?)"), (mandate.0.0, nonce, floor))
 }
@@ -231,7 +236,7 @@ pub fn ruled_out_by(connection: &Connection, mandate: MandateId, nonce: u32) -> 
 ///
 /// # Errors
 /// Those of the store.
-pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<Record>, LedgerError> {
+pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<PaymentRow>, LedgerError> {
     select(connection, &format!("deadline <= ? AND {LIVE}"), [time])
 }
 
@@ -257,7 +262,7 @@ pub fn to_send(
     mandate: MandateId,
     time: Seconds,
     limit: usize,
-) -> Result<Vec<Record>, LedgerError> {
+) -> Result<Vec<PaymentRow>, LedgerError> {
     select(
         connection,
         "state = 'reserved' AND reason IS NULL AND mandate = ? AND deadline > ? ORDER BY nonce LIMIT ?",
@@ -274,7 +279,7 @@ pub fn refused(
     (mandate, nonce): (MandateId, u32),
     time: Seconds,
     limit: usize,
-) -> Result<Vec<Record>, LedgerError> {
+) -> Result<Vec<PaymentRow>, LedgerError> {
     select(
         connection,
         "state = 'reserved' AND reason IS NOT NULL AND (mandate, nonce) > (?, ?) AND deadline > ?
@@ -312,7 +317,7 @@ fn lowest(
             "SELECT min(nonce) FROM (
                 SELECT min(nonce) AS nonce FROM payment WHERE mandate = ?1 AND state = 'submitted' AND {LIVE}
                 UNION ALL SELECT min(nonce) FROM payment WHERE mandate = ?1 AND {waiting}
-                UNION ALL SELECT min(nonce) FROM card WHERE mandate = ?1 AND {UNHELD}
+                UNION ALL SELECT min(nonce) FROM card WHERE mandate = ?1 AND {AWAITING_HOLD}
                     AND deadline > ?2)"
         ))?
         .query_row((mandate.0.0, time), |row| row.get(0))?)
@@ -322,7 +327,7 @@ fn lowest(
 ///
 /// # Errors
 /// Those of the store.
-pub fn riding_in(connection: &Connection, tx: u64) -> Result<Vec<Record>, LedgerError> {
+pub fn payments_in_tx(connection: &Connection, tx: u64) -> Result<Vec<PaymentRow>, LedgerError> {
     select(connection, "seq IN (SELECT payment FROM tx_payment WHERE tx = ?) ORDER BY seq", [tx])
 }
 
@@ -348,7 +353,7 @@ pub fn list(
     filter: Filter,
     before: Option<u64>,
     limit: u32,
-) -> Result<Vec<Record>, LedgerError> {
+) -> Result<Vec<PaymentRow>, LedgerError> {
     select(
         connection,
         "mandate IN (SELECT id FROM mandate WHERE agent = ?1 OR operator = ?1)
@@ -382,7 +387,7 @@ pub struct Admission {
 /// [`LedgerError::Inconsistent`] if it is not available, and those of the store.
 pub fn admit(
     connection: &Connection,
-    mandate: &mandates::Record,
+    mandate: &mandates::MandateRow,
     admission: &Admission,
     decision: &stipend_core::policy::Decision,
     now: Seconds,
@@ -408,7 +413,7 @@ pub fn admit(
             now,
         ))?;
     let seq = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
-    journal::book(connection, mandate, Booking::Reserve(body.amount), About::payment(seq), now)?;
+    booking::book(connection, mandate, LedgerEvent::Reserve(body.amount), EntryRefs::payment(seq), now)?;
     let data = json!({
         "payee": body.payee.to_string(), "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline,
         "ref": body.reference, "digest": digest, "decision": decision,
@@ -418,7 +423,7 @@ pub fn admit(
 
 /// Why and where a step was taken.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Because {
+pub struct TransitionContext {
     /// Why it failed, or waits.
     pub reason: Option<Code>,
     /// The transaction.
@@ -434,20 +439,20 @@ pub struct Because {
 /// [`LedgerError::Inconsistent`], and those of the store.
 pub fn step(
     connection: &Connection,
-    payment: &Record,
-    step: Step,
-    because: Because,
+    payment: &PaymentRow,
+    step: Transition,
+    context: TransitionContext,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    let state = books::next(payment.state, step)
+    let state = balances::next(payment.state, step)
         .ok_or_else(|| LedgerError::Inconsistent(format!("{} is {:?}: no {step:?}", payment.id, payment.state)))?;
     let mandate = mandates::get(connection, payment.mandate)?
         .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", payment.id)))?;
-    if let Some(booking) = books::booking_of(state, payment.amount) {
-        let about = About { block: because.block.map(|(number, _)| number), ..About::payment(payment.seq) };
-        journal::book(connection, &mandate, booking, about, now)?;
+    if let Some(event) = balances::event_of_state(state, payment.amount) {
+        let refs = EntryRefs { block: context.block.map(|(number, _)| number), ..EntryRefs::payment(payment.seq) };
+        booking::book(connection, &mandate, event, refs, now)?;
     }
-    let tx_hash = because.tx_hash.or(payment.tx_hash);
+    let tx_hash = context.tx_hash.or(payment.tx_hash);
     connection
         .prepare_cached(
             "UPDATE payment SET state = ?, reason = ?, tx_hash = ?, mined_block = ?, mined_hash = ?5,
@@ -455,21 +460,21 @@ pub fn step(
         )?
         .execute((
             state.name(),
-            because.reason.map(Code::name),
+            context.reason.map(Code::name),
             tx_hash.map(|hash| hash.0),
-            because.block.map(|(number, _)| number),
-            because.block.map(|(_, hash)| hash.0),
+            context.block.map(|(number, _)| number),
+            context.block.map(|(_, hash)| hash.0),
             now,
             payment.seq,
         ))?;
     let mut data = json!({ "amount": payment.amount, "nonce": payment.nonce, "payee": payment.payee.to_string() });
-    if let (Some(data), Some((number, hash))) = (data.as_object_mut(), because.block) {
+    if let (Some(data), Some((number, hash))) = (data.as_object_mut(), context.block) {
         data.insert("block".into(), json!({ "number": number, "hash": hash }));
     }
-    if let (Some(data), Some(reason)) = (data.as_object_mut(), because.reason) {
+    if let (Some(data), Some(reason)) = (data.as_object_mut(), context.reason) {
         data.insert("reason".into(), json!(reason));
     }
-    if let (Some(data), Step::Unmine { .. }) = (data.as_object_mut(), step) {
+    if let (Some(data), Transition::Unmine { .. }) = (data.as_object_mut(), step) {
         data.insert("unmined".into(), json!(true));
     }
     let event =
@@ -506,7 +511,12 @@ pub fn set_tx_hash(connection: &Connection, tx: u64, hash: B256) -> Result<(), L
 ///
 /// # Errors
 /// Those of the store.
-pub fn insert_foreign(connection: &Connection, kind: Foreign, spent: &Spent, place: Place) -> Result<(), LedgerError> {
+pub fn insert_foreign(
+    connection: &Connection,
+    kind: Foreign,
+    spent: &Spent,
+    location: TxLocation,
+) -> Result<(), LedgerError> {
     let kind = match kind {
         Foreign::Payment => "pay",
         Foreign::Hold => "hold",
@@ -522,8 +532,8 @@ pub fn insert_foreign(connection: &Connection, kind: Foreign, spent: &Spent, pla
             kind,
             spent.payee.0.0,
             spent.amount.units(),
-            place.tx.0,
-            place.hash.0,
+            location.tx.0,
+            location.hash.0,
         ))?;
     Ok(())
 }

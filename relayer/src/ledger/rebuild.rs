@@ -7,15 +7,16 @@ use stipend_core::{Amount, MandateId, Seconds};
 
 use super::{
     LedgerError,
-    books::Booking,
-    journal::{self, About},
+    balances::LedgerEvent,
+    booking,
+    journal::{self, EntryRefs},
     mandates,
 };
 
 /// Something that was accepted, as far as the chain had taken it.
 struct Accepted {
     mandate: MandateId,
-    about: About,
+    refs: EntryRefs,
     paid: Amount,
     held: Amount,
     back: Amount,
@@ -33,25 +34,25 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
         let ids = statement.query_map([], |row| row.get::<_, [u8; 32]>(0))?;
         ids.map(|id| Ok::<_, LedgerError>(MandateId(id?.into()))).collect::<Result<_, _>>()?
     };
-    let book = |id: MandateId, booking: Booking, about: About| {
+    let book = |id: MandateId, event: LedgerEvent, refs: EntryRefs| {
         let mandate = mandates::get(connection, id)?.ok_or_else(|| LedgerError::inconsistent("a mandate is gone"))?;
-        journal::book(connection, &mandate, booking, about, now)?;
+        booking::book(connection, &mandate, event, refs, now)?;
         Ok::<_, LedgerError>(mandate.seq)
     };
     for id in &ids {
-        book(*id, Booking::Forget, About::default())?;
+        book(*id, LedgerEvent::Forget, EntryRefs::default())?;
     }
-    for Accepted { mandate, about, paid, held, back, short } in accepted(connection)? {
-        let seq = book(mandate, Booking::Reopen { paid, held, back }, about)?;
-        if about.card.is_some() {
-            journal::give_back(connection, seq, paid, about, now)?;
-            journal::make_good(connection, seq, short, about, now)?;
+    for Accepted { mandate, refs, paid, held, back, short } in accepted(connection)? {
+        let seq = book(mandate, LedgerEvent::ReverseAccepted { paid, held, back }, refs)?;
+        if refs.card.is_some() {
+            journal::reverse_capture(connection, seq, paid, refs, now)?;
+            journal::reverse_shortfall(connection, seq, short, refs, now)?;
         }
     }
     for id in ids {
-        book(id, Booking::ForgetElsewhere, About::default())?;
+        book(id, LedgerEvent::ReverseExternal, EntryRefs::default())?;
     }
-    journal::unburn(connection, now)?;
+    journal::reverse_gas(connection, now)?;
     connection.execute_batch(
         "UPDATE mandate SET refunded = 0, opened_block = NULL, opened_hash = NULL, opened_tx = NULL,
             ended_block = NULL, ended_hash = NULL, ended_tx = NULL;
@@ -82,7 +83,7 @@ fn accepted(connection: &Connection) -> Result<Vec<Accepted>, LedgerError> {
         .query_and_then([], |row| {
             Ok(Accepted {
                 mandate: MandateId(row.get::<_, [u8; 32]>(0)?.into()),
-                about: About { payment: row.get(1)?, card: row.get(2)?, ..About::default() },
+                refs: EntryRefs { payment: row.get(1)?, card: row.get(2)?, ..EntryRefs::default() },
                 paid: amount(row, 3)?,
                 held: amount(row, 4)?,
                 back: amount(row, 5)?,

@@ -2,9 +2,9 @@
 
 use alloy_primitives::Address;
 
-use super::{House, Ledger, LedgerError, audit};
+use super::{Deployment, Ledger, LedgerError, audit};
 
-const HOUSE: House = House {
+const DEPLOYMENT: Deployment = Deployment {
     chain_id: 1,
     escrow: Address::repeat_byte(1),
     token: Address::repeat_byte(2),
@@ -41,7 +41,7 @@ async fn busy(ledger: &Ledger) -> std::sync::mpsc::Sender<()> {
 #[tokio::test]
 async fn a_command_that_fails_takes_back_its_own_changes_and_nobody_else_s() {
     let directory = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&directory.path().join("ledger"), HOUSE).unwrap();
+    let ledger = Ledger::open(&directory.path().join("ledger"), DEPLOYMENT).unwrap();
     let writer = ledger.writer();
     let release = busy(&ledger).await;
     let (first, bad, last, _) = tokio::join!(
@@ -64,7 +64,7 @@ async fn a_command_that_fails_takes_back_its_own_changes_and_nobody_else_s() {
 async fn is_unknown_and_stops(spoil: fn(&rusqlite::Transaction<'_>) -> Result<(), LedgerError>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger");
-    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
     let writer = ledger.writer();
     writer.write(|ledger| note(ledger, "before")).await.unwrap();
     let changes = ledger.changes();
@@ -84,7 +84,7 @@ async fn is_unknown_and_stops(spoil: fn(&rusqlite::Transaction<'_>) -> Result<()
     assert!(matches!(after, Err(LedgerError::Unknown)));
     assert_eq!(kinds(&ledger).await, ["before"]);
     drop(ledger);
-    assert_eq!(kinds(&Ledger::open(&path, HOUSE).unwrap()).await, ["before"]);
+    assert_eq!(kinds(&Ledger::open(&path, DEPLOYMENT).unwrap()).await, ["before"]);
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_transaction_that_the_database_takes_back_by_itself_stops_the_writer()
 async fn while_another_process_has_the_file_locked_what_is_asked_waits() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger");
-    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let write = ledger.writer().write(|ledger| note(ledger, "late"));
@@ -125,13 +125,13 @@ async fn while_another_process_has_the_file_locked_what_is_asked_waits() {
 async fn what_was_answered_is_there_for_every_reader_and_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger");
-    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
     for index in 0..20 {
         ledger.writer().write(move |ledger| note(ledger, &index.to_string())).await.unwrap();
         assert_eq!(kinds(&ledger).await.len(), index + 1);
     }
     drop(ledger);
-    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
     assert_eq!(kinds(&ledger).await.len(), 20);
 }
 
@@ -139,32 +139,32 @@ async fn what_was_answered_is_there_for_every_reader_and_after_a_restart() {
 async fn after_a_stop_the_file_alone_is_the_ledger() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger");
-    let ledger = Ledger::open(&path, HOUSE).unwrap();
+    let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
     ledger.writer().write(|ledger| note(ledger, "kept")).await.unwrap();
     assert_eq!(kinds(&ledger).await, ["kept"]);
     ledger.checkpoint().await.unwrap();
     let copy = directory.path().join("copy");
     std::fs::copy(&path, &copy).unwrap();
-    assert_eq!(kinds(&Ledger::open(&copy, HOUSE).unwrap()).await, ["kept"]);
+    assert_eq!(kinds(&Ledger::open(&copy, DEPLOYMENT).unwrap()).await, ["kept"]);
 }
 
 #[tokio::test]
 async fn one_process_one_house_one_version() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger");
-    let ledger = Ledger::open(&path, HOUSE).unwrap();
-    assert!(matches!(Ledger::open(&path, HOUSE), Err(LedgerError::InUse(_))));
+    let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
+    assert!(matches!(Ledger::open(&path, DEPLOYMENT), Err(LedgerError::InUse(_))));
     drop(ledger);
 
-    let other = House { escrow: Address::repeat_byte(9), ..HOUSE };
-    assert!(matches!(Ledger::open(&path, other), Err(LedgerError::OtherHouse { .. })));
+    let other = Deployment { escrow: Address::repeat_byte(9), ..DEPLOYMENT };
+    assert!(matches!(Ledger::open(&path, other), Err(LedgerError::WrongDeployment { .. })));
 
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert!(matches!(Ledger::open(&path, HOUSE), Err(LedgerError::Version { found: 99, .. })));
+    assert!(matches!(Ledger::open(&path, DEPLOYMENT), Err(LedgerError::Version { found: 99, .. })));
 
     let foreign = directory.path().join("foreign");
     rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE somebody (x)").unwrap();
-    assert!(matches!(Ledger::open(&foreign, HOUSE), Err(LedgerError::Version { found: 0, .. })));
+    assert!(matches!(Ledger::open(&foreign, DEPLOYMENT), Err(LedgerError::Version { found: 0, .. })));
 }
 
 /// Tables with their columns, and indexes.
@@ -185,7 +185,7 @@ async fn a_ledger_of_the_version_before_is_brought_up_to_date() {
     let directory = tempfile::tempdir().unwrap();
     let (fresh, old) = (directory.path().join("fresh"), directory.path().join("old"));
     for path in [&fresh, &old] {
-        drop(Ledger::open(path, HOUSE).unwrap());
+        drop(Ledger::open(path, DEPLOYMENT).unwrap());
     }
     let file = rusqlite::Connection::open(&old).unwrap();
     file.execute_batch(
@@ -208,7 +208,7 @@ async fn a_ledger_of_the_version_before_is_brought_up_to_date() {
     }
     drop(file);
     assert_ne!(shape(&fresh), shape(&old));
-    drop(Ledger::open(&old, HOUSE).unwrap());
+    drop(Ledger::open(&old, DEPLOYMENT).unwrap());
     assert_eq!(shape(&fresh), shape(&old));
 
     let file = rusqlite::Connection::open(&old).unwrap();
@@ -224,7 +224,7 @@ async fn a_ledger_of_the_version_before_is_brought_up_to_date() {
 #[tokio::test]
 async fn what_is_asked_of_a_reader_can_t_write() {
     let directory = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&directory.path().join("ledger"), HOUSE).unwrap();
+    let ledger = Ledger::open(&directory.path().join("ledger"), DEPLOYMENT).unwrap();
     let written = ledger.read(|ledger| note(ledger, "sneaky")).await;
     assert!(matches!(written, Err(LedgerError::Database(_))));
 }

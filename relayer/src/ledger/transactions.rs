@@ -4,10 +4,7 @@ use alloy_primitives::{Address, B256, Bytes};
 use rusqlite::{Connection, OptionalExtension, Row};
 use stipend_core::{Code, MandateId};
 
-use super::{
-    LedgerError,
-    mandates::{HOLDS_ARE_OVER, Place},
-};
+use super::{LedgerError, mandates::TxLocation, sql::HOLDS_ARE_OVER};
 
 /// What a transaction does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,7 +27,7 @@ pub enum Kind {
 
 /// A transaction.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct TransactionRow {
     /// Its place in the ledger.
     pub id: u64,
     /// Who sends it.
@@ -44,7 +41,7 @@ pub struct Record {
     /// Its gas limit.
     pub gas_limit: u64,
     /// Where it is mined.
-    pub mined: Option<Place>,
+    pub mined: Option<TxLocation>,
     /// Whether it succeeded, once mined.
     pub succeeded: Option<bool>,
     /// What it cost in wei, once mined.
@@ -89,7 +86,7 @@ const COLUMNS: &str =
     "id, submitter, nonce, kind, mandate, calldata, gas_limit, mined_block, mined_hash, mined_tx, succeeded, card,
     gas_cost";
 
-fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
+fn record(row: &Row<'_>) -> Result<TransactionRow, LedgerError> {
     let mandate = row.get::<_, Option<[u8; 32]>>(4)?.map(|id| MandateId(id.into()));
     let kind = match (row.get::<_, String>(3)?.as_str(), mandate, row.get::<_, Option<u64>>(11)?) {
         ("settle", None, None) => Kind::Settle,
@@ -104,10 +101,10 @@ fn record(row: &Row<'_>) -> Result<Record, LedgerError> {
     let mined = match row.get::<_, Option<u64>>(7)? {
         None => None,
         Some(block) => {
-            Some(Place { block, hash: row.get::<_, [u8; 32]>(8)?.into(), tx: row.get::<_, [u8; 32]>(9)?.into() })
+            Some(TxLocation { block, hash: row.get::<_, [u8; 32]>(8)?.into(), tx: row.get::<_, [u8; 32]>(9)?.into() })
         }
     };
-    Ok(Record {
+    Ok(TransactionRow {
         id: row.get(0)?,
         submitter: row.get::<_, [u8; 20]>(1)?.into(),
         nonce: row.get(2)?,
@@ -124,7 +121,7 @@ fn select(
     connection: &Connection,
     condition: &str,
     parameters: impl rusqlite::Params,
-) -> Result<Vec<Record>, LedgerError> {
+) -> Result<Vec<TransactionRow>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM tx WHERE {condition}"))?
         .query_and_then(parameters, record)?
@@ -191,7 +188,7 @@ pub fn board(connection: &Connection, tx: u64, payment: u64) -> Result<(), Ledge
 ///
 /// # Errors
 /// Those of the store.
-pub fn by_id(connection: &Connection, id: u64) -> Result<Option<Record>, LedgerError> {
+pub fn by_id(connection: &Connection, id: u64) -> Result<Option<TransactionRow>, LedgerError> {
     Ok(select(connection, "id = ?", [id])?.pop())
 }
 
@@ -199,7 +196,7 @@ pub fn by_id(connection: &Connection, id: u64) -> Result<Option<Record>, LedgerE
 ///
 /// # Errors
 /// Those of the store.
-pub fn pending(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
+pub fn pending(connection: &Connection) -> Result<Vec<TransactionRow>, LedgerError> {
     select(connection, "state <> 'final' AND state = 'pending' ORDER BY submitter, nonce", [])
 }
 
@@ -207,7 +204,7 @@ pub fn pending(connection: &Connection) -> Result<Vec<Record>, LedgerError> {
 ///
 /// # Errors
 /// Those of the store.
-pub fn pending_of(connection: &Connection, submitter: Address) -> Result<Vec<Record>, LedgerError> {
+pub fn pending_of(connection: &Connection, submitter: Address) -> Result<Vec<TransactionRow>, LedgerError> {
     let condition = "state <> 'final' AND state = 'pending' AND submitter = ? ORDER BY nonce";
     select(connection, condition, [submitter.0.0])
 }
@@ -253,7 +250,7 @@ pub fn mandates_of(connection: &Connection, tx: u64) -> Result<Vec<MandateId>, L
 ///
 /// # Errors
 /// Those of the store.
-pub fn bearers(connection: &Connection, tx: &Record) -> Result<Vec<(MandateId, u64)>, LedgerError> {
+pub fn gas_payers(connection: &Connection, tx: &TransactionRow) -> Result<Vec<(MandateId, u64)>, LedgerError> {
     let mut statement = connection.prepare_cached(
         "SELECT mandate, count(*) FROM (
             SELECT payment.mandate FROM tx_payment JOIN payment ON payment.seq = payment WHERE tx = ?1
@@ -261,8 +258,8 @@ pub fn bearers(connection: &Connection, tx: &Record) -> Result<Vec<(MandateId, u
             UNION ALL SELECT mandate FROM tx WHERE id = ?1 AND mandate IS NOT NULL)
          GROUP BY mandate ORDER BY mandate",
     )?;
-    let bearers = statement.query_map([tx.id], |row| Ok((row.get::<_, [u8; 32]>(0)?, row.get(1)?)))?;
-    bearers
+    let gas_payers = statement.query_map([tx.id], |row| Ok((row.get::<_, [u8; 32]>(0)?, row.get(1)?)))?;
+    gas_payers
         .map(|bearer| {
             let (mandate, rows) = bearer?;
             Ok((MandateId(mandate.into()), rows))
@@ -274,7 +271,7 @@ pub fn bearers(connection: &Connection, tx: &Record) -> Result<Vec<(MandateId, u
 ///
 /// # Errors
 /// Those of the store.
-pub fn is_pointless(connection: &Connection, tx: &Record) -> Result<bool, LedgerError> {
+pub fn is_pointless(connection: &Connection, tx: &TransactionRow) -> Result<bool, LedgerError> {
     let ask = |question: &str, subject: &dyn rusqlite::ToSql| -> Result<bool, LedgerError> {
         Ok(connection.prepare_cached(question)?.query_row([subject], |row| row.get(0))?)
     };
@@ -328,7 +325,7 @@ pub fn attempts(connection: &Connection, tx: u64) -> Result<Vec<Attempt>, Ledger
 ///
 /// # Errors
 /// Those of the store.
-pub fn of_attempt(connection: &Connection, hash: B256) -> Result<Option<Record>, LedgerError> {
+pub fn of_attempt(connection: &Connection, hash: B256) -> Result<Option<TransactionRow>, LedgerError> {
     Ok(select(connection, "id = (SELECT tx FROM attempt WHERE hash = ?)", [hash.0])?.pop())
 }
 
@@ -360,7 +357,7 @@ pub fn live_hashes(connection: &Connection) -> Result<Vec<B256>, LedgerError> {
 pub fn set_mined(
     connection: &Connection,
     tx: u64,
-    place: Place,
+    location: TxLocation,
     succeeded: bool,
     gas_cost: u128,
 ) -> Result<(), LedgerError> {
@@ -369,7 +366,7 @@ pub fn set_mined(
             "UPDATE tx SET state = 'mined', mined_block = ?, mined_hash = ?, mined_tx = ?, succeeded = ?, gas_cost = ?
              WHERE id = ?",
         )?
-        .execute((place.block, place.hash.0, place.tx.0, succeeded, gas_cost.to_be_bytes(), tx))?;
+        .execute((location.block, location.hash.0, location.tx.0, succeeded, gas_cost.to_be_bytes(), tx))?;
     Ok(())
 }
 
@@ -396,7 +393,7 @@ pub fn unmine(connection: &Connection, block: B256) -> Result<(), LedgerError> {
 ///
 /// # Errors
 /// Those of the store.
-pub fn finalize(connection: &Connection, block: B256) -> Result<Vec<Record>, LedgerError> {
+pub fn finalize(connection: &Connection, block: B256) -> Result<Vec<TransactionRow>, LedgerError> {
     let transactions = select(connection, "state = 'mined' AND mined_hash = ? ORDER BY nonce", [block.0])?;
     connection
         .prepare_cached("UPDATE tx SET state = 'final' WHERE state = 'mined' AND mined_hash = ?")?

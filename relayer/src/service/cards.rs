@@ -16,8 +16,8 @@ use crate::{
     cards::{
         CardsConfig,
         issuer::{Issuer, Transaction},
-        keeper,
         signature::SigningSecret,
+        worker,
     },
     clock,
     failpoint::{self, Point},
@@ -65,7 +65,7 @@ impl SignedHold {
 
 /// The issuer's question about a charge.
 #[derive(Debug, Clone)]
-pub struct Question {
+pub struct AuthorizationRequest {
     /// The issuer's name of the charge.
     pub transaction: String,
     /// The issuer's name of the card.
@@ -89,7 +89,7 @@ impl Service {
     ///
     /// # Errors
     /// `cards_not_offered`, `invalid_request` and `bad_signature`.
-    pub async fn recognise_hold(&self, body: NewCard) -> Result<SignedHold, Problem> {
+    pub async fn authenticate_hold(&self, body: NewCard) -> Result<SignedHold, Problem> {
         let treasury = self.cards_offered()?.config.treasury;
         let times = (body.deadline, body.capture_by);
         let hold = Hold::new(body.mandate, (treasury, body.amount), body.nonce, times, body.reference)
@@ -177,7 +177,7 @@ impl Service {
         Ok(Ok(Accepted { object: card.view(), replayed: false }))
     }
 
-    async fn card_of(&self, caller: Address, id: CardId, agent_only: bool) -> Result<records::Record, Problem> {
+    async fn card_of(&self, caller: Address, id: CardId, agent_only: bool) -> Result<records::CardRow, Problem> {
         let found = self.parts.ledger.read(move |ledger| {
             let Some(card) = records::by_id(ledger, id)? else { return Ok(None) };
             let terms = records::mandate_of(ledger, &card)?.terms;
@@ -207,7 +207,7 @@ impl Service {
     ) -> Result<Page<Card>, Problem> {
         let (limit, before) = (page.limit(), page.cursor()?);
         let list = self.parts.ledger.read(move |ledger| records::list(ledger, caller, mandate, before, limit + 1));
-        Ok(paged(list.await?, limit, |card| card.seq.to_string(), records::Record::view))
+        Ok(paged(list.await?, limit, |card| card.seq.to_string(), records::CardRow::view))
     }
 
     /// A card's number, for its agent alone. The look is in the trail before the number is fetched.
@@ -248,7 +248,7 @@ impl Service {
                     return Ok(Err(Problem::new(Code::CardNotActive, detail)));
                 }
             }
-            Ok(Ok(records::by_id(ledger, id)?.map(records::Record::view)))
+            Ok(Ok(records::by_id(ledger, id)?.map(records::CardRow::view)))
         };
         self.parts.ledger.writer().write(close).await??.ok_or_else(|| not_found("card"))
     }
@@ -258,14 +258,14 @@ impl Service {
     ///
     /// # Errors
     /// Those of the ledger: then there is no answer, and the issuer declines.
-    pub async fn answer(&self, question: Question) -> Result<Option<Code>, Problem> {
+    pub async fn answer(&self, question: AuthorizationRequest) -> Result<Option<Code>, Problem> {
         let at = At {
             head: self.parts.heads.borrow().block.number,
             confirmations: self.parts.confirmations,
             halted: self.parts.alarms.halted().is_some(),
             now: self.now(),
         };
-        let decide = move |ledger: &rusqlite::Transaction<'_>| judge(ledger, question, at);
+        let decide = move |ledger: &rusqlite::Transaction<'_>| decide_charge(ledger, question, at);
         let verdict = self.parts.ledger.writer().write(decide).await?;
         failpoint::pass(Point::ChargeDecided);
         Ok(verdict)
@@ -275,19 +275,19 @@ impl Service {
     ///
     /// # Errors
     /// Those of the ledger: then the issuer tells it again.
-    pub async fn take_in(&self, webhook: String, transaction: Option<Transaction>) -> Result<(), Problem> {
-        let take_in = move |ledger: &rusqlite::Transaction<'_>| {
+    pub async fn ingest_events(&self, webhook: String, transaction: Option<Transaction>) -> Result<(), Problem> {
+        let ingest_events = move |ledger: &rusqlite::Transaction<'_>| {
             if !charges::add_webhook(ledger, &webhook, clock::now())? {
                 return Ok(());
             }
             let Some(transaction) = transaction else { return Ok(()) };
             match records::by_token(ledger, &transaction.card_token)? {
-                Some(card) => keeper::take_in(ledger, card.seq, &transaction.events().collect::<Vec<_>>()),
+                Some(card) => worker::ingest_events(ledger, card.seq, &transaction.events().collect::<Vec<_>>()),
                 // A card that is not ours, or whose creation is not stored yet: asking tells later.
                 None => Ok(()),
             }
         };
-        self.parts.ledger.writer().write(take_in).await?;
+        self.parts.ledger.writer().write(ingest_events).await?;
         failpoint::pass(Point::WebhookTaken);
         Ok(())
     }
@@ -303,8 +303,12 @@ pub(crate) struct At {
 }
 
 /// Decides about a charge, within the writer's commit.
-pub(crate) fn judge(ledger: &Connection, question: Question, at: At) -> Result<Option<Code>, LedgerError> {
-    let Question { transaction, card: token, merchant, charge } = question;
+pub(crate) fn decide_charge(
+    ledger: &Connection,
+    question: AuthorizationRequest,
+    at: At,
+) -> Result<Option<Code>, LedgerError> {
+    let AuthorizationRequest { transaction, card: token, merchant, charge } = question;
     if let Some((_, cents, verdict)) = charges::answered(ledger, &transaction)? {
         // The same charge about another amount is not the same charge.
         return Ok(if cents == charge.cents { verdict } else { Some(Code::CardUsed) });
@@ -357,12 +361,12 @@ fn known(
     }
     let Some(key) = idempotency_key else { return Ok(None) };
     let Some(bought) = requests::bought(ledger, body.mandate.0.as_slice(), key)? else { return Ok(None) };
-    let card = |id| Ok(records::by_id(ledger, CardId(id))?.map(records::Record::view));
+    let card = |id| Ok(records::by_id(ledger, CardId(id))?.map(records::CardRow::view));
     replayed(bought, fingerprint(body)?, key, card).map(Some)
 }
 
 /// What the policy asks of a card beyond what it asks of a payment.
-fn add_card_rules(decision: &mut Decision, mandate: &mandates::Record, body: &NewCard, expires_at: Seconds) {
+fn add_card_rules(decision: &mut Decision, mandate: &mandates::MandateRow, body: &NewCard, expires_at: Seconds) {
     let mut rule = |rule: &str, code: Option<Code>, detail: String| {
         decision.rules.push(Verdict { rule: rule.into(), code, detail });
     };

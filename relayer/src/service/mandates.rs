@@ -12,7 +12,7 @@ use stipend_core::{
     intent::{MCCS_MAX, PAYEES_MAX, PURPOSE_MAX, Policy},
 };
 
-use super::{Accepted, PageQuery, Parts, Service, invalid, not_found, paged, replayed};
+use super::{Accepted, Deps, PageQuery, Service, invalid, not_found, paged, replayed};
 use crate::{
     chain::rpc::{Call, RpcError},
     clock,
@@ -89,7 +89,7 @@ impl Service {
 
     fn check_request(&self, body: &NewMandateRequest) -> Result<(), Problem> {
         let refuse = |detail: String| Err(Problem::new(Code::InvalidTerms, detail));
-        let Parts { house, .. } = *self.parts;
+        let Deps { deployment, .. } = *self.parts;
         if body.amount.is_zero() {
             return refuse("the amount is zero".into());
         }
@@ -121,7 +121,8 @@ impl Service {
             if payees.is_empty() || payees.len() > PAYEES_MAX {
                 return refuse(format!("a list of payees has 1 to {PAYEES_MAX}; leave it out to allow anyone"));
             }
-            if let Some(payee) = payees.iter().find(|payee| **payee == house.escrow || **payee == house.token) {
+            if let Some(payee) = payees.iter().find(|payee| **payee == deployment.escrow || **payee == deployment.token)
+            {
                 return refuse(format!("{payee} can't be paid: it is the escrow or the token"));
             }
             let distinct: std::collections::BTreeSet<_> = payees.iter().collect();
@@ -222,7 +223,7 @@ impl Service {
         body: &NewMandate,
         now: Seconds,
     ) -> Result<MandateId, Problem> {
-        let Parts { house, .. } = *self.parts;
+        let Deps { deployment, .. } = *self.parts;
         let refuse = |detail: String| Err(Problem::new(Code::InvalidTerms, detail));
         let guardian = body.terms.guardian;
         if body.terms.operator != operator {
@@ -234,8 +235,11 @@ impl Service {
         if !request.is_answered_by(&body.terms) {
             return refuse("the terms are not those that were asked for".into());
         }
-        if guardian != house.guardian {
-            return refuse(format!("the guardian of this relayer is {}, the terms name {guardian}", house.guardian));
+        if guardian != deployment.guardian {
+            return refuse(format!(
+                "the guardian of this relayer is {}, the terms name {guardian}",
+                deployment.guardian
+            ));
         }
         body.terms.check(now).map_err(|error| Problem::new(Code::InvalidTerms, error.to_string()))?;
         let authorization = &body.authorization;
@@ -248,7 +252,8 @@ impl Service {
         let domain = self.domain();
         let id = domain.mandate_id(&body.terms).map_err(|error| invalid(&error))?;
         let validity = (authorization.valid_after, authorization.valid_before);
-        let (_, digest) = receive_with_authorization(domain, house.token, (operator, body.terms.cap), validity, id);
+        let (_, digest) =
+            receive_with_authorization(domain, deployment.token, (operator, body.terms.cap), validity, id);
         match recover(digest, &authorization.signature) {
             Ok(signer) if signer == operator => Ok(id),
             Ok(signer) => Err(Problem::new(
@@ -262,7 +267,7 @@ impl Service {
     async fn simulate_opening(&self, opening: &Opening) -> Result<(), Problem> {
         let head = self.parts.heads.borrow().block.hash;
         let data = opening.calldata.clone();
-        let call = Call { from: None, to: self.parts.house.escrow, data, gas: None };
+        let call = Call { from: None, to: self.parts.deployment.escrow, data, gas: None };
         let Err(error) =
             self.parts.rpc.call::<MandateEscrow::openWithAuthorizationCall>(call, BlockId::hash(head)).await
         else {

@@ -13,7 +13,7 @@ use stipend_core::{
 };
 use tokio::time::Instant;
 
-use super::{Accepted, PageQuery, Parts, Service, invalid, not_found, of_agent, paged, replayed, signer};
+use super::{Accepted, Deps, PageQuery, Service, invalid, not_found, of_agent, paged, replayed, signer};
 use crate::{
     failpoint::{self, Point},
     ledger::{
@@ -58,7 +58,7 @@ impl Service {
     ///
     /// # Errors
     /// `invalid_request` and `bad_signature`.
-    pub async fn recognise(&self, body: NewPayment) -> Result<SignedPayment, Problem> {
+    pub async fn authenticate_payment(&self, body: NewPayment) -> Result<SignedPayment, Problem> {
         let NewPayment { mandate, payee, amount, nonce, deadline, reference, .. } = body;
         let spend = Spend::new(mandate, payee, amount, nonce, deadline, reference).map_err(|error| invalid(&error))?;
         let digest = self.domain().spend_digest(&spend);
@@ -147,22 +147,23 @@ impl Service {
     pub(super) fn decide(
         &self,
         ledger: &Connection,
-        mandate: &mandates::Record,
+        mandate: &mandates::MandateRow,
         proposal: &Proposal,
         (head, now): (u64, Seconds),
     ) -> Result<policy::Decision, LedgerError> {
-        let Parts { house, limits, confirmations, .. } = *self.parts;
+        let Deps { deployment, limits, confirmations, .. } = *self.parts;
         let committed = payments::committed(ledger, mandate, now)?;
         let standing = Standing {
             terms: &mandate.terms,
             intent: mandate.intent.as_ref(),
             state: mandate.state_for_new(head, confirmations),
-            available: mandate.books.available,
+            available: mandate.balances.available,
             highest_nonce: mandate.highest_nonce,
             committed: &committed,
         };
-        let house = policy::House { escrow: house.escrow, token: house.token, guardian: house.guardian };
-        Ok(policy::decide(&standing, proposal, &house, &limits, now))
+        let deployment =
+            policy::Deployment { escrow: deployment.escrow, token: deployment.token, guardian: deployment.guardian };
+        Ok(policy::decide(&standing, proposal, &deployment, &limits, now))
     }
 
     /// Adds what the host's gas budget says. Gas counts when its transaction is final.
@@ -170,7 +171,7 @@ impl Service {
         &self,
         ledger: &Connection,
         decision: &mut policy::Decision,
-        mandate: &mandates::Record,
+        mandate: &mandates::MandateRow,
         now: Seconds,
     ) -> Result<(), LedgerError> {
         let Some(budget) = self.parts.gas_budget else { return Ok(()) };
@@ -229,7 +230,7 @@ impl Service {
         let PaymentFilter { mandate, state, reference } = filter;
         let filter = payments::Filter { reader: caller, mandate, state, reference };
         let list = self.parts.ledger.read(move |ledger| payments::list(ledger, filter, before, limit + 1)).await?;
-        Ok(paged(list, limit, |payment| payment.seq.to_string(), payments::Record::view))
+        Ok(paged(list, limit, |payment| payment.seq.to_string(), payments::PaymentRow::view))
     }
 }
 
@@ -250,7 +251,7 @@ fn known(
     }
     let Some(key) = idempotency_key else { return Ok(None) };
     let Some(bought) = requests::bought(ledger, body.mandate.0.as_slice(), key)? else { return Ok(None) };
-    let payment = |id| Ok(payments::by_id(ledger, PaymentId(id))?.map(payments::Record::view));
+    let payment = |id| Ok(payments::by_id(ledger, PaymentId(id))?.map(payments::PaymentRow::view));
     replayed(bought, fingerprint(body)?, key, payment).map(Some)
 }
 

@@ -40,7 +40,7 @@ impl Service {
     ///
     /// # Errors
     /// `bad_signature`.
-    pub async fn recognise_revocation(
+    pub async fn authenticate_revocation(
         &self,
         mandate: MandateId,
         NewRevocation { signature }: NewRevocation,
@@ -56,7 +56,7 @@ impl Service {
     /// `not_found` unless its operator signed it, `foreign_guardian`, and those of the ledger.
     pub async fn revoke(&self, revocation: SignedRevocation) -> Result<Accepted<Mandate>, Problem> {
         self.running()?;
-        let guardian = self.parts.house.guardian;
+        let guardian = self.parts.deployment.guardian;
         let accept = move |ledger: &rusqlite::Transaction<'_>| {
             let SignedRevocation { mandate: id, signature, by } = revocation;
             let Some(record) = mandates::get(ledger, id)?.filter(|record| record.terms.operator == by) else {

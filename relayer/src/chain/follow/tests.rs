@@ -6,7 +6,7 @@ use url::Url;
 use super::*;
 use crate::{
     chain::rpc::scripted::{CONTRACT, Scripted},
-    ledger::House,
+    ledger::Deployment,
 };
 
 /// A follower on an empty ledger, with finality two blocks deep.
@@ -14,11 +14,12 @@ fn follower(nodes: &[&Scripted]) -> (Follower, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let urls: Vec<Url> = nodes.iter().map(|node| node.url.clone()).collect();
     let health = Health::default();
-    let house = House { chain_id: 1, escrow: CONTRACT, token: Address::ZERO, guardian: Address::repeat_byte(0xcc) };
+    let deployment =
+        Deployment { chain_id: 1, escrow: CONTRACT, token: Address::ZERO, guardian: Address::repeat_byte(0xcc) };
     let follower = Follower {
         rpc: Rpc::new(&urls, 1, health.clone()).unwrap(),
-        ledger: Ledger::open(&dir.path().join("ledger.db"), house).unwrap(),
-        bookkeeper: Bookkeeper { house },
+        ledger: Ledger::open(&dir.path().join("ledger.db"), deployment).unwrap(),
+        projector: Projector { deployment },
         finality: Finality::Depth(2),
         poll: Duration::from_millis(1),
         health,

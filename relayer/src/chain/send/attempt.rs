@@ -25,9 +25,9 @@ use crate::{
     failpoint::{self, Point},
     ledger::{
         LedgerError,
-        books::Step,
+        balances::Transition,
         openings,
-        payments::{self, Because},
+        payments::{self, TransitionContext},
         revocations,
         transactions::{self, Attempt, Kind, New},
     },
@@ -101,7 +101,7 @@ impl Sender {
             let gas_limit = CANCEL_GAS.min(tx.gas_limit);
             Draft { nonce: tx.nonce, to: lane.address, gas_limit, calldata: &empty, fees, cancels }
         } else {
-            let to = self.house.escrow;
+            let to = self.deployment.escrow;
             Draft { nonce: tx.nonce, to, gas_limit: tx.gas_limit, calldata: &tx.calldata, fees, cancels }
         };
         let attempt = self.sign(key, draft, head)?;
@@ -134,7 +134,7 @@ impl Sender {
 
     fn sign(&self, key: &PrivateKeySigner, draft: Draft<'_>, head: Head) -> Result<Attempt, SendError> {
         let mut transaction = TxEip1559 {
-            chain_id: self.house.chain_id,
+            chain_id: self.deployment.chain_id,
             nonce: draft.nonce,
             gas_limit: draft.gas_limit,
             max_fee_per_gas: draft.fees.max_fee.into(),
@@ -176,7 +176,7 @@ impl Sender {
                 (Kind::Settle, calldata, batch.gas_limit(), batch.rows)
             }
         };
-        let to = self.house.escrow;
+        let to = self.deployment.escrow;
         let attempt =
             self.sign(key, Draft { nonce, to, gas_limit, calldata: &calldata, fees, cancels: false }, head)?;
         failpoint::pass(Point::SendSigned);
@@ -201,8 +201,8 @@ impl Sender {
                     .filter(|payment| payment.state == PaymentState::Reserved)
                     .ok_or_else(|| LedgerError::Inconsistent(format!("{} waits no longer", row.payment.id)))?;
                 transactions::board(ledger, id, payment.seq)?;
-                let because = Because { tx_hash: Some(new.attempt.hash), ..Because::default() };
-                payments::step(ledger, &payment, Step::Submit, because, now)?;
+                let context = TransitionContext { tx_hash: Some(new.attempt.hash), ..TransitionContext::default() };
+                payments::step(ledger, &payment, Transition::Submit, context, now)?;
             }
             let tx = transactions::by_id(ledger, id)?
                 .ok_or_else(|| LedgerError::inconsistent("a transaction that was just stored is gone"))?;

@@ -100,8 +100,8 @@ impl Sender {
 
     /// Whether the guardian allows a submitter.
     pub(super) async fn is_allowed(&self, submitter: Address, head: Head) -> Result<bool, RpcError> {
-        let question = MandateEscrow::isSubmitterCall { guardian: self.house.guardian, submitter };
-        let call = Call { from: None, to: self.house.escrow, data: question.abi_encode().into(), gas: None };
+        let question = MandateEscrow::isSubmitterCall { guardian: self.deployment.guardian, submitter };
+        let call = Call { from: None, to: self.deployment.escrow, data: question.abi_encode().into(), gas: None };
         self.rpc.call::<MandateEscrow::isSubmitterCall>(call, BlockId::hash(head.block.hash)).await
     }
 
@@ -130,7 +130,7 @@ impl Sender {
         });
         self.warn_or_clear("funds", list(short));
         let removed = ours().filter(|lane| lane.removed).map(|lane| {
-            let (guardian, submitter) = (self.house.guardian, lane.address);
+            let (guardian, submitter) = (self.deployment.guardian, lane.address);
             format!(
                 "the guardian {guardian} does not allow the submitter {submitter}: nothing is signed with it; send \
                  setSubmitter({submitter}, true) to the escrow from the guardian, or take it out of the settings"

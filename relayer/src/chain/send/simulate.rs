@@ -142,7 +142,7 @@ impl Sender {
     /// Why a row fails by itself.
     async fn refusal(&self, from: Address, row: &Row, head: Head) -> Result<Code, SendError> {
         let question = row.question(from).ok_or_else(|| LedgerError::inconsistent("a row that can't be encoded"))?;
-        let call = Call { from: None, to: self.house.escrow, data: question, gas: None };
+        let call = Call { from: None, to: self.deployment.escrow, data: question, gas: None };
         let reason = self.rpc.call::<MandateEscrow::canSpendCall>(call, BlockId::hash(head.block.hash)).await?;
         // What the view lets pass and the verb does not can only be the token.
         Ok(Code::from_reason(reason).unwrap_or(Code::TransferFailed))
@@ -155,7 +155,7 @@ impl Sender {
         gas: u64,
         head: Head,
     ) -> Result<C::Return, RpcError> {
-        let call = Call { from: Some(from), to: self.house.escrow, data: calldata.clone(), gas: Some(gas) };
+        let call = Call { from: Some(from), to: self.deployment.escrow, data: calldata.clone(), gas: Some(gas) };
         self.rpc.call::<C>(call, BlockId::hash(head.block.hash)).await
     }
 

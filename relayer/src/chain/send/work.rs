@@ -19,7 +19,7 @@ use crate::{
     },
     ledger::{
         LedgerError, cards, mandates, openings,
-        payments::{self, Record},
+        payments::{self, PaymentRow},
         revocations,
         transactions::{self, Kind},
     },
@@ -38,7 +38,7 @@ pub(super) struct At {
 }
 
 impl At {
-    fn is_open(self, mandate: &mandates::Record) -> bool {
+    fn is_open(self, mandate: &mandates::MandateRow) -> bool {
         mandate.state(self.head.block.number, self.confirmations) == MandateState::Open
     }
 
@@ -91,13 +91,13 @@ pub(super) fn calls(ledger: &Connection, at: At, later: &HashSet<Kind>) -> Resul
     Ok(calls)
 }
 
-fn end_of(card: &cards::Record) -> Kind {
+fn end_of(card: &cards::CardRow) -> Kind {
     if card.to_capture.unwrap_or_default().is_zero() { Kind::Release(card.seq) } else { Kind::Capture(card.seq) }
 }
 
 /// The mandates that are over and have something left.
 pub(super) fn sweeps(ledger: &Connection, guardian: Address, at: At) -> Result<Vec<Single>, LedgerError> {
-    let sweep = |mandate: mandates::Record| {
+    let sweep = |mandate: mandates::MandateRow| {
         let terms = terms_on_chain(&mandate.terms).map_err(LedgerError::inconsistent)?;
         let calldata = MandateEscrow::sweepCall { terms }.abi_encode().into();
         Ok(Single { kind: Kind::Sweep(mandate.id), calldata, uses: None })
@@ -163,7 +163,7 @@ pub(super) fn refused(
     // They come by mandate.
     let mut of = None;
     for payment in waiting {
-        let Record { mandate: id, .. } = payment;
+        let PaymentRow { mandate: id, .. } = payment;
         if of.as_ref().is_none_or(|(known, _)| *known != id) {
             let open = mandates::get(ledger, id)?.filter(|mandate| at.is_open(mandate));
             of = Some((id, open.map(|mandate| (Arc::new(mandate.terms), mandate.intent.map(Arc::new)))));
@@ -210,7 +210,7 @@ pub(super) fn holders(
     Ok(holders)
 }
 
-fn hold_calldata(card: &cards::Record, mandate: &mandates::Record) -> Option<Bytes> {
+fn hold_calldata(card: &cards::CardRow, mandate: &mandates::MandateRow) -> Option<Bytes> {
     let times = (card.deadline, card.capture_by);
     let hold = Hold::new(card.mandate, (card.payee, card.amount), card.nonce, times, card.reference).ok()?;
     let payees = mandate.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref()).unwrap_or_default();

@@ -5,11 +5,12 @@ use rusqlite::Connection;
 use serde_json::json;
 use stipend_core::{Amount, Code, Seconds, card::CardState};
 
-use super::{Record, mandate_of, note, set_settled, step};
+use super::{CardRow, mandate_of, note, set_settled, step};
 use crate::ledger::{
     LedgerError,
-    books::Booking,
-    journal::{self, About},
+    balances::LedgerEvent,
+    booking,
+    journal::{self, EntryRefs},
 };
 
 /// A card whose hold can never be placed: its reservation returns. One that nobody was given has
@@ -17,33 +18,33 @@ use crate::ledger::{
 ///
 /// # Errors
 /// [`LedgerError::Inconsistent`], and those of the store.
-pub fn give_up_hold(connection: &Connection, card: Record, reason: Code, now: Seconds) -> Result<(), LedgerError> {
+pub fn give_up_hold(connection: &Connection, card: CardRow, reason: Code, now: Seconds) -> Result<(), LedgerError> {
     let mandate = mandate_of(connection, &card)?;
-    journal::book(connection, &mandate, Booking::Unreserve(card.amount), About::card(card.seq), now)?;
+    booking::book(connection, &mandate, LedgerEvent::Unreserve(card.amount), EntryRefs::card(card.seq), now)?;
     if card.state == CardState::Requested {
         return step(connection, &card, CardState::Failed, Some(reason), None, now);
     }
     let released = card.amount;
     set_settled(connection, card.seq, (Amount::ZERO, released), None)?;
     note(connection, &card, "card.hold_lost", None, json!({ "released": released, "reason": reason }), now)?;
-    wind_up(connection, Record { released, ..card }, (Some(reason), None), now)
+    finish(connection, CardRow { released, ..card }, (Some(reason), None), now)
 }
 
-/// Ends a card whose hold is empty. It is closed when the issuer has said so too, which the keeper
+/// Ends a card whose hold is empty. It is closed when the issuer has said so too, which the card worker
 /// asks for: whoever emptied the hold told nobody.
 ///
 /// # Errors
 /// [`LedgerError::Inconsistent`], and those of the store.
-pub fn wind_up(
+pub fn finish(
     connection: &Connection,
-    mut card: Record,
+    mut card: CardRow,
     (reason, tx_hash): (Option<Code>, Option<B256>),
     now: Seconds,
 ) -> Result<(), LedgerError> {
     if !card.left().is_zero() || card.state.is_final() {
         return Ok(());
     }
-    // Far behind, a hold can be placed and emptied before the keeper has looked at it.
+    // Far behind, a hold can be placed and emptied before the worker has looked at it.
     if card.state == CardState::Requested {
         step(connection, &card, CardState::Held, None, tx_hash, now)?;
         card.state = CardState::Held;
@@ -54,7 +55,7 @@ pub fn wind_up(
     }
     let Some(to_capture) = card.to_capture else { return Ok(()) };
     // It was to be captured, and never can be.
-    fall_short(connection, &card, (to_capture, card.captured), now)?;
+    record_shortfall(connection, &card, (to_capture, card.captured), now)?;
     step(connection, &card, CardState::Closed, None, tx_hash, now)
 }
 
@@ -62,9 +63,9 @@ pub fn wind_up(
 ///
 /// # Errors
 /// Those of the store.
-pub fn fall_short(
+pub fn record_shortfall(
     connection: &Connection,
-    card: &Record,
+    card: &CardRow,
     (cleared, captured): (Amount, Amount),
     now: Seconds,
 ) -> Result<(), LedgerError> {
@@ -74,5 +75,5 @@ pub fn fall_short(
     let data = json!({ "cleared": cleared, "captured": captured, "shortfall": shortfall });
     note(connection, card, "card.shortfall", None, data, now)?;
     let mandate = mandate_of(connection, card)?.seq;
-    journal::fall_short(connection, mandate, shortfall, About::card(card.seq), now)
+    journal::record_shortfall(connection, mandate, shortfall, EntryRefs::card(card.seq), now)
 }

@@ -19,7 +19,7 @@ async fn a_worker_that_panics_ends_the_relayer_and_the_next_start_goes_on() -> R
     for (failpoint, said) in [
         ("mine.committed:1:panic", "the follower panicked"),
         ("settle.stored:1:panic", "the sender panicked"),
-        ("card.creating:1:panic", "the keeper of cards panicked"),
+        ("card.creating:1:panic", "the card worker panicked"),
     ] {
         world.relayer.stop()?;
         world.relayer.begin_to_die_at(failpoint)?;

@@ -1,4 +1,4 @@
-//! Books what the chain says. Three hooks: a block was mined, a block was unmined, a block is final.
+//! Projects what the chain says onto the ledger; never talks to a node. Three hooks: a block was mined, a block was unmined, a block is final.
 //! Only the last moves money for good. They run inside the ledger's commit and do no I/O of their
 //! own.
 
@@ -7,21 +7,24 @@ use rusqlite::Connection;
 use serde_json::json;
 use stipend_core::{Amount, Code, MandateId, Seconds, Terms, api::PaymentState, nonce::NonceWindow};
 
-use super::{
-    fact::{Fact, Refund},
-    rpc::Receipt,
-};
-use crate::ledger::{
-    House, LedgerError, audit,
-    blocks::{self, Block, Log},
-    books::{Booking, Step},
-    cards, gas,
-    journal::{self, About},
-    mandates::{self, Place},
-    openings,
-    payments::{self, Because, Foreign, Spent},
-    requests, revocations,
-    transactions::{self, Kind},
+mod escrow_event;
+
+use escrow_event::{EscrowEvent, Refund};
+
+use crate::{
+    chain::rpc::Receipt,
+    ledger::{
+        Deployment, LedgerError, audit,
+        balances::{LedgerEvent, Transition},
+        blocks::{self, Block, Log},
+        booking, cards, gas,
+        journal::{self, EntryRefs},
+        mandates::{self, TxLocation},
+        openings,
+        payments::{self, Foreign, Spent, TransitionContext},
+        requests, revocations,
+        transactions::{self, Kind},
+    },
 };
 
 /// A block with what it says about us.
@@ -35,14 +38,14 @@ pub struct MinedBlock {
     pub receipts: Vec<Receipt>,
 }
 
-/// Books for one house.
+/// Projects what the chain says onto the ledger of one deployment.
 #[derive(Clone, Copy, Debug)]
-pub struct Bookkeeper {
-    /// The house.
-    pub house: House,
+pub struct Projector {
+    /// The deployment.
+    pub deployment: Deployment,
 }
 
-impl Bookkeeper {
+impl Projector {
     /// A block was appended to the chain.
     ///
     /// # Errors
@@ -52,23 +55,23 @@ impl Bookkeeper {
         blocks::push(ledger, block, &mined.logs)?;
         for receipt in &mined.receipts {
             if let Some(tx) = transactions::of_attempt(ledger, receipt.hash)? {
-                let place = Place { block: block.number, hash: block.hash, tx: receipt.hash };
+                let location = TxLocation { block: block.number, hash: block.hash, tx: receipt.hash };
                 let succeeded = receipt.succeeded && !transactions::cancels(ledger, receipt.hash)?;
-                transactions::set_mined(ledger, tx.id, place, succeeded, receipt.cost)?;
+                transactions::set_mined(ledger, tx.id, location, succeeded, receipt.cost)?;
             }
         }
         for log in &mined.logs {
-            let place = Place { block: block.number, hash: block.hash, tx: log.tx_hash };
-            match Fact::read(log) {
-                Some(Fact::Opened(id, terms)) => self.opened(ledger, id, &terms, place, now)?,
-                Some(Fact::Spent(spent)) => spent_mined(ledger, spent, place, now)?,
-                Some(Fact::Held { mandate, nonce, payee, amount, capture_by }) => {
-                    held_mined(ledger, mandate, (nonce, payee, amount, capture_by), place, now)?;
+            let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
+            match EscrowEvent::read(log) {
+                Some(EscrowEvent::Opened(id, terms)) => self.opened(ledger, id, &terms, location, now)?,
+                Some(EscrowEvent::Spent(spent)) => spent_mined(ledger, spent, location, now)?,
+                Some(EscrowEvent::Held { mandate, nonce, payee, amount, capture_by }) => {
+                    held_mined(ledger, mandate, (nonce, payee, amount, capture_by), location, now)?;
                 }
                 // They follow from a hold that is known, or come from outside; what they move is booked when
                 // final.
-                Some(Fact::Captured { .. } | Fact::Released { .. } | Fact::Refunded(_)) => {}
-                Some(Fact::Skipped { mandate, nonce, reason }) => {
+                Some(EscrowEvent::Captured { .. } | EscrowEvent::Released { .. } | EscrowEvent::Refunded(_)) => {}
+                Some(EscrowEvent::Skipped { mandate, nonce, reason }) => {
                     // A hint that anybody can cause: it counts only in our own transactions, by row.
                     if let Some(tx) = transactions::of_attempt(ledger, log.tx_hash)?
                         && let Some(payment) = payments::by_nonce(ledger, mandate, nonce)?
@@ -76,18 +79,20 @@ impl Bookkeeper {
                         transactions::set_skipped(ledger, tx.id, payment.seq, reason)?;
                     }
                 }
-                Some(Fact::Revoked { mandate, by }) => {
-                    ended(ledger, mandate, place, "mandate.revoked", json!({ "by": by.to_string() }), now)?;
+                Some(EscrowEvent::Revoked { mandate, by }) => {
+                    ended(ledger, mandate, location, "mandate.revoked", json!({ "by": by.to_string() }), now)?;
                 }
-                Some(Fact::Returned { mandate, to, from_remaining, from_held }) => {
+                Some(EscrowEvent::Returned { mandate, to, from_remaining, from_held }) => {
                     let data =
                         json!({ "to": to.to_string(), "from_remaining": from_remaining, "from_held": from_held });
-                    ended(ledger, mandate, place, "mandate.returned", data, now)?;
+                    ended(ledger, mandate, location, "mandate.returned", data, now)?;
                 }
-                Some(Fact::SubmitterSet { guardian, submitter, allowed: true }) if guardian == self.house.guardian => {
+                Some(EscrowEvent::SubmitterSet { guardian, submitter, allowed: true })
+                    if guardian == self.deployment.guardian =>
+                {
                     blocks::add_submitter(ledger, submitter)?;
                 }
-                Some(Fact::SubmitterSet { .. }) | None => {}
+                Some(EscrowEvent::SubmitterSet { .. }) | None => {}
             }
         }
         Ok(())
@@ -102,14 +107,14 @@ impl Bookkeeper {
         transactions::unmine(ledger, block.hash)?;
         for payment in payments::mined_in(ledger, block.hash)? {
             let held = transactions::holds_live(ledger, payment.seq)?;
-            payments::step(ledger, &payment, Step::Unmine { held }, Because::default(), now)?;
+            payments::step(ledger, &payment, Transition::Unmine { held }, TransitionContext::default(), now)?;
         }
         for card in cards::held_in(ledger, block.hash)? {
             cards::set_held(ledger, card.seq, None)?;
             cards::note(ledger, &card, "card.unmined", None, json!({}), now)?;
         }
         for mandate in mandates::touched_by(ledger, block.hash)? {
-            let by_this = |place: Option<Place>| place.is_some_and(|place| place.hash == block.hash);
+            let by_this = |location: Option<TxLocation>| location.is_some_and(|location| location.hash == block.hash);
             if by_this(mandate.ended) {
                 mandates::set_ended(ledger, mandate.id, None)?;
             }
@@ -132,23 +137,23 @@ impl Bookkeeper {
     /// Those of the ledger.
     pub fn finalize(&self, ledger: &Connection, block: Block, now: Seconds) -> Result<(), LedgerError> {
         for log in blocks::logs(ledger, block.number)? {
-            let place = Place { block: block.number, hash: block.hash, tx: log.tx_hash };
-            match Fact::read(&log) {
-                Some(Fact::Spent(spent)) => spent_final(ledger, spent, place, now)?,
-                Some(Fact::Held { mandate, nonce, payee, amount, .. }) => {
-                    held_final(ledger, Spent { mandate, nonce, payee, amount }, place, now)?;
+            let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
+            match EscrowEvent::read(&log) {
+                Some(EscrowEvent::Spent(spent)) => spent_final(ledger, spent, location, now)?,
+                Some(EscrowEvent::Held { mandate, nonce, payee, amount, .. }) => {
+                    held_final(ledger, Spent { mandate, nonce, payee, amount }, location, now)?;
                 }
-                Some(Fact::Captured { mandate, nonce, amount }) => {
-                    hold_ended(ledger, mandate, nonce, (amount, Amount::ZERO), place, now)?;
+                Some(EscrowEvent::Captured { mandate, nonce, amount }) => {
+                    hold_ended(ledger, mandate, nonce, (amount, Amount::ZERO), location, now)?;
                 }
-                Some(Fact::Released { mandate, nonce, amount }) => {
-                    hold_ended(ledger, mandate, nonce, (Amount::ZERO, amount), place, now)?;
+                Some(EscrowEvent::Released { mandate, nonce, amount }) => {
+                    hold_ended(ledger, mandate, nonce, (Amount::ZERO, amount), location, now)?;
                 }
-                Some(Fact::Refunded(refund)) => refunded_final(ledger, refund, place, now)?,
-                Some(Fact::Revoked { mandate, .. }) => fail_all(ledger, mandate, Code::Ended, now)?,
-                Some(Fact::Returned { mandate, from_remaining, from_held, .. }) => {
+                Some(EscrowEvent::Refunded(refund)) => refunded_final(ledger, refund, location, now)?,
+                Some(EscrowEvent::Revoked { mandate, .. }) => fail_all(ledger, mandate, Code::Ended, now)?,
+                Some(EscrowEvent::Returned { mandate, from_remaining, from_held, .. }) => {
                     fail_all(ledger, mandate, Code::Ended, now)?;
-                    returned_final(ledger, mandate, (from_remaining, from_held), place, now)?;
+                    returned_final(ledger, mandate, (from_remaining, from_held), location, now)?;
                 }
                 _ => {}
             }
@@ -160,7 +165,7 @@ impl Bookkeeper {
                 Kind::Settle => self.batch_final(ledger, &tx, now)?,
                 // Dead unless it succeeded; then the opening's own event has said all.
                 Kind::Open(mandate) if tx.succeeded != Some(true) => {
-                    openings::unboard(ledger, mandate)?;
+                    openings::detach_from_tx(ledger, mandate)?;
                 }
                 Kind::Revoke(mandate) if tx.succeeded != Some(true) => revocations::set_tx(ledger, mandate, None)?,
                 Kind::Open(_)
@@ -180,16 +185,16 @@ impl Bookkeeper {
         ledger: &Connection,
         id: MandateId,
         terms: &Terms,
-        place: Place,
+        location: TxLocation,
         now: Seconds,
     ) -> Result<(), LedgerError> {
         let request = requests::of_intent(ledger, terms.agent, terms.intent)?;
         // Others use the escrow too; only what we can have a part in is ours to follow.
-        if terms.guardian != self.house.guardian && request.is_none() {
+        if terms.guardian != self.deployment.guardian && request.is_none() {
             return Ok(());
         }
         mandates::ensure(ledger, id, terms, now)?;
-        mandates::set_opened(ledger, id, Some(place))?;
+        mandates::set_opened(ledger, id, Some(location))?;
         let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
         // The first mandate that gives what was asked for answers the request; from then on its
         // intent's hash is public, and anybody could open another one under it.
@@ -204,19 +209,25 @@ impl Bookkeeper {
         }
         let data = json!({
             "cap": terms.cap, "operator": terms.operator.to_string(), "agent": terms.agent.to_string(),
-            "expiry": terms.expiry, "block": { "number": place.block, "hash": place.hash },
+            "expiry": terms.expiry, "block": { "number": location.block, "hash": location.hash },
         });
-        audit::append(ledger, now, audit::Event { tx_hash: Some(place.tx), data, ..mandate.event("mandate.opened") })
+        audit::append(ledger, now, audit::Event { tx_hash: Some(location.tx), data, ..mandate.event("mandate.opened") })
     }
 
     /// A batch of ours is final: what it did not pay waits again, or can never be paid any more.
-    fn batch_final(&self, ledger: &Connection, tx: &transactions::Record, now: Seconds) -> Result<(), LedgerError> {
-        for payment in payments::riding_in(ledger, tx.id)? {
+    fn batch_final(
+        &self,
+        ledger: &Connection,
+        tx: &transactions::TransactionRow,
+        now: Seconds,
+    ) -> Result<(), LedgerError> {
+        for payment in payments::payments_in_tx(ledger, tx.id)? {
             if payment.state != PaymentState::Submitted || transactions::holds_live(ledger, payment.seq)? {
                 continue;
             }
             let skipped = transactions::skipped(ledger, tx.id, payment.seq)?;
-            let because = Because { reason: skipped, tx_hash: tx.mined.map(|place| place.tx), block: None };
+            let context =
+                TransitionContext { reason: skipped, tx_hash: tx.mined.map(|location| location.tx), block: None };
             // Nobody else can send it, and every transaction that held it is final: the money may
             // go back, and this very commit makes sure that it is never sent again. What only came
             // too early, as when a reorg moved the opening behind it or the rolling window was full,
@@ -225,7 +236,7 @@ impl Bookkeeper {
             let too_early = |reason| matches!(reason, UnknownMandate | NotSubmitter | NotStarted | WindowExceeded);
             let refused = skipped.is_some_and(|reason| !too_early(reason));
             let dead = refused && self.only_we_submit(ledger, payment.mandate)?;
-            payments::step(ledger, &payment, if dead { Step::Fail } else { Step::GiveUp }, because, now)?;
+            payments::step(ledger, &payment, if dead { Transition::Fail } else { Transition::GiveUp }, context, now)?;
         }
         Ok(())
     }
@@ -234,19 +245,25 @@ impl Bookkeeper {
     ///
     /// # Errors
     /// Those of the ledger.
-    pub fn dead(&self, ledger: &Connection, tx: &transactions::Record, now: Seconds) -> Result<(), LedgerError> {
+    pub fn dead(
+        &self,
+        ledger: &Connection,
+        tx: &transactions::TransactionRow,
+        now: Seconds,
+    ) -> Result<(), LedgerError> {
         transactions::set_dead(ledger, tx.id)?;
         match tx.kind {
             Kind::Settle => self.batch_final(ledger, tx, now),
-            Kind::Open(mandate) => openings::unboard(ledger, mandate),
+            Kind::Open(mandate) => openings::detach_from_tx(ledger, mandate),
             Kind::Revoke(mandate) => revocations::set_tx(ledger, mandate, None),
             Kind::Sweep(_) | Kind::Hold(_) | Kind::Capture(_) | Kind::Release(_) => Ok(()),
         }
     }
 
     fn only_we_submit(&self, ledger: &Connection, mandate: MandateId) -> Result<bool, LedgerError> {
-        let guarded = mandates::get(ledger, mandate)?
-            .is_some_and(|mandate| !mandate.terms.guardian.is_zero() && mandate.terms.guardian == self.house.guardian);
+        let guarded = mandates::get(ledger, mandate)?.is_some_and(|mandate| {
+            !mandate.terms.guardian.is_zero() && mandate.terms.guardian == self.deployment.guardian
+        });
         Ok(guarded && blocks::only_our_submitters(ledger)?)
     }
 
@@ -273,21 +290,22 @@ impl Bookkeeper {
 }
 
 /// The payment that this event settles, if it is ours: equal in mandate, nonce, payee and amount.
-fn settled_by(ledger: &Connection, spent: Spent) -> Result<Option<payments::Record>, LedgerError> {
+fn settled_by(ledger: &Connection, spent: Spent) -> Result<Option<payments::PaymentRow>, LedgerError> {
     Ok(payments::by_nonce(ledger, spent.mandate, spent.nonce)?
         .filter(|payment| payment.payee == spent.payee && payment.amount == spent.amount))
 }
 
-fn spent_mined(ledger: &Connection, spent: Spent, place: Place, now: Seconds) -> Result<(), LedgerError> {
+fn spent_mined(ledger: &Connection, spent: Spent, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
-    let because = Because { reason: None, tx_hash: Some(place.tx), block: Some((place.block, place.hash)) };
+    let context =
+        TransitionContext { reason: None, tx_hash: Some(location.tx), block: Some((location.block, location.hash)) };
     match settled_by(ledger, spent)? {
         Some(payment) if matches!(payment.state, PaymentState::Reserved | PaymentState::Submitted) => {
-            payments::step(ledger, &payment, Step::Mine, because, now)
+            payments::step(ledger, &payment, Transition::Mine, context, now)
         }
         _ => {
             let data = json!({ "payee": spent.payee.to_string(), "amount": spent.amount, "nonce": spent.nonce });
-            let event = |kind| audit::Event { tx_hash: Some(place.tx), data, ..mandate.event(kind) };
+            let event = |kind| audit::Event { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
             // Without a guardian anybody may send what the agent signed. With one, only we do.
             if mandate.terms.guardian.is_zero() {
                 audit::append(ledger, now, event("mandate.spent_elsewhere"))
@@ -299,17 +317,21 @@ fn spent_mined(ledger: &Connection, spent: Spent, place: Place, now: Seconds) ->
     }
 }
 
-fn spent_final(ledger: &Connection, spent: Spent, place: Place, now: Seconds) -> Result<(), LedgerError> {
+fn spent_final(ledger: &Connection, spent: Spent, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
     match settled_by(ledger, spent)? {
         Some(payment) if payment.state == PaymentState::Mined => {
-            let because = Because { reason: None, tx_hash: Some(place.tx), block: Some((place.block, place.hash)) };
-            payments::step(ledger, &payment, Step::Settle, because, now)?;
+            let context = TransitionContext {
+                reason: None,
+                tx_hash: Some(location.tx),
+                block: Some((location.block, location.hash)),
+            };
+            payments::step(ledger, &payment, Transition::Settle, context, now)?;
         }
         _ => {
-            payments::insert_foreign(ledger, Foreign::Payment, &spent, place)?;
-            let about = About::default().at(place.block);
-            journal::book(ledger, &mandate, Booking::Pay(spent.amount), about, now)?;
+            payments::insert_foreign(ledger, Foreign::Payment, &spent, location)?;
+            let refs = EntryRefs::default().at(location.block);
+            booking::book(ledger, &mandate, LedgerEvent::Pay(spent.amount), refs, now)?;
         }
     }
     nonce_final(ledger, spent.mandate, spent.nonce, now)
@@ -321,7 +343,7 @@ fn nonce_final(ledger: &Connection, mandate: MandateId, nonce: u32, now: Seconds
     for payment in payments::ruled_out_by(ledger, mandate, nonce)? {
         fail(ledger, &payment, reason(payment.nonce), now)?;
     }
-    for card in cards::unheld(ledger, mandate)? {
+    for card in cards::awaiting_hold(ledger, mandate)? {
         if card.nonce == nonce || card.nonce < NonceWindow::floor(nonce) {
             let reason = reason(card.nonce);
             cards::give_up_hold(ledger, card, reason, now)?;
@@ -334,7 +356,7 @@ fn held_mined(
     ledger: &Connection,
     mandate: MandateId,
     (nonce, payee, amount, capture_by): (u32, Address, Amount, Seconds),
-    place: Place,
+    location: TxLocation,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
@@ -343,12 +365,12 @@ fn held_mined(
         is_this && !card.state.is_final() && !card.left().is_zero()
     });
     if let Some(card) = card {
-        cards::set_held(ledger, card.seq, Some(place))?;
-        let data = json!({ "amount": amount, "block": { "number": place.block, "hash": place.hash } });
-        return cards::note(ledger, &card, "card.hold_mined", Some(place.tx), data, now);
+        cards::set_held(ledger, card.seq, Some(location))?;
+        let data = json!({ "amount": amount, "block": { "number": location.block, "hash": location.hash } });
+        return cards::note(ledger, &card, "card.hold_mined", Some(location.tx), data, now);
     }
     let data = json!({ "payee": payee.to_string(), "amount": amount, "nonce": nonce });
-    let event = |kind| audit::Event { tx_hash: Some(place.tx), data, ..mandate.event(kind) };
+    let event = |kind| audit::Event { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
     if mandate.terms.guardian.is_zero() {
         return audit::append(ledger, now, event("mandate.held_elsewhere"));
     }
@@ -356,21 +378,22 @@ fn held_mined(
     audit::append(ledger, now, event("mandate.frozen"))
 }
 
-fn held_final(ledger: &Connection, hold: Spent, place: Place, now: Seconds) -> Result<(), LedgerError> {
+fn held_final(ledger: &Connection, hold: Spent, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
     let Spent { nonce, amount, .. } = hold;
     let Some(mandate) = mandates::get(ledger, hold.mandate)? else { return Ok(()) };
-    let ours = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.held == Some(place) && !card.hold_final);
-    let (booking, about) = match &ours {
+    let ours =
+        cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.held == Some(location) && !card.hold_final);
+    let (event, refs) = match &ours {
         Some(card) => {
             cards::set_hold_final(ledger, card.seq)?;
-            (Booking::Place(amount), About::card(card.seq))
+            (LedgerEvent::Place(amount), EntryRefs::card(card.seq))
         }
         None => {
-            payments::insert_foreign(ledger, Foreign::Hold, &hold, place)?;
-            (Booking::Hold(amount), About::default())
+            payments::insert_foreign(ledger, Foreign::Hold, &hold, location)?;
+            (LedgerEvent::Hold(amount), EntryRefs::default())
         }
     };
-    journal::book(ledger, &mandate, booking, about.at(place.block), now)?;
+    booking::book(ledger, &mandate, event, refs.at(location.block), now)?;
     nonce_final(ledger, mandate.id, nonce, now)
 }
 
@@ -380,41 +403,41 @@ fn hold_ended(
     mandate: MandateId,
     nonce: u32,
     (captured, released): (Amount, Amount),
-    place: Place,
+    location: TxLocation,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
     let card = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.hold_final);
-    let about = card.as_ref().map_or_else(About::default, |card| About::card(card.seq)).at(place.block);
-    let booking = if captured.is_zero() { Booking::Release(released) } else { Booking::Capture(captured) };
-    journal::book(ledger, &mandate, booking, about, now)?;
+    let refs = card.as_ref().map_or_else(EntryRefs::default, |card| EntryRefs::card(card.seq)).at(location.block);
+    let event = if captured.is_zero() { LedgerEvent::Release(released) } else { LedgerEvent::Capture(captured) };
+    booking::book(ledger, &mandate, event, refs, now)?;
     let Some(card) = card else { return Ok(()) };
-    journal::collect(ledger, mandate.seq, captured, about, now)?;
+    journal::credit_treasury(ledger, mandate.seq, captured, refs, now)?;
     let sum =
         |a: Amount, b: Amount| a.checked_add(b).ok_or_else(|| LedgerError::inconsistent("more than a hold holds"));
     let settled = (sum(card.captured, captured)?, sum(card.released, released)?);
-    cards::set_settled(ledger, card.seq, settled, Some(place.tx))?;
+    cards::set_settled(ledger, card.seq, settled, Some(location.tx))?;
     let data = json!({ "captured": captured, "released": released });
-    cards::note(ledger, &card, "card.settled", Some(place.tx), data, now)?;
+    cards::note(ledger, &card, "card.settled", Some(location.tx), data, now)?;
     let (captured, released) = settled;
-    cards::wind_up(ledger, cards::Record { captured, released, ..card }, (None, Some(place.tx)), now)
+    cards::finish(ledger, cards::CardRow { captured, released, ..card }, (None, Some(location.tx)), now)
 }
 
 /// A sweep has taken what cards of the mandate still held: so much.
-fn holds_swept(ledger: &Connection, id: MandateId, place: Place, now: Seconds) -> Result<Amount, LedgerError> {
+fn holds_swept(ledger: &Connection, id: MandateId, location: TxLocation, now: Seconds) -> Result<Amount, LedgerError> {
     let too_much = || LedgerError::inconsistent("more than a hold holds");
     let mut swept = Amount::ZERO;
     for card in cards::holding(ledger, id)? {
         let left = card.left();
         let released = card.released.checked_add(left).ok_or_else(too_much)?;
         let mandate = cards::mandate_of(ledger, &card)?;
-        let about = About::card(card.seq).at(place.block);
-        journal::book(ledger, &mandate, Booking::ReturnHeld(left), about, now)?;
-        cards::set_settled(ledger, card.seq, (card.captured, released), Some(place.tx))?;
+        let refs = EntryRefs::card(card.seq).at(location.block);
+        booking::book(ledger, &mandate, LedgerEvent::ReturnHeld(left), refs, now)?;
+        cards::set_settled(ledger, card.seq, (card.captured, released), Some(location.tx))?;
         let data = json!({ "captured": Amount::ZERO, "released": left });
-        cards::note(ledger, &card, "card.settled", Some(place.tx), data, now)?;
+        cards::note(ledger, &card, "card.settled", Some(location.tx), data, now)?;
         swept = swept.checked_add(left).ok_or_else(too_much)?;
-        cards::wind_up(ledger, cards::Record { released, ..card }, (None, Some(place.tx)), now)?;
+        cards::finish(ledger, cards::CardRow { released, ..card }, (None, Some(location.tx)), now)?;
     }
     Ok(swept)
 }
@@ -422,74 +445,80 @@ fn holds_swept(ledger: &Connection, id: MandateId, place: Place, now: Seconds) -
 fn ended(
     ledger: &Connection,
     id: MandateId,
-    place: Place,
+    location: TxLocation,
     kind: &str,
     data: serde_json::Value,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
     if mandate.ended.is_none() {
-        mandates::set_ended(ledger, id, Some(place))?;
+        mandates::set_ended(ledger, id, Some(location))?;
     }
-    audit::append(ledger, now, audit::Event { tx_hash: Some(place.tx), data, ..mandate.event(kind) })
+    audit::append(ledger, now, audit::Event { tx_hash: Some(location.tx), data, ..mandate.event(kind) })
 }
 
 fn returned_final(
     ledger: &Connection,
     id: MandateId,
     (from_remaining, from_held): (Amount, Amount),
-    place: Place,
+    location: TxLocation,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    let swept = if from_held.is_zero() { Amount::ZERO } else { holds_swept(ledger, id, place, now)? };
+    let swept = if from_held.is_zero() { Amount::ZERO } else { holds_swept(ledger, id, location, now)? };
     let elsewhere =
         from_held.checked_sub(swept).ok_or_else(|| LedgerError::inconsistent("less returned than cards held"))?;
-    for booking in [Booking::Return(from_remaining), Booking::ReturnHeld(elsewhere)] {
+    for event in [LedgerEvent::Return(from_remaining), LedgerEvent::ReturnHeld(elsewhere)] {
         let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
-        journal::book(ledger, &mandate, booking, About::default().at(place.block), now)?;
+        booking::book(ledger, &mandate, event, EntryRefs::default().at(location.block), now)?;
     }
     Ok(())
 }
 
 /// Somebody gave money back for good: what the chain restored can be spent again.
-fn refunded_final(ledger: &Connection, refund: Refund, place: Place, now: Seconds) -> Result<(), LedgerError> {
+fn refunded_final(ledger: &Connection, refund: Refund, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, refund.mandate)? else { return Ok(()) };
     mandates::add_refunded(ledger, refund.mandate, refund.amount)?;
-    journal::book(ledger, &mandate, Booking::Restore(refund.restored), About::default().at(place.block), now)?;
+    booking::book(
+        ledger,
+        &mandate,
+        LedgerEvent::Restore(refund.restored),
+        EntryRefs::default().at(location.block),
+        now,
+    )?;
     let data = json!({
         "payer": refund.payer.to_string(), "amount": refund.amount, "restored": refund.restored,
-        "ref": refund.reference, "block": { "number": place.block, "hash": place.hash },
+        "ref": refund.reference, "block": { "number": location.block, "hash": location.hash },
     });
-    audit::append(ledger, now, audit::Event { tx_hash: Some(place.tx), data, ..mandate.event("mandate.refunded") })
+    audit::append(ledger, now, audit::Event { tx_hash: Some(location.tx), data, ..mandate.event("mandate.refunded") })
 }
 
 /// A final transaction of ours was paid for, whatever it did.
-fn burnt(ledger: &Connection, tx: &transactions::Record, block: u64, now: Seconds) -> Result<(), LedgerError> {
+fn burnt(ledger: &Connection, tx: &transactions::TransactionRow, block: u64, now: Seconds) -> Result<(), LedgerError> {
     let seq_of = |id: MandateId| Ok::<_, LedgerError>(mandates::get(ledger, id)?.map(|mandate| mandate.seq));
-    let mut about = About { tx: Some(tx.id), ..About::default() }.at(block);
-    let (mut riders, mut mandate) = (Vec::new(), None);
+    let mut refs = EntryRefs { tx: Some(tx.id), ..EntryRefs::default() }.at(block);
+    let (mut payments, mut mandate) = (Vec::new(), None);
     match tx.kind {
         Kind::Settle => {
-            for payment in payments::riding_in(ledger, tx.id)? {
-                riders.extend(seq_of(payment.mandate)?.map(|mandate| (mandate, payment.seq)));
+            for payment in payments::payments_in_tx(ledger, tx.id)? {
+                payments.extend(seq_of(payment.mandate)?.map(|mandate| (mandate, payment.seq)));
             }
         }
         Kind::Open(id) | Kind::Revoke(id) | Kind::Sweep(id) => mandate = seq_of(id)?,
         Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => {
-            about.card = Some(card);
+            refs.card = Some(card);
             if let Some(card) = cards::by_seq(ledger, card)? {
                 mandate = seq_of(card.mandate)?;
             }
         }
     }
-    journal::burn(ledger, tx.cost.unwrap_or_default(), &riders, (mandate, about), now)
+    journal::charge_gas(ledger, tx.cost.unwrap_or_default(), &payments, (mandate, refs), now)
 }
 
 fn fail_all(ledger: &Connection, mandate: MandateId, reason: Code, now: Seconds) -> Result<(), LedgerError> {
     for payment in payments::live(ledger, mandate)? {
         fail(ledger, &payment, reason, now)?;
     }
-    for card in cards::unheld(ledger, mandate)? {
+    for card in cards::awaiting_hold(ledger, mandate)? {
         cards::give_up_hold(ledger, card, reason, now)?;
     }
     Ok(())
@@ -497,11 +526,17 @@ fn fail_all(ledger: &Connection, mandate: MandateId, reason: Code, now: Seconds)
 
 /// Fails a payment that a final block has made impossible. One that is mined is not: its block is
 /// later than that one, and settles or unmines it.
-fn fail(ledger: &Connection, payment: &payments::Record, reason: Code, now: Seconds) -> Result<(), LedgerError> {
+fn fail(ledger: &Connection, payment: &payments::PaymentRow, reason: Code, now: Seconds) -> Result<(), LedgerError> {
     if payment.state == PaymentState::Mined {
         return Ok(());
     }
-    payments::step(ledger, payment, Step::Fail, Because { reason: Some(reason), ..Because::default() }, now)
+    payments::step(
+        ledger,
+        payment,
+        Transition::Fail,
+        TransitionContext { reason: Some(reason), ..TransitionContext::default() },
+        now,
+    )
 }
 
 #[cfg(test)]

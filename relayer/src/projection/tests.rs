@@ -1,9 +1,9 @@
-//! The bookkeeper against made-up chains.
+//! The projector against made-up chains.
 
+mod awaiting_hold;
 mod charged;
 mod openings;
 mod proof;
-mod unheld;
 mod unswept;
 mod windows;
 
@@ -15,7 +15,7 @@ use stipend_core::{PaymentId, api::NewPayment, card::CardState, policy::Decision
 
 use super::*;
 use crate::ledger::{
-    books::Books,
+    balances::Balances,
     charges, check,
     payments::Admission,
     transactions::{Attempt, New},
@@ -25,8 +25,8 @@ const GUARDIAN: Address = Address::repeat_byte(0xcc);
 const SUBMITTER: Address = Address::repeat_byte(0xdd);
 const PAYEE: Address = Address::repeat_byte(0x0a);
 const MANDATE: MandateId = MandateId(B256::repeat_byte(0x11));
-const KEEPER: Bookkeeper = Bookkeeper {
-    house: House {
+const PROJECTOR: Projector = Projector {
+    deployment: Deployment {
         chain_id: 1,
         escrow: Address::repeat_byte(0xee),
         token: Address::repeat_byte(0xef),
@@ -57,9 +57,9 @@ impl Scene {
     /// The same on other terms.
     fn with(guardian: Address, change: impl FnOnce(&mut Terms)) -> Self {
         let ledger = Connection::open_in_memory().unwrap();
-        ledger.execute_batch(include_str!("../../ledger/schema.sql")).unwrap();
-        let house = KEEPER.house;
-        let row = (house.chain_id, house.escrow.0.0, house.token.0.0, house.guardian.0.0);
+        ledger.execute_batch(include_str!("../ledger/schema.sql")).unwrap();
+        let deployment = PROJECTOR.deployment;
+        let row = (deployment.chain_id, deployment.escrow.0.0, deployment.token.0.0, deployment.guardian.0.0);
         ledger.execute("INSERT INTO house VALUES (?, ?, ?, ?)", row).unwrap();
         let genesis = Block { number: 0, hash: B256::repeat_byte(0xff), parent: B256::ZERO, time: 0 };
         blocks::restart_at(&ledger, genesis).unwrap();
@@ -118,7 +118,7 @@ impl Scene {
         (0..).zip(&mut logs).for_each(|(index, log)| log.index = index);
         let receipts =
             hashes.into_iter().map(|hash| Receipt { hash, block: block.hash, succeeded: true, cost: 7 }).collect();
-        KEEPER.mine(&self.ledger, &MinedBlock { block, logs, receipts }, 0).unwrap();
+        PROJECTOR.mine(&self.ledger, &MinedBlock { block, logs, receipts }, 0).unwrap();
         block
     }
 
@@ -126,13 +126,13 @@ impl Scene {
     fn unmine(&mut self) -> Option<Block> {
         let head = blocks::head(&self.ledger).unwrap().unwrap();
         let last_final = blocks::last_final(&self.ledger).unwrap().unwrap();
-        (head.number > last_final.number).then(|| KEEPER.unmine(&self.ledger, head, 0).unwrap()).map(|()| head)
+        (head.number > last_final.number).then(|| PROJECTOR.unmine(&self.ledger, head, 0).unwrap()).map(|()| head)
     }
 
     /// Finalizes everything.
     fn finalize(&mut self) {
         while let Some(block) = blocks::next_to_finalize(&self.ledger, u64::MAX >> 1).unwrap() {
-            KEEPER.finalize(&self.ledger, block, 0).unwrap();
+            PROJECTOR.finalize(&self.ledger, block, 0).unwrap();
         }
     }
 
@@ -182,8 +182,8 @@ impl Scene {
             payments::step(
                 &self.ledger,
                 &payment,
-                Step::Submit,
-                Because { tx_hash: Some(hash), ..Because::default() },
+                Transition::Submit,
+                TransitionContext { tx_hash: Some(hash), ..TransitionContext::default() },
                 0,
             )
             .unwrap();
@@ -191,7 +191,7 @@ impl Scene {
         hash
     }
 
-    fn payment(&self, nonce: u32) -> payments::Record {
+    fn payment(&self, nonce: u32) -> payments::PaymentRow {
         payments::by_nonce(&self.ledger, MANDATE, nonce).unwrap().unwrap()
     }
 
@@ -200,17 +200,17 @@ impl Scene {
         (payment.state, payment.reason)
     }
 
-    fn mandate(&self) -> mandates::Record {
+    fn mandate(&self) -> mandates::MandateRow {
         mandates::get(&self.ledger, MANDATE).unwrap().unwrap()
     }
 
-    fn books(&self) -> Books {
-        self.mandate().books
+    fn balances(&self) -> Balances {
+        self.mandate().balances
     }
 
     fn money(&self) -> [u64; 4] {
-        let books = self.books();
-        [books.available, books.reserved, books.paid, books.returned].map(Amount::units)
+        let balances = self.balances();
+        [balances.available, balances.reserved, balances.paid, balances.returned].map(Amount::units)
     }
 }
 
@@ -291,7 +291,7 @@ fn a_refund_is_back_when_it_is_final_and_what_went_to_the_operator_is_only_told(
     assert_eq!(scene.money(), [900, 0, 100, 0]);
     scene.finalize();
     assert_eq!(scene.money(), [960, 0, 100, 0]);
-    assert_eq!((scene.mandate().refunded, scene.books().restored), (usdc(80), usdc(60)));
+    assert_eq!((scene.mandate().refunded, scene.balances().restored), (usdc(80), usdc(60)));
     let trail = audit::list(&scene.ledger, Address::repeat_byte(1), None, 0, 100).unwrap();
     assert_eq!(trail.iter().filter(|entry| entry.kind == "mandate.refunded").count(), 1);
 
@@ -301,7 +301,7 @@ fn a_refund_is_back_when_it_is_final_and_what_went_to_the_operator_is_only_told(
     scene.mine(logs);
     scene.finalize();
     assert_eq!(scene.money(), [0, 0, 100, 960]);
-    assert_eq!((scene.mandate().refunded, scene.books().restored), (usdc(90), usdc(60)));
+    assert_eq!((scene.mandate().refunded, scene.balances().restored), (usdc(90), usdc(60)));
 }
 
 #[test]
@@ -414,18 +414,18 @@ fn an_outflow_of_a_guarded_mandate_that_nobody_accepted_freezes_it() {
 fn an_unmined_opening_can_t_be_spent_until_it_is_mined_again() {
     let scene = Scene::new(GUARDIAN);
     let mandate = scene.mandate();
-    let place = mandate.opened.unwrap();
+    let location = mandate.opened.unwrap();
     use stipend_core::policy::MandateState::{Open, Opening};
-    assert_eq!(mandate.state(place.block, 1), Open);
-    assert_eq!(mandate.state(place.block, 2), Opening);
-    assert_eq!(mandate.state(place.block + 1, 2), Open);
+    assert_eq!(mandate.state(location.block, 1), Open);
+    assert_eq!(mandate.state(location.block, 2), Opening);
+    assert_eq!(mandate.state(location.block + 1, 2), Open);
     mandates::set_opened(&scene.ledger, MANDATE, None).unwrap();
     assert_eq!(scene.mandate().state(99, 1), Opening);
 }
 
 proptest! {
     /// Whatever the chain does above finality, at its end every payment was paid exactly once
-    /// and the books say so; on the way nothing final changes and nothing is lost.
+    /// and the balances agree; on the way nothing final changes and nothing is lost.
     #[test]
     fn reorgs_lose_nothing_and_repeat_nothing(steps in vec((0..4_u8, any::<u8>()), 0..80)) {
         let mut scene = Scene::new(GUARDIAN);
@@ -604,7 +604,7 @@ fn admit_card(scene: &Scene, nonce: u32, amount: u64, deadline: Seconds) -> stip
     id
 }
 
-fn card(scene: &Scene, id: stipend_core::CardId) -> cards::Record {
+fn card(scene: &Scene, id: stipend_core::CardId) -> cards::CardRow {
     cards::by_id(&scene.ledger, id).unwrap().unwrap()
 }
 
@@ -637,8 +637,8 @@ fn released(nonce: u32, amount: u64) -> Log {
 
 /// Available, reserved, held, paid.
 fn purse(scene: &Scene) -> [u64; 4] {
-    let books = scene.books();
-    [books.available, books.reserved, books.held, books.paid].map(Amount::units)
+    let balances = scene.balances();
+    [balances.available, balances.reserved, balances.held, balances.paid].map(Amount::units)
 }
 
 #[test]
@@ -712,7 +712,7 @@ fn a_hold_that_nobody_accepted_freezes_a_guarded_mandate_and_is_booked() {
 
 #[test]
 fn the_issuer_s_news_lead_to_one_end_in_any_order_and_any_number() {
-    use crate::cards::keeper::take_in;
+    use crate::cards::worker::ingest_events;
     let event = |token: &str, kind: &str, cents, created: &str, approved| charges::Event {
         token: token.into(),
         transaction: "t".into(),
@@ -735,10 +735,10 @@ fn the_issuer_s_news_lead_to_one_end_in_any_order_and_any_number() {
         walk(&scene, id, &[CardState::Held, CardState::Active, CardState::Used]);
         let seq = card(&scene, id).seq;
         for event in &order {
-            take_in(&scene.ledger, seq, std::slice::from_ref(*event)).unwrap();
+            ingest_events(&scene.ledger, seq, std::slice::from_ref(*event)).unwrap();
         }
         // All of them at once, as asking gives them.
-        take_in(&scene.ledger, seq, &[authorised.clone(), cleared.clone(), declined.clone()]).unwrap();
+        ingest_events(&scene.ledger, seq, &[authorised.clone(), cleared.clone(), declined.clone()]).unwrap();
         assert_eq!(card(&scene, id).state, CardState::Closing);
         let tally = charges::tally(&scene.ledger, seq, Some("t")).unwrap();
         assert_eq!((tally.pending, tally.cleared), (0, 184));
@@ -766,7 +766,7 @@ fn what_others_take_from_a_card_s_hold_is_booked_and_the_card_closes_with_the_is
                 scene.finalize();
             }
             let [available, reserved, held, paid] = purse(&scene);
-            assert_eq!([available, reserved, held, paid, scene.books().returned.units()], expected);
+            assert_eq!([available, reserved, held, paid, scene.balances().returned.units()], expected);
             let card = card(&scene, id);
             assert!(card.left().is_zero() && card.state == CardState::Closing, "{card:?}");
             assert!(cards::to_settle(&scene.ledger).unwrap().is_empty());

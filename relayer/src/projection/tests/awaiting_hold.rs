@@ -25,9 +25,9 @@ fn shortfall(scene: &Scene) -> u64 {
 }
 
 /// It is certain what the issuer took.
-fn conclude(scene: &Scene, id: stipend_core::CardId, cleared: u64) {
+fn finalize_with_issuer(scene: &Scene, id: stipend_core::CardId, cleared: u64) {
     cards::set_to_capture(&scene.ledger, card(scene, id).seq, usdc(cleared)).unwrap();
-    cards::wind_up(&scene.ledger, card(scene, id), (None, None), 0).unwrap();
+    cards::finish(&scene.ledger, card(scene, id), (None, None), 0).unwrap();
 }
 
 /// What counts in a rolling window of an hour.
@@ -66,7 +66,7 @@ fn a_hold_that_can_never_be_made_again_gives_its_money_back_whatever_became_of_t
             }
             assert!(cards::to_hold(&scene.ledger, 0).unwrap().is_empty());
             assert!(cards::to_settle(&scene.ledger).unwrap().is_empty());
-            conclude(&scene, id, 0);
+            finalize_with_issuer(&scene, id, 0);
             assert_eq!(card(&scene, id).state, CardState::Closed);
             assert!(!counted(&scene).contains(&250), "{reason:?} {states:?}");
         }
@@ -79,14 +79,14 @@ fn what_the_issuer_takes_without_a_hold_is_the_host_s_whichever_is_known_first()
         let mut scene = Scene::new(GUARDIAN);
         let id = unmined(&mut scene, DEADLINE, ISSUED[3]);
         if concluded_first {
-            conclude(&scene, id, 184);
+            finalize_with_issuer(&scene, id, 184);
         }
         scene.mine([revoked(), vec![returned(1_000)]].concat());
         assert_eq!((shortfall(&scene), card(&scene, id).state), (0, CardState::Closing));
         scene.finalize();
         if !concluded_first {
             assert_eq!((shortfall(&scene), card(&scene, id).state), (0, CardState::Closing));
-            conclude(&scene, id, 184);
+            finalize_with_issuer(&scene, id, 184);
         }
         assert_eq!((shortfall(&scene), card(&scene, id).state), (184, CardState::Closed));
         assert_eq!(scene.money(), [0, 0, 0, 1_000]);

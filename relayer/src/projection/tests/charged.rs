@@ -5,13 +5,14 @@ use stipend_core::card::Charge;
 use super::*;
 use crate::{
     ledger::revocations::{self, Revocation},
-    service::cards::{At, Question, judge},
+    service::cards::{At, AuthorizationRequest, decide_charge},
 };
 
 fn ask(scene: &Scene, transaction: &str) -> Option<Code> {
     let charge = Charge { cents: 1, cash_cents: 0, mcc: None, in_dollars: true, plain: true };
-    let question = Question { transaction: transaction.into(), card: "token".into(), merchant: "shop".into(), charge };
-    judge(&scene.ledger, question, At { head: 100, confirmations: 1, halted: false, now: 100 }).unwrap()
+    let question =
+        AuthorizationRequest { transaction: transaction.into(), card: "token".into(), merchant: "shop".into(), charge };
+    decide_charge(&scene.ledger, question, At { head: 100, confirmations: 1, halted: false, now: 100 }).unwrap()
 }
 
 #[test]

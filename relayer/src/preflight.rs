@@ -16,7 +16,7 @@ const REPAIR: &str = "if this ledger is old, lost or a copy, stop whatever else 
 
 /// Why nothing may be signed with this ledger.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Doubt {
+pub enum Inconsistency {
     /// The chain has seen transactions of a submitter that are not in the ledger.
     #[error(
         "the submitter {submitter} has nonce {chain} on chain, the ledger expects {expected}: transactions that are not in the ledger used its key; {REPAIR}"
@@ -57,7 +57,7 @@ pub enum Doubt {
     },
 }
 
-impl Doubt {
+impl Inconsistency {
     /// The alarm's name.
     #[must_use]
     pub const fn alarm(&self) -> &'static str {
@@ -74,17 +74,21 @@ impl Doubt {
 ///
 /// # Errors
 /// Those of node and ledger.
-pub async fn doubts(rpc: &Rpc, ledger: &Ledger, ours: &[Address]) -> Result<Vec<Doubt>, FollowError> {
+pub async fn check_against_chain(
+    rpc: &Rpc,
+    ledger: &Ledger,
+    ours: &[Address],
+) -> Result<Vec<Inconsistency>, FollowError> {
     let mut doubts = Vec::new();
     if let Some(block) = lost_final_block(rpc, ledger).await? {
-        doubts.push(Doubt::Final { number: block.number, hash: block.hash });
+        doubts.push(Inconsistency::Final { number: block.number, hash: block.hash });
     }
     for submitter in submitters(ledger, ours).await? {
         doubts.extend(foreign(rpc, ledger, submitter).await?);
     }
     for mandate in ledger.read(mandates::unexplained).await? {
         let why = mandate.frozen.unwrap_or_default();
-        doubts.push(Doubt::Outflow { mandate: mandate.id, why });
+        doubts.push(Inconsistency::Outflow { mandate: mandate.id, why });
     }
     Ok(doubts)
 }
@@ -105,7 +109,7 @@ pub(crate) async fn lost_final_block(rpc: &Rpc, ledger: &Ledger) -> Result<Optio
 }
 
 /// Nonces of a submitter that the chain counts, and that are not the ledger's.
-async fn foreign(rpc: &Rpc, ledger: &Ledger, submitter: Address) -> Result<Option<Doubt>, FollowError> {
+async fn foreign(rpc: &Rpc, ledger: &Ledger, submitter: Address) -> Result<Option<Inconsistency>, FollowError> {
     let chain = rpc.nonce(submitter).await?;
     let (expected, pending) = ledger
         .read(move |ledger| {
@@ -113,11 +117,11 @@ async fn foreign(rpc: &Rpc, ledger: &Ledger, submitter: Address) -> Result<Optio
         })
         .await?;
     if let Some(expected) = expected.filter(|expected| chain > *expected) {
-        return Ok(Some(Doubt::Ahead { submitter, chain, expected }));
+        return Ok(Some(Inconsistency::Ahead { submitter, chain, expected }));
     }
     for tx in pending.into_iter().filter(|tx| tx.nonce < chain) {
         if !is_known(rpc, ledger, tx.id).await? {
-            return Ok(Some(Doubt::Used { submitter, nonce: tx.nonce }));
+            return Ok(Some(Inconsistency::Used { submitter, nonce: tx.nonce }));
         }
     }
     Ok(None)

@@ -9,7 +9,7 @@ use crate::ledger::{blocks::Log, payments::Spent};
 
 /// Money that was given back to a mandate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refund {
+pub(super) struct Refund {
     /// The mandate.
     pub mandate: MandateId,
     /// Who paid.
@@ -24,7 +24,7 @@ pub struct Refund {
 
 /// A fact of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fact {
+pub(super) enum EscrowEvent {
     /// A mandate was opened.
     Opened(MandateId, Box<Terms>),
     /// A payment was made.
@@ -100,11 +100,11 @@ pub enum Fact {
     },
 }
 
-impl Fact {
+impl EscrowEvent {
     /// Reads a log of the escrow. `None` for events that this program does not know and for terms
     /// that no ledger can hold.
     #[must_use]
-    pub fn read(log: &Log) -> Option<Self> {
+    pub(super) fn read(log: &Log) -> Option<Self> {
         let topics = || log.topics.iter().copied();
         let data = &log.data;
         let amount = |units| Amount::from_units(units).ok();

@@ -75,7 +75,7 @@ pub struct Posting {
 
 /// Where a mandate's money is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Books {
+pub struct Balances {
     /// What was escrowed.
     pub cap: Amount,
     /// What refunds gave back to the budget.
@@ -96,7 +96,7 @@ pub struct Books {
 
 /// What is booked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Booking {
+pub enum LedgerEvent {
     /// The mandate came with so much.
     Open(Amount),
     /// Something was accepted.
@@ -126,7 +126,7 @@ pub enum Booking {
     Forget,
     /// The same for something that was accepted: so much of it was paid, so much is held, and so much
     /// is back.
-    Reopen {
+    ReverseAccepted {
         /// Paid for good, it was said.
         paid: Amount,
         /// Held for good, it was said.
@@ -135,10 +135,10 @@ pub enum Booking {
         back: Amount,
     },
     /// The same for what was paid and held without a row.
-    ForgetElsewhere,
+    ReverseExternal,
 }
 
-impl Booking {
+impl LedgerEvent {
     /// As the journal calls its cause.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -155,15 +155,15 @@ impl Booking {
             Self::Return(_) => "return",
             Self::ReturnHeld(_) => "return_held",
             Self::Restore(_) => "restore",
-            Self::Forget | Self::ForgetElsewhere => "forget",
-            Self::Reopen { .. } => "reopen",
+            Self::Forget | Self::ReverseExternal => "forget",
+            Self::ReverseAccepted { .. } => "reopen",
         }
     }
 }
 
 /// Why a booking is impossible: the ledger and its caller disagree about what happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BooksError {
+pub enum BalanceError {
     /// More than the account has.
     #[error("{amount} is more than the {balance} {}", account.name())]
     NotThere {
@@ -195,7 +195,7 @@ pub enum BooksError {
     Overflow,
 }
 
-impl Books {
+impl Balances {
     /// What an account has.
     #[must_use]
     pub const fn balance(&self, account: Account) -> Amount {
@@ -232,54 +232,54 @@ impl Books {
         self.available.checked_add(reserved).unwrap_or(Amount::MAX)
     }
 
-    /// Books: the books after it, and the postings that lead there. Facts of the chain may outrun
+    /// Applies an event: the balances after it, and the postings that lead there. Facts of the chain may outrun
     /// the reservations, never the escrow.
     ///
     /// # Errors
-    /// [`BooksError`]; nothing is booked then.
-    pub fn book(self, booking: Booking) -> Result<(Self, Vec<Posting>), BooksError> {
+    /// [`BalanceError`]; nothing is booked then.
+    pub fn book(self, event: LedgerEvent) -> Result<(Self, Vec<Posting>), BalanceError> {
         use Account::{Available, Escrowed, Held, Paid, Reserved, Restored, Returned};
-        let mut page = Page { books: self, postings: Vec::new() };
-        match booking {
-            Booking::Open(amount) => page.post(Escrowed, Available, amount)?,
-            Booking::Reserve(amount) => page.post(Available, Reserved, amount)?,
-            Booking::Unreserve(amount) => page.free(Reserved, amount)?,
-            Booking::Settle(amount) => {
+        let mut page = Page { balances: self, postings: Vec::new() };
+        match event {
+            LedgerEvent::Open(amount) => page.post(Escrowed, Available, amount)?,
+            LedgerEvent::Reserve(amount) => page.post(Available, Reserved, amount)?,
+            LedgerEvent::Unreserve(amount) => page.free(Reserved, amount)?,
+            LedgerEvent::Settle(amount) => {
                 page.leaves(amount)?;
                 page.post(Reserved, Paid, amount)?;
             }
-            Booking::Pay(amount) => {
+            LedgerEvent::Pay(amount) => {
                 page.leaves(amount)?;
                 page.claim(Paid, amount)?;
             }
-            Booking::Place(amount) => {
+            LedgerEvent::Place(amount) => {
                 page.leaves(amount)?;
                 page.post(Reserved, Held, amount)?;
             }
-            Booking::Hold(amount) => {
+            LedgerEvent::Hold(amount) => {
                 page.leaves(amount)?;
                 page.claim(Held, amount)?;
             }
-            Booking::Capture(amount) => page.post(Held, Paid, amount)?,
-            Booking::Release(amount) => page.free(Held, amount)?,
-            Booking::Return(amount) => {
+            LedgerEvent::Capture(amount) => page.post(Held, Paid, amount)?,
+            LedgerEvent::Release(amount) => page.free(Held, amount)?,
+            LedgerEvent::Return(amount) => {
                 page.leaves(amount)?;
                 page.claim(Returned, amount)?;
             }
-            Booking::ReturnHeld(amount) => page.post(Held, Returned, amount)?,
-            Booking::Restore(amount) => {
-                let gone = self.paid.checked_add(self.returned).ok_or(BooksError::Overflow)?;
+            LedgerEvent::ReturnHeld(amount) => page.post(Held, Returned, amount)?,
+            LedgerEvent::Restore(amount) => {
+                let gone = self.paid.checked_add(self.returned).ok_or(BalanceError::Overflow)?;
                 let spent = gone.checked_sub(self.restored).unwrap_or_default();
                 if amount > spent {
-                    return Err(BooksError::NotSpent { amount, spent });
+                    return Err(BalanceError::NotSpent { amount, spent });
                 }
                 page.free(Restored, amount)?;
             }
-            Booking::Forget => {
+            LedgerEvent::Forget => {
                 page.free(Returned, self.returned)?;
                 page.claim(Restored, self.restored)?;
             }
-            Booking::Reopen { paid, held, back } => {
+            LedgerEvent::ReverseAccepted { paid, held, back } => {
                 page.post(Paid, Reserved, paid)?;
                 // What was swept from holds is not held any more, and has come back already.
                 let there = held.min(self.held);
@@ -287,55 +287,55 @@ impl Books {
                 page.claim(Reserved, held.checked_sub(there).unwrap_or_default())?;
                 page.claim(Reserved, back)?;
             }
-            Booking::ForgetElsewhere => {
+            LedgerEvent::ReverseExternal => {
                 page.free(Paid, self.paid)?;
                 page.free(Held, self.held)?;
             }
         }
-        Ok((page.books, page.postings))
+        Ok((page.balances, page.postings))
     }
 }
 
-/// Books on which something is being booked.
+/// Balances on which something is being booked.
 struct Page {
-    books: Books,
+    balances: Balances,
     postings: Vec<Posting>,
 }
 
 impl Page {
-    fn post(&mut self, from: Account, to: Account, amount: Amount) -> Result<(), BooksError> {
+    fn post(&mut self, from: Account, to: Account, amount: Amount) -> Result<(), BalanceError> {
         if amount.is_zero() {
             return Ok(());
         }
-        let grow = |balance: Amount| balance.checked_add(amount).ok_or(BooksError::Overflow);
+        let grow = |balance: Amount| balance.checked_add(amount).ok_or(BalanceError::Overflow);
         let shrink = |account, balance: Amount| {
-            balance.checked_sub(amount).ok_or(BooksError::NotThere { account, amount, balance })
+            balance.checked_sub(amount).ok_or(BalanceError::NotThere { account, amount, balance })
         };
-        let source = self.books.balance(from);
-        *self.books.balance_mut(from) = if from.is_source() { grow(source)? } else { shrink(from, source)? };
-        let target = self.books.balance(to);
-        *self.books.balance_mut(to) = if to.is_source() { shrink(to, target)? } else { grow(target)? };
+        let source = self.balances.balance(from);
+        *self.balances.balance_mut(from) = if from.is_source() { grow(source)? } else { shrink(from, source)? };
+        let target = self.balances.balance(to);
+        *self.balances.balance_mut(to) = if to.is_source() { shrink(to, target)? } else { grow(target)? };
         self.postings.push(Posting { from, to, amount });
         Ok(())
     }
 
     /// To what is available; what is claimed twice is set right first.
-    fn free(&mut self, from: Account, amount: Amount) -> Result<(), BooksError> {
-        let twice = amount.min(self.books.overdrawn);
+    fn free(&mut self, from: Account, amount: Amount) -> Result<(), BalanceError> {
+        let twice = amount.min(self.balances.overdrawn);
         self.post(from, Account::Overdrawn, twice)?;
         self.post(from, Account::Available, amount.checked_sub(twice).unwrap_or_default())
     }
 
     /// From what is available; beyond that, it is claimed twice.
-    fn claim(&mut self, to: Account, amount: Amount) -> Result<(), BooksError> {
-        let once = amount.min(self.books.available);
+    fn claim(&mut self, to: Account, amount: Amount) -> Result<(), BalanceError> {
+        let once = amount.min(self.balances.available);
         self.post(Account::Available, to, once)?;
         self.post(Account::Overdrawn, to, amount.checked_sub(once).unwrap_or_default())
     }
 
-    fn leaves(&self, amount: Amount) -> Result<(), BooksError> {
-        let remaining = self.books.remaining();
-        if amount > remaining { Err(BooksError::NotEscrowed { amount, remaining }) } else { Ok(()) }
+    fn leaves(&self, amount: Amount) -> Result<(), BalanceError> {
+        let remaining = self.balances.remaining();
+        if amount > remaining { Err(BalanceError::NotEscrowed { amount, remaining }) } else { Ok(()) }
     }
 }
 
@@ -348,19 +348,19 @@ pub fn shares(cost: u128, rows: usize) -> Vec<u128> {
     (0..rows).map(|row| if row == 0 { part.saturating_add(rest) } else { part }).collect()
 }
 
-/// What entering this state means for the books.
+/// The ledger event of entering this state.
 #[must_use]
-pub const fn booking_of(state: PaymentState, amount: Amount) -> Option<Booking> {
+pub const fn event_of_state(state: PaymentState, amount: Amount) -> Option<LedgerEvent> {
     match state {
-        PaymentState::Settled => Some(Booking::Settle(amount)),
-        PaymentState::Failed => Some(Booking::Unreserve(amount)),
+        PaymentState::Settled => Some(LedgerEvent::Settle(amount)),
+        PaymentState::Failed => Some(LedgerEvent::Unreserve(amount)),
         PaymentState::Reserved | PaymentState::Submitted | PaymentState::Mined => None,
     }
 }
 
 /// What can happen to a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Transition {
     /// A signed transaction holds it.
     Submit,
     /// The transaction that held it is finally dead, and the payment is not.
@@ -381,17 +381,17 @@ pub enum Step {
 
 /// The next state, or `None` where the step is impossible.
 #[must_use]
-pub const fn next(state: PaymentState, step: Step) -> Option<PaymentState> {
+pub const fn next(state: PaymentState, step: Transition) -> Option<PaymentState> {
     use PaymentState::{Failed, Mined, Reserved, Settled, Submitted};
     match (state, step) {
-        (Reserved, Step::Submit) => Some(Submitted),
-        (Submitted, Step::GiveUp) => Some(Reserved),
+        (Reserved, Transition::Submit) => Some(Submitted),
+        (Submitted, Transition::GiveUp) => Some(Reserved),
         // From `reserved` too: without a guardian anybody may submit what the agent signed.
-        (Reserved | Submitted, Step::Mine) => Some(Mined),
-        (Mined, Step::Unmine { held: true }) => Some(Submitted),
-        (Mined, Step::Unmine { held: false }) => Some(Reserved),
-        (Mined, Step::Settle) => Some(Settled),
-        (Reserved | Submitted, Step::Fail) => Some(Failed),
+        (Reserved | Submitted, Transition::Mine) => Some(Mined),
+        (Mined, Transition::Unmine { held: true }) => Some(Submitted),
+        (Mined, Transition::Unmine { held: false }) => Some(Reserved),
+        (Mined, Transition::Settle) => Some(Settled),
+        (Reserved | Submitted, Transition::Fail) => Some(Failed),
         _ => None,
     }
 }

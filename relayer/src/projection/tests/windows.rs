@@ -29,13 +29,17 @@ fn refusal(scene: &Scene, amount: u64, (now, deadline): (Seconds, Seconds)) -> O
         terms: &mandate.terms,
         intent: None,
         state: MandateState::Open,
-        available: mandate.books.available,
+        available: mandate.balances.available,
         highest_nonce: mandate.highest_nonce,
         committed: &committed,
     };
-    let house = policy::House { escrow: KEEPER.house.escrow, token: KEEPER.house.token, guardian: GUARDIAN };
+    let deployment = policy::Deployment {
+        escrow: PROJECTOR.deployment.escrow,
+        token: PROJECTOR.deployment.token,
+        guardian: GUARDIAN,
+    };
     let proposal = Proposal { payee: PAYEE, amount: usdc(amount), nonce: 0, deadline };
-    let decision = policy::decide(&standing, &proposal, &house, &Limits::default(), now);
+    let decision = policy::decide(&standing, &proposal, &deployment, &Limits::default(), now);
     decision.rules.into_iter().find(|verdict| verdict.rule == "window").unwrap().code
 }
 

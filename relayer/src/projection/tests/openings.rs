@@ -17,7 +17,7 @@ fn accept(scene: &Scene, id: MandateId, terms: &Terms) {
 }
 
 /// Puts the opening of a mandate into a transaction.
-fn board(scene: &Scene, id: MandateId) -> transactions::Record {
+fn board(scene: &Scene, id: MandateId) -> transactions::TransactionRow {
     let raw = Bytes::from_static(&[0xa0]);
     let attempt = Attempt { hash: keccak256(&raw), raw, max_fee: 1, priority_fee: 1, sent_at: 0, cancels: false };
     let (kind, calldata) = (Kind::Open(id), Bytes::new());
@@ -82,7 +82,7 @@ fn an_opening_that_was_sent_is_pointless_once_another_mandate_answers_its_reques
     assert!(transactions::is_pointless(&scene.ledger, &tx).unwrap());
 
     // It is dead in the end, and does not wait again.
-    KEEPER.dead(&scene.ledger, &tx, 0).unwrap();
+    PROJECTOR.dead(&scene.ledger, &tx, 0).unwrap();
     assert_eq!(waiting(&scene), []);
 }
 

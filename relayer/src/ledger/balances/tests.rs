@@ -1,4 +1,4 @@
-//! The books against a naive model: a list of facts, from which everything is counted anew after
+//! The balances against a naive model: a list of facts, from which everything is counted anew after
 //! each of them.
 
 use proptest::{collection::vec, prelude::*};
@@ -70,9 +70,9 @@ impl Facts {
         self.cap + self.restored() - self.held() - self.paid() - self.returned()
     }
 
-    fn books(&self) -> Books {
+    fn balances(&self) -> Balances {
         let (into, claimed) = (self.remaining(), self.reserved());
-        Books {
+        Balances {
             cap: usdc(self.cap),
             restored: usdc(self.restored()),
             overdrawn: usdc(claimed.saturating_sub(into)),
@@ -85,16 +85,16 @@ impl Facts {
     }
 }
 
-/// The books with every posting that was ever made.
+/// The balances with every posting that was ever made.
 struct Kept {
-    books: Books,
+    balances: Balances,
     journal: Vec<Posting>,
 }
 
 impl Kept {
-    fn book(&mut self, booking: Booking) -> Result<(), BooksError> {
-        let (books, postings) = self.books.book(booking)?;
-        self.books = books;
+    fn book(&mut self, booking: LedgerEvent) -> Result<(), BalanceError> {
+        let (balances, postings) = self.balances.book(booking)?;
+        self.balances = balances;
         self.journal.extend(postings);
         Ok(())
     }
@@ -110,14 +110,14 @@ impl Kept {
     }
 }
 
-const STEPS: [Step; 7] = [
-    Step::Submit,
-    Step::GiveUp,
-    Step::Mine,
-    Step::Unmine { held: true },
-    Step::Unmine { held: false },
-    Step::Settle,
-    Step::Fail,
+const STEPS: [Transition; 7] = [
+    Transition::Submit,
+    Transition::GiveUp,
+    Transition::Mine,
+    Transition::Unmine { held: true },
+    Transition::Unmine { held: false },
+    Transition::Settle,
+    Transition::Fail,
 ];
 
 /// What the random walk tries next; indices and amounts are taken as they fit.
@@ -162,13 +162,13 @@ fn tries() -> impl Strategy<Value = Try> {
     ]
 }
 
-/// Does it to the facts and to the books; the books must refuse exactly what the facts make
+/// Does it to the facts and to the balances; the balances must refuse exactly what the facts make
 /// impossible.
 fn attempt(facts: &mut Facts, kept: &mut Kept, tried: Try) {
     match tried {
         Try::Admit { amount, is_hold } => {
             let fits = facts.reserved() + amount <= facts.remaining();
-            assert_eq!(kept.book(Booking::Reserve(usdc(amount))).is_ok(), fits);
+            assert_eq!(kept.book(LedgerEvent::Reserve(usdc(amount))).is_ok(), fits);
             if fits {
                 let state = PaymentState::Reserved;
                 facts.items.push(Item { amount, is_hold, state, captured: 0, released: 0 });
@@ -179,8 +179,8 @@ fn attempt(facts: &mut Facts, kept: &mut Kept, tried: Try) {
             let Some(item) = facts.items.get_mut(item) else { return };
             let Some(state) = next(item.state, STEPS[step]) else { return };
             let booking = match state {
-                PaymentState::Settled if item.is_hold => Some(Booking::Place(usdc(item.amount))),
-                state => booking_of(state, usdc(item.amount)),
+                PaymentState::Settled if item.is_hold => Some(LedgerEvent::Place(usdc(item.amount))),
+                state => event_of_state(state, usdc(item.amount)),
             };
             // The chain can't pay what it does not have: such a block does not come.
             let possible = state != PaymentState::Settled || item.amount <= remaining;
@@ -198,52 +198,52 @@ fn attempt(facts: &mut Facts, kept: &mut Kept, tried: Try) {
             // What was swept from holds is gone for all of them.
             let amount = amount.min(item.amount - item.captured - item.released).min(held);
             if matches!(tried, Try::Capture { .. }) {
-                kept.book(Booking::Capture(usdc(amount))).unwrap();
+                kept.book(LedgerEvent::Capture(usdc(amount))).unwrap();
                 item.captured += amount;
             } else {
-                kept.book(Booking::Release(usdc(amount))).unwrap();
+                kept.book(LedgerEvent::Release(usdc(amount))).unwrap();
                 item.released += amount;
             }
-            assert!(kept.book(Booking::Capture(usdc(held - amount + 1))).is_err());
-            assert!(kept.book(Booking::Release(usdc(held - amount + 1))).is_err());
+            assert!(kept.book(LedgerEvent::Capture(usdc(held - amount + 1))).is_err());
+            assert!(kept.book(LedgerEvent::Release(usdc(held - amount + 1))).is_err());
         }
         Try::PaidElsewhere(amount) => {
             let possible = amount <= facts.remaining();
-            assert_eq!(kept.book(Booking::Pay(usdc(amount))).is_ok(), possible);
+            assert_eq!(kept.book(LedgerEvent::Pay(usdc(amount))).is_ok(), possible);
             if possible {
                 facts.foreign_paid.push(amount);
             }
         }
         Try::HeldElsewhere(amount) => {
             let possible = amount <= facts.remaining();
-            assert_eq!(kept.book(Booking::Hold(usdc(amount))).is_ok(), possible);
+            assert_eq!(kept.book(LedgerEvent::Hold(usdc(amount))).is_ok(), possible);
             if possible {
                 facts.foreign_held.push(amount);
             }
         }
         Try::Refund(amount) => {
             let possible = amount <= facts.paid() + facts.returned() - facts.restored();
-            assert_eq!(kept.book(Booking::Restore(usdc(amount))).is_ok(), possible);
+            assert_eq!(kept.book(LedgerEvent::Restore(usdc(amount))).is_ok(), possible);
             if possible {
                 facts.refunds.push(amount);
             }
         }
         Try::Return => {
             for item in &mut facts.items {
-                if next(item.state, Step::Fail).is_some() {
-                    kept.book(Booking::Unreserve(usdc(item.amount))).unwrap();
+                if next(item.state, Transition::Fail).is_some() {
+                    kept.book(LedgerEvent::Unreserve(usdc(item.amount))).unwrap();
                     item.state = PaymentState::Failed;
                 }
             }
             let amount = facts.remaining();
-            assert!(kept.book(Booking::Return(usdc(amount + 1))).is_err());
-            kept.book(Booking::Return(usdc(amount))).unwrap();
+            assert!(kept.book(LedgerEvent::Return(usdc(amount + 1))).is_err());
+            kept.book(LedgerEvent::Return(usdc(amount))).unwrap();
             facts.returned.push(amount);
         }
         Try::ReturnHeld => {
             let amount = facts.held();
-            assert!(kept.book(Booking::ReturnHeld(usdc(amount + 1))).is_err());
-            kept.book(Booking::ReturnHeld(usdc(amount))).unwrap();
+            assert!(kept.book(LedgerEvent::ReturnHeld(usdc(amount + 1))).is_err());
+            kept.book(LedgerEvent::ReturnHeld(usdc(amount))).unwrap();
             facts.returned_held.push(amount);
         }
     }
@@ -252,20 +252,20 @@ fn attempt(facts: &mut Facts, kept: &mut Kept, tried: Try) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// However things go, the books are what the facts come to, the journal explains them, both
+    /// However things go, the balances are what the facts come to, the journal explains them, both
     /// sides are equal, and what is impossible is refused and changes nothing.
     #[test]
     fn the_books_are_what_the_facts_come_to(cap in 1..1_000_u64, tries in vec(tries(), 0..120)) {
         let mut facts = Facts { cap, ..Facts::default() };
-        let mut kept = Kept { books: Books::default(), journal: Vec::new() };
-        kept.book(Booking::Open(usdc(cap))).unwrap();
+        let mut kept = Kept { balances: Balances::default(), journal: Vec::new() };
+        kept.book(LedgerEvent::Open(usdc(cap))).unwrap();
         for tried in tries {
             attempt(&mut facts, &mut kept, tried);
-            prop_assert_eq!(kept.books, facts.books(), "after {:?}", tried);
-            prop_assert_eq!(kept.books.remaining().units(), facts.remaining());
+            prop_assert_eq!(kept.balances, facts.balances(), "after {:?}", tried);
+            prop_assert_eq!(kept.balances.remaining().units(), facts.remaining());
             let (mut sources, mut uses) = (0, 0);
             for account in Account::ALL {
-                let balance = i128::from(kept.books.balance(account).units());
+                let balance = i128::from(kept.balances.balance(account).units());
                 prop_assert_eq!(kept.balance(account), balance, "{:?}", account);
                 *(if account.is_source() { &mut sources } else { &mut uses }) += balance;
             }
@@ -273,7 +273,7 @@ proptest! {
         }
 
         // To take it all back is to have everything in reserve that was ever accepted and not given up.
-        kept.book(Booking::Forget).unwrap();
+        kept.book(LedgerEvent::Forget).unwrap();
         for item in facts.items.iter().filter(|item| item.state == PaymentState::Settled) {
             let (paid, held) = if item.is_hold {
                 (item.captured, item.amount - item.captured - item.released)
@@ -281,18 +281,18 @@ proptest! {
                 (item.amount, 0)
             };
             let (paid, held, back) = (usdc(paid), usdc(held), usdc(item.released));
-            kept.book(Booking::Reopen { paid, held, back }).unwrap();
+            kept.book(LedgerEvent::ReverseAccepted { paid, held, back }).unwrap();
         }
-        kept.book(Booking::ForgetElsewhere).unwrap();
+        kept.book(LedgerEvent::ReverseExternal).unwrap();
         let reserved = facts.sum(|item| if item.state == PaymentState::Failed { 0 } else { item.amount });
-        let untouched = Books {
+        let untouched = Balances {
             cap: usdc(cap),
             reserved: usdc(reserved),
             available: usdc(cap.saturating_sub(reserved)),
             overdrawn: usdc(reserved.saturating_sub(cap)),
-            ..Books::default()
+            ..Balances::default()
         };
-        prop_assert_eq!(kept.books, untouched);
+        prop_assert_eq!(kept.balances, untouched);
         prop_assert!(kept.journal.iter().all(|posting| !posting.amount.is_zero() && posting.from != posting.to));
     }
 
@@ -311,31 +311,31 @@ proptest! {
             prop_assert_eq!(next(state, STEPS[step]), None);
         }
         // What may be in the chain is never failed.
-        prop_assert_eq!(next(PaymentState::Mined, Step::Fail), None);
+        prop_assert_eq!(next(PaymentState::Mined, Transition::Fail), None);
     }
 }
 
 #[test]
 fn what_is_claimed_twice_is_set_right_before_anything_is_available_again() {
-    let book = |books: Books, booking| books.book(booking).unwrap().0;
-    let opened = book(Books::default(), Booking::Open(usdc(10)));
-    let books = book(book(opened, Booking::Reserve(usdc(8))), Booking::Pay(usdc(5)));
-    assert_eq!((books.available, books.overdrawn, books.remaining()), (usdc(0), usdc(3), usdc(5)));
-    assert!(books.book(Booking::Reserve(usdc(1))).is_err());
-    let (books, postings) = books.book(Booking::Unreserve(usdc(8))).unwrap();
-    assert_eq!((books.available, books.overdrawn), (usdc(5), usdc(0)));
+    let book = |balances: Balances, booking| balances.book(booking).unwrap().0;
+    let opened = book(Balances::default(), LedgerEvent::Open(usdc(10)));
+    let balances = book(book(opened, LedgerEvent::Reserve(usdc(8))), LedgerEvent::Pay(usdc(5)));
+    assert_eq!((balances.available, balances.overdrawn, balances.remaining()), (usdc(0), usdc(3), usdc(5)));
+    assert!(balances.book(LedgerEvent::Reserve(usdc(1))).is_err());
+    let (balances, postings) = balances.book(LedgerEvent::Unreserve(usdc(8))).unwrap();
+    assert_eq!((balances.available, balances.overdrawn), (usdc(5), usdc(0)));
     let posting = |to, amount| Posting { from: Account::Reserved, to, amount: usdc(amount) };
     assert_eq!(postings, [posting(Account::Overdrawn, 3), posting(Account::Available, 5)]);
 }
 
 #[test]
 fn a_refund_restores_what_was_paid_and_no_more() {
-    let book = |books: Books, booking| books.book(booking).unwrap().0;
-    let books = book(book(Books::default(), Booking::Open(usdc(10))), Booking::Pay(usdc(6)));
-    let books = book(books, Booking::Restore(usdc(4)));
-    assert_eq!((books.available, books.paid, books.restored), (usdc(8), usdc(6), usdc(4)));
-    let too_much = books.book(Booking::Restore(usdc(3)));
-    assert_eq!(too_much, Err(BooksError::NotSpent { amount: usdc(3), spent: usdc(2) }));
+    let book = |balances: Balances, booking| balances.book(booking).unwrap().0;
+    let balances = book(book(Balances::default(), LedgerEvent::Open(usdc(10))), LedgerEvent::Pay(usdc(6)));
+    let balances = book(balances, LedgerEvent::Restore(usdc(4)));
+    assert_eq!((balances.available, balances.paid, balances.restored), (usdc(8), usdc(6), usdc(4)));
+    let too_much = balances.book(LedgerEvent::Restore(usdc(3)));
+    assert_eq!(too_much, Err(BalanceError::NotSpent { amount: usdc(3), spent: usdc(2) }));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn every_kind_of_difference_is_found_and_named() {
     scene.ledger.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF").unwrap();
     for (corruption, said) in [
         ("DELETE FROM house", "it belongs to nobody"),
-        ("INSERT INTO house SELECT * FROM house", "more than one house"),
+        ("INSERT INTO house SELECT * FROM house", "more than one deployment"),
         ("UPDATE audit SET at = at + 1 WHERE seq = 3", "entry 3 is not what was written"),
         ("DELETE FROM audit WHERE seq = 3", "entry 4 is not what was written"),
         ("UPDATE mandate SET paid = paid + 1", "of 1000 units 1000 came in, 1001 are somewhere"),
@@ -155,7 +155,7 @@ fn gas_beyond_one_number_is_booked_to_the_last_wei() {
     let scene = Scene::new(GUARDIAN);
     let cost = 3 * u128::from(u64::MAX) + 11;
     for _ in 0..2 {
-        journal::burn(&scene.ledger, cost, &[], (Some(1), Default::default()), 0).unwrap();
+        journal::charge_gas(&scene.ledger, cost, &[], (Some(1), Default::default()), 0).unwrap();
     }
     assert_eq!(journal::host(&scene.ledger).unwrap().gas, 2 * cost);
 }
@@ -164,7 +164,7 @@ fn gas_beyond_one_number_is_booked_to_the_last_wei() {
 fn what_an_issuer_claims_beyond_measure_halts_nothing() {
     let scene = Scene::new(GUARDIAN);
     for _ in 0..2 {
-        journal::fall_short(&scene.ledger, 1, Amount::MAX, Default::default(), 0).unwrap();
+        journal::record_shortfall(&scene.ledger, 1, Amount::MAX, Default::default(), 0).unwrap();
     }
     assert_eq!(journal::host(&scene.ledger).unwrap().shortfall, Amount::MAX);
 }
@@ -172,7 +172,7 @@ fn what_an_issuer_claims_beyond_measure_halts_nothing() {
 #[test]
 fn what_is_taken_back_and_booked_again_is_the_same() {
     let mut scene = a_day();
-    let (before, host) = (scene.books(), journal::host(&scene.ledger).unwrap());
+    let (before, host) = (scene.balances(), journal::host(&scene.ledger).unwrap());
     rebuild::forget_chain(&scene.ledger, 0).unwrap();
     let genesis = Block { number: 0, hash: B256::repeat_byte(0xfe), parent: B256::ZERO, time: 0 };
     blocks::restart_at(&scene.ledger, genesis).unwrap();
@@ -190,6 +190,6 @@ fn what_is_taken_back_and_booked_again_is_the_same() {
     scene.mine(vec![captured(10, 184), released(10, 66)]);
     scene.finalize();
     scene.mine_with(vec![spent(3, 20, second)], vec![second]);
-    assert_eq!((scene.books(), journal::host(&scene.ledger).unwrap()), (before, host));
+    assert_eq!((scene.balances(), journal::host(&scene.ledger).unwrap()), (before, host));
     assert_eq!((scene.state(3).0, scene.state(4).0), (PaymentState::Mined, PaymentState::Submitted));
 }

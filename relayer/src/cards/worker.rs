@@ -1,4 +1,4 @@
-//! The keeper: takes every card that is not final one step further, over and over. Each step asks
+//! The card worker: takes every card that is not final one step further, over and over. Each step asks
 //! the ledger what is so and can be repeated, so that a crash between any two lines costs only time.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::{
     health::Health,
     ledger::{
         Ledger, LedgerError,
-        cards::{self, Record},
+        cards::{self, CardRow},
         charges, mandates,
     },
 };
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a step was not taken. The next round tries again.
 #[derive(Debug, thiserror::Error)]
-pub enum KeeperError {
+pub enum CardWorkerError {
     /// The issuer.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
@@ -39,9 +39,9 @@ pub enum KeeperError {
     Ledger(#[from] LedgerError),
 }
 
-/// The keeper.
+/// The card worker.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct CardWorker {
     /// The issuer.
     pub issuer: Issuer,
     /// The ledger.
@@ -54,7 +54,7 @@ pub struct Keeper {
     pub health: Health,
 }
 
-impl Keeper {
+impl CardWorker {
     /// Keeps cards until `stop`.
     pub async fn run(self, mut heads: watch::Receiver<Head>, stop: CancellationToken) {
         let mut changes = self.ledger.changes();
@@ -87,7 +87,7 @@ impl Keeper {
     }
 
     /// One step of every card; a card that fails does not hold up the others.
-    async fn round(&self, head: u64, ask: bool) -> Result<(), KeeperError> {
+    async fn round(&self, head: u64, ask: bool) -> Result<(), CardWorkerError> {
         let mut first_error = None;
         for card in self.ledger.read(cards::live).await? {
             if let Err(error) = self.keep(&card, head, ask).await {
@@ -98,9 +98,9 @@ impl Keeper {
         first_error.map_or(Ok(()), Err)
     }
 
-    async fn keep(&self, card: &Record, head: u64, ask: bool) -> Result<(), KeeperError> {
-        let held = card.held.filter(|place| {
-            head.checked_sub(place.block).is_some_and(|blocks| blocks >= self.confirmations.saturating_sub(1))
+    async fn keep(&self, card: &CardRow, head: u64, ask: bool) -> Result<(), CardWorkerError> {
+        let held = card.held.filter(|location| {
+            head.checked_sub(location.block).is_some_and(|blocks| blocks >= self.confirmations.saturating_sub(1))
         });
         match card.state {
             CardState::Requested if held.is_some() => self.step(card, CardState::Held, None).await,
@@ -124,14 +124,14 @@ impl Keeper {
                 let seq = card.seq;
                 let waits = self.ledger.read(move |ledger| is_pending(ledger, seq, clock::now())).await?;
                 // A clearing may take days: no hurry to ask for it.
-                if waits && !ask { Ok(()) } else { self.conclude(card).await }
+                if waits && !ask { Ok(()) } else { self.finalize_with_issuer(card).await }
             }
             _ => Ok(()),
         }
     }
 
     /// Why no card should be made of the hold, or the card should be closed unused.
-    async fn over(&self, card: &Record, head: u64) -> Result<Option<Code>, KeeperError> {
+    async fn over(&self, card: &CardRow, head: u64) -> Result<Option<Code>, CardWorkerError> {
         if clock::now() >= card.expires_at {
             return Ok(Some(Code::CardExpired));
         }
@@ -143,7 +143,7 @@ impl Keeper {
     }
 
     /// Has the issuer make the card. Asked twice, it makes one.
-    async fn issue(&self, card: &Record) -> Result<(), KeeperError> {
+    async fn issue(&self, card: &CardRow) -> Result<(), CardWorkerError> {
         let cents = card.amount.cents().ok_or_else(|| LedgerError::inconsistent("a card over parts of a cent"))?;
         failpoint::pass(Point::CardCreating);
         let issued = match self.issuer.create(card.id, cents).await {
@@ -170,7 +170,7 @@ impl Keeper {
     }
 
     /// A card whose hold was unmined is paused until it is mined again.
-    async fn follow_hold(&self, card: &Record) -> Result<(), KeeperError> {
+    async fn follow_hold(&self, card: &CardRow) -> Result<(), CardWorkerError> {
         let (Some(token), paused) = (&card.token, card.held.is_none()) else { return Ok(()) };
         if paused == card.paused {
             return Ok(());
@@ -183,20 +183,20 @@ impl Keeper {
     }
 
     /// Asks the issuer what happened to a card.
-    async fn ask(&self, card: &Record) -> Result<(), KeeperError> {
+    async fn ask(&self, card: &CardRow) -> Result<(), CardWorkerError> {
         let Some(token) = &card.token else { return Ok(()) };
         let transactions = self.issuer.transactions(token).await?;
         let seq = card.seq;
-        let take_in = move |ledger: &rusqlite::Transaction<'_>| {
+        let ingest_events = move |ledger: &rusqlite::Transaction<'_>| {
             let events: Vec<_> = transactions.iter().flat_map(|transaction| transaction.events()).collect();
-            take_in(ledger, seq, &events)
+            ingest_events(ledger, seq, &events)
         };
-        Ok(self.ledger.writer().write(take_in).await?)
+        Ok(self.ledger.writer().write(ingest_events).await?)
     }
 
     /// Settles it with the issuer: the card is closed, nothing of it is open, and so it is certain
     /// what is to be captured. A hold is never released before.
-    async fn conclude(&self, card: &Record) -> Result<(), KeeperError> {
+    async fn finalize_with_issuer(&self, card: &CardRow) -> Result<(), CardWorkerError> {
         let token = match &card.token {
             Some(token) => Some(token.clone()),
             // The answer to its creation may have been lost.
@@ -208,7 +208,7 @@ impl Keeper {
                 return Ok(());
             }
             failpoint::pass(Point::CardClosed);
-            let known = Record { token: Some(token), ..card.clone() };
+            let known = CardRow { token: Some(token), ..card.clone() };
             self.ask(&known).await?;
         }
         let seq = card.seq;
@@ -227,7 +227,7 @@ impl Keeper {
             let cleared = Amount::from_cents(ours).unwrap_or(Amount::MAX);
             let to_capture = cleared.min(card.amount);
             let told = Amount::from_cents(all.cleared).unwrap_or(Amount::MAX);
-            cards::fall_short(ledger, &card, (told, to_capture), clock::now())?;
+            cards::record_shortfall(ledger, &card, (told, to_capture), clock::now())?;
             // Into the trail as well: it is what wakes the sender, on a chain where no block comes by itself too.
             let release = card.amount.checked_sub(to_capture).unwrap_or_default();
             let data = serde_json::json!({ "capture": to_capture, "release": release });
@@ -235,14 +235,14 @@ impl Keeper {
             cards::set_to_capture(ledger, seq, to_capture)?;
             // Where somebody else has emptied the hold, nothing of it waits for a transaction.
             let tx_hash = card.settle_tx;
-            cards::wind_up(ledger, Record { to_capture: Some(to_capture), ..card }, (None, tx_hash), clock::now())
+            cards::finish(ledger, CardRow { to_capture: Some(to_capture), ..card }, (None, tx_hash), clock::now())
         };
         self.ledger.writer().write(settle).await?;
         failpoint::pass(Point::CardConcluded);
         Ok(())
     }
 
-    async fn step(&self, card: &Record, state: CardState, reason: Option<Code>) -> Result<(), KeeperError> {
+    async fn step(&self, card: &CardRow, state: CardState, reason: Option<Code>) -> Result<(), CardWorkerError> {
         let (seq, from) = (card.seq, card.state);
         let step = move |ledger: &rusqlite::Transaction<'_>| {
             // It may have gone on since it was read.
@@ -261,7 +261,7 @@ fn is_pending(ledger: &rusqlite::Connection, seq: u64, now: Seconds) -> Result<b
     let tally = charges::tally(ledger, seq, None)?;
     let patience = if tally.cleared > 0 { REST_WITHIN } else { CLEARED_WITHIN };
     let silent = |since: Seconds| now.saturating_sub(since) >= patience;
-    Ok(tally.pending > 0 && !charges::last_news(ledger, seq)?.is_some_and(silent))
+    Ok(tally.pending > 0 && !charges::last_event_at(ledger, seq)?.is_some_and(silent))
 }
 
 /// Takes in what the issuer tells of a card, in any order and any number of times, and draws the
@@ -269,7 +269,7 @@ fn is_pending(ledger: &rusqlite::Connection, seq: u64, now: Seconds) -> Result<b
 ///
 /// # Errors
 /// Those of the ledger.
-pub fn take_in(ledger: &rusqlite::Connection, seq: u64, events: &[charges::Event]) -> Result<(), LedgerError> {
+pub fn ingest_events(ledger: &rusqlite::Connection, seq: u64, events: &[charges::Event]) -> Result<(), LedgerError> {
     let now = clock::now();
     let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
     let mut news = false;

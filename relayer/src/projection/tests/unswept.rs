@@ -57,7 +57,7 @@ fn what_only_holds_are_left_of_is_swept_from_its_capture_end_on() {
         scene.mine_with(vec![swept], vec![hash]);
         scene.finalize();
         assert_eq!(scene.money(), [0, 0, 0, 1_000]);
-        assert!(scene.books().held.is_zero() && is_pointless(&scene));
+        assert!(scene.balances().held.is_zero() && is_pointless(&scene));
         assert_eq!(to_sweep(&scene), 0);
     }
 }
