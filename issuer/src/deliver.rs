@@ -17,9 +17,9 @@ use crate::{
 };
 
 /// How many attempts are on their way at once.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_DELIVERIES: usize = 32;
 /// How long a receiver may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after the store failed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long to wait at most: the clock that deliveries are due by can be set.
@@ -64,7 +64,7 @@ async fn start(
         return Ok(None);
     }
     // One after the other, or newest first would mean nothing.
-    let at_once = if faults.newest_first { 1 } else { AT_ONCE };
+    let at_once = if faults.newest_first { 1 } else { MAX_CONCURRENT_DELIVERIES };
     let (due, next) = issuer.store().run(move |store| outbox::due(store, Time::now(), faults.newest_first)).await?;
     for delivery in due {
         let key = (delivery.event, delivery.subscription);
@@ -120,7 +120,7 @@ async fn send(issuer: &Issuer, delivery: &Delivery) -> bool {
     let request = issuer
         .http()
         .post(&delivery.url)
-        .timeout(PATIENCE)
+        .timeout(REQUEST_TIMEOUT)
         .headers(headers)
         .header(header::CONTENT_TYPE, "application/json")
         .body(delivery.payload.clone());

@@ -3,11 +3,11 @@
 
 mod auth;
 mod callbacks;
-mod calls;
-mod edge;
 mod events;
-mod input;
+mod extract;
+mod handlers;
 mod limits;
+mod middleware;
 mod problem;
 mod serve;
 
@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    middleware,
+    middleware::{from_fn, from_fn_with_state},
     routing::{get, post},
 };
 use tokio_util::sync::CancellationToken;
@@ -33,10 +33,10 @@ use limits::RateLimiters;
 const BODY_MAX: usize = 64 * 1024;
 
 /// How long a client may take to send a body.
-const PATIENCE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an answer may take: longer than the longest `?wait=`.
-const DEADLINE: Duration = Duration::from_secs(40);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// What a host sets about the API.
 #[derive(Clone, Debug, Default)]
@@ -58,51 +58,51 @@ pub fn router(service: Service, config: &ApiConfig, stop: CancellationToken) -> 
 struct Api {
     service: Service,
     authenticator: Arc<Authenticator>,
-    gates: Arc<RateLimiters>,
+    limiters: Arc<RateLimiters>,
     stop: CancellationToken,
 }
 
 impl Api {
     fn new(service: Service, config: &ApiConfig, stop: CancellationToken) -> Self {
         let authenticator = Arc::new(Authenticator::new(service.chain_id(), config.public_url.as_ref()));
-        Self { service, authenticator, gates: Arc::new(RateLimiters::new(&config.limits)), stop }
+        Self { service, authenticator, limiters: Arc::new(RateLimiters::new(&config.limits)), stop }
     }
 }
 
 fn routes(api: Api) -> Router {
     let signed = Router::new()
-        .route("/v1/mandate-requests", post(calls::request_mandate).get(calls::mandate_requests))
-        .route("/v1/mandate-requests/{id}", get(calls::mandate_request))
-        .route("/v1/mandates", post(calls::open_mandate).get(calls::mandates))
-        .route("/v1/mandates/{id}", get(calls::mandate))
-        .route("/v1/payments", get(calls::payments))
-        .route("/v1/payments/{id}", get(calls::payment))
-        .route("/v1/cards", get(calls::cards))
-        .route("/v1/cards/{id}", get(calls::card))
-        .route("/v1/cards/{id}/secrets", get(calls::card_secrets))
-        .route("/v1/cards/{id}/close", post(calls::close_card))
-        .route("/v1/audit", get(calls::audit))
+        .route("/v1/mandate-requests", post(handlers::request_mandate).get(handlers::mandate_requests))
+        .route("/v1/mandate-requests/{id}", get(handlers::mandate_request))
+        .route("/v1/mandates", post(handlers::open_mandate).get(handlers::mandates))
+        .route("/v1/mandates/{id}", get(handlers::mandate))
+        .route("/v1/payments", get(handlers::payments))
+        .route("/v1/payments/{id}", get(handlers::payment))
+        .route("/v1/cards", get(handlers::cards))
+        .route("/v1/cards/{id}", get(handlers::card))
+        .route("/v1/cards/{id}/secrets", get(handlers::card_secrets))
+        .route("/v1/cards/{id}/close", post(handlers::close_card))
+        .route("/v1/audit", get(handlers::audit))
         .route("/v1/events", get(events::events))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::authenticate));
+        .route_layer(from_fn_with_state(api.clone(), auth::authenticate));
 
     signed
         // A payment carries its own authority: the agent's EIP-712 signature.
-        .route("/v1/payments", post(calls::pay))
-        .route("/v1/cards", post(calls::create_card))
+        .route("/v1/payments", post(handlers::pay))
+        .route("/v1/cards", post(handlers::create_card))
         // So does a revocation: the operator's.
-        .route("/v1/mandates/{id}/revocation", post(calls::revoke))
+        .route("/v1/mandates/{id}/revocation", post(handlers::revoke))
         // The issuer's own signature, over the raw bytes.
         .route("/v1/issuer/authorizations", post(callbacks::authorization))
         .route("/v1/issuer/events", post(callbacks::event))
-        .route("/v1/info", get(calls::info))
+        .route("/v1/info", get(handlers::info))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(middleware::from_fn_with_state(api.clone(), limits::admit))
+        .layer(from_fn_with_state(api.clone(), limits::admit))
         // Whoever watches over the relayer is answered under any load.
-        .route("/healthz", get(calls::healthz))
-        .route("/readyz", get(calls::readyz))
+        .route("/healthz", get(handlers::healthz))
+        .route("/readyz", get(handlers::readyz))
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(middleware::from_fn(edge::edge))
+        .layer(from_fn(middleware::observe))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(api)
 }

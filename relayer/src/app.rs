@@ -130,7 +130,7 @@ pub enum AppError {
 }
 
 /// The nodes that are not read from are looked at once in so many questions for the head.
-const LOOK_EVERY: u32 = 10;
+const HEALTH_CHECK_EVERY_N_POLLS: u32 = 10;
 
 /// Runs the relayer on `listener` until `stop`, which is heard at any time: while it starts, too.
 ///
@@ -210,7 +210,7 @@ impl Runtime {
         }
         let cards = match config.cards {
             None => None,
-            Some(config) => Some(enroll(config).await?),
+            Some(config) => Some(register_webhooks(config).await?),
         };
         let Config { limits, gas_budget, api, .. } = config;
         Ok(Self { follower, head, sender, cards, limits, gas_budget, api })
@@ -240,7 +240,7 @@ impl Runtime {
         });
         let mut workers = Workers::default();
         let told = workers.stop_token();
-        let every = follower.poll.saturating_mul(LOOK_EVERY);
+        let every = follower.poll.saturating_mul(HEALTH_CHECK_EVERY_N_POLLS);
         workers.spawn("watch over the nodes", rpc.clone().watch(every, told.clone()));
         workers.spawn("listener to the nodes", rpc.listen(told.clone()));
         // One end of the heads stays here: a follower that ends does not take the others with it, and
@@ -272,10 +272,10 @@ impl Runtime {
 }
 
 /// Has the issuer call us, and learns what it signs with.
-async fn enroll(config: CardsConfig) -> Result<Cards, AppError> {
+async fn register_webhooks(config: CardsConfig) -> Result<Cards, AppError> {
     let issuer = Issuer::new(&config)?;
-    let (for_questions, for_events) = issuer.enroll(&config.callback).await?;
-    Ok(Cards { config, issuer, for_questions, for_events })
+    let (asa_secret, webhook_secret) = issuer.register_webhooks(&config.callback).await?;
+    Ok(Cards { config, issuer, asa_secret, webhook_secret })
 }
 
 /// Asks the chain whether this is the deployment that the settings describe: chain id, escrow, guardian

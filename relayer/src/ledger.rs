@@ -43,7 +43,7 @@ pub use writer::Writer;
 pub(crate) const VERSION: i64 = 2;
 const READERS: usize = 4;
 /// How long one try to write waits for another process to unlock the file.
-const PATIENCE: Duration = Duration::from_secs(2);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a ledger belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -179,7 +179,7 @@ impl Ledger {
         let mut connection = Connection::open(path)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
-        connection.busy_timeout(PATIENCE)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
         migrate(&mut connection, path)?;
         bind_to_deployment(&connection, deployment)?;
         Ok(Self {

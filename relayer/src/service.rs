@@ -94,7 +94,7 @@ pub struct Deps {
 /// The service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Service {
-    parts: Arc<Deps>,
+    deps: Arc<Deps>,
 }
 
 impl From<LedgerError> for Problem {
@@ -120,10 +120,10 @@ impl From<RpcError> for Problem {
 }
 
 impl Service {
-    /// A service of these parts.
+    /// A service with these dependencies.
     #[must_use]
-    pub fn new(parts: Deps) -> Self {
-        Self { parts: Arc::new(parts) }
+    pub fn new(deps: Deps) -> Self {
+        Self { deps: Arc::new(deps) }
     }
 
     /// Where this relayer stands.
@@ -131,8 +131,8 @@ impl Service {
     /// # Errors
     /// None yet; the signature is that of its peers.
     pub async fn info(&self) -> Result<Info, Problem> {
-        let Deps { deployment, limits, confirmations, .. } = *self.parts;
-        let head = *self.parts.heads.borrow();
+        let Deps { deployment, limits, confirmations, .. } = *self.deps;
+        let head = *self.deps.heads.borrow();
         Ok(Info {
             chain_id: deployment.chain_id,
             escrow: deployment.escrow,
@@ -140,7 +140,7 @@ impl Service {
             guardian: deployment.guardian,
             confirmations,
             limits,
-            cards: self.parts.cards.as_ref().map(Cards::info),
+            cards: self.deps.cards.as_ref().map(Cards::info),
             head: head.block,
             finalized: head.finalized,
         })
@@ -148,19 +148,19 @@ impl Service {
 
     /// Whether new work is taken, and what is wrong.
     pub async fn health(&self) -> Health {
-        self.parts.alarms.view()
+        self.deps.alarms.view()
     }
 
     /// The chain id that signed requests name.
     #[must_use]
     pub fn chain_id(&self) -> u64 {
-        self.parts.deployment.chain_id
+        self.deps.deployment.chain_id
     }
 
     /// Changes with every commit that adds audit entries: the last `seq`.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.parts.ledger.changes()
+        self.deps.ledger.changes()
     }
 
     /// The caller's audit entries after `after`, oldest first, at most `limit`.
@@ -175,24 +175,24 @@ impl Service {
         limit: u32,
     ) -> Result<Vec<AuditEntry>, Problem> {
         let limit = limit.clamp(1, 1_000);
-        Ok(self.parts.ledger.read(move |ledger| audit::list(ledger, caller, mandate, after, limit)).await?)
+        Ok(self.deps.ledger.read(move |ledger| audit::list(ledger, caller, mandate, after, limit)).await?)
     }
 
     fn view(&self, record: MandateRow) -> Mandate {
-        record.view(self.parts.heads.borrow().block.number, self.parts.confirmations)
+        record.view(self.deps.heads.borrow().block.number, self.deps.confirmations)
     }
 
     fn domain(&self) -> Domain {
-        Domain { chain_id: self.parts.deployment.chain_id, escrow: self.parts.deployment.escrow }
+        Domain { chain_id: self.deps.deployment.chain_id, escrow: self.deps.deployment.escrow }
     }
 
     /// The later of the head's time and the clock's: a deadline is judged by the stricter of both.
     fn now(&self) -> Seconds {
-        self.parts.heads.borrow().block.time.max(clock::now())
+        self.deps.heads.borrow().block.time.max(clock::now())
     }
 
     fn running(&self) -> Result<(), Problem> {
-        let alarms = &self.parts.alarms;
+        let alarms = &self.deps.alarms;
         alarms.halted().map_or(Ok(()), |why| Err(Problem::new(Code::Halted, why)))?;
         alarms.refusing().map_or(Ok(()), |why| Err(Problem::new(Code::CannotSend, why)))
     }

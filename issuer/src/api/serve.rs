@@ -29,7 +29,7 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(15);
 /// How many connections there are at once.
 const CONNECTIONS: usize = 1_024;
 /// How long requests may go on after the stop: longer than a real-time question.
-const GRACE: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept: out of file descriptors, most likely, and at once it would fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -65,7 +65,7 @@ pub(crate) async fn serve(
         }
     }
     drop(listener);
-    let ended = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+    let ended = timeout(SHUTDOWN_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tracing::warn!(connections = connections.len(), "cut off what did not finish in time");
         connections.shutdown().await;

@@ -22,7 +22,7 @@ use erc8128::{Erc8128Error, NonceStore, RejectReplayable, Verifier, VerifyPolicy
 use stipend_core::{Code, Seconds};
 use url::Url;
 
-use super::{Api, input, problem::Refusal};
+use super::{Api, extract, problem::Refusal};
 
 /// The longest that a signature may be valid.
 const VALIDITY_MAX: Seconds = 300;
@@ -57,10 +57,10 @@ pub(super) async fn authenticate(State(api): State<Api>, request: Request, next:
     // The body's limit is in the extensions.
     let mut to_read = Request::new(body);
     *to_read.extensions_mut() = parts.extensions.clone();
-    let body = input::read(to_read).await?;
+    let body = extract::read(to_read).await?;
 
     let caller = api.authenticator.verify(&parts.method, &parts.uri, &parts.headers, &body).await?;
-    api.gates.agent(caller)?;
+    api.limiters.agent(caller)?;
     let mut request = Request::from_parts(parts, Body::from(body));
     request.extensions_mut().insert(Caller(caller));
     Ok(next.run(request).await)
@@ -150,7 +150,7 @@ impl Authenticator {
         };
         let authority = authority
             .filter(|authority| !authority.as_str().contains('@'))
-            .ok_or_else(|| input::invalid("the request has no usable host header"))?;
+            .ok_or_else(|| extract::invalid("the request has no usable host header"))?;
         Ok(format!("http://{authority}{path}"))
     }
 }

@@ -12,7 +12,7 @@ use stipend_core::{Code, card::Charge};
 
 use super::{
     Api,
-    input::{self, invalid},
+    extract::{self, invalid},
     problem::Refusal,
 };
 use crate::{
@@ -98,10 +98,10 @@ const fn result(verdict: Option<Code>) -> &'static str {
 }
 
 pub(super) async fn authorization(State(api): State<Api>, request: Request) -> Result<Json<Verdict>, Refusal> {
-    let (_, body) = checked(&api, request, |cards| &cards.for_questions).await?;
+    let (_, body) = checked(&api, request, |cards| &cards.asa_secret).await?;
     let asked: Authorization = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
     let token = asked.token.clone();
-    let verdict = api.service.answer(asked.into()).await?;
+    let verdict = api.service.authorize_charge(asked.into()).await?;
     Ok(Json(Verdict { result: result(verdict), token }))
 }
 
@@ -111,7 +111,7 @@ struct Kind {
 }
 
 pub(super) async fn event(State(api): State<Api>, request: Request) -> Result<StatusCode, Refusal> {
-    let (id, body) = checked(&api, request, |cards| &cards.for_events).await?;
+    let (id, body) = checked(&api, request, |cards| &cards.webhook_secret).await?;
     let kind: Kind = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
     let transaction: Option<Transaction> = if kind.event_type == "card_transaction.updated" {
         Some(serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?)
@@ -130,7 +130,7 @@ async fn checked(
 ) -> Result<(String, Bytes), Refusal> {
     let secret = secret(api.service.cards_offered()?).clone();
     let headers = request.headers().clone();
-    let body = input::read(request).await?;
+    let body = extract::read(request).await?;
     let header = |name: &str| one(&headers, name);
     let (id, timestamp, signatures) = (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
     secret

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Api,
     auth::Caller,
-    input::{Query, invalid},
+    extract::{Query, invalid},
     limits::ConcurrencyPermit,
     problem::Refusal,
 };
@@ -40,7 +40,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Which events.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
+pub(super) struct EventsQuery {
     mandate: Option<MandateId>,
     /// Those after this one (0: all); absent: from now on. `Last-Event-ID` counts more, because a
     /// client that reconnects repeats its query.
@@ -50,8 +50,8 @@ pub(super) struct Which {
 pub(super) async fn events(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Extension(place): Extension<ConcurrencyPermit>,
-    Query(which): Query<Which>,
+    Extension(permit): Extension<ConcurrencyPermit>,
+    Query(which): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let changes = api.service.changes();
@@ -70,7 +70,7 @@ pub(super) async fn events(
         mandate: which.mandate,
         after,
         ready: VecDeque::new(),
-        _place: place,
+        _permit: permit,
     };
     // What can fail at all fails here, with a status, and not in the stream.
     feed.read().await?;
@@ -95,7 +95,7 @@ struct Feed {
     /// The last entry that was read, or is known not to concern the caller.
     after: u64,
     ready: VecDeque<AuditEntry>,
-    _place: ConcurrencyPermit,
+    _permit: ConcurrencyPermit,
 }
 
 impl Feed {

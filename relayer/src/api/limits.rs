@@ -83,7 +83,7 @@ pub(super) struct RateLimiters {
     waiting: Arc<Semaphore>,
 }
 
-/// Holds a place among the calls that wait, for as long as the answer's stream lives.
+/// A permit among the calls that wait, for as long as the answer's stream lives.
 #[derive(Clone)]
 pub(super) struct ConcurrencyPermit {
     _permit: Arc<OwnedSemaphorePermit>,
@@ -116,13 +116,13 @@ impl RateLimiters {
 
     fn peer(&self, peer: IpAddr) -> Result<(), Refusal> {
         // The peer first: one that floods does not use up what all share.
-        self.peers.check_key(&group(peer)).map_err(|until| limited("this address sends", &until))?;
+        self.peers.check_key(&rate_limit_key(peer)).map_err(|until| limited("this address sends", &until))?;
         self.total.check().map_err(|until| limited("all clients together send", &until))
     }
 
-    fn place(&self, waits: bool) -> Result<ConcurrencyPermit, Refusal> {
-        let (places, what) = if waits { (&self.waiting, "that wait") } else { (&self.working, "at work") };
-        let permit = Arc::clone(places)
+    fn permit(&self, waits: bool) -> Result<ConcurrencyPermit, Refusal> {
+        let (permits, what) = if waits { (&self.waiting, "that wait") } else { (&self.working, "at work") };
+        let permit = Arc::clone(permits)
             .try_acquire_owned()
             .map_err(|_| Refusal::new(Code::Overloaded, format!("all places for calls {what} are taken")))?;
         Ok(ConcurrencyPermit { _permit: Arc::new(permit) })
@@ -132,12 +132,12 @@ impl RateLimiters {
 /// Admits a call or refuses it, before anything of it is looked at.
 pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Next) -> Result<Response, Refusal> {
     if let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>() {
-        api.gates.peer(peer.ip())?;
+        api.limiters.peer(peer.ip())?;
     }
-    let place = api.gates.place(waits(&request))?;
-    request.extensions_mut().insert(place.clone());
+    let permit = api.limiters.permit(waits(&request))?;
+    request.extensions_mut().insert(permit.clone());
     let response = next.run(request).await;
-    drop(place);
+    drop(permit);
     Ok(response)
 }
 
@@ -146,7 +146,7 @@ fn waits(request: &Request) -> bool {
 }
 
 /// Who shares one limit: whoever has an IPv6 address usually has all of its /64.
-fn group(peer: IpAddr) -> IpAddr {
+fn rate_limit_key(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
         v4 => v4,
@@ -163,26 +163,26 @@ fn limited(who: &str, until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Ref
 mod tests {
     use super::*;
 
-    fn gates(limits: Limits) -> RateLimiters {
+    fn limiters(limits: Limits) -> RateLimiters {
         RateLimiters::new(&limits)
     }
 
     #[test]
     fn one_peer_s_flood_leaves_the_others_alone_and_says_when_to_come_back() {
-        let gates = gates(Limits { per_peer: Rate::new(1, 3), ..Limits::default() });
+        let limiters = limiters(Limits { per_peer: Rate::new(1, 3), ..Limits::default() });
         let flood: IpAddr = "192.0.2.1".parse().unwrap();
         for _ in 0..3 {
-            gates.peer(flood).unwrap();
+            limiters.peer(flood).unwrap();
         }
-        let refusal = gates.peer(flood).unwrap_err();
+        let refusal = limiters.peer(flood).unwrap_err();
         assert_eq!(refusal.problem().code, Code::RateLimited);
         assert_eq!(refusal.problem().retry_after, Some(1));
-        gates.peer("192.0.2.2".parse().unwrap()).unwrap();
+        limiters.peer("192.0.2.2".parse().unwrap()).unwrap();
     }
 
     #[test]
     fn a_64_of_ipv6_is_one_peer() {
-        let ip = |text: &str| group(text.parse().unwrap());
+        let ip = |text: &str| rate_limit_key(text.parse().unwrap());
         assert_eq!(ip("2001:db8::1"), ip("2001:db8::ffff:2"));
         assert_ne!(ip("2001:db8::1"), ip("2001:db8:0:1::1"));
         assert_eq!(ip("::ffff:192.0.2.1"), ip("192.0.2.1"));
@@ -190,31 +190,31 @@ mod tests {
 
     #[test]
     fn what_all_send_together_is_limited() {
-        let gates = gates(Limits { total: Rate::new(1, 2), ..Limits::default() });
-        gates.peer("192.0.2.1".parse().unwrap()).unwrap();
-        gates.peer("192.0.2.2".parse().unwrap()).unwrap();
-        assert_eq!(gates.peer("192.0.2.3".parse().unwrap()).unwrap_err().problem().code, Code::RateLimited);
+        let limiters = limiters(Limits { total: Rate::new(1, 2), ..Limits::default() });
+        limiters.peer("192.0.2.1".parse().unwrap()).unwrap();
+        limiters.peer("192.0.2.2".parse().unwrap()).unwrap();
+        assert_eq!(limiters.peer("192.0.2.3".parse().unwrap()).unwrap_err().problem().code, Code::RateLimited);
     }
 
     #[test]
     fn calls_that_wait_take_no_place_from_those_at_work() {
-        let gates = gates(Limits { working: 1, waiting: 1, ..Limits::default() });
-        let waiting = gates.place(true).unwrap();
-        assert_eq!(gates.place(true).err().unwrap().problem().code, Code::Overloaded);
-        let working = gates.place(false).unwrap();
-        assert_eq!(gates.place(false).err().unwrap().problem().code, Code::Overloaded);
+        let limiters = limiters(Limits { working: 1, waiting: 1, ..Limits::default() });
+        let waiting = limiters.permit(true).unwrap();
+        assert_eq!(limiters.permit(true).err().unwrap().problem().code, Code::Overloaded);
+        let working = limiters.permit(false).unwrap();
+        assert_eq!(limiters.permit(false).err().unwrap().problem().code, Code::Overloaded);
         drop((waiting, working));
-        assert!(gates.place(true).is_ok() && gates.place(false).is_ok());
+        assert!(limiters.permit(true).is_ok() && limiters.permit(false).is_ok());
     }
 
     #[test]
     fn idle_peers_are_forgotten() {
-        let gates = gates(Limits { per_peer: Rate::new(u32::MAX, 1), ..Limits::default() });
+        let limiters = limiters(Limits { per_peer: Rate::new(u32::MAX, 1), ..Limits::default() });
         for last in 0..100 {
-            gates.peer(IpAddr::from([192, 0, 2, last])).unwrap();
+            limiters.peer(IpAddr::from([192, 0, 2, last])).unwrap();
         }
         std::thread::sleep(std::time::Duration::from_millis(1));
-        gates.forget_idle();
-        assert_eq!(gates.peers.len(), 0);
+        limiters.forget_idle();
+        assert_eq!(limiters.peers.len(), 0);
     }
 }

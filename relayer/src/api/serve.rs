@@ -24,13 +24,13 @@ use super::{Api, ApiConfig, routes};
 use crate::service::Service;
 
 /// How long a client may take to send a head, and a kept connection may be idle.
-const HEAD_PATIENCE: Duration = Duration::from_secs(15);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The largest head that is read.
 const HEAD_MAX: usize = 64 * 1024;
 
 /// How long requests may go on after the stop.
-const GRACE: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often limits forget who has not called lately.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -60,7 +60,7 @@ pub async fn serve(
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = housekeeping.tick() => api.gates.forget_idle(),
+            _ = housekeeping.tick() => api.limiters.forget_idle(),
             Some(_ended) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) if connections.len() < config.limits.connections => {
@@ -76,7 +76,7 @@ pub async fn serve(
     }
 
     drop(listener);
-    let ended = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+    let ended = timeout(SHUTDOWN_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tracing::warn!(connections = connections.len(), "cut off what did not finish in time");
         connections.shutdown().await;
@@ -96,7 +96,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, app: Router, stop: Canc
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
+        .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEAD_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);

@@ -13,7 +13,7 @@ use url::Url;
 use super::{CardsConfig, signature::SigningSecret};
 use crate::ledger::charges;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the issuer did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +121,7 @@ impl Issuer {
     /// # Errors
     /// If no HTTP client can be made.
     pub fn new(config: &CardsConfig) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
+        let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?;
         Ok(Self { base: config.issuer.clone(), key: config.api_key.clone(), http })
     }
 
@@ -235,7 +235,7 @@ impl Issuer {
     ///
     /// # Errors
     /// [`IssuerError`].
-    pub async fn enroll(&self, callback: &Url) -> Result<(SigningSecret, SigningSecret), IssuerError> {
+    pub async fn register_webhooks(&self, callback: &Url) -> Result<(SigningSecret, SigningSecret), IssuerError> {
         #[derive(Serialize)]
         struct Responder<'a> {
             r#type: &'a str,
@@ -250,7 +250,7 @@ impl Issuer {
         let body = serde_json::to_value(responder).map_err(|_| IssuerError::Unknown("a body".into()))?;
         let _: serde_json::Value = self.call(Method::POST, "/v1/responder_endpoints", &[], Some(body), None).await?;
         let secret = self.call(Method::GET, "/v1/auth_stream/secret", &[], None, None).await?;
-        let for_questions = parse(secret)?;
+        let asa_secret = parse(secret)?;
 
         let known: List<Subscription> = self.call(Method::GET, "/v1/event_subscriptions", &[], None, None).await?;
         let known = known.data.into_iter().find(|known| known.url == events.as_str() && !known.disabled);
@@ -262,7 +262,7 @@ impl Issuer {
             }
         };
         let path = format!("/v1/event_subscriptions/{}/secret", subscription.token);
-        let for_events = parse(self.call(Method::GET, &path, &[], None, None).await?)?;
-        Ok((for_questions, for_events))
+        let webhook_secret = parse(self.call(Method::GET, &path, &[], None, None).await?)?;
+        Ok((asa_secret, webhook_secret))
     }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// The largest amount of one entry.
-const MOST: u128 = i64::MAX as u128;
+const MAX_ENTRY_AMOUNT: u128 = i64::MAX as u128;
 /// Wei in an ether.
 const ETHER: u128 = 1_000_000_000_000_000_000;
 
@@ -249,7 +249,7 @@ pub fn charge_gas(
     for ((mandate, refs), share) in gas_payers.iter().zip(shares(cost, gas_payers.len())) {
         let mut rest = share;
         while rest > 0 {
-            let part = rest.min(MOST);
+            let part = rest.min(MAX_ENTRY_AMOUNT);
             let amount = u64::try_from(part).map_err(LedgerError::inconsistent)?;
             append(connection, *mandate, "gas", ("host", "gas"), amount, *refs, now)?;
             rest = rest.saturating_sub(part);

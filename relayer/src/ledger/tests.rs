@@ -113,7 +113,7 @@ async fn while_another_process_has_the_file_locked_what_is_asked_waits() {
     let write = ledger.writer().write(|ledger| note(ledger, "late"));
     tokio::pin!(write);
     // Longer than SQLite waits by itself.
-    let early = tokio::time::timeout(super::PATIENCE + std::time::Duration::from_secs(1), &mut write).await;
+    let early = tokio::time::timeout(super::BUSY_TIMEOUT + std::time::Duration::from_secs(1), &mut write).await;
     assert!(early.is_err(), "{early:?}");
     assert_eq!(kinds(&ledger).await, Vec::<String>::new());
     other.execute_batch("COMMIT").unwrap();

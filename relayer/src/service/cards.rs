@@ -36,9 +36,9 @@ pub struct Cards {
     /// The issuer.
     pub issuer: Issuer,
     /// What it signs its questions with.
-    pub for_questions: SigningSecret,
+    pub asa_secret: SigningSecret,
     /// What it signs its news with.
-    pub for_events: SigningSecret,
+    pub webhook_secret: SigningSecret,
 }
 
 impl Cards {
@@ -82,7 +82,7 @@ impl Service {
     /// # Errors
     /// `cards_not_offered`.
     pub fn cards_offered(&self) -> Result<&Cards, Problem> {
-        self.parts.cards.as_ref().ok_or_else(|| Problem::new(Code::CardsNotOffered, "this relayer has no card issuer"))
+        self.deps.cards.as_ref().ok_or_else(|| Problem::new(Code::CardsNotOffered, "this relayer has no card issuer"))
     }
 
     /// Finds out who signed a hold.
@@ -112,7 +112,7 @@ impl Service {
         // What was accepted is answered whatever has happened since.
         let (repeated, key) = (hold.clone(), idempotency_key.clone());
         let known =
-            self.parts.ledger.read(move |ledger| match of_agent(ledger, repeated.body.mandate, repeated.agent)? {
+            self.deps.ledger.read(move |ledger| match of_agent(ledger, repeated.body.mandate, repeated.agent)? {
                 Ok(_) => known(ledger, &repeated, key.as_deref()),
                 Err(_) => Ok(None),
             });
@@ -121,11 +121,11 @@ impl Service {
         }
         self.running()?;
         let this = self.clone();
-        let (head, now) = (self.parts.heads.borrow().block.number, self.now());
+        let (head, now) = (self.deps.heads.borrow().block.number, self.now());
         let admit = move |ledger: &rusqlite::Transaction<'_>| {
             this.admit_card(ledger, &hold, idempotency_key.as_deref(), (head, now))
         };
-        let answer = self.parts.ledger.writer().write(admit).await?;
+        let answer = self.deps.ledger.writer().write(admit).await?;
         failpoint::pass(Point::CardCommitted);
         answer
     }
@@ -178,7 +178,7 @@ impl Service {
     }
 
     async fn card_of(&self, caller: Address, id: CardId, agent_only: bool) -> Result<records::CardRow, Problem> {
-        let found = self.parts.ledger.read(move |ledger| {
+        let found = self.deps.ledger.read(move |ledger| {
             let Some(card) = records::by_id(ledger, id)? else { return Ok(None) };
             let terms = records::mandate_of(ledger, &card)?.terms;
             let may = caller == terms.agent || (!agent_only && caller == terms.operator);
@@ -206,7 +206,7 @@ impl Service {
         page: PageQuery,
     ) -> Result<Page<Card>, Problem> {
         let (limit, before) = (page.limit(), page.cursor()?);
-        let list = self.parts.ledger.read(move |ledger| records::list(ledger, caller, mandate, before, limit + 1));
+        let list = self.deps.ledger.read(move |ledger| records::list(ledger, caller, mandate, before, limit + 1));
         Ok(paged(list.await?, limit, |card| card.seq.to_string(), records::CardRow::view))
     }
 
@@ -226,7 +226,7 @@ impl Service {
         let note = move |ledger: &rusqlite::Transaction<'_>| {
             records::note(ledger, &card, "card.revealed", None, json!({ "to": caller.to_string() }), clock::now())
         };
-        self.parts.ledger.writer().write(note).await?;
+        self.deps.ledger.writer().write(note).await?;
         issuer.secrets(&token).await.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))
     }
 
@@ -250,7 +250,7 @@ impl Service {
             }
             Ok(Ok(records::by_id(ledger, id)?.map(records::CardRow::view)))
         };
-        self.parts.ledger.writer().write(close).await??.ok_or_else(|| not_found("card"))
+        self.deps.ledger.writer().write(close).await??.ok_or_else(|| not_found("card"))
     }
 
     /// Answers the issuer's question about a charge from what the ledger knows; the answer is stored
@@ -258,15 +258,15 @@ impl Service {
     ///
     /// # Errors
     /// Those of the ledger: then there is no answer, and the issuer declines.
-    pub async fn answer(&self, question: AuthorizationRequest) -> Result<Option<Code>, Problem> {
-        let at = At {
-            head: self.parts.heads.borrow().block.number,
-            confirmations: self.parts.confirmations,
-            halted: self.parts.alarms.halted().is_some(),
+    pub async fn authorize_charge(&self, request: AuthorizationRequest) -> Result<Option<Code>, Problem> {
+        let at = ChainPosition {
+            head: self.deps.heads.borrow().block.number,
+            confirmations: self.deps.confirmations,
+            halted: self.deps.alarms.halted().is_some(),
             now: self.now(),
         };
-        let decide = move |ledger: &rusqlite::Transaction<'_>| decide_charge(ledger, question, at);
-        let verdict = self.parts.ledger.writer().write(decide).await?;
+        let decide = move |ledger: &rusqlite::Transaction<'_>| decide_charge(ledger, request, at);
+        let verdict = self.deps.ledger.writer().write(decide).await?;
         failpoint::pass(Point::ChargeDecided);
         Ok(verdict)
     }
@@ -287,7 +287,7 @@ impl Service {
                 None => Ok(()),
             }
         };
-        self.parts.ledger.writer().write(ingest_events).await?;
+        self.deps.ledger.writer().write(ingest_events).await?;
         failpoint::pass(Point::WebhookTaken);
         Ok(())
     }
@@ -295,7 +295,7 @@ impl Service {
 
 /// At which block, and when, a charge is judged.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct At {
+pub(crate) struct ChainPosition {
     pub(crate) head: u64,
     pub(crate) confirmations: u64,
     pub(crate) halted: bool,
@@ -305,10 +305,10 @@ pub(crate) struct At {
 /// Decides about a charge, within the writer's commit.
 pub(crate) fn decide_charge(
     ledger: &Connection,
-    question: AuthorizationRequest,
-    at: At,
+    request: AuthorizationRequest,
+    at: ChainPosition,
 ) -> Result<Option<Code>, LedgerError> {
-    let AuthorizationRequest { transaction, card: token, merchant, charge } = question;
+    let AuthorizationRequest { transaction, card: token, merchant, charge } = request;
     if let Some((_, cents, verdict)) = charges::answered(ledger, &transaction)? {
         // The same charge about another amount is not the same charge.
         return Ok(if cents == charge.cents { verdict } else { Some(Code::CardUsed) });

@@ -44,7 +44,7 @@ impl Service {
         self.check_request(&body)?;
         let fingerprint = keccak256(serde_jcs::to_vec(&body).map_err(|error| invalid(&error))?);
         let answer = self
-            .parts
+            .deps
             .ledger
             .writer()
             .write(move |ledger| {
@@ -89,7 +89,7 @@ impl Service {
 
     fn check_request(&self, body: &NewMandateRequest) -> Result<(), Problem> {
         let refuse = |detail: String| Err(Problem::new(Code::InvalidTerms, detail));
-        let Deps { deployment, .. } = *self.parts;
+        let Deps { deployment, .. } = *self.deps;
         if body.amount.is_zero() {
             return refuse("the amount is zero".into());
         }
@@ -143,7 +143,7 @@ impl Service {
     /// # Errors
     /// `not_found`, and those of the ledger.
     pub async fn mandate_request(&self, id: RequestId) -> Result<MandateRequest, Problem> {
-        self.parts.ledger.read(move |ledger| requests::get(ledger, id)).await?.ok_or_else(|| not_found("request"))
+        self.deps.ledger.read(move |ledger| requests::get(ledger, id)).await?.ok_or_else(|| not_found("request"))
     }
 
     /// The caller's requests, newest first.
@@ -152,7 +152,7 @@ impl Service {
     /// Those of the ledger.
     pub async fn mandate_requests(&self, caller: Address, page: PageQuery) -> Result<Page<MandateRequest>, Problem> {
         let (limit, before) = (page.limit(), page.cursor()?);
-        let list = self.parts.ledger.read(move |ledger| requests::list(ledger, caller, before, limit + 1)).await?;
+        let list = self.deps.ledger.read(move |ledger| requests::list(ledger, caller, before, limit + 1)).await?;
         Ok(paged(list, limit, |request| request.id.to_string(), |request| request))
     }
 
@@ -168,7 +168,7 @@ impl Service {
         if request.state == RequestState::Approved && request.mandate != Some(id) {
             return Err(approved_already(&request));
         }
-        if let Some(known) = self.parts.ledger.read(move |ledger| mandates::get(ledger, id)).await?
+        if let Some(known) = self.deps.ledger.read(move |ledger| mandates::get(ledger, id)).await?
             && (known.opened.is_some() || self.opening_for(request.id).await? == Some(id))
         {
             return Ok(Accepted { object: self.view(known), replayed: true });
@@ -188,7 +188,7 @@ impl Service {
 
         let (request, terms, valid_before) = (request.id, body.terms, authorization.valid_before);
         let record = self
-            .parts
+            .deps
             .ledger
             .writer()
             .write(move |ledger| {
@@ -223,7 +223,7 @@ impl Service {
         body: &NewMandate,
         now: Seconds,
     ) -> Result<MandateId, Problem> {
-        let Deps { deployment, .. } = *self.parts;
+        let Deps { deployment, .. } = *self.deps;
         let refuse = |detail: String| Err(Problem::new(Code::InvalidTerms, detail));
         let guardian = body.terms.guardian;
         if body.terms.operator != operator {
@@ -265,11 +265,11 @@ impl Service {
     }
 
     async fn simulate_opening(&self, opening: &Opening) -> Result<(), Problem> {
-        let head = self.parts.heads.borrow().block.hash;
+        let head = self.deps.heads.borrow().block.hash;
         let data = opening.calldata.clone();
-        let call = Call { from: None, to: self.parts.deployment.escrow, data, gas: None };
+        let call = Call { from: None, to: self.deps.deployment.escrow, data, gas: None };
         let Err(error) =
-            self.parts.rpc.call::<MandateEscrow::openWithAuthorizationCall>(call, BlockId::hash(head)).await
+            self.deps.rpc.call::<MandateEscrow::openWithAuthorizationCall>(call, BlockId::hash(head)).await
         else {
             return Ok(());
         };
@@ -288,7 +288,7 @@ impl Service {
     }
 
     async fn opening_for(&self, request: RequestId) -> Result<Option<MandateId>, LedgerError> {
-        self.parts.ledger.read(move |ledger| openings::of_request(ledger, request)).await
+        self.deps.ledger.read(move |ledger| openings::of_request(ledger, request)).await
     }
 
     /// One mandate of the caller's (as its agent or its operator).
@@ -296,7 +296,7 @@ impl Service {
     /// # Errors
     /// `not_found`, and those of the ledger.
     pub async fn mandate(&self, caller: Address, id: MandateId) -> Result<Mandate, Problem> {
-        let record = self.parts.ledger.read(move |ledger| mandates::get(ledger, id)).await?;
+        let record = self.deps.ledger.read(move |ledger| mandates::get(ledger, id)).await?;
         record
             .filter(|record| record.belongs_to(caller))
             .map(|record| self.view(record))
@@ -309,7 +309,7 @@ impl Service {
     /// Those of the ledger.
     pub async fn mandates(&self, caller: Address, page: PageQuery) -> Result<Page<Mandate>, Problem> {
         let (limit, before) = (page.limit(), page.cursor()?);
-        let list = self.parts.ledger.read(move |ledger| mandates::list(ledger, caller, before, limit + 1)).await?;
+        let list = self.deps.ledger.read(move |ledger| mandates::list(ledger, caller, before, limit + 1)).await?;
         Ok(paged(list, limit, |mandate| mandate.seq.to_string(), |mandate| self.view(mandate)))
     }
 }

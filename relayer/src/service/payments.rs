@@ -78,7 +78,7 @@ impl Service {
     ) -> Result<Accepted<Payment>, Problem> {
         // What was accepted is answered whatever has happened since; and a repeated payment costs no commit.
         let (repeated, key) = (payment.clone(), idempotency_key.clone());
-        let known = self.parts.ledger.read(move |ledger| {
+        let known = self.deps.ledger.read(move |ledger| {
             let SignedPayment { body, agent, .. } = &repeated;
             match of_agent(ledger, body.mandate, *agent)? {
                 Ok(_) => known(ledger, &repeated, key.as_deref()),
@@ -90,12 +90,12 @@ impl Service {
         }
         self.running()?;
         let this = self.clone();
-        let head = self.parts.heads.borrow().block.number;
+        let head = self.deps.heads.borrow().block.number;
         let now = self.now();
         let admit = move |ledger: &rusqlite::Transaction<'_>| {
             this.admit(ledger, &payment, idempotency_key.as_deref(), (head, now))
         };
-        let answer = self.parts.ledger.writer().write(admit).await?;
+        let answer = self.deps.ledger.writer().write(admit).await?;
         failpoint::pass(Point::PaymentCommitted);
         answer
     }
@@ -151,7 +151,7 @@ impl Service {
         proposal: &Proposal,
         (head, now): (u64, Seconds),
     ) -> Result<policy::Decision, LedgerError> {
-        let Deps { deployment, limits, confirmations, .. } = *self.parts;
+        let Deps { deployment, limits, confirmations, .. } = *self.deps;
         let committed = payments::committed(ledger, mandate, now)?;
         let standing = Standing {
             terms: &mandate.terms,
@@ -174,7 +174,7 @@ impl Service {
         mandate: &mandates::MandateRow,
         now: Seconds,
     ) -> Result<(), LedgerError> {
-        let Some(budget) = self.parts.gas_budget else { return Ok(()) };
+        let Some(budget) = self.deps.gas_budget else { return Ok(()) };
         let spent = gas::spent(ledger, mandate.id, now)?;
         let code = (spent >= budget).then_some(Code::GasBudgetExceeded);
         let (spent, budget) = (format_ether(U256::from(spent)), format_ether(U256::from(budget)));
@@ -200,7 +200,7 @@ impl Service {
         loop {
             changes.mark_unchanged();
             let found = self
-                .parts
+                .deps
                 .ledger
                 .read(move |ledger| {
                     let Some(payment) = payments::by_id(ledger, id)? else { return Ok(None) };
@@ -229,7 +229,7 @@ impl Service {
         let (limit, before) = (page.limit(), page.cursor()?);
         let PaymentFilter { mandate, state, reference } = filter;
         let filter = payments::Filter { reader: caller, mandate, state, reference };
-        let list = self.parts.ledger.read(move |ledger| payments::list(ledger, filter, before, limit + 1)).await?;
+        let list = self.deps.ledger.read(move |ledger| payments::list(ledger, filter, before, limit + 1)).await?;
         Ok(paged(list, limit, |payment| payment.seq.to_string(), payments::PaymentRow::view))
     }
 }

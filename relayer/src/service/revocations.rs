@@ -56,7 +56,7 @@ impl Service {
     /// `not_found` unless its operator signed it, `foreign_guardian`, and those of the ledger.
     pub async fn revoke(&self, revocation: SignedRevocation) -> Result<Accepted<Mandate>, Problem> {
         self.running()?;
-        let guardian = self.parts.deployment.guardian;
+        let guardian = self.deps.deployment.guardian;
         let accept = move |ledger: &rusqlite::Transaction<'_>| {
             let SignedRevocation { mandate: id, signature, by } = revocation;
             let Some(record) = mandates::get(ledger, id)?.filter(|record| record.terms.operator == by) else {
@@ -80,7 +80,7 @@ impl Service {
                 .ok_or_else(|| LedgerError::inconsistent("a mandate that was just read is gone"))?;
             Ok(Ok((record, false)))
         };
-        let (record, replayed) = self.parts.ledger.writer().write(accept).await??;
+        let (record, replayed) = self.deps.ledger.writer().write(accept).await??;
         Ok(Accepted { object: self.view(record), replayed })
     }
 }

@@ -5,14 +5,15 @@ use stipend_core::card::Charge;
 use super::*;
 use crate::{
     ledger::revocations::{self, Revocation},
-    service::cards::{At, AuthorizationRequest, decide_charge},
+    service::cards::{AuthorizationRequest, ChainPosition, decide_charge},
 };
 
 fn ask(scene: &Scene, transaction: &str) -> Option<Code> {
     let charge = Charge { cents: 1, cash_cents: 0, mcc: None, in_dollars: true, plain: true };
-    let question =
+    let request =
         AuthorizationRequest { transaction: transaction.into(), card: "token".into(), merchant: "shop".into(), charge };
-    decide_charge(&scene.ledger, question, At { head: 100, confirmations: 1, halted: false, now: 100 }).unwrap()
+    decide_charge(&scene.ledger, request, ChainPosition { head: 100, confirmations: 1, halted: false, now: 100 })
+        .unwrap()
 }
 
 #[test]

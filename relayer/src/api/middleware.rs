@@ -14,14 +14,14 @@ use stipend_core::Code;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::{DEADLINE, input, problem::Refusal};
+use super::{RESPONSE_TIMEOUT, extract, problem::Refusal};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id of a client's own that is kept.
 const REQUEST_ID_MAX: usize = 64;
 
-pub(super) async fn edge(request: Request, next: Next) -> Response {
+pub(super) async fn observe(request: Request, next: Next) -> Response {
     let id = request_id(request.headers().get(REQUEST_ID));
     let method = request.method().clone();
     // The route, not the path: a path can hold anything that a client cares to send.
@@ -29,7 +29,7 @@ pub(super) async fn edge(request: Request, next: Next) -> Response {
     let route = route.as_ref().map_or("-", MatchedPath::as_str);
     let started = Instant::now();
 
-    let mut response = match timeout(DEADLINE, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
+    let mut response = match timeout(RESPONSE_TIMEOUT, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
         Ok(Ok(response)) => response,
         Ok(Err(_panic)) => {
             tracing::error!(%method, route, request_id = ?id, "a handler panicked");
@@ -47,7 +47,7 @@ pub(super) async fn edge(request: Request, next: Next) -> Response {
 
 /// The client's own id if it can be echoed safely, else a new one.
 fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
-    let usable = |id: &&HeaderValue| (1..=REQUEST_ID_MAX).contains(&id.len()) && input::is_printable(id.as_bytes());
+    let usable = |id: &&HeaderValue| (1..=REQUEST_ID_MAX).contains(&id.len()) && extract::is_printable(id.as_bytes());
     given.filter(usable).cloned().unwrap_or_else(|| {
         HeaderValue::try_from(Uuid::now_v7().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
     })

@@ -22,7 +22,7 @@ use stipend_core::{
 };
 use tokio::time::timeout;
 
-use super::{BODY_MAX, PATIENCE, problem::Refusal};
+use super::{BODY_MAX, BODY_TIMEOUT, problem::Refusal};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_KEY_MAX: usize = 255;
@@ -48,7 +48,7 @@ pub(super) fn is_printable(bytes: &[u8]) -> bool {
 /// A JSON body of a known form.
 pub(super) struct Body<T>(pub(super) T);
 
-impl<S: Sync, T: Form> FromRequest<S> for Body<T> {
+impl<S: Sync, T: Validate> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Refusal> {
@@ -62,36 +62,36 @@ impl<S: Sync, T: Form> FromRequest<S> for Body<T> {
 }
 
 /// A body that can be sent.
-pub(super) trait Form: DeserializeOwned {
+pub(super) trait Validate: DeserializeOwned {
     /// Checks what its fields' own types do not.
     fn check(&self) -> Result<(), Refusal>;
 }
 
-impl Form for NewMandateRequest {
+impl Validate for NewMandateRequest {
     fn check(&self) -> Result<(), Refusal> {
         check_metadata(&self.metadata)
     }
 }
 
-impl Form for NewMandate {
+impl Validate for NewMandate {
     fn check(&self) -> Result<(), Refusal> {
         Ok(())
     }
 }
 
-impl Form for NewRevocation {
+impl Validate for NewRevocation {
     fn check(&self) -> Result<(), Refusal> {
         Ok(())
     }
 }
 
-impl Form for NewPayment {
+impl Validate for NewPayment {
     fn check(&self) -> Result<(), Refusal> {
         check_metadata(&self.metadata)
     }
 }
 
-impl Form for NewCard {
+impl Validate for NewCard {
     fn check(&self) -> Result<(), Refusal> {
         check_metadata(&self.metadata)
     }
@@ -99,13 +99,13 @@ impl Form for NewCard {
 
 /// Reads a body, up to the limits of size and time.
 pub(super) async fn read(request: Request) -> Result<Bytes, Refusal> {
-    match timeout(PATIENCE, Bytes::from_request(request, &())).await {
+    match timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)))) => {
             Err(Refusal::new(Code::TooLarge, format!("the body is larger than {BODY_MAX} bytes")))
         }
         Ok(Err(_)) => Err(invalid("the body broke off")),
-        Err(_elapsed) => Err(Refusal::new(Code::Timeout, format!("the body took longer than {PATIENCE:?}"))),
+        Err(_elapsed) => Err(Refusal::new(Code::Timeout, format!("the body took longer than {BODY_TIMEOUT:?}"))),
     }
 }
 
@@ -117,17 +117,17 @@ fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     if text.starts_with('\u{feff}') {
         return Err(invalid("the body starts with a byte order mark"));
     }
-    parse::<Strict>(bytes)?;
+    parse::<NoDuplicateKeys>(bytes)?;
     parse(bytes)
 }
 
 /// By axum's extractor, because its errors name the path of the field.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
-    Json::from_bytes(bytes).map(|Json(value)| value).map_err(|rejection| complaint(&rejection))
+    Json::from_bytes(bytes).map(|Json(value)| value).map_err(|rejection| rejection_detail(&rejection))
 }
 
 /// The innermost cause is the parser's own words; those around it only say that it failed.
-fn complaint(rejection: &dyn Error) -> Refusal {
+fn rejection_detail(rejection: &dyn Error) -> Refusal {
     let mut cause = rejection;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -154,15 +154,15 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// JSON of any shape, walked over for what serde lets pass, and thrown away.
-struct Strict;
+struct NoDuplicateKeys;
 
-impl<'de> Deserialize<'de> for Strict {
+impl<'de> Deserialize<'de> for NoDuplicateKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Self)
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for NoDuplicateKeys {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -242,7 +242,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refusal> {
-        let query = axum::extract::Query::try_from_uri(&parts.uri).map_err(|rejection| complaint(&rejection))?;
+        let query = axum::extract::Query::try_from_uri(&parts.uri).map_err(|rejection| rejection_detail(&rejection))?;
         Ok(Self(query.0))
     }
 }
@@ -250,7 +250,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 /// A query of a call that takes none.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Nothing {}
+pub(super) struct NoQuery {}
 
 /// A page's length: 1 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -19,7 +19,7 @@ use stipend_core::{
 use super::{
     Api,
     auth::Caller,
-    input::{Body, Cursor, Id, IdempotencyKey, Limit, Nothing, Query},
+    extract::{Body, Cursor, Id, IdempotencyKey, Limit, NoQuery, Query},
     problem::Refusal,
 };
 use crate::service::{Accepted, PageQuery, PaymentFilter};
@@ -31,24 +31,24 @@ const AUDIT_PAGE: u32 = 20;
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
-pub(super) async fn healthz(State(api): State<Api>, _: Query<Nothing>) -> Response {
+pub(super) async fn healthz(State(api): State<Api>, _: Query<NoQuery>) -> Response {
     Json(api.service.health().await).into_response()
 }
 
-pub(super) async fn readyz(State(api): State<Api>, _: Query<Nothing>) -> Response {
+pub(super) async fn readyz(State(api): State<Api>, _: Query<NoQuery>) -> Response {
     let health = api.service.health().await;
     let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
 }
 
-pub(super) async fn info(State(api): State<Api>, _: Query<Nothing>) -> Answer<Info> {
+pub(super) async fn info(State(api): State<Api>, _: Query<NoQuery>) -> Answer<Info> {
     Ok(Json(api.service.info().await?))
 }
 
 pub(super) async fn request_mandate(
     State(api): State<Api>,
     Caller(agent): Caller,
-    _: Query<Nothing>,
+    _: Query<NoQuery>,
     IdempotencyKey(key): IdempotencyKey,
     Body(body): Body<NewMandateRequest>,
 ) -> Result<Response, Refusal> {
@@ -58,7 +58,7 @@ pub(super) async fn request_mandate(
 pub(super) async fn mandate_request(
     State(api): State<Api>,
     _: Caller,
-    _: Query<Nothing>,
+    _: Query<NoQuery>,
     Id(id): Id<RequestId>,
 ) -> Answer<MandateRequest> {
     Ok(Json(api.service.mandate_request(id).await?))
@@ -75,7 +75,7 @@ pub(super) async fn mandate_requests(
 pub(super) async fn open_mandate(
     State(api): State<Api>,
     Caller(operator): Caller,
-    _: Query<Nothing>,
+    _: Query<NoQuery>,
     Body(body): Body<NewMandate>,
 ) -> Result<Response, Refusal> {
     Ok(created(StatusCode::ACCEPTED, api.service.open_mandate(operator, body).await?))
@@ -84,7 +84,7 @@ pub(super) async fn open_mandate(
 pub(super) async fn mandate(
     State(api): State<Api>,
     Caller(caller): Caller,
-    _: Query<Nothing>,
+    _: Query<NoQuery>,
     Id(id): Id<MandateId>,
 ) -> Answer<Mandate> {
     Ok(Json(api.service.mandate(caller, id).await?))
@@ -100,41 +100,41 @@ pub(super) async fn mandates(
 
 pub(super) async fn revoke(
     State(api): State<Api>,
-    _: Query<Nothing>,
+    _: Query<NoQuery>,
     Id(id): Id<MandateId>,
     Body(body): Body<NewRevocation>,
 ) -> Result<Response, Refusal> {
     let revocation = api.service.authenticate_revocation(id, body).await?;
-    api.gates.agent(revocation.signer())?;
+    api.limiters.agent(revocation.signer())?;
     Ok(created(StatusCode::ACCEPTED, api.service.revoke(revocation).await?))
 }
 
 pub(super) async fn pay(
     State(api): State<Api>,
-    _: Query<Nothing>,
+    _: Query<NoQuery>,
     IdempotencyKey(key): IdempotencyKey,
     Body(body): Body<NewPayment>,
 ) -> Result<Response, Refusal> {
     let payment = api.service.authenticate_payment(body).await?;
-    api.gates.agent(payment.agent())?;
+    api.limiters.agent(payment.agent())?;
     Ok(created(StatusCode::ACCEPTED, api.service.pay(payment, key).await?))
 }
 
 pub(super) async fn create_card(
     State(api): State<Api>,
-    _: Query<Nothing>,
+    _: Query<NoQuery>,
     IdempotencyKey(key): IdempotencyKey,
     Body(body): Body<NewCard>,
 ) -> Result<Response, Refusal> {
     let hold = api.service.authenticate_hold(body).await?;
-    api.gates.agent(hold.agent())?;
+    api.limiters.agent(hold.agent())?;
     Ok(created(StatusCode::ACCEPTED, api.service.create_card(hold, key).await?))
 }
 
 pub(super) async fn card(
     State(api): State<Api>,
     Caller(caller): Caller,
-    _: Query<Nothing>,
+    _: Query<NoQuery>,
     Id(id): Id<CardId>,
 ) -> Answer<Card> {
     Ok(Json(api.service.card(caller, id).await?))
@@ -152,7 +152,7 @@ pub(super) async fn cards(
 pub(super) async fn card_secrets(
     State(api): State<Api>,
     Caller(caller): Caller,
-    _: Query<Nothing>,
+    _: Query<NoQuery>,
     Id(id): Id<CardId>,
 ) -> Result<Response, Refusal> {
     let secrets = api.service.reveal_card(caller, id).await?;
@@ -163,7 +163,7 @@ pub(super) async fn card_secrets(
 pub(super) async fn close_card(
     State(api): State<Api>,
     Caller(caller): Caller,
-    _: Query<Nothing>,
+    _: Query<NoQuery>,
     Id(id): Id<CardId>,
 ) -> Answer<Card> {
     Ok(Json(api.service.close_card(caller, id).await?))
