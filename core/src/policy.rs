@@ -21,7 +21,7 @@ pub enum MandateState {
 
 /// What is known of the mandate when the decision is made.
 #[derive(Clone, Debug)]
-pub struct Standing<'a> {
+pub struct PolicyContext<'a> {
     /// Its terms.
     pub terms: &'a Terms,
     /// Its intent document, if it is known here and matches the terms.
@@ -109,20 +109,20 @@ impl Decision {
 /// Decides about `payment` at time `now`, which is the later of the head's and the clock's.
 #[must_use]
 pub fn decide(
-    standing: &Standing<'_>,
+    context: &PolicyContext<'_>,
     payment: &Proposal,
     deployment: &Deployment,
     limits: &Limits,
     now: Seconds,
 ) -> Decision {
-    let terms = standing.terms;
+    let terms = context.terms;
     let mut rules = Vec::new();
     let mut rule = |rule: &str, code, detail| rules.push(Verdict { rule: rule.into(), code, detail });
     let deny = |broken: bool, code: Code| broken.then_some(code);
 
     rule(
         "state",
-        match standing.state {
+        match context.state {
             MandateState::Opening => Some(Code::NotYetOpen),
             MandateState::Open => None,
             MandateState::Frozen => Some(Code::Frozen),
@@ -130,7 +130,7 @@ pub fn decide(
         },
         format!(
             "the mandate is {}",
-            match standing.state {
+            match context.state {
                 MandateState::Opening => "not confirmed yet",
                 MandateState::Open => "open",
                 MandateState::Frozen => "frozen",
@@ -145,8 +145,8 @@ pub fn decide(
     );
     rule(
         "intent",
-        deny(standing.intent.is_none(), Code::IntentUnknown),
-        match standing.intent {
+        deny(context.intent.is_none(), Code::IntentUnknown),
+        match context.intent {
             Some(_) => "the document matches the terms".into(),
             None => "no document matches the terms".into(),
         },
@@ -178,8 +178,8 @@ pub fn decide(
             payment.payee.is_zero() || payment.payee == deployment.escrow || payment.payee == deployment.token,
             Code::BadPayee,
         )
-        .or(deny(!may_be_paid(standing, payment.payee), Code::PayeeNotAllowed)),
-        match standing.intent.and_then(|intent| intent.policy.payees.as_ref()) {
+        .or(deny(!may_be_paid(context, payment.payee), Code::PayeeNotAllowed)),
+        match context.intent.and_then(|intent| intent.policy.payees.as_ref()) {
             Some(payees) => format!("payee {}, {} allowed", payment.payee, payees.len()),
             None => format!("payee {}, anyone allowed", payment.payee),
         },
@@ -195,12 +195,12 @@ pub fn decide(
     );
     rule(
         "budget",
-        deny(payment.amount > standing.available, Code::InsufficientBudget),
-        format!("amount {}, available {}", payment.amount, standing.available),
+        deny(payment.amount > context.available, Code::InsufficientBudget),
+        format!("amount {}, available {}", payment.amount, context.available),
     );
-    let (code, detail) = window(standing, payment, limits, now);
+    let (code, detail) = window(context, payment, limits, now);
     rule("window", code, detail);
-    let floor = standing.highest_nonce.map_or(0, NonceWindow::floor);
+    let floor = context.highest_nonce.map_or(0, NonceWindow::floor);
     rule(
         "nonce",
         deny(payment.nonce < floor, Code::NonceRetired),
@@ -214,8 +214,8 @@ pub fn decide(
 /// refuses what exceeds the window's cap with all that a block has taken in that time and all that
 /// waits, and what would not fit into the contract's buckets in time, or would keep out what waits.
 /// What passes may have to wait for up to a sixth of the window: the chain says so, and it is sent again.
-fn window(standing: &Standing<'_>, payment: &Proposal, limits: &Limits, now: Seconds) -> (Option<Code>, String) {
-    let (terms, committed) = (standing.terms, standing.committed);
+fn window(context: &PolicyContext<'_>, payment: &Proposal, limits: &Limits, now: Seconds) -> (Option<Code>, String) {
+    let (terms, committed) = (context.terms, context.committed);
     if terms.window == 0 {
         return (None, "no rolling window".into());
     }
@@ -232,10 +232,10 @@ fn window(standing: &Standing<'_>, payment: &Proposal, limits: &Limits, now: Sec
     ((exceeds || !fits_in_time).then_some(Code::WindowExceeded), detail)
 }
 
-fn may_be_paid(standing: &Standing<'_>, payee: Address) -> bool {
+fn may_be_paid(context: &PolicyContext<'_>, payee: Address) -> bool {
     // A document that is known matches the terms: its payees have their root.
-    let payees = standing.intent.and_then(|intent| intent.policy.payees.as_deref());
-    standing.terms.payees.is_zero() || payees.is_some_and(|payees| payees.contains(&payee))
+    let payees = context.intent.and_then(|intent| intent.policy.payees.as_deref());
+    context.terms.payees.is_zero() || payees.is_some_and(|payees| payees.contains(&payee))
 }
 
 #[cfg(test)]
@@ -306,7 +306,7 @@ mod tests {
         }
 
         fn decide(&self) -> Decision {
-            let standing = Standing {
+            let context = PolicyContext {
                 terms: &self.terms,
                 intent: self.intent.as_ref(),
                 state: self.state,
@@ -314,7 +314,7 @@ mod tests {
                 highest_nonce: self.highest_nonce,
                 committed: &self.committed,
             };
-            decide(&standing, &self.payment, &DEPLOYMENT, &self.limits, self.now)
+            decide(&context, &self.payment, &DEPLOYMENT, &self.limits, self.now)
         }
 
         fn refusal(change: impl FnOnce(&mut Self)) -> Option<Code> {

@@ -114,14 +114,14 @@ async fn attempt(
 }
 
 #[derive(Deserialize)]
-struct Verdict {
+struct AsaDecision {
     result: String,
     approved_amount: Option<i64>,
 }
 
 /// What an answer means.
 fn verdict(body: &[u8]) -> Result<Option<i64>, Decline> {
-    let Ok(Verdict { result, approved_amount }) = serde_json::from_slice(body) else { return Err(MALFORMED) };
+    let Ok(AsaDecision { result, approved_amount }) = serde_json::from_slice(body) else { return Err(MALFORMED) };
     let decline = |result, detail| Err(Decline { result, detail });
     match result.as_str() {
         "APPROVED" => Ok(approved_amount),

@@ -17,11 +17,11 @@ use crate::{
     number::{CardNumber, Cvv},
     store::{
         Store, StoreError,
-        books::{self, Answered},
+        cards::{self, Answered},
         outbox,
     },
     time::Time,
-    transaction::{EventKind, Purchase, PurchaseError, Request, Step, StepError, Transaction},
+    transaction::{EventKind, Purchase, PurchaseError, Request, Transaction, Transition, TransitionError},
 };
 
 /// Why a call has no better answer.
@@ -64,10 +64,10 @@ impl From<PurchaseError> for Refusal {
     }
 }
 
-impl From<StepError> for Refusal {
-    fn from(error: StepError) -> Self {
+impl From<TransitionError> for Refusal {
+    fn from(error: TransitionError) -> Self {
         match error {
-            StepError::Amount(_) => Self::BadRequest(error.to_string()),
+            TransitionError::Amount(_) => Self::BadRequest(error.to_string()),
             _ => Self::Unprocessable(error.to_string()),
         }
     }
@@ -139,7 +139,7 @@ impl Issuer {
     pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, Refusal>
     where
         T: Send + 'static,
-        F: FnOnce(&Books<'_>) -> Result<T, Refusal> + Send + 'static,
+        F: FnOnce(&StoreSession<'_>) -> Result<T, Refusal> + Send + 'static,
     {
         let result = self.read(work).await;
         self.wake();
@@ -150,12 +150,12 @@ impl Issuer {
     pub(crate) async fn read<T, F>(&self, work: F) -> Result<T, Refusal>
     where
         T: Send + 'static,
-        F: FnOnce(&Books<'_>) -> Result<T, Refusal> + Send + 'static,
+        F: FnOnce(&StoreSession<'_>) -> Result<T, Refusal> + Send + 'static,
     {
         let first = self.0.schedule.first().copied().unwrap_or_default();
         let work = move |store: &Connection| {
             let now = Time::now();
-            work(&Books { store, now, due: now.after(first) })
+            work(&StoreSession { store, now, due: now.after(first) })
         };
         self.0.store.run(work).await
     }
@@ -163,26 +163,26 @@ impl Issuer {
     /// Creates a card, once per idempotency key.
     pub(crate) async fn create_card(&self, new: NewCard, key: Option<String>) -> Result<Value, Refusal> {
         let request = serde_json::to_string(&new).map_err(StoreError::inconsistent)?;
-        self.write(move |books| {
+        self.write(move |session| {
             if let Some(key) = &key
-                && let Some(answered) = books::answered(books.store, key)?
+                && let Some(answered) = cards::answered(session.store, key)?
             {
                 if answered.request != request {
                     return Err(Refusal::KeyReused);
                 }
-                let (_, secrets) = books.card(answered.card)?;
+                let (_, secrets) = session.card(answered.card)?;
                 return Ok(secrets.join(answered.answer));
             }
-            let number = books::free_number(books.store)?;
+            let number = cards::free_number(session.store)?;
             let secrets = Secrets { number, cvv: Cvv::random().map_err(StoreError::from)? };
-            let card = Card::new(new, Uuid::new_v4(), number, books.now)?;
-            books::insert_card(books.store, &card, &secrets)?;
+            let card = Card::new(new, Uuid::new_v4(), number, session.now)?;
+            cards::insert_card(session.store, &card, &secrets)?;
             let answer = card.view();
             if let Some(key) = key {
                 let answered = Answered { request, card: card.token, answer: answer.clone() };
-                books::remember(books.store, &key, &answered)?;
+                cards::remember(session.store, &key, &answered)?;
             }
-            books.announce("card.created", json!({ "card_token": card.token, "replacement_for": null }))?;
+            session.announce("card.created", json!({ "card_token": card.token, "replacement_for": null }))?;
             Ok(secrets.join(answer))
         })
         .await
@@ -190,10 +190,10 @@ impl Issuer {
 
     /// Changes a card.
     pub(crate) async fn update_card(&self, token: Uuid, update: CardUpdate) -> Result<Value, Refusal> {
-        self.write(move |books| {
-            let (card, secrets) = books.card(token)?;
+        self.write(move |session| {
+            let (card, secrets) = session.card(token)?;
             let (card, previous) = card.updated(update)?;
-            books.changed(&card, previous)?;
+            session.changed(&card, previous)?;
             Ok(secrets.join(card.view()))
         })
         .await
@@ -215,7 +215,7 @@ impl Issuer {
 
     async fn decide(&self, number: CardNumber, purchase: Purchase) -> Result<Uuid, Refusal> {
         let (request, amount, capable) = (purchase.request, purchase.amount, purchase.partial_approval_capable);
-        let opened = self.write(move |books| books.open(number, &purchase)).await?;
+        let opened = self.write(move |session| session.open(number, &purchase)).await?;
         let Opened { card, transaction, responder } = match opened {
             Ok(opened) => opened,
             Err(declined) => return outcome(&declined),
@@ -229,15 +229,16 @@ impl Issuer {
         };
         let decision = answer.and_then(|part| asa::granted(amount, part, capable));
         let transaction = self
-            .write(move |books| {
-                let (card, _) = books.card(card.token)?;
-                let allowed = card.admits(amount, &books::velocity(books.store, card.token, books.now)?, books.now);
+            .write(move |session| {
+                let (card, _) = session.card(card.token)?;
+                let allowed =
+                    card.admits(amount, &cards::velocity(session.store, card.token, session.now)?, session.now);
                 let decision = allowed.and(decision);
-                let transaction = transaction.begun(request, decision, Uuid::new_v4(), books.now);
-                books.record(&transaction)?;
+                let transaction = transaction.begun(request, decision, Uuid::new_v4(), session.now);
+                session.record(&transaction)?;
                 if decision.is_ok() && request != Request::BalanceInquiry {
                     let (card, previous) = card.authorised();
-                    books.changed(&card, previous)?;
+                    session.changed(&card, previous)?;
                 }
                 Ok(transaction)
             })
@@ -246,11 +247,11 @@ impl Issuer {
     }
 
     /// Takes a transaction one step on.
-    pub(crate) async fn step(&self, token: Uuid, step: Step) -> Result<Transaction, Refusal> {
-        self.write(move |books| {
-            let transaction = books::transaction(books.store, token)?.ok_or(Refusal::NotFound("transaction"))?;
-            let transaction = transaction.stepped(step, Uuid::new_v4(), books.now)?;
-            books.record(&transaction)?;
+    pub(crate) async fn step(&self, token: Uuid, step: Transition) -> Result<Transaction, Refusal> {
+        self.write(move |session| {
+            let transaction = cards::transaction(session.store, token)?.ok_or(Refusal::NotFound("transaction"))?;
+            let transaction = transaction.stepped(step, Uuid::new_v4(), session.now)?;
+            session.record(&transaction)?;
             Ok(transaction)
         })
         .await
@@ -260,16 +261,16 @@ impl Issuer {
     pub(crate) async fn post(&self, card: Target, kind: EventKind, purchase: Purchase) -> Result<Uuid, Refusal> {
         purchase.check()?;
         if purchase.amount == 0 {
-            return Err(StepError::Amount(0).into());
+            return Err(TransitionError::Amount(0).into());
         }
-        self.write(move |books| {
+        self.write(move |session| {
             let card = match card {
-                Target::Token(token) => books.card(token)?.0,
-                Target::Number(number) => books.of_number(number)?,
+                Target::Token(token) => session.card(token)?.0,
+                Target::Number(number) => session.of_number(number)?,
             };
-            let transaction = Transaction::asked(&card, &purchase, Uuid::new_v4(), books.now);
-            let transaction = transaction.posted(kind, Uuid::new_v4(), books.now);
-            books.record(&transaction)?;
+            let transaction = Transaction::asked(&card, &purchase, Uuid::new_v4(), session.now);
+            let transaction = transaction.posted(kind, Uuid::new_v4(), session.now);
+            session.record(&transaction)?;
             Ok(transaction.token)
         })
         .await
@@ -293,27 +294,27 @@ fn outcome(transaction: &Transaction) -> Result<Uuid, Refusal> {
 }
 
 /// The store within one transaction, at one time.
-pub(crate) struct Books<'a> {
+pub(crate) struct StoreSession<'a> {
     pub(crate) store: &'a Connection,
     pub(crate) now: Time,
     /// When what is announced now is delivered first.
     due: Time,
 }
 
-impl Books<'_> {
+impl StoreSession<'_> {
     pub(crate) fn card(&self, token: Uuid) -> Result<(Card, Secrets), Refusal> {
-        books::card(self.store, token)?.ok_or(Refusal::NotFound("card"))
+        cards::card(self.store, token)?.ok_or(Refusal::NotFound("card"))
     }
 
     fn of_number(&self, number: CardNumber) -> Result<Card, Refusal> {
-        books::of_number(self.store, number)?.ok_or(Refusal::NotFound("card"))
+        cards::of_number(self.store, number)?.ok_or(Refusal::NotFound("card"))
     }
 
     /// Begins a purchase, or declines it at once.
     fn open(&self, number: CardNumber, purchase: &Purchase) -> Result<Result<Opened, Transaction>, Refusal> {
         let card = self.of_number(number)?;
         let transaction = Transaction::asked(&card, purchase, Uuid::new_v4(), self.now);
-        let spent = books::velocity(self.store, card.token, self.now)?;
+        let spent = cards::velocity(self.store, card.token, self.now)?;
         if let Err(decline) = card.admits(purchase.amount, &spent, self.now) {
             let declined = transaction.begun(purchase.request, Err(decline), Uuid::new_v4(), self.now);
             self.record(&declined)?;
@@ -328,7 +329,7 @@ impl Books<'_> {
 
     /// Stores a transaction and tells everybody.
     fn record(&self, transaction: &Transaction) -> Result<(), StoreError> {
-        books::save(self.store, transaction)?;
+        cards::save(self.store, transaction)?;
         self.announce("card_transaction.updated", transaction.view())
     }
 
@@ -337,7 +338,7 @@ impl Books<'_> {
         if previous.is_empty() {
             return Ok(());
         }
-        books::update_card(self.store, card)?;
+        cards::update_card(self.store, card)?;
         let payload = json!({ "card_token": card.token, "state": card.state, "previous_fields": previous });
         self.announce("card.updated", payload)
     }

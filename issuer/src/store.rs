@@ -1,7 +1,7 @@
 //! What survives a restart: one SQLite file. Whoever changes something hands over a closure, which
 //! runs in one transaction: it happens whole and on its own, or not at all.
 
-pub(crate) mod books;
+pub(crate) mod cards;
 pub(crate) mod outbox;
 
 use std::{

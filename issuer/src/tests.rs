@@ -1,11 +1,11 @@
 //! The issuer as its callers see it: over HTTP, with a receiver of events and questions.
 
-mod house;
+mod harness;
 
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use house::{Answer, House};
+use harness::{Answer, TestIssuer};
 use serde_json::{Value, json};
 
 const SINGLE_USE: &str = "SINGLE_USE";
@@ -20,70 +20,70 @@ fn charge(card: &Value, amount: i64) -> Value {
 
 #[tokio::test]
 async fn only_the_status_is_open_to_all() {
-    let house = House::start().await;
-    let nobody = reqwest::get(house.url("/v1/status")).await.unwrap();
+    let issuer = TestIssuer::start().await;
+    let nobody = reqwest::get(issuer.url("/v1/status")).await.unwrap();
     assert_eq!(nobody.status(), 200);
     for path in ["/v1/cards", "/_mock", "/v1/transactions"] {
         for key in ["", "Bearer key-of-the-test", "key-of-the-tes", "key-of-the-test2"] {
-            let refused = house.http.get(house.url(path)).header("authorization", key).send().await.unwrap();
+            let refused = issuer.http.get(issuer.url(path)).header("authorization", key).send().await.unwrap();
             assert_eq!(refused.status(), 401, "{path} {key}");
             let body: Value = refused.json().await.unwrap();
             assert!(body["message"].is_string() && body["debugging_request_id"].is_string());
         }
     }
-    let (status, body) = house.get("/v1/nothing").await;
+    let (status, body) = issuer.get("/v1/nothing").await;
     assert_eq!((status, body["message"].as_str()), (404, Some("there is no such path")));
-    house.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn a_number_is_in_the_answers_about_one_card_and_in_no_list() {
-    let house = House::start().await;
-    let card = house.create(new_card(2_500)).await;
+    let issuer = TestIssuer::start().await;
+    let card = issuer.create(new_card(2_500)).await;
     let number = card["pan"].as_str().unwrap();
     assert!(number.parse::<crate::CardNumber>().is_ok() && number.starts_with("411111"));
     assert_eq!(card["last_four"].as_str().unwrap(), &number[12..]);
     assert_eq!(card["cvv"].as_str().unwrap().len(), 3);
 
     let path = format!("/v1/cards/{}", card["token"].as_str().unwrap());
-    assert_eq!(house.get(&path).await, (200, card.clone()));
-    let (_, list) = house.get("/v1/cards").await;
+    assert_eq!(issuer.get(&path).await, (200, card.clone()));
+    let (_, list) = issuer.get("/v1/cards").await;
     assert!(list["data"][0].get("pan").is_none() && list["data"][0].get("cvv").is_none());
-    assert_eq!(house.get("/v1/cards/00000000-0000-0000-0000-000000000000").await.0, 404);
-    assert_eq!(house.get("/v1/cards/none").await.0, 404);
-    house.stop().await;
+    assert_eq!(issuer.get("/v1/cards/00000000-0000-0000-0000-000000000000").await.0, 404);
+    assert_eq!(issuer.get("/v1/cards/none").await.0, 404);
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn a_key_creates_one_card_and_a_restart_does_not_forget_it() {
-    let mut house = House::start().await;
-    let first = house.create_with_key("key 1", new_card(2_500)).await;
+    let mut issuer = TestIssuer::start().await;
+    let first = issuer.create_with_key("key 1", new_card(2_500)).await;
     let card = first.json::<Value>().await.unwrap();
-    house.restart().await;
-    let again = house.create_with_key("key 1", new_card(2_500)).await.json::<Value>().await.unwrap();
+    issuer.restart().await;
+    let again = issuer.create_with_key("key 1", new_card(2_500)).await.json::<Value>().await.unwrap();
     assert_eq!(again, card);
-    let other = house.create_with_key("key 1", new_card(2_501)).await;
+    let other = issuer.create_with_key("key 1", new_card(2_501)).await;
     assert_eq!((other.status().as_u16(), other.headers()["x-should-retry"].to_str().unwrap()), (409, "false"));
-    assert_eq!(house.get("/v1/cards").await.1["data"].as_array().unwrap().len(), 1);
-    house.stop().await;
+    assert_eq!(issuer.get("/v1/cards").await.1["data"].as_array().unwrap().len(), 1);
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn a_lost_answer_can_be_asked_for_again_and_its_card_be_found() {
-    let house = House::start().await;
-    house.mock(json!({ "cards": { "lose_create_answer": 1 } })).await;
-    let request = house.create_request("key 1", &new_card(2_500));
+    let issuer = TestIssuer::start().await;
+    issuer.mock(json!({ "cards": { "lose_create_answer": 1 } })).await;
+    let request = issuer.create_request("key 1", &new_card(2_500));
     assert!(request.send().await.is_err(), "the connection closes without an answer");
-    let (_, found) = house.get("/v1/cards?memo=hold").await;
-    let card = house.create_with_key("key 1", new_card(2_500)).await.json::<Value>().await.unwrap();
+    let (_, found) = issuer.get("/v1/cards?memo=hold").await;
+    let card = issuer.create_with_key("key 1", new_card(2_500)).await.json::<Value>().await.unwrap();
     assert_eq!(found["data"].as_array().unwrap().len(), 1);
     assert_eq!(found["data"][0]["token"], card["token"]);
-    house.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn what_can_not_be_understood_is_refused_and_not_quoted() {
-    let house = House::start().await;
+    let issuer = TestIssuer::start().await;
     for body in [
         json!({}),
         json!({ "type": "PHYSICAL" }),
@@ -92,40 +92,40 @@ async fn what_can_not_be_understood_is_refused_and_not_quoted() {
         json!({ "type": SINGLE_USE, "spend_limits": 1 }),
         json!({ "type": SINGLE_USE, "state": "CLOSED" }),
     ] {
-        let (status, answer) = house.post("/v1/cards", body.clone()).await;
+        let (status, answer) = issuer.post("/v1/cards", body.clone()).await;
         assert_eq!(status, 400, "{body} {answer}");
     }
     let number = 4_111_111_289_144_142_u64;
     for pan in [json!(number), json!(format!("{number}0"))] {
         let (status, answer) =
-            house.post("/v1/simulate/authorize", json!({ "amount": 1, "descriptor": "X", "pan": pan })).await;
+            issuer.post("/v1/simulate/authorize", json!({ "amount": 1, "descriptor": "X", "pan": pan })).await;
         assert!(status == 400 && !answer.to_string().contains("41111112"), "{answer}");
     }
     for path in ["/v1/cards?page_size=0", "/v1/cards?page_size=101", "/v1/cards?begin=now", "/v1/cards?stat=OPEN"] {
-        assert_eq!(house.get(path).await.0, 400, "{path}");
+        assert_eq!(issuer.get(path).await.0, 400, "{path}");
     }
-    let card = house.create(new_card(1)).await;
+    let card = issuer.create(new_card(1)).await;
     let mut in_euro = charge(&card, 1);
     in_euro["billing_currency"] = "EUR".into();
-    assert_eq!(house.post("/v1/simulate/authorize", in_euro).await.0, 422);
-    let large = house.post("/v1/cards", json!({ "type": SINGLE_USE, "memo": "x".repeat(70_000) })).await;
+    assert_eq!(issuer.post("/v1/simulate/authorize", in_euro).await.0, 422);
+    let large = issuer.post("/v1/cards", json!({ "type": SINGLE_USE, "memo": "x".repeat(70_000) })).await;
     assert_eq!(large.0, 413);
-    house.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn pages_hold_every_card_once_in_both_directions() {
-    let house = House::start().await;
+    let issuer = TestIssuer::start().await;
     let mut tokens = Vec::new();
     for number in 0..7 {
         let memo = if number == 3 { "50% off_" } else { "hold" };
-        let card = house.create(json!({ "type": SINGLE_USE, "memo": memo })).await;
+        let card = issuer.create(json!({ "type": SINGLE_USE, "memo": memo })).await;
         tokens.insert(0, card["token"].clone());
     }
     let mut seen = Vec::new();
     let mut path = "/v1/cards?page_size=3".to_owned();
     loop {
-        let (_, page) = house.get(&path).await;
+        let (_, page) = issuer.get(&path).await;
         let items = page["data"].as_array().unwrap().clone();
         seen.extend(items.iter().map(|card| card["token"].clone()));
         if page["has_more"] == json!(false) {
@@ -136,53 +136,53 @@ async fn pages_hold_every_card_once_in_both_directions() {
     assert_eq!(seen, tokens);
 
     let before = format!("/v1/cards?page_size=3&ending_before={}", tokens[5].as_str().unwrap());
-    let (_, page) = house.get(&before).await;
+    let (_, page) = issuer.get(&before).await;
     let page: Vec<_> = page["data"].as_array().unwrap().iter().map(|card| card["token"].clone()).collect();
     assert_eq!(page, tokens[2..5]);
-    assert_eq!(house.get("/v1/cards?memo=%25%20off_").await.1["data"].as_array().unwrap().len(), 1);
+    assert_eq!(issuer.get("/v1/cards?memo=%25%20off_").await.1["data"].as_array().unwrap().len(), 1);
 
     // The bounds of a span are outside it.
-    let (_, list) = house.get("/v1/cards").await;
+    let (_, list) = issuer.get("/v1/cards").await;
     let created = list["data"][3]["created"].as_str().unwrap();
-    let (_, later) = house.get(&format!("/v1/cards?begin={created}")).await;
-    let (_, earlier) = house.get(&format!("/v1/cards?end={created}")).await;
+    let (_, later) = issuer.get(&format!("/v1/cards?begin={created}")).await;
+    let (_, earlier) = issuer.get(&format!("/v1/cards?end={created}")).await;
     assert_eq!((later["data"].as_array().unwrap().len(), earlier["data"].as_array().unwrap().len()), (3, 3));
-    house.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn an_approval_closes_a_single_use_card_and_the_next_attempt_says_why() {
-    let house = House::start().await;
-    house.enrol().await;
-    let card = house.create(new_card(2_500)).await;
-    let (status, authorised) = house.post("/v1/simulate/authorize", charge(&card, 1_840)).await;
+    let issuer = TestIssuer::start().await;
+    issuer.register().await;
+    let card = issuer.create(new_card(2_500)).await;
+    let (status, authorised) = issuer.post("/v1/simulate/authorize", charge(&card, 1_840)).await;
     assert_eq!(status, 201, "{authorised}");
-    let question = house.receiver.questions().pop().unwrap();
-    assert!(house.receiver.verify(&question, &house.asa_secret().await));
+    let question = issuer.receiver.questions().pop().unwrap();
+    assert!(issuer.receiver.verify(&question, &issuer.asa_secret().await));
     assert_eq!(question.body["event_type"], "card_authorization.approval_request");
     assert_eq!(question.body["token"], authorised["token"]);
     assert_eq!(question.body["amounts"]["hold"]["amount"], 1_840);
     assert!(question.body.to_string().find(card["pan"].as_str().unwrap()).is_none());
 
-    let (status, declined) = house.post("/v1/simulate/authorize", charge(&card, 100)).await;
+    let (status, declined) = issuer.post("/v1/simulate/authorize", charge(&card, 100)).await;
     assert_eq!(status, 422);
-    assert_eq!(house.receiver.questions().len(), 1, "a closed card is declined without a question");
-    let (_, transaction) = house.get(&format!("/v1/transactions/{}", declined["token"].as_str().unwrap())).await;
+    assert_eq!(issuer.receiver.questions().len(), 1, "a closed card is declined without a question");
+    let (_, transaction) = issuer.get(&format!("/v1/transactions/{}", declined["token"].as_str().unwrap())).await;
     assert_eq!((&transaction["status"], &transaction["result"]), (&json!("DECLINED"), &json!("SINGLE_USE_RECHARGED")));
     assert_eq!(transaction["events"][0]["detailed_results"], json!(["SINGLE_USE_CARD_REATTEMPTED"]));
 
     let (status, _) =
-        house.post("/v1/simulate/clearing", json!({ "token": authorised["token"], "amount": 1_840 })).await;
+        issuer.post("/v1/simulate/clearing", json!({ "token": authorised["token"], "amount": 1_840 })).await;
     assert_eq!(status, 201);
-    let (_, limits) = house.get(&format!("/v1/cards/{}/spend_limits", card["token"].as_str().unwrap())).await;
+    let (_, limits) = issuer.get(&format!("/v1/cards/{}/spend_limits", card["token"].as_str().unwrap())).await;
     assert_eq!(limits["available_spend_limit"]["forever"], 660);
-    house.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn whatever_is_no_clear_yes_in_time_declines() {
-    let house = House::with_limit(Duration::from_secs(1)).await;
-    house.enrol().await;
+    let issuer = TestIssuer::with_limit(Duration::from_secs(1)).await;
+    issuer.register().await;
     let yes = json!({ "result": "APPROVED" });
     for (answer, detail, asked) in [
         (Answer::json(json!({ "result": "UNAUTHORIZED_MERCHANT" })), "UNAUTHORIZED_MERCHANT", 1),
@@ -195,287 +195,287 @@ async fn whatever_is_no_clear_yes_in_time_declines() {
         (Answer::json(yes.clone()).with(StatusCode::SERVICE_UNAVAILABLE), "CUSTOMER_ASA_TIMEOUT", 2),
         (Answer::json(yes.clone()).after(Duration::from_secs(3)), "CUSTOMER_ASA_TIMEOUT", 1),
     ] {
-        let before = house.receiver.questions().len();
-        house.receiver.answer(answer.clone());
-        let card = house.create(new_card(2_500)).await;
-        let (status, declined) = house.post("/v1/simulate/authorize", charge(&card, 500)).await;
+        let before = issuer.receiver.questions().len();
+        issuer.receiver.answer(answer.clone());
+        let card = issuer.create(new_card(2_500)).await;
+        let (status, declined) = issuer.post("/v1/simulate/authorize", charge(&card, 500)).await;
         assert_eq!(status, 422, "{answer:?}");
-        let (_, transaction) = house.get(&format!("/v1/transactions/{}", declined["token"].as_str().unwrap())).await;
+        let (_, transaction) = issuer.get(&format!("/v1/transactions/{}", declined["token"].as_str().unwrap())).await;
         assert_eq!(transaction["events"][0]["detailed_results"], json!([detail]), "{answer:?}");
-        assert_eq!(house.receiver.questions().len() - before, asked, "{answer:?}");
-        let (_, card) = house.get(&format!("/v1/cards/{}", card["token"].as_str().unwrap())).await;
+        assert_eq!(issuer.receiver.questions().len() - before, asked, "{answer:?}");
+        let (_, card) = issuer.get(&format!("/v1/cards/{}", card["token"].as_str().unwrap())).await;
         assert_eq!(card["state"], "OPEN", "a declined authorisation uses nothing up");
     }
-    house.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn one_bad_moment_of_the_responder_is_forgiven_with_the_same_question() {
-    let house = House::start().await;
-    house.enrol().await;
-    house.receiver.answer_once(Answer::json(json!({})).with(StatusCode::BAD_GATEWAY));
-    let card = house.create(new_card(2_500)).await;
-    assert_eq!(house.post("/v1/simulate/authorize", charge(&card, 500)).await.0, 201);
-    let questions = house.receiver.questions();
+    let issuer = TestIssuer::start().await;
+    issuer.register().await;
+    issuer.receiver.answer_once(Answer::json(json!({})).with(StatusCode::BAD_GATEWAY));
+    let card = issuer.create(new_card(2_500)).await;
+    assert_eq!(issuer.post("/v1/simulate/authorize", charge(&card, 500)).await.0, 201);
+    let questions = issuer.receiver.questions();
     assert_eq!(questions.len(), 2);
     assert_eq!(questions[0].body, questions[1].body);
     assert_eq!(questions[0].headers["webhook-id"], questions[1].headers["webhook-id"]);
-    house.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn the_switchboard_makes_the_question_late_absent_double_or_forged() {
-    let house = House::with_limit(Duration::from_secs(1)).await;
-    house.enrol().await;
-    let secret = house.asa_secret().await;
+    let issuer = TestIssuer::with_limit(Duration::from_secs(1)).await;
+    issuer.register().await;
+    let secret = issuer.asa_secret().await;
     let authorise = async || {
-        let card = house.create(new_card(2_500)).await;
-        house.post("/v1/simulate/authorize", charge(&card, 500)).await.0
+        let card = issuer.create(new_card(2_500)).await;
+        issuer.post("/v1/simulate/authorize", charge(&card, 500)).await.0
     };
-    house.mock(json!({ "asa": { "absent": 1 } })).await;
-    assert_eq!((authorise().await, house.receiver.questions().len()), (422, 0));
-    house.mock(json!({ "asa": { "delay_ms": 5_000 } })).await;
-    assert_eq!((authorise().await, house.receiver.questions().len()), (422, 1), "approved, and too late");
-    house.mock(json!({ "asa": { "delay_ms": 0, "duplicate": 1 } })).await;
-    assert_eq!((authorise().await, house.receiver.questions().len()), (201, 3));
-    house.mock(json!({ "asa": { "corrupt_signature": 1 } })).await;
+    issuer.mock(json!({ "asa": { "absent": 1 } })).await;
+    assert_eq!((authorise().await, issuer.receiver.questions().len()), (422, 0));
+    issuer.mock(json!({ "asa": { "delay_ms": 5_000 } })).await;
+    assert_eq!((authorise().await, issuer.receiver.questions().len()), (422, 1), "approved, and too late");
+    issuer.mock(json!({ "asa": { "delay_ms": 0, "duplicate": 1 } })).await;
+    assert_eq!((authorise().await, issuer.receiver.questions().len()), (201, 3));
+    issuer.mock(json!({ "asa": { "corrupt_signature": 1 } })).await;
     authorise().await;
-    let questions = house.receiver.questions();
-    assert!(house.receiver.verify(&questions[2], &secret) && !house.receiver.verify(&questions[3], &secret));
-    house.stop().await;
+    let questions = issuer.receiver.questions();
+    assert!(issuer.receiver.verify(&questions[2], &secret) && !issuer.receiver.verify(&questions[3], &secret));
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn nothing_is_signed_before_the_secret_was_fetched() {
-    let house = House::start().await;
-    house.enrol_unsigned().await;
-    let card = house.create(new_card(2_500)).await;
-    house.post("/v1/simulate/authorize", charge(&card, 500)).await;
-    assert!(house.receiver.questions()[0].headers.get("webhook-signature").is_none());
-    let (_, enrolled) = house.get("/v1/responder_endpoints?type=AUTH_STREAM_ACCESS").await;
+    let issuer = TestIssuer::start().await;
+    issuer.enrol_unsigned().await;
+    let card = issuer.create(new_card(2_500)).await;
+    issuer.post("/v1/simulate/authorize", charge(&card, 500)).await;
+    assert!(issuer.receiver.questions()[0].headers.get("webhook-signature").is_none());
+    let (_, enrolled) = issuer.get("/v1/responder_endpoints?type=AUTH_STREAM_ACCESS").await;
     assert_eq!(enrolled["enrolled"], true);
-    house.delete("/v1/responder_endpoints?type=AUTH_STREAM_ACCESS").await;
-    let card = house.create(new_card(2_500)).await;
-    assert_eq!(house.post("/v1/simulate/authorize", charge(&card, 500)).await.0, 201, "nobody has to be asked");
-    assert_eq!(house.receiver.questions().len(), 1);
-    house.stop().await;
+    issuer.delete("/v1/responder_endpoints?type=AUTH_STREAM_ACCESS").await;
+    let card = issuer.create(new_card(2_500)).await;
+    assert_eq!(issuer.post("/v1/simulate/authorize", charge(&card, 500)).await.0, 201, "nobody has to be asked");
+    assert_eq!(issuer.receiver.questions().len(), 1);
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn a_terminal_that_hangs_up_has_not_unasked_the_program() {
-    let house = House::start().await;
-    house.enrol().await;
-    house.receiver.answer(Answer::json(json!({ "result": "APPROVED" })).after(Duration::from_millis(300)));
-    let card = house.create(new_card(2_500)).await;
-    let request = house.http.post(house.url("/v1/simulate/authorize")).header("authorization", house::KEY);
+    let issuer = TestIssuer::start().await;
+    issuer.register().await;
+    issuer.receiver.answer(Answer::json(json!({ "result": "APPROVED" })).after(Duration::from_millis(300)));
+    let card = issuer.create(new_card(2_500)).await;
+    let request = issuer.http.post(issuer.url("/v1/simulate/authorize")).header("authorization", harness::KEY);
     let hung_up = request.json(&charge(&card, 500)).timeout(Duration::from_millis(100)).send().await;
     assert!(hung_up.unwrap_err().is_timeout());
-    let approved = async || house.get("/v1/transactions?result=APPROVED").await.1["data"][0]["card_token"].clone();
-    house::eventually(async || approved().await == card["token"]).await;
-    house.stop().await;
+    let approved = async || issuer.get("/v1/transactions?result=APPROVED").await.1["data"][0]["card_token"].clone();
+    harness::eventually(async || approved().await == card["token"]).await;
+    issuer.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_authorisations_that_race_for_one_card_exactly_one_is_approved() {
-    let house = House::start().await;
-    house.enrol().await;
+    let issuer = TestIssuer::start().await;
+    issuer.register().await;
     for race in 0..200 {
-        let card = house.create(new_card(2_500)).await;
+        let card = issuer.create(new_card(2_500)).await;
         let (one, other) = tokio::join!(
-            house.post("/v1/simulate/authorize", charge(&card, 1_000)),
-            house.post("/v1/simulate/authorize", charge(&card, 1_000)),
+            issuer.post("/v1/simulate/authorize", charge(&card, 1_000)),
+            issuer.post("/v1/simulate/authorize", charge(&card, 1_000)),
         );
         let mut statuses = [one.0, other.0];
         statuses.sort_unstable();
         assert_eq!(statuses, [201, 422], "race {race}");
     }
-    let (_, approved) = house.get("/v1/transactions?result=APPROVED&page_size=1").await;
+    let (_, approved) = issuer.get("/v1/transactions?result=APPROVED&page_size=1").await;
     assert_eq!(approved["has_more"], true);
-    house.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn every_step_is_told_signed_and_with_all_events_so_far() {
-    let house = House::start().await;
-    let secret = house.subscribe(json!(["card_transaction.updated"])).await;
-    let card = house.create(new_card(2_500)).await;
-    let (_, authorised) = house.post("/v1/simulate/authorize", charge(&card, 1_000)).await;
-    house.post("/v1/simulate/clearing", json!({ "token": authorised["token"], "amount": 600 })).await;
-    let events = house.receiver.wait_for_events(2).await;
-    assert!(events.iter().all(|event| house.receiver.verify(event, &secret)));
+    let issuer = TestIssuer::start().await;
+    let secret = issuer.subscribe(json!(["card_transaction.updated"])).await;
+    let card = issuer.create(new_card(2_500)).await;
+    let (_, authorised) = issuer.post("/v1/simulate/authorize", charge(&card, 1_000)).await;
+    issuer.post("/v1/simulate/clearing", json!({ "token": authorised["token"], "amount": 600 })).await;
+    let events = issuer.receiver.wait_for_events(2).await;
+    assert!(events.iter().all(|event| issuer.receiver.verify(event, &secret)));
     let last = events.iter().max_by_key(|event| event.body["events"].as_array().unwrap().len()).unwrap();
     assert_eq!(last.body["event_type"], "card_transaction.updated");
     assert_eq!((&last.body["status"], &last.body["amounts"]["hold"]["amount"]), (&json!("SETTLED"), &json!(-400)));
-    house.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn a_failed_delivery_is_made_again_under_the_same_id_until_it_is_given_up_and_recovered() {
-    let house = House::start().await;
-    house.subscribe(Value::Null).await;
-    house.receiver.accept_events(false);
-    house.create(new_card(1)).await;
-    let attempts = house.receiver.wait_for_events(3).await;
+    let issuer = TestIssuer::start().await;
+    issuer.subscribe(Value::Null).await;
+    issuer.receiver.accept_events(false);
+    issuer.create(new_card(1)).await;
+    let attempts = issuer.receiver.wait_for_events(3).await;
     assert!(attempts.iter().all(|attempt| attempt.headers["webhook-id"] == attempts[0].headers["webhook-id"]));
     assert!(attempts.iter().all(|attempt| attempt.body == attempts[0].body));
-    house.receiver.accept_events(true);
+    issuer.receiver.accept_events(true);
     // The schedule of the tests has three attempts.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(house.receiver.events().len(), 3);
+    assert_eq!(issuer.receiver.events().len(), 3);
 
-    let (_, list) = house.get("/v1/event_subscriptions").await;
+    let (_, list) = issuer.get("/v1/event_subscriptions").await;
     let token = list["data"][0]["token"].as_str().unwrap().to_owned();
-    assert_eq!(house.post_empty(&format!("/v1/event_subscriptions/{token}/recover")).await, 202);
-    house.receiver.wait_for_events(4).await;
-    let (_, events) = house.get("/v1/events?with_content=true&event_types=card.created,card.updated").await;
+    assert_eq!(issuer.post_empty(&format!("/v1/event_subscriptions/{token}/recover")).await, 202);
+    issuer.receiver.wait_for_events(4).await;
+    let (_, events) = issuer.get("/v1/events?with_content=true&event_types=card.created,card.updated").await;
     assert_eq!(events["data"][0]["payload"], attempts[0].body);
     let id = attempts[0].headers["webhook-id"].to_str().unwrap();
     assert_eq!(events["data"][0]["token"], id);
-    assert_eq!(house.post_empty(&format!("/v1/events/{id}/event_subscriptions/{token}/resend")).await, 202);
-    house.receiver.wait_for_events(5).await;
-    house.stop().await;
+    assert_eq!(issuer.post_empty(&format!("/v1/events/{id}/event_subscriptions/{token}/resend")).await, 202);
+    issuer.receiver.wait_for_events(5).await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn what_happened_before_a_subscription_can_be_replayed() {
-    let house = House::start().await;
-    house.create(new_card(1)).await;
-    house.subscribe(Value::Null).await;
-    let (_, list) = house.get("/v1/event_subscriptions").await;
+    let issuer = TestIssuer::start().await;
+    issuer.create(new_card(1)).await;
+    issuer.subscribe(Value::Null).await;
+    let (_, list) = issuer.get("/v1/event_subscriptions").await;
     let token = list["data"][0]["token"].as_str().unwrap();
-    assert_eq!(house.post_empty(&format!("/v1/event_subscriptions/{token}/replay_missing")).await, 202);
-    assert_eq!(house.receiver.wait_for_events(1).await[0].body["event_type"], "card.created");
-    house.stop().await;
+    assert_eq!(issuer.post_empty(&format!("/v1/event_subscriptions/{token}/replay_missing")).await, 202);
+    assert_eq!(issuer.receiver.wait_for_events(1).await[0].body["event_type"], "card.created");
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn a_rotated_secret_signs_beside_the_old_one() {
-    let house = House::start().await;
-    let old = house.subscribe(Value::Null).await;
-    let (_, list) = house.get("/v1/event_subscriptions").await;
+    let issuer = TestIssuer::start().await;
+    let old = issuer.subscribe(Value::Null).await;
+    let (_, list) = issuer.get("/v1/event_subscriptions").await;
     let path = format!("/v1/event_subscriptions/{}/secret", list["data"][0]["token"].as_str().unwrap());
-    assert_eq!(house.post_empty(&format!("{path}/rotate")).await, 204);
-    let new = house.get(&path).await.1["secret"].as_str().unwrap().to_owned();
+    assert_eq!(issuer.post_empty(&format!("{path}/rotate")).await, 204);
+    let new = issuer.get(&path).await.1["secret"].as_str().unwrap().to_owned();
     assert_ne!(new, old);
-    house.create(new_card(1)).await;
-    let event = house.receiver.wait_for_events(1).await.remove(0);
-    assert!(house.receiver.verify(&event, &old) && house.receiver.verify(&event, &new));
-    house.stop().await;
+    issuer.create(new_card(1)).await;
+    let event = issuer.receiver.wait_for_events(1).await.remove(0);
+    assert!(issuer.receiver.verify(&event, &old) && issuer.receiver.verify(&event, &new));
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn the_switchboard_drops_doubles_forges_holds_back_and_turns_round() {
-    let house = House::start().await;
-    let secret = house.subscribe(json!(["card.created"])).await;
-    house.mock(json!({ "webhooks": { "drop": 1 } })).await;
-    house.create(new_card(1)).await;
-    house.until_switched(|mock| mock["webhooks"]["drop"] == 0).await;
-    house.mock(json!({ "webhooks": { "duplicate": 1 } })).await;
-    let doubled = house.create(new_card(1)).await;
-    let events = house.receiver.wait_for_events(2).await;
+    let issuer = TestIssuer::start().await;
+    let secret = issuer.subscribe(json!(["card.created"])).await;
+    issuer.mock(json!({ "webhooks": { "drop": 1 } })).await;
+    issuer.create(new_card(1)).await;
+    issuer.until_switched(|mock| mock["webhooks"]["drop"] == 0).await;
+    issuer.mock(json!({ "webhooks": { "duplicate": 1 } })).await;
+    let doubled = issuer.create(new_card(1)).await;
+    let events = issuer.receiver.wait_for_events(2).await;
     assert!(events.iter().all(|event| event.body["card_token"] == doubled["token"]), "the dropped one never comes");
     assert_eq!(events[0].headers["webhook-id"], events[1].headers["webhook-id"]);
 
-    house.mock(json!({ "webhooks": { "corrupt_signature": 1 } })).await;
-    house.create(new_card(1)).await;
-    let forged = house.receiver.wait_for_events(3).await.remove(2);
-    assert!(!house.receiver.verify(&forged, &secret));
-    house.mock(json!({ "webhooks": { "stale": 1 } })).await;
-    house.create(new_card(1)).await;
-    let stale = house.receiver.wait_for_events(4).await.remove(3);
-    assert!(!house.receiver.verify(&stale, &secret));
+    issuer.mock(json!({ "webhooks": { "corrupt_signature": 1 } })).await;
+    issuer.create(new_card(1)).await;
+    let forged = issuer.receiver.wait_for_events(3).await.remove(2);
+    assert!(!issuer.receiver.verify(&forged, &secret));
+    issuer.mock(json!({ "webhooks": { "stale": 1 } })).await;
+    issuer.create(new_card(1)).await;
+    let stale = issuer.receiver.wait_for_events(4).await.remove(3);
+    assert!(!issuer.receiver.verify(&stale, &secret));
 
-    house.mock(json!({ "webhooks": { "paused": true, "newest_first": true } })).await;
+    issuer.mock(json!({ "webhooks": { "paused": true, "newest_first": true } })).await;
     let mut created = Vec::new();
     for _ in 0..5 {
-        created.insert(0, house.create(new_card(1)).await["token"].clone());
+        created.insert(0, issuer.create(new_card(1)).await["token"].clone());
     }
-    assert_eq!(house.receiver.events().len(), 4);
-    house.mock(json!({ "webhooks": { "paused": false } })).await;
-    let events = house.receiver.wait_for_events(9).await;
+    assert_eq!(issuer.receiver.events().len(), 4);
+    issuer.mock(json!({ "webhooks": { "paused": false } })).await;
+    let events = issuer.receiver.wait_for_events(9).await;
     let told: Vec<_> = events[4..].iter().map(|event| event.body["card_token"].clone()).collect();
     assert_eq!(told, created);
-    assert_eq!(house.mock(json!({ "webhooks": { "dorp": 1 } })).await, 400);
-    house.stop().await;
+    assert_eq!(issuer.mock(json!({ "webhooks": { "dorp": 1 } })).await, 400);
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn a_restart_forgets_nothing_and_delivers_what_it_still_owes() {
-    let mut house = House::start().await;
-    house.subscribe(Value::Null).await;
-    house.mock(json!({ "webhooks": { "paused": true } })).await;
-    let card = house.create(new_card(2_500)).await;
-    let (_, authorised) = house.post("/v1/simulate/authorize", charge(&card, 1_000)).await;
-    assert!(house.receiver.events().is_empty());
-    house.restart().await;
-    let mut told: Vec<_> = house.receiver.wait_for_events(3).await;
+    let mut issuer = TestIssuer::start().await;
+    issuer.subscribe(Value::Null).await;
+    issuer.mock(json!({ "webhooks": { "paused": true } })).await;
+    let card = issuer.create(new_card(2_500)).await;
+    let (_, authorised) = issuer.post("/v1/simulate/authorize", charge(&card, 1_000)).await;
+    assert!(issuer.receiver.events().is_empty());
+    issuer.restart().await;
+    let mut told: Vec<_> = issuer.receiver.wait_for_events(3).await;
     told.sort_by_key(|event| event.body["event_type"].to_string());
     let kinds: Vec<_> = told.iter().map(|event| event.body["event_type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["card.created", "card.updated", "card_transaction.updated"]);
-    let (_, known) = house.get(&format!("/v1/cards/{}", card["token"].as_str().unwrap())).await;
+    let (_, known) = issuer.get(&format!("/v1/cards/{}", card["token"].as_str().unwrap())).await;
     assert_eq!((&known["pan"], &known["cvv"], &known["state"]), (&card["pan"], &card["cvv"], &json!("CLOSED")));
     let clearing = json!({ "token": authorised["token"] });
-    assert_eq!(house.post("/v1/simulate/clearing", clearing).await.0, 201);
-    house.stop().await;
+    assert_eq!(issuer.post("/v1/simulate/clearing", clearing).await.0, 201);
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn what_comes_by_force_posts_even_to_a_closed_card() {
-    let house = House::start().await;
-    let card = house.create(new_card(2_500)).await;
+    let issuer = TestIssuer::start().await;
+    let card = issuer.create(new_card(2_500)).await;
     let path = format!("/v1/cards/{}", card["token"].as_str().unwrap());
-    assert_eq!(house.patch(&path, json!({ "state": "CLOSED" })).await.0, 200);
-    assert_eq!(house.patch(&path, json!({ "state": "OPEN" })).await.0, 400);
+    assert_eq!(issuer.patch(&path, json!({ "state": "CLOSED" })).await.0, 200);
+    assert_eq!(issuer.patch(&path, json!({ "state": "OPEN" })).await.0, 400);
     let forced =
         json!({ "card_token": card["token"], "amount": 900, "merchant_amount": 800, "merchant_currency": "EUR" });
-    let (status, posted) = house.post("/_mock/force_post", forced).await;
+    let (status, posted) = issuer.post("/_mock/force_post", forced).await;
     assert_eq!(status, 201);
-    let (_, transaction) = house.get(&format!("/v1/transactions/{}", posted["token"].as_str().unwrap())).await;
+    let (_, transaction) = issuer.get(&format!("/v1/transactions/{}", posted["token"].as_str().unwrap())).await;
     assert_eq!((&transaction["status"], &transaction["merchant_currency"]), (&json!("SETTLED"), &json!("EUR")));
     assert_eq!(transaction["events"][0]["type"], "CLEARING");
 
     let back = json!({ "amount": 900, "descriptor": "COFFEE", "pan": card["pan"] });
-    let (status, returned) = house.post("/v1/simulate/return", back).await;
+    let (status, returned) = issuer.post("/v1/simulate/return", back).await;
     assert_eq!(status, 201);
-    assert_eq!(house.post("/v1/simulate/return_reversal", json!({ "token": returned["token"] })).await.0, 201);
-    assert_eq!(house.post("/v1/simulate/return_reversal", json!({ "token": returned["token"] })).await.0, 422);
-    house.stop().await;
+    assert_eq!(issuer.post("/v1/simulate/return_reversal", json!({ "token": returned["token"] })).await.0, 201);
+    assert_eq!(issuer.post("/v1/simulate/return_reversal", json!({ "token": returned["token"] })).await.0, 422);
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn events_and_questions_go_nowhere_but_to_this_machine_or_encrypted() {
-    let house = House::start().await;
+    let issuer = TestIssuer::start().await;
     for url in ["http://10.0.0.1/", "http://relayer.example/", "ftp://127.0.0.1/", "https://u:p@relayer.example/", ""] {
-        assert_eq!(house.post("/v1/event_subscriptions", json!({ "url": url })).await.0, 400, "{url}");
-        let enrol = json!({ "type": "AUTH_STREAM_ACCESS", "url": url });
-        assert_eq!(house.post("/v1/responder_endpoints", enrol).await.0, 400, "{url}");
+        assert_eq!(issuer.post("/v1/event_subscriptions", json!({ "url": url })).await.0, 400, "{url}");
+        let register = json!({ "type": "AUTH_STREAM_ACCESS", "url": url });
+        assert_eq!(issuer.post("/v1/responder_endpoints", register).await.0, 400, "{url}");
     }
-    house.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test]
 async fn no_number_is_in_a_log_or_can_be_read_from_the_file() {
-    let log = house::log();
-    let house = House::with_limit(Duration::from_millis(200)).await;
-    house.enrol().await;
-    house.subscribe(Value::Null).await;
-    let mut secrets = vec![house.asa_secret().await, house::KEY.to_owned()];
+    let log = harness::log();
+    let issuer = TestIssuer::with_limit(Duration::from_millis(200)).await;
+    issuer.register().await;
+    issuer.subscribe(Value::Null).await;
+    let mut secrets = vec![issuer.asa_secret().await, harness::KEY.to_owned()];
     for answer in ["APPROVED", "SUSPECTED_FRAUD"] {
-        house.receiver.answer(Answer::json(json!({ "result": answer })));
-        let card = house.create(new_card(2_500)).await;
-        house.post("/v1/simulate/authorize", charge(&card, 1_000)).await;
-        house.post("/v1/simulate/authorize", json!({ "amount": "x", "descriptor": "X", "pan": card["pan"] })).await;
-        house.post("/v1/simulate/return", charge(&card, 1_000)).await;
+        issuer.receiver.answer(Answer::json(json!({ "result": answer })));
+        let card = issuer.create(new_card(2_500)).await;
+        issuer.post("/v1/simulate/authorize", charge(&card, 1_000)).await;
+        issuer.post("/v1/simulate/authorize", json!({ "amount": "x", "descriptor": "X", "pan": card["pan"] })).await;
+        issuer.post("/v1/simulate/return", charge(&card, 1_000)).await;
         secrets.push(card["pan"].as_str().unwrap().to_owned());
     }
-    house.receiver.wait_for_events(7).await;
-    let files = house.stop().await;
+    issuer.receiver.wait_for_events(7).await;
+    let files = issuer.stop().await;
     let log = log.text();
     assert!(log.contains("answered") && log.contains("/v1/simulate/authorize"), "something was logged");
     for secret in &secrets {
         assert!(!log.contains(secret.as_str()), "in the log");
     }
     for text in [log, files] {
-        assert_eq!(house::numbers_in(&text), Vec::<String>::new());
+        assert_eq!(harness::numbers_in(&text), Vec::<String>::new());
     }
 }

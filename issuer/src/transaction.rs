@@ -146,7 +146,7 @@ impl EventKind {
 
 /// One step of a transaction. Its token is what tells it from a repetition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Event {
+pub(crate) struct TransactionEvent {
     pub(crate) token: Uuid,
     #[serde(rename = "type")]
     pub(crate) kind: EventKind,
@@ -171,14 +171,14 @@ pub(crate) enum Status {
 
 /// What the events of a transaction add up to, in cents. Debits are positive here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct Totals {
     pub(crate) status: Status,
     pub(crate) authorised: i64,
     /// Below zero for money that came back.
     pub(crate) cleared: i64,
 }
 
-impl Standing {
+impl Totals {
     /// What is set aside. A return sets nothing aside.
     pub(crate) fn hold(&self) -> i64 {
         self.authorised.saturating_sub(self.cleared.max(0)).max(0)
@@ -191,29 +191,29 @@ impl Standing {
 }
 
 /// Adds events up, in the order in which they happened. Only approved ones count.
-pub(crate) fn fold(events: &[Event]) -> Standing {
-    let start = Standing { status: Status::Declined, authorised: 0, cleared: 0 };
+pub(crate) fn fold(events: &[TransactionEvent]) -> Totals {
+    let start = Totals { status: Status::Declined, authorised: 0, cleared: 0 };
     events.iter().filter(|event| event.result == "APPROVED").fold(start, |standing, event| {
-        let Standing { status, authorised, cleared } = standing;
+        let Totals { status, authorised, cleared } = standing;
         let amount = event.amount;
         match event.kind {
-            EventKind::Authorization => Standing { status: Status::Pending, authorised: amount, cleared },
-            EventKind::BalanceInquiry => Standing { status: Status::Settled, ..standing },
-            EventKind::AuthorizationAdvice => Standing { authorised: amount, ..standing },
+            EventKind::Authorization => Totals { status: Status::Pending, authorised: amount, cleared },
+            EventKind::BalanceInquiry => Totals { status: Status::Settled, ..standing },
+            EventKind::AuthorizationAdvice => Totals { authorised: amount, ..standing },
             EventKind::AuthorizationReversal => {
                 let authorised = authorised.saturating_sub(amount);
                 let status = if authorised == 0 && status == Status::Pending { Status::Voided } else { status };
-                Standing { status, authorised, cleared }
+                Totals { status, authorised, cleared }
             }
             EventKind::AuthorizationExpiry => {
                 let status = if status == Status::Pending { Status::Expired } else { status };
-                Standing { status, authorised: cleared.max(0).min(authorised), cleared }
+                Totals { status, authorised: cleared.max(0).min(authorised), cleared }
             }
             EventKind::Clearing | EventKind::FinancialAuthorization | EventKind::ReturnReversal => {
-                Standing { status: Status::Settled, authorised, cleared: cleared.saturating_add(amount) }
+                Totals { status: Status::Settled, authorised, cleared: cleared.saturating_add(amount) }
             }
             EventKind::Return => {
-                Standing { status: Status::Settled, authorised, cleared: cleared.saturating_sub(amount) }
+                Totals { status: Status::Settled, authorised, cleared: cleared.saturating_sub(amount) }
             }
         }
     })
@@ -221,7 +221,7 @@ pub(crate) fn fold(events: &[Event]) -> Standing {
 
 /// What can happen to a transaction after it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum Transition {
     /// So many cents; none: all that is pending. More than was authorised is legal, and so is
     /// coming again or late.
     Clear(Option<i64>),
@@ -238,7 +238,7 @@ pub(crate) enum Step {
 
 /// Why a step can't be taken.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum StepError {
+pub(crate) enum TransitionError {
     #[error("the transaction was declined")]
     Declined,
     #[error("the transaction is a return: only return_reversal goes on from it")]
@@ -270,7 +270,7 @@ pub(crate) struct Transaction {
     authorization_code: String,
     partial_approval_capable: bool,
     pin_entered: bool,
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: Vec<TransactionEvent>,
 }
 
 impl Transaction {
@@ -307,7 +307,7 @@ impl Transaction {
         };
         match decision {
             Ok(amount) => self.approve(kind, amount, event, now),
-            Err(Decline { result, detail }) => self.events.push(Event {
+            Err(Decline { result, detail }) => self.events.push(TransactionEvent {
                 token: event,
                 kind,
                 amount: self.requested,
@@ -326,60 +326,60 @@ impl Transaction {
     }
 
     /// With one more step taken.
-    pub(crate) fn stepped(&self, step: Step, event: Uuid, now: Time) -> Result<Self, StepError> {
+    pub(crate) fn stepped(&self, step: Transition, event: Uuid, now: Time) -> Result<Self, TransitionError> {
         let (kind, amount) = self.check(step)?;
         let mut next = self.clone();
         next.approve(kind, amount, event, now);
         Ok(next)
     }
 
-    fn check(&self, step: Step) -> Result<(EventKind, i64), StepError> {
+    fn check(&self, step: Transition) -> Result<(EventKind, i64), TransitionError> {
         let standing = self.standing();
         let (pending, is_return) = (standing.hold(), self.is_return());
         if standing.status == Status::Declined {
-            return Err(StepError::Declined);
+            return Err(TransitionError::Declined);
         }
-        if is_return != (step == Step::ReverseReturn) {
-            return Err(if is_return { StepError::Return } else { StepError::NotReturned });
+        if is_return != (step == Transition::ReverseReturn) {
+            return Err(if is_return { TransitionError::Return } else { TransitionError::NotReturned });
         }
         let positive = |amount| {
-            if (1..=AMOUNT_MAX).contains(&amount) { Ok(amount) } else { Err(StepError::Amount(amount)) }
+            if (1..=AMOUNT_MAX).contains(&amount) { Ok(amount) } else { Err(TransitionError::Amount(amount)) }
         };
-        let all = || if pending > 0 { Ok(pending) } else { Err(StepError::NothingPending) };
+        let all = || if pending > 0 { Ok(pending) } else { Err(TransitionError::NothingPending) };
         let uncleared = || match standing.status {
             Status::Pending => Ok(()),
-            status => Err(StepError::NotPending(status)),
+            status => Err(TransitionError::NotPending(status)),
         };
         match step {
-            Step::Clear(amount) => Ok((EventKind::Clearing, amount.map_or_else(all, positive)?)),
-            Step::Advise(total) => {
+            Transition::Clear(amount) => Ok((EventKind::Clearing, amount.map_or_else(all, positive)?)),
+            Transition::Advise(total) => {
                 uncleared()?;
                 Ok((EventKind::AuthorizationAdvice, positive(total)?))
             }
-            Step::Reverse(amount) => {
+            Transition::Reverse(amount) => {
                 uncleared()?;
                 let amount = amount.map_or_else(all, positive)?;
                 if amount > pending {
-                    return Err(StepError::TooMuch { amount, pending });
+                    return Err(TransitionError::TooMuch { amount, pending });
                 }
                 Ok((EventKind::AuthorizationReversal, amount))
             }
-            Step::Expire => {
+            Transition::Expire => {
                 uncleared()?;
                 Ok((EventKind::AuthorizationExpiry, all()?))
             }
-            Step::ExpireHold => Ok((EventKind::AuthorizationExpiry, all()?)),
-            Step::ReverseReturn if standing.cleared < 0 => Ok((EventKind::ReturnReversal, -standing.cleared)),
-            Step::ReverseReturn => Err(StepError::NotReturned),
+            Transition::ExpireHold => Ok((EventKind::AuthorizationExpiry, all()?)),
+            Transition::ReverseReturn if standing.cleared < 0 => Ok((EventKind::ReturnReversal, -standing.cleared)),
+            Transition::ReverseReturn => Err(TransitionError::NotReturned),
         }
     }
 
     fn approve(&mut self, kind: EventKind, amount: i64, token: Uuid, now: Time) {
         let (result, detail) = ("APPROVED".into(), "APPROVED".into());
-        self.events.push(Event { token, kind, amount, created: now, result, detail });
+        self.events.push(TransactionEvent { token, kind, amount, created: now, result, detail });
     }
 
-    pub(crate) fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> Totals {
         fold(&self.events)
     }
 

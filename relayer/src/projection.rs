@@ -203,7 +203,11 @@ impl Projector {
             for other in openings::give_up(ledger, request.id, id)? {
                 if let Some(other) = mandates::get(ledger, other)? {
                     let data = json!({ "answer": id.to_string() });
-                    audit::append(ledger, now, audit::Event { data, ..other.event("mandate.opening_given_up") })?;
+                    audit::append(
+                        ledger,
+                        now,
+                        audit::NewAuditEntry { data, ..other.event("mandate.opening_given_up") },
+                    )?;
                 }
             }
         }
@@ -211,7 +215,11 @@ impl Projector {
             "cap": terms.cap, "operator": terms.operator.to_string(), "agent": terms.agent.to_string(),
             "expiry": terms.expiry, "block": { "number": location.block, "hash": location.hash },
         });
-        audit::append(ledger, now, audit::Event { tx_hash: Some(location.tx), data, ..mandate.event("mandate.opened") })
+        audit::append(
+            ledger,
+            now,
+            audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event("mandate.opened") },
+        )
     }
 
     /// A batch of ours is final: what it did not pay waits again, or can never be paid any more.
@@ -305,7 +313,7 @@ fn spent_mined(ledger: &Connection, spent: Spent, location: TxLocation, now: Sec
         }
         _ => {
             let data = json!({ "payee": spent.payee.to_string(), "amount": spent.amount, "nonce": spent.nonce });
-            let event = |kind| audit::Event { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
+            let event = |kind| audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
             // Without a guardian anybody may send what the agent signed. With one, only we do.
             if mandate.terms.guardian.is_zero() {
                 audit::append(ledger, now, event("mandate.spent_elsewhere"))
@@ -370,7 +378,7 @@ fn held_mined(
         return cards::note(ledger, &card, "card.hold_mined", Some(location.tx), data, now);
     }
     let data = json!({ "payee": payee.to_string(), "amount": amount, "nonce": nonce });
-    let event = |kind| audit::Event { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
+    let event = |kind| audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
     if mandate.terms.guardian.is_zero() {
         return audit::append(ledger, now, event("mandate.held_elsewhere"));
     }
@@ -454,7 +462,7 @@ fn ended(
     if mandate.ended.is_none() {
         mandates::set_ended(ledger, id, Some(location))?;
     }
-    audit::append(ledger, now, audit::Event { tx_hash: Some(location.tx), data, ..mandate.event(kind) })
+    audit::append(ledger, now, audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) })
 }
 
 fn returned_final(
@@ -489,7 +497,11 @@ fn refunded_final(ledger: &Connection, refund: Refund, location: TxLocation, now
         "payer": refund.payer.to_string(), "amount": refund.amount, "restored": refund.restored,
         "ref": refund.reference, "block": { "number": location.block, "hash": location.hash },
     });
-    audit::append(ledger, now, audit::Event { tx_hash: Some(location.tx), data, ..mandate.event("mandate.refunded") })
+    audit::append(
+        ledger,
+        now,
+        audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event("mandate.refunded") },
+    )
 }
 
 /// A final transaction of ours was paid for, whatever it did.

@@ -246,7 +246,8 @@ impl Repair<'_> {
             "block": repaired.block, "rebuilt": repaired.rebuilt, "doubts": repaired.doubts, "dead": repaired.dead,
             "adopted": repaired.adopted, "unfrozen": repaired.unfrozen, "frozen": repaired.frozen,
         });
-        let event = audit::Event { kind: "ledger.repaired".into(), data: summary, ..audit::Event::default() };
+        let event =
+            audit::NewAuditEntry { kind: "ledger.repaired".into(), data: summary, ..audit::NewAuditEntry::default() };
         self.ledger.writer().write(move |ledger| audit::append(ledger, clock::now(), event)).await?;
         Ok(repaired)
     }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     card::{Card, CardState, CardUpdate, NewCard},
     issuer::{Issuer, Refusal},
-    store::books::{self, CardFilter},
+    store::cards::{self, CardFilter},
 };
 
 const KEY_MAX: usize = 255;
@@ -68,7 +68,7 @@ pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filte
     let page = page(query.page_size, query.starting_after, query.ending_before)?;
     let span = span(query.begin.as_deref(), query.end.as_deref())?;
     let filter = CardFilter { account: query.account_token, state: query.state, memo: query.memo, span };
-    let found = issuer.read(move |books| Ok(books::cards(books.store, filter, &page)?)).await?;
+    let found = issuer.read(move |books| Ok(cards::cards(books.store, filter, &page)?)).await?;
     let (cards, more) = found.ok_or(Refusal::NotFound("card to page from"))?;
     Ok(Json(json!({ "data": cards.iter().map(Card::view).collect::<Vec<_>>(), "has_more": more })))
 }
@@ -76,7 +76,7 @@ pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filte
 pub(super) async fn spend_limits(State(issuer): State<Issuer>, Token(token): Token) -> Result<Json<Value>, Refusal> {
     let limits = issuer.read(move |books| {
         let (card, _) = books.card(token)?;
-        Ok(card.limits_view(&books::velocity(books.store, token, books.now)?))
+        Ok(card.limits_view(&cards::velocity(books.store, token, books.now)?))
     });
     limits.await.map(Json)
 }

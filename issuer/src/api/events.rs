@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::input::{Body, Query, page, span};
 use crate::{
-    issuer::{Books, Issuer, Refusal},
+    issuer::{Issuer, Refusal, StoreSession},
     signing::{self, Secrets},
     store::{
         StoreError,
-        outbox::{self, Event, Subscription},
+        outbox::{self, OutboxEvent, Subscription},
     },
     time::Time,
 };
@@ -55,7 +55,7 @@ pub(super) async fn resend(
     State(issuer): State<Issuer>,
     Path((event, to)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
-    let found = move |books: &Books<'_>| Ok(outbox::resend(books.store, &event, &to, books.now)?);
+    let found = move |books: &StoreSession<'_>| Ok(outbox::resend(books.store, &event, &to, books.now)?);
     if issuer.write(found).await? { Ok(StatusCode::ACCEPTED) } else { Err(Refusal::NotFound("event or subscription")) }
 }
 
@@ -126,7 +126,7 @@ pub(super) async fn change(
     Body(body): Body<ChangedSubscription>,
 ) -> Result<Json<Value>, Refusal> {
     let url = body.url.as_deref().map(checked).transpose()?;
-    let change = move |books: &Books<'_>| {
+    let change = move |books: &StoreSession<'_>| {
         let mut changed = outbox::subscription(books.store, &token)?.ok_or(SUBSCRIPTION)?;
         changed.url = url.unwrap_or(changed.url);
         changed.description = body.description.unwrap_or(changed.description);
@@ -275,7 +275,7 @@ fn subscription_view(subscription: &Subscription) -> Value {
     })
 }
 
-fn event_view(event: Event, with_content: bool) -> Value {
+fn event_view(event: OutboxEvent, with_content: bool) -> Value {
     json!({
         "token": event.token,
         "created": Time(event.created),

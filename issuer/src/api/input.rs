@@ -18,7 +18,7 @@ use super::BODY_MAX;
 use crate::{
     issuer::Refusal,
     number::masked,
-    store::{Cursor, Page, books::Span},
+    store::{Cursor, Page, cards::Span},
     time::{Time, TimeError},
 };
 

@@ -12,14 +12,14 @@ use super::{
 use crate::{
     issuer::{Issuer, Refusal, Target},
     number::CardNumber,
-    store::books::{self, TransactionFilter},
-    transaction::{EventKind, Merchant, Purchase, Request, Status, Step, Transaction},
+    store::cards::{self, TransactionFilter},
+    transaction::{EventKind, Merchant, Purchase, Request, Status, Transaction, Transition},
 };
 
 type Created = (StatusCode, Json<Value>);
 
 pub(super) async fn get(State(issuer): State<Issuer>, Token(token): Token) -> Result<Json<Value>, Refusal> {
-    let found = issuer.read(move |books| Ok(books::transaction(books.store, token)?)).await?;
+    let found = issuer.read(move |books| Ok(cards::transaction(books.store, token)?)).await?;
     Ok(Json(found.ok_or(Refusal::NotFound("transaction"))?.view()))
 }
 
@@ -53,13 +53,13 @@ pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filte
         approved: query.result.map(|outcome| outcome == Outcome::Approved),
         span: span(query.begin.as_deref(), query.end.as_deref())?,
     };
-    let found = issuer.read(move |books| Ok(books::transactions(books.store, filter, &page)?));
+    let found = issuer.read(move |books| Ok(cards::transactions(books.store, filter, &page)?));
     let (list, more) = found.await?.ok_or(Refusal::NotFound("transaction to page from"))?;
     Ok(Json(json!({ "data": list.iter().map(Transaction::view).collect::<Vec<_>>(), "has_more": more })))
 }
 
 pub(super) async fn expire(State(issuer): State<Issuer>, Token(token): Token) -> Result<StatusCode, Refusal> {
-    issuer.step(token, Step::ExpireHold).await?;
+    issuer.step(token, Transition::ExpireHold).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -114,7 +114,7 @@ pub(super) struct Advise {
 }
 
 pub(super) async fn advise(State(issuer): State<Issuer>, Body(body): Body<Advise>) -> Result<Created, Refusal> {
-    issuer.step(body.token, Step::Advise(body.amount)).await?;
+    issuer.step(body.token, Transition::Advise(body.amount)).await?;
     Ok(created(Some(body.token)))
 }
 
@@ -126,7 +126,7 @@ pub(super) struct Clear {
 }
 
 pub(super) async fn clear(State(issuer): State<Issuer>, Body(body): Body<Clear>) -> Result<Created, Refusal> {
-    issuer.step(body.token, Step::Clear(body.amount)).await?;
+    issuer.step(body.token, Transition::Clear(body.amount)).await?;
     Ok(created(None))
 }
 
@@ -149,9 +149,9 @@ pub(super) struct Void {
 
 pub(super) async fn void(State(issuer): State<Issuer>, Body(body): Body<Void>) -> Result<Created, Refusal> {
     let step = match body.kind.unwrap_or(VoidType::Reversal) {
-        VoidType::Reversal => Step::Reverse(body.amount),
+        VoidType::Reversal => Transition::Reverse(body.amount),
         // Always for all that is pending, whatever the amount says.
-        VoidType::Expiry => Step::Expire,
+        VoidType::Expiry => Transition::Expire,
     };
     issuer.step(body.token, step).await?;
     Ok(created(None))
@@ -183,7 +183,7 @@ pub(super) async fn reverse_return(
     State(issuer): State<Issuer>,
     Body(body): Body<ReverseReturn>,
 ) -> Result<Created, Refusal> {
-    issuer.step(body.token, Step::ReverseReturn).await?;
+    issuer.step(body.token, Transition::ReverseReturn).await?;
     Ok(created(None))
 }
 

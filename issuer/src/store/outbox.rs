@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Page, StoreError, books::Span, json, page, to_json};
+use super::{Page, StoreError, cards::Span, json, page, to_json};
 use crate::{
     signing::{OVERLAP, Secrets, new_secret},
     time::Time,
@@ -14,7 +14,7 @@ use crate::{
 
 /// Something that happened, as it is delivered.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Event {
+pub(crate) struct OutboxEvent {
     pub(crate) token: String,
     pub(crate) event_type: String,
     pub(crate) created: i64,
@@ -73,7 +73,7 @@ pub(crate) fn announce(
     Ok(())
 }
 
-pub(crate) fn event(connection: &Connection, token: &str) -> Result<Option<Event>, StoreError> {
+pub(crate) fn event(connection: &Connection, token: &str) -> Result<Option<OutboxEvent>, StoreError> {
     let query = format!("SELECT {EVENT} FROM event WHERE token = ?");
     let found: Option<String> = connection.prepare_cached(&query)?.query_row([token], |row| row.get(0)).optional()?;
     found.map(|event| json(&event)).transpose()
@@ -84,7 +84,7 @@ pub(crate) fn events(
     types: &[String],
     span: Span,
     wanted: &Page,
-) -> Result<Option<(Vec<Event>, bool)>, StoreError> {
+) -> Result<Option<(Vec<OutboxEvent>, bool)>, StoreError> {
     let mut conditions: Vec<(&str, Sql)> = span.conditions().collect();
     if !types.is_empty() {
         conditions.push(("type IN (SELECT value FROM json_each(?))", to_json(&types)?.into()));

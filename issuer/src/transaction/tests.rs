@@ -23,7 +23,7 @@ fn authorised(amount: i64) -> Transaction {
     asked(&purchase(amount)).begun(Request::Authorization, Ok(amount), Uuid::from_u128(2), NOW)
 }
 
-fn step(transaction: &Transaction, step: Step) -> Result<Transaction, StepError> {
+fn step(transaction: &Transaction, step: Transition) -> Result<Transaction, TransitionError> {
     transaction.stepped(step, Uuid::from_u128(transaction.events.len() as u128 + 2), NOW)
 }
 
@@ -42,67 +42,70 @@ fn at(status: &str, hold: i64, settlement: i64) -> (String, i64, i64) {
 fn partial_clearings_settle_and_leave_a_hold_as_measured_in_the_sandbox() {
     let transaction = authorised(1_000);
     assert_eq!(shown(&transaction), at("PENDING", -1_000, 0));
-    let transaction = step(&transaction, Step::Clear(Some(600))).unwrap();
+    let transaction = step(&transaction, Transition::Clear(Some(600))).unwrap();
     assert_eq!(shown(&transaction), at("SETTLED", -400, -600));
-    let transaction = step(&transaction, Step::Clear(Some(300))).unwrap();
+    let transaction = step(&transaction, Transition::Clear(Some(300))).unwrap();
     assert_eq!(shown(&transaction), at("SETTLED", -100, -900));
-    let transaction = step(&transaction, Step::Clear(None)).unwrap();
+    let transaction = step(&transaction, Transition::Clear(None)).unwrap();
     assert_eq!(shown(&transaction), at("SETTLED", 0, -1_000));
-    assert_eq!(step(&transaction, Step::Clear(None)), Err(StepError::NothingPending));
+    assert_eq!(step(&transaction, Transition::Clear(None)), Err(TransitionError::NothingPending));
 }
 
 #[test]
 fn a_clearing_may_be_more_than_was_authorised() {
-    let transaction = step(&authorised(5_000), Step::Clear(Some(7_340))).unwrap();
+    let transaction = step(&authorised(5_000), Transition::Clear(Some(7_340))).unwrap();
     assert_eq!(shown(&transaction), at("SETTLED", 0, -7_340));
 }
 
 #[test]
 fn an_advice_is_the_new_total() {
-    let transaction = step(&authorised(1_000), Step::Advise(1_200)).unwrap();
+    let transaction = step(&authorised(1_000), Transition::Advise(1_200)).unwrap();
     assert_eq!(shown(&transaction), at("PENDING", -1_200, 0));
-    assert_eq!(shown(&step(&transaction, Step::Advise(800)).unwrap()), at("PENDING", -800, 0));
+    assert_eq!(shown(&step(&transaction, Transition::Advise(800)).unwrap()), at("PENDING", -800, 0));
 }
 
 #[test]
 fn a_reversal_in_parts_ends_voided() {
-    let transaction = step(&authorised(1_000), Step::Reverse(Some(400))).unwrap();
+    let transaction = step(&authorised(1_000), Transition::Reverse(Some(400))).unwrap();
     assert_eq!(shown(&transaction), at("PENDING", -600, 0));
-    assert_eq!(step(&transaction, Step::Reverse(Some(601))), Err(StepError::TooMuch { amount: 601, pending: 600 }));
-    let transaction = step(&transaction, Step::Reverse(None)).unwrap();
+    assert_eq!(
+        step(&transaction, Transition::Reverse(Some(601))),
+        Err(TransitionError::TooMuch { amount: 601, pending: 600 })
+    );
+    let transaction = step(&transaction, Transition::Reverse(None)).unwrap();
     assert_eq!(shown(&transaction), at("VOIDED", 0, 0));
-    assert_eq!(step(&transaction, Step::Reverse(None)), Err(StepError::NotPending(Status::Voided)));
+    assert_eq!(step(&transaction, Transition::Reverse(None)), Err(TransitionError::NotPending(Status::Voided)));
 }
 
 #[test]
 fn a_late_clearing_after_a_void_or_an_expiry_posts() {
-    for end in [Step::Reverse(None), Step::Expire, Step::ExpireHold] {
+    for end in [Transition::Reverse(None), Transition::Expire, Transition::ExpireHold] {
         let transaction = step(&authorised(1_000), end).unwrap();
         assert_eq!(transaction.standing().hold(), 0);
-        let transaction = step(&transaction, Step::Clear(Some(900))).unwrap();
+        let transaction = step(&transaction, Transition::Clear(Some(900))).unwrap();
         assert_eq!(shown(&transaction), at("SETTLED", 0, -900), "{end:?}");
     }
 }
 
 #[test]
 fn what_is_left_after_a_clearing_can_expire_but_not_be_voided() {
-    let transaction = step(&authorised(1_000), Step::Clear(Some(600))).unwrap();
-    assert_eq!(step(&transaction, Step::Reverse(None)), Err(StepError::NotPending(Status::Settled)));
-    assert_eq!(step(&transaction, Step::Expire), Err(StepError::NotPending(Status::Settled)));
-    let transaction = step(&transaction, Step::ExpireHold).unwrap();
+    let transaction = step(&authorised(1_000), Transition::Clear(Some(600))).unwrap();
+    assert_eq!(step(&transaction, Transition::Reverse(None)), Err(TransitionError::NotPending(Status::Settled)));
+    assert_eq!(step(&transaction, Transition::Expire), Err(TransitionError::NotPending(Status::Settled)));
+    let transaction = step(&transaction, Transition::ExpireHold).unwrap();
     assert_eq!(shown(&transaction), at("SETTLED", 0, -600));
-    assert_eq!(step(&transaction, Step::ExpireHold), Err(StepError::NothingPending));
+    assert_eq!(step(&transaction, Transition::ExpireHold), Err(TransitionError::NothingPending));
 }
 
 #[test]
 fn a_return_sets_nothing_aside_and_is_reversed_once() {
     let back = asked(&purchase(700)).posted(EventKind::Return, Uuid::from_u128(2), NOW);
     assert_eq!(shown(&back), at("SETTLED", 0, 700));
-    assert_eq!(step(&back, Step::Clear(Some(1))), Err(StepError::Return));
-    let again = step(&back, Step::ReverseReturn).unwrap();
+    assert_eq!(step(&back, Transition::Clear(Some(1))), Err(TransitionError::Return));
+    let again = step(&back, Transition::ReverseReturn).unwrap();
     assert_eq!(shown(&again), at("SETTLED", 0, 0));
-    assert_eq!(step(&again, Step::ReverseReturn), Err(StepError::NotReturned));
-    assert_eq!(step(&authorised(1), Step::ReverseReturn), Err(StepError::NotReturned));
+    assert_eq!(step(&again, Transition::ReverseReturn), Err(TransitionError::NotReturned));
+    assert_eq!(step(&authorised(1), Transition::ReverseReturn), Err(TransitionError::NotReturned));
 }
 
 #[test]
@@ -111,7 +114,7 @@ fn a_declined_transaction_stays_so_and_weighs_nothing() {
     let declined = asked(&purchase(500)).begun(Request::Authorization, Err(decline), Uuid::from_u128(2), NOW);
     assert_eq!(shown(&declined), at("DECLINED", 0, 0));
     assert_eq!(declined.result(), "INSUFFICIENT_FUNDS");
-    assert_eq!(step(&declined, Step::Clear(Some(1))), Err(StepError::Declined));
+    assert_eq!(step(&declined, Transition::Clear(Some(1))), Err(TransitionError::Declined));
     assert_eq!(declined.standing().spent(), 0);
 }
 
@@ -128,7 +131,7 @@ fn another_currency_is_converted_by_the_rate_of_the_request() {
     let mut wanted = purchase(1_300);
     wanted.merchant_amount = Some(1_000);
     let transaction = asked(&wanted).begun(Request::Authorization, Ok(1_300), Uuid::from_u128(2), NOW);
-    let view = step(&transaction, Step::Clear(Some(650))).unwrap().view();
+    let view = step(&transaction, Transition::Clear(Some(650))).unwrap().view();
     assert_eq!(view["merchant_currency"], "GBP");
     assert_eq!(view["amounts"]["cardholder"]["conversion_rate"], "1.300000");
     assert_eq!(view["events"][1]["amounts"]["merchant"]["amount"], 500);
@@ -150,16 +153,16 @@ fn a_purchase_is_held_to_the_sizes_of_the_network() {
     assert_eq!(yen.check(), Err(PurchaseError::Currency));
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+fn any_step() -> impl Strategy<Value = Transition> {
     let amount = -5..3_000i64;
     let perhaps = prop::option::of(amount.clone());
     prop_oneof![
-        perhaps.clone().prop_map(Step::Clear),
-        amount.prop_map(Step::Advise),
-        perhaps.prop_map(Step::Reverse),
-        Just(Step::Expire),
-        Just(Step::ExpireHold),
-        Just(Step::ReverseReturn),
+        perhaps.clone().prop_map(Transition::Clear),
+        amount.prop_map(Transition::Advise),
+        perhaps.prop_map(Transition::Reverse),
+        Just(Transition::Expire),
+        Just(Transition::ExpireHold),
+        Just(Transition::ReverseReturn),
     ]
 }
 
@@ -173,7 +176,7 @@ proptest! {
             let Ok(after) = step(&transaction, next) else { continue };
             transaction = after;
             let standing = transaction.standing();
-            if let Some(Event { kind: EventKind::Clearing, amount, .. }) = transaction.events.last() {
+            if let Some(TransactionEvent { kind: EventKind::Clearing, amount, .. }) = transaction.events.last() {
                 cleared += amount;
             }
             // What was cleared stays cleared, and nothing but a clearing settles.
@@ -181,7 +184,7 @@ proptest! {
             prop_assert_eq!(standing.status == Status::Settled, cleared > 0);
             // A hold is what is authorised and not cleared, and grows by an advice alone.
             prop_assert!(standing.hold() >= 0 && standing.hold() <= standing.authorised);
-            if !matches!(next, Step::Advise(_)) {
+            if !matches!(next, Transition::Advise(_)) {
                 prop_assert!(standing.hold() <= before.hold());
             }
             prop_assert!(standing.status != Status::Voided || standing.hold() == 0);

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{CURRENCY, Event, Merchant, Request, Status, Transaction};
+use super::{CURRENCY, Merchant, Request, Status, Transaction, TransactionEvent};
 use crate::card::Card;
 
 impl Transaction {
@@ -70,7 +70,7 @@ impl Transaction {
         })
     }
 
-    fn event_view(&self, event: &Event) -> Value {
+    fn event_view(&self, event: &TransactionEvent) -> Value {
         let (amount, rate) = (event.amount, self.rate());
         let settlement = json!({ "amount": amount, "conversion_rate": rate, "currency": CURRENCY });
         json!({

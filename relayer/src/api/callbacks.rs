@@ -81,7 +81,7 @@ impl From<Authorization> for AuthorizationRequest {
 
 /// The answer to a question about a charge.
 #[derive(Serialize)]
-pub(super) struct Verdict {
+pub(super) struct AuthorizationResponse {
     result: &'static str,
     token: String,
 }
@@ -97,12 +97,15 @@ const fn result(verdict: Option<Code>) -> &'static str {
     }
 }
 
-pub(super) async fn authorization(State(api): State<Api>, request: Request) -> Result<Json<Verdict>, Refusal> {
+pub(super) async fn authorization(
+    State(api): State<Api>,
+    request: Request,
+) -> Result<Json<AuthorizationResponse>, Refusal> {
     let (_, body) = checked(&api, request, |cards| &cards.asa_secret).await?;
     let asked: Authorization = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
     let token = asked.token.clone();
     let verdict = api.service.authorize_charge(asked.into()).await?;
-    Ok(Json(Verdict { result: result(verdict), token }))
+    Ok(Json(AuthorizationResponse { result: result(verdict), token }))
 }
 
 #[derive(Deserialize)]

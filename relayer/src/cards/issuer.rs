@@ -79,12 +79,12 @@ pub struct Transaction {
     pub card_token: String,
     /// Everything that happened to it.
     #[serde(default)]
-    pub events: Vec<Event>,
+    pub events: Vec<TransactionEvent>,
 }
 
 /// An event of a transaction.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Event {
+pub struct TransactionEvent {
     token: String,
     #[serde(rename = "type")]
     kind: String,
@@ -95,8 +95,8 @@ pub struct Event {
 
 impl Transaction {
     /// Its events as the ledger takes them.
-    pub fn events(&self) -> impl Iterator<Item = charges::Event> + '_ {
-        self.events.iter().map(|event| charges::Event {
+    pub fn events(&self) -> impl Iterator<Item = charges::ChargeEvent> + '_ {
+        self.events.iter().map(|event| charges::ChargeEvent {
             token: event.token.clone(),
             transaction: self.token.clone(),
             created: event.created.clone(),

@@ -269,7 +269,11 @@ fn is_pending(ledger: &rusqlite::Connection, seq: u64, now: Seconds) -> Result<b
 ///
 /// # Errors
 /// Those of the ledger.
-pub fn ingest_events(ledger: &rusqlite::Connection, seq: u64, events: &[charges::Event]) -> Result<(), LedgerError> {
+pub fn ingest_events(
+    ledger: &rusqlite::Connection,
+    seq: u64,
+    events: &[charges::ChargeEvent],
+) -> Result<(), LedgerError> {
     let now = clock::now();
     let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
     let mut news = false;
@@ -286,7 +290,7 @@ pub fn ingest_events(ledger: &rusqlite::Connection, seq: u64, events: &[charges:
         return Ok(());
     }
     let charged = events.iter().any(|event| event.approved);
-    let ours = |event: &&charges::Event| card.charge.as_deref() == Some(&event.transaction);
+    let ours = |event: &&charges::ChargeEvent| card.charge.as_deref() == Some(&event.transaction);
     // Our approval came too late for the issuer.
     let lost = events.iter().filter(ours).any(|event| !event.approved && event.kind == "AUTHORIZATION");
     let over = match card.state {
@@ -308,7 +312,7 @@ mod tests {
         ledger.execute_batch(include_str!("../ledger/schema.sql")).unwrap();
         ledger.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
         let tell = |token: &str, kind: &str, cents, at| {
-            let event = charges::Event {
+            let event = charges::ChargeEvent {
                 token: token.into(),
                 transaction: "t".into(),
                 created: token.into(),

@@ -10,7 +10,7 @@ use super::LedgerError;
 
 /// What happened, and to what.
 #[derive(Debug, Default)]
-pub struct Event {
+pub struct NewAuditEntry {
     /// `payment.submitted`, `mandate.opened`, …
     pub kind: String,
     /// May read it.
@@ -53,7 +53,7 @@ fn entry(row: &Row<'_>) -> Result<AuditEntry, LedgerError> {
 ///
 /// # Errors
 /// Those of the store.
-pub fn append(connection: &Connection, at: Seconds, event: Event) -> Result<(), LedgerError> {
+pub fn append(connection: &Connection, at: Seconds, event: NewAuditEntry) -> Result<(), LedgerError> {
     let last = connection
         .prepare_cached("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")?
         .query_row([], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, [u8; 32]>(1)?)))
@@ -148,7 +148,8 @@ mod tests {
         connection.execute_batch(include_str!("schema.sql")).unwrap();
         let agent = Address::repeat_byte(1);
         for kind in ["a", "b", "c"] {
-            append(&connection, 5, Event { kind: kind.into(), agent: Some(agent), ..Event::default() }).unwrap();
+            append(&connection, 5, NewAuditEntry { kind: kind.into(), agent: Some(agent), ..NewAuditEntry::default() })
+                .unwrap();
         }
         let intact = |entries: &[AuditEntry]| {
             entries.iter().try_fold(B256::ZERO, |previous, entry| {

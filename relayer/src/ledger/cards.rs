@@ -300,7 +300,7 @@ pub fn admit(
         "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline, "capture_by": body.capture_by,
         "ref": body.reference, "digest": digest, "decision": decision,
     });
-    audit::append(connection, now, audit::Event { card: Some(*id), data, ..mandate.event("card.requested") })
+    audit::append(connection, now, audit::NewAuditEntry { card: Some(*id), data, ..mandate.event("card.requested") })
 }
 
 /// Takes a card to another state, with its audit entry.
@@ -341,7 +341,7 @@ pub fn note(
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let mandate = mandate_of(connection, card)?;
-    audit::append(connection, now, audit::Event { card: Some(card.id), tx_hash, data, ..mandate.event(kind) })
+    audit::append(connection, now, audit::NewAuditEntry { card: Some(card.id), tx_hash, data, ..mandate.event(kind) })
 }
 
 /// The card's mandate.

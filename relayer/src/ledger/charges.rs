@@ -46,7 +46,7 @@ pub fn remember_answer(
 
 /// An event of one of the issuer's transactions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct ChargeEvent {
     /// The issuer's name of it.
     pub token: String,
     /// The transaction.
@@ -65,7 +65,7 @@ pub struct Event {
 ///
 /// # Errors
 /// Those of the store.
-pub fn add_event(connection: &Connection, card: u64, event: &Event, now: Seconds) -> Result<bool, LedgerError> {
+pub fn add_event(connection: &Connection, card: u64, event: &ChargeEvent, now: Seconds) -> Result<bool, LedgerError> {
     let added = connection
         .prepare_cached(
             "INSERT INTO issuer_event (token, card, transaction_token, created, kind, cents, approved, at)

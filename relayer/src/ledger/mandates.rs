@@ -156,14 +156,14 @@ impl MandateRow {
 
     /// An audit event about it.
     #[must_use]
-    pub fn event(&self, kind: impl Into<String>) -> audit::Event {
-        audit::Event {
+    pub fn event(&self, kind: impl Into<String>) -> audit::NewAuditEntry {
+        audit::NewAuditEntry {
             kind: kind.into(),
             agent: Some(self.terms.agent),
             operator: Some(self.terms.operator),
             request: self.request,
             mandate: Some(self.id),
-            ..audit::Event::default()
+            ..audit::NewAuditEntry::default()
         }
     }
 }

@@ -418,7 +418,11 @@ pub fn admit(
         "payee": body.payee.to_string(), "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline,
         "ref": body.reference, "digest": digest, "decision": decision,
     });
-    audit::append(connection, now, audit::Event { payment: Some(*id), data, ..mandate.event("payment.reserved") })
+    audit::append(
+        connection,
+        now,
+        audit::NewAuditEntry { payment: Some(*id), data, ..mandate.event("payment.reserved") },
+    )
 }
 
 /// Why and where a step was taken.
@@ -477,8 +481,12 @@ pub fn step(
     if let (Some(data), Transition::Unmine { .. }) = (data.as_object_mut(), step) {
         data.insert("unmined".into(), json!(true));
     }
-    let event =
-        audit::Event { payment: Some(payment.id), tx_hash, data, ..mandate.event(format!("payment.{}", state.name())) };
+    let event = audit::NewAuditEntry {
+        payment: Some(payment.id),
+        tx_hash,
+        data,
+        ..mandate.event(format!("payment.{}", state.name()))
+    };
     audit::append(connection, now, event)
 }
 

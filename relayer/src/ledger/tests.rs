@@ -13,7 +13,11 @@ const DEPLOYMENT: Deployment = Deployment {
 const READER: Address = Address::repeat_byte(4);
 
 fn note(ledger: &rusqlite::Connection, kind: &str) -> Result<(), LedgerError> {
-    audit::append(ledger, 0, audit::Event { kind: kind.into(), agent: Some(READER), ..audit::Event::default() })
+    audit::append(
+        ledger,
+        0,
+        audit::NewAuditEntry { kind: kind.into(), agent: Some(READER), ..audit::NewAuditEntry::default() },
+    )
 }
 
 async fn kinds(ledger: &Ledger) -> Vec<String> {

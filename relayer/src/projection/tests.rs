@@ -713,7 +713,7 @@ fn a_hold_that_nobody_accepted_freezes_a_guarded_mandate_and_is_booked() {
 #[test]
 fn the_issuer_s_news_lead_to_one_end_in_any_order_and_any_number() {
     use crate::cards::worker::ingest_events;
-    let event = |token: &str, kind: &str, cents, created: &str, approved| charges::Event {
+    let event = |token: &str, kind: &str, cents, created: &str, approved| charges::ChargeEvent {
         token: token.into(),
         transaction: "t".into(),
         created: created.into(),

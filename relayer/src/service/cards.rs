@@ -161,7 +161,7 @@ impl Service {
         if let Some((verdict, code)) = decision.refusal() {
             let mut problem = Problem::new(code, verdict.detail.clone());
             let data = json!({ "amount": body.amount, "nonce": body.nonce, "code": code, "decision": decision });
-            audit::append(ledger, now, audit::Event { data, ..mandate.event("card.denied") })?;
+            audit::append(ledger, now, audit::NewAuditEntry { data, ..mandate.event("card.denied") })?;
             problem.decision = Some(decision);
             return Ok(Err(problem));
         }

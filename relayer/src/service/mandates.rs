@@ -70,12 +70,12 @@ impl Service {
                     "amount": body.amount, "duration": body.duration, "purpose": body.intent,
                     "per_payment": body.per_payment, "window": body.window, "window_cap": body.window_cap,
                 });
-                let event = audit::Event {
+                let event = audit::NewAuditEntry {
                     kind: "mandate.requested".into(),
                     agent: Some(agent),
                     request: Some(id),
                     data,
-                    ..audit::Event::default()
+                    ..audit::NewAuditEntry::default()
                 };
                 audit::append(ledger, now, event)?;
                 let object = requests::get(ledger, id)?
@@ -206,7 +206,7 @@ impl Service {
                 let record = mandates::get(ledger, id)?
                     .ok_or_else(|| LedgerError::inconsistent("a mandate that was just stored is gone"))?;
                 let data = json!({ "cap": terms.cap, "operator": terms.operator.to_string() });
-                audit::append(ledger, now, audit::Event { data, ..record.event("mandate.approved") })?;
+                audit::append(ledger, now, audit::NewAuditEntry { data, ..record.event("mandate.approved") })?;
                 Ok(Ok(record))
             })
             .await??;

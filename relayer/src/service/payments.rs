@@ -9,7 +9,7 @@ use stipend_bindings::Spend;
 use stipend_core::{
     Code, MandateId, PaymentId, Seconds,
     api::{NewPayment, Page, Payment, PaymentState, Problem},
-    policy::{self, Proposal, Standing},
+    policy::{self, PolicyContext, Proposal},
 };
 use tokio::time::Instant;
 
@@ -129,7 +129,7 @@ impl Service {
                 "payee": body.payee.to_string(), "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline,
                 "ref": body.reference, "digest": digest, "code": code, "decision": decision,
             });
-            audit::append(ledger, now, audit::Event { data, ..mandate.event("payment.denied") })?;
+            audit::append(ledger, now, audit::NewAuditEntry { data, ..mandate.event("payment.denied") })?;
             problem.decision = Some(decision);
             return Ok(Err(problem));
         }
@@ -153,7 +153,7 @@ impl Service {
     ) -> Result<policy::Decision, LedgerError> {
         let Deps { deployment, limits, confirmations, .. } = *self.deps;
         let committed = payments::committed(ledger, mandate, now)?;
-        let standing = Standing {
+        let standing = PolicyContext {
             terms: &mandate.terms,
             intent: mandate.intent.as_ref(),
             state: mandate.state_for_new(head, confirmations),

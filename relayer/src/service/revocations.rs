@@ -75,7 +75,7 @@ impl Service {
                 return Ok(Ok((record, true)));
             }
             let data = json!({ "by": by.to_string() });
-            audit::append(ledger, clock::now(), audit::Event { data, ..record.event("mandate.revoking") })?;
+            audit::append(ledger, clock::now(), audit::NewAuditEntry { data, ..record.event("mandate.revoking") })?;
             let record = mandates::get(ledger, id)?
                 .ok_or_else(|| LedgerError::inconsistent("a mandate that was just read is gone"))?;
             Ok(Ok((record, false)))

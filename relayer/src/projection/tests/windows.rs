@@ -1,7 +1,7 @@
 //! Rolling windows: what is accepted is taken by the contract before its deadline.
 
 use stipend_core::{
-    policy::{self, Limits, MandateState, Proposal, Standing},
+    policy::{self, Limits, MandateState, PolicyContext, Proposal},
     window::RollingWindow,
 };
 
@@ -25,7 +25,7 @@ fn windowed(guardian: Address) -> Scene {
 fn refusal(scene: &Scene, amount: u64, (now, deadline): (Seconds, Seconds)) -> Option<Code> {
     let mandate = scene.mandate();
     let committed = payments::committed(&scene.ledger, &mandate, now).unwrap();
-    let standing = Standing {
+    let standing = PolicyContext {
         terms: &mandate.terms,
         intent: None,
         state: MandateState::Open,

@@ -28,10 +28,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{CardNumber, Config, IssuerError};
 
 pub(super) const KEY: &str = "key-of-the-test";
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An issuer on a database of its own, with a receiver that has not subscribed to anything yet.
-pub(super) struct House {
+pub(super) struct TestIssuer {
     pub(super) http: Client,
     pub(super) receiver: Receiver,
     directory: TempDir,
@@ -42,7 +42,7 @@ pub(super) struct House {
     receiving: JoinHandle<()>,
 }
 
-impl House {
+impl TestIssuer {
     pub(super) async fn start() -> Self {
         Self::with_limit(Duration::from_secs(6)).await
     }
@@ -134,7 +134,7 @@ impl House {
     }
 
     /// Has the receiver asked, with signatures.
-    pub(super) async fn enrol(&self) {
+    pub(super) async fn register(&self) {
         self.asa_secret().await;
         self.enrol_unsigned().await;
     }
@@ -291,7 +291,7 @@ pub(super) async fn eventually(reached: impl AsyncFn() -> bool) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, waiting).await.expect("what was waited for happens");
+    timeout(WAIT_TIMEOUT, waiting).await.expect("what was waited for happens");
 }
 
 /// Everything that this process logs, at every level.
