@@ -40,7 +40,7 @@ use tokio::sync::{Semaphore, watch};
 pub use writer::Writer;
 
 /// The version of schema.sql that this program reads and writes.
-pub(crate) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 3;
 const READERS: usize = 4;
 /// How long one try to write waits for another process to unlock the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -263,13 +263,16 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
         return Ok(());
     }
     let empty: bool = connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
-    let statements = match found {
-        0 if empty => include_str!("ledger/schema.sql"),
-        1 => include_str!("ledger/upgrade_1.sql"),
+    let statements: &[&str] = match found {
+        0 if empty => &[include_str!("ledger/schema.sql")],
+        1 => &[include_str!("ledger/upgrade_1.sql"), include_str!("ledger/upgrade_2.sql")],
+        2 => &[include_str!("ledger/upgrade_2.sql")],
         _ => return Err(LedgerError::Version { path: path.to_owned(), found }),
     };
     let transaction = connection.transaction()?;
-    transaction.execute_batch(statements)?;
+    for step in statements {
+        transaction.execute_batch(step)?;
+    }
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;
     Ok(())
@@ -283,7 +286,7 @@ fn must_be_known(connection: &Connection, path: &Path, known: RangeInclusive<i64
 
 /// Whose ledger it is, if that is said.
 fn deployment(connection: &Connection) -> Result<Option<Deployment>, LedgerError> {
-    let mut statement = connection.prepare("SELECT chain_id, escrow, token, guardian FROM house")?;
+    let mut statement = connection.prepare("SELECT chain_id, escrow, token, guardian FROM deployment")?;
     let deployments = statement.query_map([], |row| {
         Ok(Deployment {
             chain_id: row.get(0)?,
@@ -307,7 +310,7 @@ fn bind_to_deployment(connection: &Connection, given: Deployment) -> Result<(), 
         Some(stored) => Err(LedgerError::WrongDeployment { stored, given }),
         None => {
             connection.execute(
-                "INSERT INTO house VALUES (?, ?, ?, ?)",
+                "INSERT INTO deployment VALUES (?, ?, ?, ?)",
                 (given.chain_id, given.escrow.0.0, given.token.0.0, given.guardian.0.0),
             )?;
             Ok(())

@@ -378,7 +378,7 @@ fn overtake(
 
 fn counts(ledger: &rusqlite::Connection) -> Result<Counts, LedgerError> {
     let row = ledger.query_row(
-        "SELECT (SELECT count(*) FROM mandate), count(*), coalesce(sum(amount), 0) FROM foreign_outflow",
+        "SELECT (SELECT count(*) FROM mandate), count(*), coalesce(sum(amount), 0) FROM external_outflow",
         [],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )?;
@@ -396,7 +396,7 @@ fn lost(ledger: &rusqlite::Connection) -> Result<Vec<String>, LedgerError> {
             "the intent documents of {undocumented} mandates: what they are for and whom they may pay is unknown, so nothing new is accepted from them; have them revoked and approved anew"
         ));
     }
-    let outflows = count("SELECT count(*) FROM foreign_outflow")?;
+    let outflows = count("SELECT count(*) FROM external_outflow")?;
     if outflows > 0 {
         lost.push(format!(
             "ref, metadata, agent's signature and gas of {outflows} payments and holds that have no row: they are booked as paid or held elsewhere"

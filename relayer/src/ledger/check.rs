@@ -217,7 +217,7 @@ fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
     // What was paid or held elsewhere has a row of its own, and an entry.
     for kind in ["pay", "hold"] {
         let query = format!(
-            "SELECT mandate.id, coalesce((SELECT sum(amount) FROM foreign_outflow AS rows
+            "SELECT mandate.id, coalesce((SELECT sum(amount) FROM external_outflow AS rows
                     WHERE rows.mandate = mandate.id AND kind = '{kind}'), 0), coalesce(sum(journal.amount), 0)
              FROM mandate LEFT JOIN journal ON journal.mandate = mandate.seq AND cause = '{kind}'
                 AND journal.seq > (SELECT coalesce(max(seq), 0) FROM journal WHERE cause = 'forget') GROUP BY mandate.seq"
@@ -324,7 +324,7 @@ fn nonces(connection: &Connection, check: &mut Check) -> Result<(), LedgerError>
         (
             "used on chain",
             "SELECT mandate, nonce FROM payment WHERE state = 'settled' UNION ALL
-             SELECT mandate, nonce FROM card WHERE hold_final UNION ALL SELECT mandate, nonce FROM foreign_outflow",
+             SELECT mandate, nonce FROM card WHERE hold_final UNION ALL SELECT mandate, nonce FROM external_outflow",
         ),
     ] {
         let query =

@@ -61,7 +61,7 @@ const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, pai
     restored, overdrawn, available,
     (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
         UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
-        UNION ALL SELECT max(nonce) FROM foreign_outflow WHERE mandate = mandate.id)),
+        UNION ALL SELECT max(nonce) FROM external_outflow WHERE mandate = mandate.id)),
     EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id), refunded,
     (SELECT valid_before FROM opening WHERE opening.mandate = mandate.id)";
 

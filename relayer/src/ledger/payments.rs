@@ -199,7 +199,7 @@ pub fn committed(
     }
     let taken = "SELECT mined_at, amount FROM payment WHERE mandate = ?1 AND mined_at > ?2
         UNION ALL SELECT held_at, amount FROM card WHERE mandate = ?1 AND held_at > ?2
-        UNION ALL SELECT at, amount FROM foreign_outflow WHERE mandate = ?1 AND at > ?2 ORDER BY 1";
+        UNION ALL SELECT at, amount FROM external_outflow WHERE mandate = ?1 AND at > ?2 ORDER BY 1";
     let waiting = format!(
         "SELECT deadline, amount FROM payment
             WHERE {LIVE} AND state IN ('reserved', 'submitted') AND mandate = ?1
@@ -531,7 +531,7 @@ pub fn insert_foreign(
     };
     connection
         .prepare_cached(
-            "INSERT INTO foreign_outflow (mandate, nonce, kind, payee, amount, tx_hash, at)
+            "INSERT INTO external_outflow (mandate, nonce, kind, payee, amount, tx_hash, at)
              VALUES (?, ?, ?, ?, ?, ?, (SELECT time FROM block WHERE hash = ?))",
         )?
         .execute((
@@ -552,7 +552,7 @@ pub fn insert_foreign(
 /// Those of the store.
 pub fn foreign(connection: &Connection, mandate: MandateId) -> Result<Vec<B256>, LedgerError> {
     let mut statement =
-        connection.prepare_cached("SELECT DISTINCT tx_hash FROM foreign_outflow WHERE mandate = ? ORDER BY nonce")?;
+        connection.prepare_cached("SELECT DISTINCT tx_hash FROM external_outflow WHERE mandate = ? ORDER BY nonce")?;
     let hashes = statement.query_map([mandate.0.0], |row| row.get::<_, [u8; 32]>(0))?;
     hashes.map(|hash| Ok(hash?.into())).collect()
 }
@@ -563,6 +563,6 @@ pub fn foreign(connection: &Connection, mandate: MandateId) -> Result<Vec<B256>,
 /// Those of the store.
 pub fn is_foreign(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<bool, LedgerError> {
     Ok(connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM foreign_outflow WHERE mandate = ? AND nonce = ?)")?
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM external_outflow WHERE mandate = ? AND nonce = ?)")?
         .query_row((mandate.0.0, nonce), |row| row.get(0))?)
 }

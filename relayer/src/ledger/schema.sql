@@ -2,8 +2,8 @@
 -- One writer; readers see whole commits. Per mandate
 -- `cap + restored + overdrawn = available + reserved + held + paid + returned`.
 
--- Which house this ledger belongs to: a ledger is never used for another chain or escrow.
-CREATE TABLE house (
+-- Which deployment this ledger belongs to: a ledger is never used for another chain or escrow.
+CREATE TABLE deployment (
     chain_id INTEGER NOT NULL,
     escrow   BLOB    NOT NULL,
     token    BLOB    NOT NULL,
@@ -88,7 +88,7 @@ CREATE INDEX payment_of_mandate ON payment (mandate, seq);
 CREATE INDEX payment_taken ON payment (mandate, mined_at) WHERE mined_at IS NOT NULL;
 
 -- Payments and holds that the chain knows and this ledger never accepted: booked as facts.
-CREATE TABLE foreign_outflow (
+CREATE TABLE external_outflow (
     mandate    BLOB    NOT NULL REFERENCES mandate (id),
     nonce      INTEGER NOT NULL,
     kind       TEXT    NOT NULL CHECK (kind IN ('pay', 'hold')),

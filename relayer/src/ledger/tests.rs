@@ -153,7 +153,7 @@ async fn after_a_stop_the_file_alone_is_the_ledger() {
 }
 
 #[tokio::test]
-async fn one_process_one_house_one_version() {
+async fn one_process_one_deployment_one_version() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger");
     let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
@@ -185,7 +185,7 @@ fn shape(path: &std::path::Path) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn a_ledger_of_the_version_before_is_brought_up_to_date() {
+async fn a_ledger_of_version_1_is_brought_up_to_date() {
     let directory = tempfile::tempdir().unwrap();
     let (fresh, old) = (directory.path().join("fresh"), directory.path().join("old"));
     for path in [&fresh, &old] {
@@ -195,6 +195,7 @@ async fn a_ledger_of_the_version_before_is_brought_up_to_date() {
     file.execute_batch(
         "PRAGMA foreign_keys = OFF; DROP INDEX payment_taken; DROP INDEX mandate_holding;
          ALTER TABLE payment DROP COLUMN mined_at; ALTER TABLE card DROP COLUMN held_at;
+         ALTER TABLE deployment RENAME TO house; ALTER TABLE external_outflow RENAME TO foreign_outflow;
          ALTER TABLE foreign_outflow DROP COLUMN at; PRAGMA user_version = 1;
          INSERT INTO block VALUES (7, x'07', x'06', 700, 0);
          INSERT INTO foreign_outflow VALUES (x'11', 9, 'pay', x'0a', 5, x'66');",
@@ -222,7 +223,31 @@ async fn a_ledger_of_the_version_before_is_brought_up_to_date() {
         times.map(Result::unwrap).collect::<Vec<_>>()
     };
     assert_eq!(times("SELECT mined_at FROM payment ORDER BY nonce"), [Some(700), Some(800), None]);
-    assert_eq!(times("SELECT at FROM foreign_outflow"), [Some(700)]);
+    assert_eq!(times("SELECT at FROM external_outflow"), [Some(700)]);
+}
+
+#[tokio::test]
+async fn a_ledger_of_version_2_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let (fresh, old) = (directory.path().join("fresh"), directory.path().join("old"));
+    for path in [&fresh, &old] {
+        drop(Ledger::open(path, DEPLOYMENT).unwrap());
+    }
+    let file = rusqlite::Connection::open(&old).unwrap();
+    file.execute_batch(
+        "PRAGMA foreign_keys = OFF; ALTER TABLE deployment RENAME TO house;
+         ALTER TABLE external_outflow RENAME TO foreign_outflow; PRAGMA user_version = 2;
+         INSERT INTO foreign_outflow VALUES (x'11', 9, 'pay', x'0a', 5, x'66', 700);",
+    )
+    .unwrap();
+    drop(file);
+    let other = Deployment { escrow: Address::repeat_byte(9), ..DEPLOYMENT };
+    assert!(matches!(Ledger::open(&old, other), Err(LedgerError::WrongDeployment { .. })));
+    drop(Ledger::open(&old, DEPLOYMENT).unwrap());
+    assert_eq!(shape(&fresh), shape(&old));
+    let file = rusqlite::Connection::open(&old).unwrap();
+    let amount: u64 = file.query_row("SELECT amount FROM external_outflow", [], |row| row.get(0)).unwrap();
+    assert_eq!(amount, 5);
 }
 
 #[tokio::test]

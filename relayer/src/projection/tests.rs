@@ -60,7 +60,7 @@ impl Scene {
         ledger.execute_batch(include_str!("../ledger/schema.sql")).unwrap();
         let deployment = PROJECTOR.deployment;
         let row = (deployment.chain_id, deployment.escrow.0.0, deployment.token.0.0, deployment.guardian.0.0);
-        ledger.execute("INSERT INTO house VALUES (?, ?, ?, ?)", row).unwrap();
+        ledger.execute("INSERT INTO deployment VALUES (?, ?, ?, ?)", row).unwrap();
         let genesis = Block { number: 0, hash: B256::repeat_byte(0xff), parent: B256::ZERO, time: 0 };
         blocks::restart_at(&ledger, genesis).unwrap();
         transactions::start(&ledger, SUBMITTER, 0).unwrap();

@@ -41,8 +41,8 @@ fn every_kind_of_difference_is_found_and_named() {
     assert_eq!(found(&check::examine(&scene.ledger)), Vec::<String>::new());
     scene.ledger.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF").unwrap();
     for (corruption, said) in [
-        ("DELETE FROM house", "it belongs to nobody"),
-        ("INSERT INTO house SELECT * FROM house", "more than one deployment"),
+        ("DELETE FROM deployment", "it belongs to nobody"),
+        ("INSERT INTO deployment SELECT * FROM deployment", "more than one deployment"),
         ("UPDATE audit SET at = at + 1 WHERE seq = 3", "entry 3 is not what was written"),
         ("DELETE FROM audit WHERE seq = 3", "entry 4 is not what was written"),
         ("UPDATE mandate SET paid = paid + 1", "of 1000 units 1000 came in, 1001 are somewhere"),
@@ -63,7 +63,7 @@ fn every_kind_of_difference_is_found_and_named() {
         ("UPDATE host SET treasury = treasury + 1", "the host's treasury is 185 units, the journal comes to 184"),
         ("UPDATE host SET shortfall = 1", "the host's shortfall is 1 units, the journal comes to 0"),
         ("UPDATE host SET gas_wei = 8", "the host's gas is 8 wei, the journal comes to 7"),
-        ("DELETE FROM foreign_outflow", "the rows of pay elsewhere come to 0 units, the journal to 40"),
+        ("DELETE FROM external_outflow", "the rows of pay elsewhere come to 0 units, the journal to 40"),
         ("UPDATE payment SET state = 'settled' WHERE state = 'submitted'", "over 10 units is settled"),
         ("UPDATE payment SET state = 'reserved' WHERE state = 'failed'", "over 30 units is reserved"),
         ("UPDATE payment SET amount = 99 WHERE seq = 1", "over 99 units is settled"),
@@ -77,7 +77,7 @@ fn every_kind_of_difference_is_found_and_named() {
         ("UPDATE card SET captured = captured - 1", "captured 183 and released 66"),
         ("UPDATE card SET hold_final = 0", "of it"),
         ("UPDATE card SET nonce = 0", "nonce 0 is accepted 2 times"),
-        ("UPDATE foreign_outflow SET nonce = 0", "nonce 0 is used on chain 2 times"),
+        ("UPDATE external_outflow SET nonce = 0", "nonce 0 is used on chain 2 times"),
         ("UPDATE tx SET nonce = 7 WHERE nonce = 1", "from nonce 0 to 7"),
         ("DELETE FROM attempt WHERE tx = 1", "transaction 1 has no attempt"),
         ("UPDATE attempt SET raw = x'00' WHERE tx = 1", "of transaction 1 has other bytes"),
