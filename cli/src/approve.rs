@@ -1,9 +1,6 @@
 //! `stipend mandate approve`: the operator reads the terms, says yes, and funds the mandate.
 
-use std::{
-    io::{self, BufRead, IsTerminal, Write},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256};
 use eyre::{bail, ensure};
@@ -17,7 +14,7 @@ use stipend_core::{
 use crate::{
     context::{Caller, Context},
     keys::DevAccount,
-    mandate, show,
+    prompt, show,
     terms::Readable,
 };
 
@@ -107,7 +104,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     } else {
         "By your own transactions: an allowance of exactly the total, if there is none, and the opening."
     };
-    confirm(context, args.yes, &format!("{}\n{how}", show::facts(readable.rows())), "Approve?")?;
+    prompt::confirm(context, args.yes, &format!("{}\n{how}", show::facts(readable.rows())), "Approve?")?;
 
     let progress = context.progress("approving");
     if args.gasless {
@@ -154,7 +151,7 @@ async fn finish(context: &Context, caller: &Caller, id: MandateId) -> eyre::Resu
         format!(
             "{} is {}: {} USDC available\n{opened}\nThe agent pays by: stipend pay --mandate {} --to 0x… --amount 4.20",
             mandate.id,
-            mandate::state(mandate.state),
+            show::mandate_state(mandate.state),
             mandate.available,
             mandate.id
         )
@@ -193,25 +190,4 @@ async fn wait_until_open(caller: &Caller, id: MandateId) -> eyre::Result<Mandate
         }
         tokio::time::sleep(POLL).await;
     }
-}
-
-/// Shows what is about to happen and asks, unless it was said beforehand.
-pub(crate) fn confirm(context: &Context, yes: bool, what: &str, question: &str) -> eyre::Result<()> {
-    if !(yes && context.json()) {
-        show::note(what);
-    }
-    if yes {
-        return Ok(());
-    }
-    ensure!(
-        io::stdin().is_terminal(),
-        "there is nobody to ask: no terminal here; read the above, then run the same with --yes"
-    );
-    let mut stderr = io::stderr().lock();
-    write!(stderr, "{question} [y/N] ")?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    ensure!(matches!(answer.trim(), "y" | "Y" | "yes"), "not done: the answer was no");
-    Ok(())
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use stipend_client::chain::OnChain;
 use stipend_core::{Amount, MandateId, api::Mandate, policy::MandateState};
 
-use crate::{context::Context, keys::DevAccount, mandate, show};
+use crate::{context::Context, keys::DevAccount, show};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -148,7 +148,7 @@ fn in_words(balances: &[Balance]) -> String {
         let chain = balance.chain.as_ref();
         table.add_row([
             balance.mandate.to_string(),
-            mandate::state(balance.state).into(),
+            show::mandate_state(balance.state).into(),
             balance.cap.to_string(),
             balance.available.to_string(),
             balance.reserved.to_string(),

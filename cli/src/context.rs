@@ -17,7 +17,6 @@ use stipend_core::{
 use url::Url;
 
 use crate::{
-    end,
     keys::{DevAccount, KeyArgs},
     show,
 };
@@ -128,7 +127,7 @@ impl Context {
     /// The same for those who need nothing else from a relayer.
     pub(crate) async fn relayers_escrow(&self) -> eyre::Result<Escrow> {
         let info = Client::info_at(self.globals.relayer.clone()).await;
-        self.escrow(&info.map_err(|error| end::without_relayer(error.into()))?).await
+        self.escrow(&info.map_err(|error| without_relayer(error.into()))?).await
     }
 
     /// Shows that something takes its time, where somebody may be watching.
@@ -215,6 +214,17 @@ impl Drop for Progress {
         if let Some(bar) = self.0.take() {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Adds how to go on without a relayer, if it is the relayer that fails.
+pub(crate) fn without_relayer(report: eyre::Report) -> eyre::Report {
+    if report.is::<stipend_client::Error>() {
+        report.wrap_err(
+            "could not get the mandate's terms from the relayer; pass --escrow 0x… to read them from the chain",
+        )
+    } else {
+        report
     }
 }
 

@@ -36,8 +36,8 @@ use crate::{
     context::{Context, Progress},
     deploy,
     keys::{DEV_CHAIN, DEV_TREASURY, DevAccount},
-    serve::{self, LogFormat},
-    show, signals,
+    logging::{self, LogFormat},
+    serve, show, signals,
 };
 
 /// How long anvil may take to answer.
@@ -120,7 +120,7 @@ struct Listeners {
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
-    serve::log(LogFormat::Text, "warn");
+    logging::init(LogFormat::Text, "warn");
     let data = Data::new(args.data.as_deref())?;
     // Before anything starts: a port that is taken is the commonest failure.
     let listeners = Listeners {

@@ -12,13 +12,16 @@ use alloy_primitives::{Address, B256, Bytes};
 use eyre::{OptionExt, WrapErr, bail, ensure, eyre};
 use serde::{Deserialize, Serialize};
 use stipend_client::{
-    Error,
     chain::{Ended, Escrow},
     now,
 };
 use stipend_core::{Amount, MandateId, Terms, address, policy::MandateState};
 
-use crate::{approve, context::Context, keys::DevAccount, show};
+use crate::{
+    context::{self, Context},
+    keys::DevAccount,
+    prompt, show,
+};
 
 /// How long a relayed revocation is waited for.
 const ENDED_WITHIN: Duration = Duration::from_secs(120);
@@ -123,7 +126,7 @@ async fn found(context: &Context, id: MandateId, source: &Source) -> eyre::Resul
                 let terms = caller.client.mandate(id).await?.terms;
                 Ok::<_, eyre::Report>((caller, terms))
             };
-            let (caller, terms) = told.await.map_err(without_relayer)?;
+            let (caller, terms) = told.await.map_err(context::without_relayer)?;
             (context.escrow(&caller.info).await?, terms, caller.signer)
         }
     };
@@ -132,15 +135,6 @@ async fn found(context: &Context, id: MandateId, source: &Source) -> eyre::Resul
         "these terms are not those of {id}: do not trust where they came from"
     );
     Ok((escrow, terms, signer))
-}
-
-/// Says how to go on, if it is the relayer that fails.
-pub(crate) fn without_relayer(report: eyre::Report) -> eyre::Report {
-    if report.is::<Error>() {
-        report.wrap_err("the relayer does not tell what it takes (--escrow 0x… does without it)")
-    } else {
-        report
-    }
 }
 
 /// A mandate's terms as the chain tells them, from the latest block back.
@@ -168,7 +162,7 @@ pub(crate) async fn revoke(context: &Context, args: Revoke) -> eyre::Result<()> 
     if args.print {
         must_be_operator(&terms, signer.address())?;
         let domain = escrow.domain();
-        approve::confirm(context, args.yes, &format!("{id}\nends, for good, when anyone sends this."), "Sign?")?;
+        prompt::confirm(context, args.yes, &format!("{id}\nends, for good, when anyone sends this."), "Sign?")?;
         let signature = escrow.sign_revocation(&signer, id)?;
         let message = Message { chain_id: domain.chain_id, escrow: domain.escrow, terms, signature };
         return show::line(&serde_json::to_string(&message)?);
@@ -198,7 +192,7 @@ async fn confirm_end(context: &Context, escrow: &Escrow, id: MandateId, terms: &
         "{id}\nends now, for good. {} USDC return to the operator {}; {} USDC in holds return when those end.",
         state.remaining, terms.operator, state.held
     );
-    approve::confirm(context, yes, &what, "Revoke?")
+    prompt::confirm(context, yes, &what, "Revoke?")
 }
 
 /// By one message that the relayer sends. The node is not needed: what is signed is this mandate's
@@ -212,7 +206,7 @@ async fn revoke_gasless(context: &Context, id: MandateId, yes: bool) -> eyre::Re
         "{id}\nends, for good, when the relayer's transaction is in a block. {} USDC that are available return to the operator {}, and what is held when that ends.",
         mandate.available, mandate.terms.operator
     );
-    approve::confirm(context, yes, &what, "Revoke, by signing one message?")?;
+    prompt::confirm(context, yes, &what, "Revoke, by signing one message?")?;
     let signature = caller.client.sign_revocation(id).await?;
     let taken = caller.client.revoke_mandate(id, signature).await;
     if taken.is_err() && !context.json() {
@@ -285,7 +279,7 @@ pub(crate) async fn sweep(context: &Context, args: Sweep) -> eyre::Result<()> {
         "{}\nWhat is left and not held, {} USDC, goes to {to}; the {} USDC in holds with it, once captures are over.",
         args.mandate, state.remaining, state.held
     );
-    approve::confirm(context, args.yes, &what, "Sweep?")?;
+    prompt::confirm(context, args.yes, &what, "Sweep?")?;
     let progress = context.progress("waiting for the transaction");
     let ended = match args.to {
         None => escrow.sweep(&signer, &terms).await?,

@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use crate::{
     context::Context,
-    serve::{self, LogFormat},
+    keys,
+    logging::{self, LogFormat},
     show, signals,
 };
 
@@ -39,7 +40,7 @@ pub(crate) struct Args {
     database: PathBuf,
     /// The key that callers must send; better given by the environment. Without it: one is made up for
     /// this run, and printed
-    #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = api_key)]
+    #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = keys::api_key)]
     api_key: Option<SecretString>,
     /// How long to wait before each attempt to deliver an event; without it: Lithic's, eight within a day
     #[arg(long, value_name = "MILLISECONDS,…", env = "STIPEND_ISSUER_RETRY_SCHEDULE_MS", value_delimiter = ',')]
@@ -62,14 +63,8 @@ struct Ready {
     database: PathBuf,
 }
 
-/// A key as it can stand in a header.
-pub(crate) fn api_key(text: &str) -> Result<SecretString, &'static str> {
-    let sound = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if sound { Ok(text.into()) } else { Err("a key has one or more printable characters and no blanks") }
-}
-
 pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
-    serve::log(args.log_format, "info");
+    logging::init(args.log_format, "info");
     let (key, made_up) = match args.api_key {
         Some(key) => (key, None),
         None => {

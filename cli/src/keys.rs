@@ -169,6 +169,12 @@ impl Key {
     }
 }
 
+/// A key as it can stand in a header.
+pub(crate) fn api_key(text: &str) -> Result<SecretString, &'static str> {
+    let sound = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if sound { Ok(text.into()) } else { Err("a key has one or more printable characters and no blanks") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

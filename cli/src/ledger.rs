@@ -12,8 +12,8 @@ use stipend_relayer::{
 use crate::{
     context::Context,
     keys::DevAccount,
-    serve::{self, LogFormat},
-    show,
+    logging::{self, LogFormat},
+    serve, show,
 };
 
 #[derive(Debug, Subcommand)]
@@ -91,7 +91,7 @@ fn in_words(report: &Report) -> String {
 }
 
 async fn repair(context: &Context, RepairArgs { yes, serve }: RepairArgs) -> eyre::Result<()> {
-    serve::log(LogFormat::Text, "warn,stipend_relayer::repair=info");
+    logging::init(LogFormat::Text, "warn,stipend_relayer::repair=info");
     let keys = context.globals.keys.keys(DevAccount::Submitter, &serve.submitter_keystores)?;
     let submitters =
         keys.iter().map(|key| key.on(serve.chain_id).map(|signer| signer.address())).collect::<Result<_, _>>()?;

@@ -161,7 +161,7 @@ fn list_in_words(page: &Page<Mandate>, caller: Address) -> String {
         let purpose = mandate.intent.as_ref().map(|intent| show::plain(&intent.purpose)).unwrap_or_default();
         table.add_row([
             mandate.id.to_string(),
-            state(mandate.state).into(),
+            show::mandate_state(mandate.state).into(),
             mandate.terms.cap.to_string(),
             mandate.available.to_string(),
             show::time(mandate.terms.expiry),
@@ -204,7 +204,7 @@ pub(crate) fn in_words(mandate: &Mandate, domain: Domain) -> eyre::Result<String
         (MandateState::Opening, None, None) => ", and the relayer has nothing that opens it".into(),
         _ => String::new(),
     };
-    row("state", format!("{}{opening}{ending}", state(mandate.state)));
+    row("state", format!("{}{opening}{ending}", show::mandate_state(mandate.state)));
     row("available", mandate.available.to_string());
     row("reserved", mandate.reserved.to_string());
     row("held", mandate.held.to_string());
@@ -255,14 +255,4 @@ fn request_in_words(request: &MandateRequest) -> String {
     row("agent", request.agent.to_string());
     row("asked", show::time(request.created_at));
     show::facts(rows)
-}
-
-/// A state in words.
-pub(crate) const fn state(state: MandateState) -> &'static str {
-    match state {
-        MandateState::Opening => "opening",
-        MandateState::Open => "open",
-        MandateState::Frozen => "frozen",
-        MandateState::Ended => "ended",
-    }
 }

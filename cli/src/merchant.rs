@@ -16,8 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     context::Context,
-    issuer,
-    keys::DevAccount,
+    keys::{self, DevAccount},
     show::{self, Declined},
 };
 
@@ -93,7 +92,7 @@ struct IssuerArgs {
     )]
     issuer_url: Url,
     /// The key to it; better given by the environment
-    #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = issuer::api_key)]
+    #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = keys::api_key)]
     issuer_key: SecretString,
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use stipend_client::chain::Escrow;
 use stipend_core::{Amount, MandateId, Terms, address};
 
-use crate::{approve, context::Context, end, keys::DevAccount, show};
+use crate::{context::Context, end, keys::DevAccount, prompt, show};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -75,7 +75,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         payer.address(),
         terms.operator
     );
-    approve::confirm(context, args.yes, &what, "Refund?")?;
+    prompt::confirm(context, args.yes, &what, "Refund?")?;
 
     let progress = context.progress("allowing the escrow to take exactly the refund");
     escrow.allow(&payer, args.amount).await?;

@@ -1,9 +1,8 @@
 //! `stipend serve`: the relayer as one process.
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use alloy_primitives::{Address, utils::parse_ether};
-use clap::ValueEnum;
 use eyre::{WrapErr, eyre};
 use secrecy::SecretString;
 use stipend_core::{Amount, Seconds, Span, address, policy::Limits};
@@ -14,10 +13,14 @@ use stipend_relayer::{
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use crate::{context::Context, issuer, keys::DevAccount, show, signals};
+use crate::{
+    context::Context,
+    keys::{self, DevAccount},
+    logging::{self, LogFormat},
+    show, signals,
+};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -117,7 +120,7 @@ struct CardArgs {
     )]
     issuer_url: Option<Url>,
     /// The key to it; better given by the environment
-    #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = issuer::api_key)]
+    #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = keys::api_key)]
     issuer_key: Option<SecretString>,
     /// The card programme's treasury, whom holds are for
     #[arg(long, value_name = "ADDRESS", env = "STIPEND_TREASURY", value_parser = address::parse)]
@@ -159,15 +162,6 @@ pub(crate) const FEE_CEILING_GWEI: u64 = 100;
 /// In wei.
 pub(crate) const GWEI: u64 = 1_000_000_000;
 
-/// How the log is written.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object per line
-    Json,
-}
-
 /// ETH as wei.
 fn ether(text: &str) -> Result<u128, String> {
     let wrong = || "an amount of ETH, as 0.01".to_owned();
@@ -185,7 +179,7 @@ fn finality(text: &str) -> Result<Finality, String> {
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
-    log(args.log_format, "info");
+    logging::init(args.log_format, "info");
     let api = api_config(&args);
     let keys = context.globals.keys.keys(DevAccount::Submitter, &args.submitter_keystores)?;
     let submitters = keys.iter().map(|key| key.on(args.chain_id)).collect::<Result<_, _>>()?;
@@ -237,23 +231,6 @@ fn api_config(args: &Args) -> ApiConfig {
         *limit = calls.map_or(*limit, rate);
     }
     ApiConfig { public_url: args.public_url.clone(), limits }
-}
-
-/// Sends the log to stderr; `RUST_LOG` says what is in it, apart from secrets.
-pub(crate) fn log(format: LogFormat, default: &str) {
-    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    // Below these levels they write whole URLs, and the URL of a node can hold a key.
-    for quiet in ["alloy_transport_http=info", "tungstenite=debug"] {
-        filter = match quiet.parse() {
-            Ok(directive) => filter.add_directive(directive),
-            Err(_) => filter,
-        };
-    }
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
 }
 
 #[cfg(test)]

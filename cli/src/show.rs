@@ -10,7 +10,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
 use stipend_client::{Error, Signed, chain::ChainError};
-use stipend_core::{Code, Seconds, api::Problem};
+use stipend_core::{Code, Seconds, api::Problem, policy::MandateState};
 use url::Url;
 
 /// The exit code of what the mandate's policy refused.
@@ -176,6 +176,16 @@ pub(crate) fn causes(report: &eyre::Report) -> String {
         }
     }
     text
+}
+
+/// A state in words.
+pub(crate) const fn mandate_state(state: MandateState) -> &'static str {
+    match state {
+        MandateState::Opening => "opening",
+        MandateState::Open => "open",
+        MandateState::Frozen => "frozen",
+        MandateState::Ended => "ended",
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde::Serialize;
 use stipend_client::chain::Escrow;
 use stipend_core::address;
 
-use crate::{approve, context::Context, keys::DevAccount, show};
+use crate::{context::Context, keys::DevAccount, prompt, show};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -73,7 +73,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()>
             view.guardian,
             escrow.domain().escrow
         );
-        approve::confirm(context, args.yes, &what, if allowed { "Allow?" } else { "Remove?" })?;
+        prompt::confirm(context, args.yes, &what, if allowed { "Allow?" } else { "Remove?" })?;
         let progress = context.progress("waiting for the transaction");
         view.tx_hash = Some(escrow.set_submitter(&guardian, view.submitter, allowed).await?);
         drop(progress);

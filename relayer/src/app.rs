@@ -21,7 +21,8 @@ use crate::{
         worker::CardWorker,
     },
     chain::{
-        follow::{FollowError, Follower, Head},
+        error::FollowError,
+        follow::{Follower, Head},
         rpc::{Call, Rpc, RpcError},
         send::{SendError, Sender},
     },

@@ -4,6 +4,7 @@
 pub mod backfill;
 pub mod batch;
 pub mod classify;
+pub mod error;
 pub mod fees;
 pub mod follow;
 pub mod logs;

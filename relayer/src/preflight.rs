@@ -7,7 +7,7 @@ use alloy_primitives::{Address, B256};
 use stipend_core::MandateId;
 
 use crate::{
-    chain::{follow::FollowError, rpc::Rpc},
+    chain::{error::FollowError, rpc::Rpc},
     ledger::{Ledger, LedgerError, blocks, mandates, transactions},
 };
 

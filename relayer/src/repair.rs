@@ -13,7 +13,8 @@ use url::Url;
 use crate::{
     app::{self, AppError, Finality},
     chain::{
-        follow::{FollowError, Follower, Head},
+        error::FollowError,
+        follow::{Follower, Head},
         rpc::{Rpc, RpcError},
     },
     clock,

@@ -10,7 +10,7 @@ use alloy_primitives::Address;
 use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
 
 use super::{
-    follow::FollowError,
+    error::FollowError,
     logs::{are_none, check},
     rpc::{FullBlock, Node, RpcError},
 };

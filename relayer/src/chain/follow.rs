@@ -6,8 +6,6 @@
 //! already comes in ranges. A step reads from one node and ends in one commit, so that the ledger
 //! always holds a whole chain up to some block, wherever the process dies.
 
-mod error;
-
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
@@ -15,10 +13,9 @@ use stipend_core::api::BlockRef;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use error::FollowError;
-
 use super::{
     backfill::{self, Stride},
+    error::FollowError,
     logs,
     rpc::{Chosen, FullBlock, Node, Rpc, RpcError},
 };

@@ -6,7 +6,7 @@
 use alloy_primitives::{Address, B256, Bytes};
 
 use super::{
-    follow::FollowError,
+    error::FollowError,
     rpc::{FullBlock, Node},
 };
 use crate::ledger::blocks::{Block, Log};
