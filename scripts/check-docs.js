@@ -27,7 +27,7 @@ for (const [path, text] of read("docs", ".md")) {
   }
 }
 
-// Rust: a place is a file, without what they all share: `e2e/restart`, `chain/classify`, `core/amount`.
+// Rust: a place is a file, without what they all share: `e2e/restart`, `chain/rpc/send_outcome`, `core/amount`.
 const rust = new Map(
   ["tests/tests", "relayer/src", "core/src", "client/src", "cli/src", "bindings/src"]
     .flatMap((folder) => read(folder, ".rs"))

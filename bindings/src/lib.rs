@@ -2,6 +2,8 @@
 //! committed ABI, the EIP-712 digests that agents and operators sign, and the signatures over
 //! them. No I/O.
 
+#![warn(missing_docs)]
+
 mod code;
 mod convert;
 mod digest;

@@ -19,6 +19,8 @@
 //! What an operator does on chain, with a key and a node of their own and without the relayer, is
 //! in [`chain`].
 
+#![warn(missing_docs)]
+
 mod card;
 pub mod chain;
 mod error;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 pub struct IdError(&'static str, usize);
 
 /// A mandate's id: the EIP-712 hash of its terms, shown as `mand_` and 64 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MandateId(pub B256);
 
 /// A mandate request's id: `req_` and a time-ordered UUID. It can't be guessed, so knowing it is

@@ -1,6 +1,8 @@
 //! What Stipend means, without any I/O: amounts, ids, terms, intents, policy, codes and the types
 //! of the API. Nothing here knows of a runtime, a database or a node.
 
+#![warn(missing_docs)]
+
 pub mod address;
 pub mod amount;
 pub mod api;

@@ -21,9 +21,6 @@ pub struct NumberError;
 
 impl CardNumber {
     /// One that nobody can guess.
-    ///
-    /// # Errors
-    /// If the system has no randomness to give.
     pub(crate) fn random() -> Result<Self, getrandom::Error> {
         Ok(Self::with_account(getrandom::u64()? % 1_000_000_000))
     }

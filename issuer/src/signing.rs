@@ -26,9 +26,6 @@ pub(crate) struct Secrets {
 pub(crate) struct SecretError;
 
 /// A new secret: 24 bytes that nobody can guess.
-///
-/// # Errors
-/// If the system has no randomness to give.
 pub(crate) fn new_secret() -> Result<SecretString, getrandom::Error> {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut secret = String::from("whsec_");

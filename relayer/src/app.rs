@@ -23,14 +23,14 @@ use crate::{
     chain::{
         error::FollowError,
         follow::{Follower, Head},
-        rpc::{Call, Rpc, RpcError},
-        send::{SendError, Sender},
+        rpc::{EthCall, Rpc, RpcError},
     },
     failpoint::{self, Point},
     health::Health,
     ledger::{Deployment, Ledger, LedgerError},
     preflight,
     projection::Projector,
+    send::{SendError, Sender},
     service::{Cards, Deps, Service},
     workers::{Ended, Workers},
 };
@@ -285,13 +285,13 @@ pub(crate) async fn inspect(
     rpc: &Rpc,
     (chain_id, escrow, guardian, submitters): (u64, Address, Address, &[Address]),
 ) -> Result<Deployment, AppError> {
-    if let Some((node, found)) = rpc.introduce().await? {
+    if let Some((node, found)) = rpc.verify_chain_ids().await? {
         return Err(AppError::OtherChain { node, found, expected: chain_id });
     }
     if !is_mandate_escrow(&rpc.code(escrow).await?) {
         return Err(AppError::NotAnEscrow(escrow));
     }
-    let ask = |data: Vec<u8>| Call { from: None, to: escrow, data: data.into(), gas: None };
+    let ask = |data: Vec<u8>| EthCall { from: None, to: escrow, data: data.into(), gas: None };
     let token =
         rpc.call::<MandateEscrow::tokenCall>(ask(MandateEscrow::tokenCall {}.abi_encode()), BlockId::latest()).await?;
     let mut refused = None;

@@ -1,12 +1,7 @@
-//! The chain: one follower that turns blocks into facts, one sender that turns reserved payments
-//! into transactions, and the booking between them.
+//! Reading the chain: nodes, the head follower, catching up and the check of logs.
 
 pub mod backfill;
-pub mod batch;
-pub mod classify;
 pub mod error;
-pub mod fees;
 pub mod follow;
 pub mod logs;
 pub mod rpc;
-pub mod send;

@@ -134,9 +134,6 @@ impl Lock {
 
 /// Copies a ledger whose lock the caller has, with what is still in its write-ahead log, to a file
 /// that does not exist. Refuses a version that it can't bring up to date.
-///
-/// # Errors
-/// [`LedgerError`].
 pub fn copy(from: &Path, to: &Path) -> Result<(), LedgerError> {
     let connection = Connection::open(from)?;
     must_be_known(&connection, from, 1..=VERSION)?;

@@ -1,7 +1,7 @@
 //! The relayer: takes payments that agents signed, keeps a durable ledger of them, sends them on
 //! chain in batches and follows what becomes of them.
 //!
-//! Imports point one way: `ledger ← chain ← service ← api ← app`.
+//! Imports point one way: `ledger ← projection ← chain ← send ← service ← api ← app`.
 
 pub mod api;
 pub mod app;
@@ -14,5 +14,6 @@ pub mod ledger;
 pub mod preflight;
 pub mod projection;
 pub mod repair;
+pub mod send;
 pub mod service;
 pub mod workers;

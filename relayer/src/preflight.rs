@@ -71,9 +71,6 @@ impl Inconsistency {
 
 /// What speaks against signing with this ledger, for `ours` and every submitter that it ever used.
 /// Asked after catching up, so that what the ledger knows of is booked.
-///
-/// # Errors
-/// Those of node and ledger.
 pub async fn check_against_chain(
     rpc: &Rpc,
     ledger: &Ledger,

@@ -1,6 +1,5 @@
-//! Projects what the chain says onto the ledger; never talks to a node. Three hooks: a block was mined, a block was unmined, a block is final.
-//! Only the last moves money for good. They run inside the ledger's commit and do no I/O of their
-//! own.
+//! Projects what the chain says onto the ledger; never talks to a node. A block is mined, reverted or
+//! finalized; only the last moves money for good. All of it runs inside one commit of the ledger.
 
 use alloy_primitives::Address;
 use rusqlite::Connection;
@@ -12,11 +11,11 @@ mod escrow_event;
 use escrow_event::{EscrowEvent, Refund};
 
 use crate::{
-    chain::rpc::Receipt,
+    failpoint::{self, Point},
     ledger::{
         Deployment, LedgerError, audit,
         balances::{LedgerEvent, Transition},
-        blocks::{self, Block, Log},
+        blocks::{self, Block, Log, Receipt},
         booking, cards, gas,
         journal::{self, EntryRefs},
         mandates::{self, TxLocation},
@@ -38,6 +37,30 @@ pub struct MinedBlock {
     pub receipts: Vec<Receipt>,
 }
 
+/// How the chain has changed: what is read from one node and committed at once.
+#[derive(Clone, Debug)]
+pub struct ChainUpdate {
+    /// The highest block that stays: every block above it is reverted.
+    pub ancestor: Block,
+    /// The blocks that follow it, in order.
+    pub committed: Vec<MinedBlock>,
+    /// The height up to which blocks are final.
+    pub finalized: u64,
+}
+
+/// Where the ledger stands after an update.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied {
+    /// The last block.
+    pub head: Block,
+    /// The height of the last final block.
+    pub finalized: u64,
+    /// How many blocks the update reverted.
+    pub reverted: usize,
+    /// How many blocks it made final.
+    pub newly_final: usize,
+}
+
 /// Projects what the chain says onto the ledger of one deployment.
 #[derive(Clone, Copy, Debug)]
 pub struct Projector {
@@ -46,10 +69,29 @@ pub struct Projector {
 }
 
 impl Projector {
+    /// Applies an update: reverts blocks from the top, mines the new ones, then finalizes.
+    pub fn apply(&self, ledger: &Connection, update: &ChainUpdate, now: Seconds) -> Result<Applied, LedgerError> {
+        let (mut reverted, mut newly_final) = (0, 0);
+        while let Some(top) = blocks::head(ledger)?.filter(|top| top.hash != update.ancestor.hash) {
+            self.unmine(ledger, top, now)?;
+            reverted += 1;
+            failpoint::pass(Point::FollowUnmining);
+        }
+        for mined in &update.committed {
+            self.mine(ledger, mined, now)?;
+            failpoint::pass(Point::FollowMining);
+        }
+        while let Some(block) = blocks::next_to_finalize(ledger, update.finalized)? {
+            self.finalize(ledger, block, now)?;
+            newly_final += 1;
+            failpoint::pass(Point::FollowFinalizing);
+        }
+        let head = blocks::head(ledger)?.ok_or_else(|| LedgerError::inconsistent("no block is left"))?;
+        let finalized = blocks::last_final(ledger)?.map_or(0, |block| block.number);
+        Ok(Applied { head, finalized, reverted, newly_final })
+    }
+
     /// A block was appended to the chain.
-    ///
-    /// # Errors
-    /// Those of the ledger.
     pub fn mine(&self, ledger: &Connection, mined: &MinedBlock, now: Seconds) -> Result<(), LedgerError> {
         let block = mined.block;
         blocks::push(ledger, block, &mined.logs)?;
@@ -99,9 +141,6 @@ impl Projector {
     }
 
     /// The last block was taken off the chain: what it said is unknown again.
-    ///
-    /// # Errors
-    /// Those of the ledger.
     pub fn unmine(&self, ledger: &Connection, block: Block, now: Seconds) -> Result<(), LedgerError> {
         // Transactions first: whether one of ours still holds a payment decides where that goes.
         transactions::unmine(ledger, block.hash)?;
@@ -132,9 +171,6 @@ impl Projector {
     }
 
     /// A block, the next one in order, is final.
-    ///
-    /// # Errors
-    /// Those of the ledger.
     pub fn finalize(&self, ledger: &Connection, block: Block, now: Seconds) -> Result<(), LedgerError> {
         for log in blocks::logs(ledger, block.number)? {
             let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
@@ -250,9 +286,6 @@ impl Projector {
     }
 
     /// Others have used a transaction's nonce for good: what rode in it waits again.
-    ///
-    /// # Errors
-    /// Those of the ledger.
     pub fn dead(
         &self,
         ledger: &Connection,

@@ -157,9 +157,6 @@ impl Drop for Scratch {
 }
 
 /// Repairs the ledger; without `apply` a copy of it, which is thrown away.
-///
-/// # Errors
-/// [`RepairError`].
 pub async fn run(config: Config, apply: bool) -> Result<Repaired, RepairError> {
     let rpc = Rpc::new(&config.rpc_urls, config.chain_id, Health::default()).map_err(AppError::Client)?;
     let identity = (config.chain_id, config.escrow, config.guardian, config.submitters.as_slice());

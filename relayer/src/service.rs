@@ -164,9 +164,6 @@ impl Service {
     }
 
     /// The caller's audit entries after `after`, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    /// Those of the ledger.
     pub async fn audit(
         &self,
         caller: Address,

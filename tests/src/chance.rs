@@ -13,9 +13,6 @@ pub struct Chance(u64);
 
 impl Chance {
     /// By `STIPEND_SEED`, or by the time. Prints the seed, which a failing test shows.
-    ///
-    /// # Errors
-    /// If the variable is no number.
     pub fn by_seed(what: &str) -> Result<Self> {
         let seed = match env::var(SEED) {
             Ok(seed) => seed.parse().wrap_err(SEED)?,
@@ -35,9 +32,6 @@ impl Chance {
 }
 
 /// A number from the environment, where a longer run is wanted.
-///
-/// # Errors
-/// If the variable is no number.
 pub fn number_from(variable: &str, otherwise: u64) -> Result<u64> {
     match env::var(variable) {
         Ok(number) => number.parse().wrap_err_with(|| variable.to_owned()),

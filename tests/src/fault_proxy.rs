@@ -110,9 +110,6 @@ enum Order {
 
 impl FaultProxy {
     /// Starts one before a node, well to begin with.
-    ///
-    /// # Errors
-    /// If no port is free.
     pub async fn start(node: &Url) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -150,9 +147,6 @@ impl FaultProxy {
     }
 
     /// All is well again.
-    ///
-    /// # Errors
-    /// If the port was taken meanwhile.
     pub async fn well(&self) -> Result<()> {
         lock(&self.shared.rules).clear();
         *lock(&self.shared.behind) = None;
@@ -160,17 +154,11 @@ impl FaultProxy {
     }
 
     /// Somebody listens again; what was said about calls still holds.
-    ///
-    /// # Errors
-    /// If the port was taken meanwhile.
     pub async fn take_connections(&self) -> Result<()> {
         self.order(Order::Take).await
     }
 
     /// Nobody listens any more: connections are refused, and those that there are break.
-    ///
-    /// # Errors
-    /// None in practice.
     pub async fn refuse_connections(&self) -> Result<()> {
         self.order(Order::Refuse).await
     }

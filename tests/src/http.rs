@@ -63,17 +63,11 @@ impl Call {
     }
 
     /// Signed as it is now.
-    ///
-    /// # Errors
-    /// Those of the signer.
     pub async fn signed(self, signer: &HttpSigner) -> Result<Self> {
         self.signed_with(signer, &SignOptions::default()).await
     }
 
     /// Signed as it is now, in another way than usual.
-    ///
-    /// # Errors
-    /// Those of the signer.
     pub async fn signed_with(self, signer: &HttpSigner, options: &SignOptions) -> Result<Self> {
         let request = erc8128::Request {
             method: self.method.as_str(),
@@ -90,17 +84,11 @@ impl Call {
     }
 
     /// Sends it, on a connection of its own.
-    ///
-    /// # Errors
-    /// If no answer comes.
     pub async fn send(&self) -> Result<Answer> {
         self.send_by(&reqwest::Client::builder().pool_max_idle_per_host(0).build()?).await
     }
 
     /// Sends it by a client that there is already, which is quicker.
-    ///
-    /// # Errors
-    /// If no answer comes.
     pub async fn send_by(&self, client: &reqwest::Client) -> Result<Answer> {
         let request = client.request(self.method.clone(), self.url.clone()).headers(self.headers.clone());
         let request = if self.body.is_empty() { request } else { request.body(self.body.clone()) };
@@ -141,9 +129,6 @@ impl Answer {
     }
 
     /// The problem that every failure must be, in every detail that RFC 9457 and we promise.
-    ///
-    /// # Errors
-    /// If it is none.
     pub fn problem(&self) -> Result<Problem> {
         let problem: Problem = serde_json::from_value(self.json()?)?;
         ensure!(self.header("content-type") == Some("application/problem+json"), "{:?}", self.headers);

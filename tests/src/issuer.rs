@@ -150,9 +150,6 @@ impl Issuer {
     }
 
     /// A call with the key.
-    ///
-    /// # Errors
-    /// If no answer comes.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer> {
         let url = self.url.join(path)?;
         let call = match body {

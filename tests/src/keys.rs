@@ -33,9 +33,6 @@ impl Keys {
     }
 
     /// The submitter, and so many more. Those have no ETH of their own.
-    ///
-    /// # Errors
-    /// None in practice.
     pub fn submitters(&self, more: usize) -> Result<Vec<PrivateKeySigner>> {
         let more = (0..more).map(|number| key(&format!("submitter {number}")));
         [Ok(self.submitter.clone())].into_iter().chain(more).collect()

@@ -187,18 +187,12 @@ impl Relayer {
     }
 
     /// Starts it again on what it left behind, and waits until it takes work.
-    ///
-    /// # Errors
-    /// If it ends, or is not ready within a minute.
     pub async fn restart(&mut self) -> Result<()> {
         self.begin()?;
         self.ready().await
     }
 
     /// Waits until it takes work.
-    ///
-    /// # Errors
-    /// If it ends, or is not ready within a minute.
     pub async fn ready(&mut self) -> Result<()> {
         eventually("the relayer is ready", async || {
             self.must_run()?;
@@ -208,9 +202,6 @@ impl Relayer {
     }
 
     /// Starts it again on what it left behind, and waits for nothing.
-    ///
-    /// # Errors
-    /// If it can't be started.
     pub fn begin(&mut self) -> Result<()> {
         self.begin_with(self.command(&self.arguments)?)
     }
@@ -241,9 +232,6 @@ impl Relayer {
 
     /// Starts it again on what it left behind, to die at a failpoint: `<name>` or `<name>:<passing>`. It
     /// may do so before it takes work.
-    ///
-    /// # Errors
-    /// If it can't be started.
     pub fn begin_to_die_at(&mut self, failpoint: &str) -> Result<()> {
         let mut command = self.command(&self.arguments)?;
         command.env(FAILPOINT, failpoint);
@@ -266,9 +254,6 @@ impl Relayer {
     }
 
     /// Gives one of its arguments another value, from its next start on.
-    ///
-    /// # Errors
-    /// If it has no such argument.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         set(&mut self.arguments, name, value)
     }
@@ -290,9 +275,6 @@ impl Relayer {
 
     /// Starts it again where no file can grow beyond so many bytes, as on a full disk, and waits until
     /// it takes work. It logs nothing, since a log grows too.
-    ///
-    /// # Errors
-    /// If it ends, or is not ready within a minute.
     pub async fn restart_within(&mut self, bytes: u64) -> Result<()> {
         const BLOCK: u64 = 512;
         let serve = self.command(&self.arguments)?;
@@ -318,9 +300,6 @@ impl Relayer {
     }
 
     /// Another one with the same key and the same settings on another ledger. It does not run yet.
-    ///
-    /// # Errors
-    /// If no port is free.
     pub fn twin(&self, database: &Path) -> Result<Self> {
         let (port, mut arguments) = (free_port()?, self.arguments.clone());
         let database = database.display().to_string();
@@ -333,9 +312,6 @@ impl Relayer {
     }
 
     /// The same without one of its arguments. It does not run yet.
-    ///
-    /// # Errors
-    /// If it has no such argument.
     pub fn without(&self, name: &str) -> Result<Self> {
         let mut arguments = self.arguments.clone();
         let at = arguments.iter().position(|argument| argument == name);

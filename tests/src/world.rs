@@ -66,17 +66,11 @@ pub struct World {
 
 impl World {
     /// A world with an empty ledger. `name` is the test's.
-    ///
-    /// # Errors
-    /// If anything does not start.
     pub async fn start(name: &str) -> Result<Self> {
         Self::with(name, &Settings::default()).await
     }
 
     /// The same with a relayer that is set up otherwise.
-    ///
-    /// # Errors
-    /// If anything does not start.
     pub async fn with(name: &str, settings: &Settings) -> Result<Self> {
         // Fails only if there is one already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -141,74 +135,47 @@ impl World {
     }
 
     /// The relayer as somebody sees it.
-    ///
-    /// # Errors
-    /// None in practice.
     pub fn client(&self, key: &PrivateKeySigner) -> Result<Client> {
         self.secrets.key("a client's key", key);
         Ok(Client::new(self.relayer.url().clone(), key.clone())?)
     }
 
     /// The relayer as the agent sees it.
-    ///
-    /// # Errors
-    /// None in practice.
     pub fn agent(&self) -> Result<Client> {
         self.client(&self.keys.agent)
     }
 
     /// The relayer as the operator sees it.
-    ///
-    /// # Errors
-    /// None in practice.
     pub fn operator(&self) -> Result<Client> {
         self.client(&self.keys.operator)
     }
 
     /// A path of the relayer's.
-    ///
-    /// # Errors
-    /// If it is none.
     pub fn url(&self, path: &str) -> Result<Url> {
         Ok(self.relayer.url().join(path)?)
     }
 
     /// Signs requests made by hand.
-    ///
-    /// # Errors
-    /// None in practice.
     pub fn signer(&self, key: &PrivateKeySigner) -> Result<HttpSigner> {
         HttpSigner::new(key, self.escrow.domain().chain_id)
     }
 
     /// A signed GET, made by hand.
-    ///
-    /// # Errors
-    /// Those of signing.
     pub async fn get(&self, path: &str, key: &PrivateKeySigner) -> Result<Call> {
         Call::get(self.url(path)?).signed(&self.signer(key)?).await
     }
 
     /// A signed POST, made by hand.
-    ///
-    /// # Errors
-    /// Those of signing.
     pub async fn post(&self, path: &str, body: impl Into<Vec<u8>>, key: &PrivateKeySigner) -> Result<Call> {
         Call::post(self.url(path)?, body).signed(&self.signer(key)?).await
     }
 
     /// The agent asks, the operator approves by a transaction, the relayer takes note.
-    ///
-    /// # Errors
-    /// If any of them fails.
     pub async fn open(&self, body: &NewMandateRequest) -> Result<Mandate> {
         self.open_for(&self.agent()?, body).await
     }
 
     /// The same for another agent.
-    ///
-    /// # Errors
-    /// If any of them fails.
     pub async fn open_for(&self, agent: &Client, body: &NewMandateRequest) -> Result<Mandate> {
         let request = agent.request_mandate(body).await?.object;
         let id = self.approve(&request).await?;
@@ -228,9 +195,6 @@ impl World {
     }
 
     /// A mandate, once it is in this state.
-    ///
-    /// # Errors
-    /// If it does not come to be.
     pub async fn mandate_in(&self, client: &Client, id: MandateId, state: MandateState) -> Result<Mandate> {
         eventually(&format!("{id} is {state:?}"), async || match client.mandate(id).await {
             Ok(mandate) => Ok(Some(mandate).filter(|mandate| mandate.state == state)),
@@ -252,18 +216,12 @@ impl World {
     }
 
     /// Signs a payment and sends it.
-    ///
-    /// # Errors
-    /// What the client says, in an error of its own.
     pub async fn pay(&self, agent: &Client, pay: &Pay) -> Result<Result<Accepted<Payment>, Error>> {
         let payment = self.sign(agent, pay).await?;
         Ok(agent.send_payment(&payment, pay.idempotency_key.clone()).await)
     }
 
     /// A payment, once it is in this state.
-    ///
-    /// # Errors
-    /// If it does not come to be.
     pub async fn payment_in(&self, client: &Client, payment: &Payment, state: PaymentState) -> Result<Payment> {
         eventually(&format!("{} is {}", payment.id, state.name()), async || {
             let payment = client.payment(payment.id, None).await?;
@@ -274,9 +232,6 @@ impl World {
     }
 
     /// A payment, once it is settled; makes the blocks that it takes.
-    ///
-    /// # Errors
-    /// If it does not come to be.
     pub async fn settled(&self, client: &Client, payment: &Payment) -> Result<Payment> {
         eventually(&format!("{} is settled", payment.id), async || {
             let payment = client.payment(payment.id, None).await?;
@@ -298,9 +253,6 @@ impl World {
     }
 
     /// Signs a card's hold and sends it.
-    ///
-    /// # Errors
-    /// What the client says, in an error of its own.
     pub async fn create_card(&self, agent: &Client, card: &CreateCard) -> Result<Result<Accepted<Card>, Error>> {
         // A chain that stands still does not come to the mandate's start by itself.
         let start = agent.mandate(card.mandate).await?.terms.start;
@@ -312,9 +264,6 @@ impl World {
     }
 
     /// A card, once it is in this state.
-    ///
-    /// # Errors
-    /// If it does not come to be.
     pub async fn card_in(&self, client: &Client, id: CardId, state: CardState) -> Result<Card> {
         eventually(&format!("{id} is {}", state.name()), async || {
             let card = client.card(id).await?;
@@ -325,9 +274,6 @@ impl World {
     }
 
     /// A card, once it is closed for good; makes the blocks that it takes.
-    ///
-    /// # Errors
-    /// If it does not come to be.
     pub async fn card_closed(&self, client: &Client, id: CardId) -> Result<Card> {
         eventually(&format!("{id} is closed"), async || {
             let card = client.card(id).await?;
@@ -349,9 +295,6 @@ impl World {
     }
 
     /// Waits until the relayer has seen the chain's head.
-    ///
-    /// # Errors
-    /// If it does not come to be.
     pub async fn followed(&self, client: &Client) -> Result<()> {
         let head = self.escrow.chain().head().await?;
         eventually(&format!("block {} is seen", head.number), async || {
@@ -361,9 +304,6 @@ impl World {
     }
 
     /// Waits until this much has gone back to the operator for good; makes the blocks that it takes.
-    ///
-    /// # Errors
-    /// If it does not come to be.
     pub async fn returned(&self, client: &Client, id: MandateId, amount: Amount) -> Result<()> {
         eventually(&format!("{amount} of {id} is returned"), async || {
             self.anvil.mine(1).await?;

@@ -38,9 +38,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Lost;
 
 /// Serves until `stop` is cancelled; then what is being answered may finish.
-///
-/// # Errors
-/// If the listener has no address.
 pub(crate) async fn serve(
     listener: TcpListener,
     issuer: Issuer,

@@ -40,9 +40,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the API until `stop` is cancelled. Then event streams end, requests that are being
 /// answered may finish for ten seconds, and no connection is left when it returns.
-///
-/// # Errors
-/// If the listener has no address.
 pub async fn serve(
     listener: TcpListener,
     service: Service,

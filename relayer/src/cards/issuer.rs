@@ -117,9 +117,6 @@ pub struct Issuer {
 
 impl Issuer {
     /// The issuer that is set.
-    ///
-    /// # Errors
-    /// If no HTTP client can be made.
     pub fn new(config: &CardsConfig) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?;
         Ok(Self { base: config.issuer.clone(), key: config.api_key.clone(), http })
@@ -172,9 +169,6 @@ impl Issuer {
     }
 
     /// The card that was created for this id, if there is one.
-    ///
-    /// # Errors
-    /// [`IssuerError`].
     pub async fn find(&self, id: CardId) -> Result<Option<IssuedCard>, IssuerError> {
         let memo = id.to_string();
         let list: List<IssuedCard> = self.call(Method::GET, "/v1/cards", &[("memo", &memo)], None, None).await?;
@@ -182,9 +176,6 @@ impl Issuer {
     }
 
     /// Sets a card's state: OPEN, PAUSED, or CLOSED for good.
-    ///
-    /// # Errors
-    /// [`IssuerError`].
     pub async fn set_state(&self, token: &str, state: &str) -> Result<IssuedCard, IssuerError> {
         let path = format!("/v1/cards/{token}");
         let card: IssuedCard = self.call(Method::GET, &path, &[], None, None).await?;
@@ -196,9 +187,6 @@ impl Issuer {
     }
 
     /// What a merchant's form asks for.
-    ///
-    /// # Errors
-    /// [`IssuerError`].
     pub async fn secrets(&self, token: &str) -> Result<CardSecrets, IssuerError> {
         let path = format!("/v1/cards/{token}");
         let card: FullCard = self.call(Method::GET, &path, &[], None, None).await?;
@@ -212,9 +200,6 @@ impl Issuer {
     }
 
     /// All transactions of a card.
-    ///
-    /// # Errors
-    /// [`IssuerError`].
     pub async fn transactions(&self, token: &str) -> Result<Vec<Transaction>, IssuerError> {
         let mut all: Vec<Transaction> = Vec::new();
         loop {
@@ -232,9 +217,6 @@ impl Issuer {
 
     /// Has the issuer call us: before it approves a charge, and after everything that happens.
     /// Returns the secrets that it signs those calls with, in this order.
-    ///
-    /// # Errors
-    /// [`IssuerError`].
     pub async fn register_webhooks(&self, callback: &Url) -> Result<(SigningSecret, SigningSecret), IssuerError> {
         #[derive(Serialize)]
         struct Responder<'a> {

@@ -46,9 +46,6 @@ impl SigningSecret {
 
     /// Checks a call: its id, the time it says, the signatures it carries, and the bytes of its
     /// body.
-    ///
-    /// # Errors
-    /// [`SignatureError`].
     pub fn check(
         &self,
         (id, timestamp, signatures): (&str, &str, &str),

@@ -266,9 +266,6 @@ fn is_pending(ledger: &rusqlite::Connection, seq: u64, now: Seconds) -> Result<b
 
 /// Takes in what the issuer tells of a card, in any order and any number of times, and draws the
 /// conclusion: a charge that is over takes the card to closing.
-///
-/// # Errors
-/// Those of the ledger.
 pub fn ingest_events(
     ledger: &rusqlite::Connection,
     seq: u64,

@@ -17,41 +17,41 @@ use super::{
 use crate::ledger::blocks::{Block, Log};
 
 /// How many headers, or blocks' receipts, are asked for at the same time.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_REQUESTS: usize = 16;
 /// How often each is asked for, and how long to wait before the second time.
 const ATTEMPTS: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How many blocks are read before they are booked: one commit does it, and others wait for it.
-const MOST: usize = 512;
+const MAX_RANGE_BLOCKS: usize = 512;
 /// After a refusal, so many questions must go well before more is asked for again.
-const CALM: u32 = 16;
+const GROW_AFTER_SUCCESSES: u32 = 16;
 
 /// Of how many blocks to ask for logs at once: fewer after a refusal, and later more again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stride {
+pub struct RangeSize {
     blocks: usize,
-    calm: u32,
+    cooldown: u32,
 }
 
-impl Default for Stride {
+impl Default for RangeSize {
     fn default() -> Self {
-        Self { blocks: MOST, calm: 0 }
+        Self { blocks: MAX_RANGE_BLOCKS, cooldown: 0 }
     }
 }
 
-impl Stride {
+impl RangeSize {
     /// It was too much. False if it can't be less.
     fn shrink(&mut self) -> bool {
         let possible = self.blocks > 1;
-        *self = Self { blocks: (self.blocks / 2).max(1), calm: CALM };
+        *self = Self { blocks: (self.blocks / 2).max(1), cooldown: GROW_AFTER_SUCCESSES };
         possible
     }
 
     /// It went well.
     fn grow(&mut self) {
-        match self.calm.checked_sub(1) {
-            Some(calm) => self.calm = calm,
-            None => self.blocks = self.blocks.saturating_mul(2).min(MOST),
+        match self.cooldown.checked_sub(1) {
+            Some(cooldown) => self.cooldown = cooldown,
+            None => self.blocks = self.blocks.saturating_mul(2).min(MAX_RANGE_BLOCKS),
         }
     }
 }
@@ -65,19 +65,20 @@ pub async fn range(
     node: &Node,
     contract: Address,
     (known, to): (Block, u64),
-    stride: &mut Stride,
+    range_size: &mut RangeSize,
 ) -> Result<Vec<(FullBlock, Vec<Log>)>, FollowError> {
-    let end = known.number.saturating_add(MOST as u64).min(to);
+    let end = known.number.saturating_add(MAX_RANGE_BLOCKS as u64).min(to);
     let Some(headers) = headers(node, known, end).await? else { return Ok(Vec::new()) };
     let mut found = Vec::with_capacity(headers.len());
     while let Some(rest) = headers.get(found.len()..).filter(|rest| !rest.is_empty()) {
-        let part = rest.get(..stride.blocks).unwrap_or(rest);
+        let part = rest.get(..range_size.blocks).unwrap_or(rest);
         match logs(node, contract, part).await {
             Ok(logs) => {
-                stride.grow();
+                range_size.grow();
                 found.extend(logs);
             }
-            Err(FollowError::Rpc(RpcError::TooLarge { .. }) | FollowError::LogsMissing { .. }) if stride.shrink() => {}
+            Err(FollowError::Rpc(RpcError::TooLarge { .. }) | FollowError::LogsMissing { .. })
+                if range_size.shrink() => {}
             Err(error) => return Err(error),
         }
     }
@@ -87,14 +88,17 @@ pub async fn range(
 /// The headers after `known` up to a height, linked by hash; `None` if they do not continue it.
 async fn headers(node: &Node, known: Block, end: u64) -> Result<Option<Vec<FullBlock>>, FollowError> {
     let heights = known.number.saturating_add(1)..=end;
-    let headers: Vec<FullBlock> =
-        stream::iter(heights).map(|height| header(node, height)).buffered(AT_ONCE).try_collect().await?;
+    let headers: Vec<FullBlock> = stream::iter(heights)
+        .map(|height| header(node, height))
+        .buffered(MAX_CONCURRENT_REQUESTS)
+        .try_collect()
+        .await?;
     let mut last = known;
     for header in &headers {
         let block = header.block;
         if block.parent != last.hash || Some(block.number) != last.number.checked_add(1) {
             // The chain may have changed above what is known, or while it was read.
-            return if last.hash == known.hash { Ok(None) } else { Err(FollowError::Gone(block.parent)) };
+            return if last.hash == known.hash { Ok(None) } else { Err(FollowError::BlockLost(block.parent)) };
         }
         last = block;
     }
@@ -102,7 +106,7 @@ async fn headers(node: &Node, known: Block, end: u64) -> Result<Option<Vec<FullB
 }
 
 async fn header(node: &Node, height: u64) -> Result<FullBlock, FollowError> {
-    let block = patiently(|| async move { Ok(node.block(height).await?) }).await?;
+    let block = with_retry(|| async move { Ok(node.block(height).await?) }).await?;
     Ok(block.ok_or_else(|| RpcError::NoSuchBlock {
         method: "eth_getBlock",
         message: format!("no block {height} below its head"),
@@ -110,7 +114,7 @@ async fn header(node: &Node, height: u64) -> Result<FullBlock, FollowError> {
 }
 
 /// Asks again. A lost answer among hundreds is no reason to read the others again.
-async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, FollowError>
+async fn with_retry<T, F>(ask: impl Fn() -> F) -> Result<T, FollowError>
 where
     F: Future<Output = Result<T, FollowError>>,
 {
@@ -118,7 +122,7 @@ where
     loop {
         match ask().await {
             Err(FollowError::Rpc(RpcError::NoAnswer { .. })) if attempt < ATTEMPTS => {
-                tokio::time::sleep(PAUSE.saturating_mul(attempt)).await;
+                tokio::time::sleep(RETRY_DELAY.saturating_mul(attempt)).await;
                 attempt += 1;
             }
             answer => return answer,
@@ -147,7 +151,7 @@ async fn logs(node: &Node, contract: Address, headers: &[FullBlock]) -> Result<V
         logs.push(of_block);
     }
     if let Some((hash, _)) = found.next() {
-        return Err(FollowError::Gone(hash));
+        return Err(FollowError::BlockLost(hash));
     }
 
     // An answer that was cut off ends within a block: that one is asked for by itself.
@@ -160,8 +164,8 @@ async fn logs(node: &Node, contract: Address, headers: &[FullBlock]) -> Result<V
     }
     let in_question: Vec<_> =
         headers.iter().zip(&logs).filter(|(header, of_block)| !are_none(contract, header, of_block)).collect();
-    for some in in_question.chunks(AT_ONCE) {
-        let checks = some.iter().map(|(header, logs)| patiently(|| check(node, contract, header, logs)));
+    for some in in_question.chunks(MAX_CONCURRENT_REQUESTS) {
+        let checks = some.iter().map(|(header, logs)| with_retry(|| check(node, contract, header, logs)));
         try_join_all(checks).await?;
     }
     Ok(logs)

@@ -19,7 +19,7 @@ pub enum FollowError {
     Ledger(#[from] LedgerError),
     /// The chain changed while it was read.
     #[error("the node lost block {0} while it was read")]
-    Gone(B256),
+    BlockLost(B256),
     /// The node says one thing and another.
     #[error("the node contradicts itself or the others about block {number} {hash}: {what}; use another node")]
     Contradiction {
@@ -35,7 +35,7 @@ pub enum FollowError {
         "what the node says up to block {number} {hash} can't be booked: {why}; use another node, and if that one says \
          the same, see `stipend ledger check`"
     )]
-    Unbookable {
+    RejectedByLedger {
         /// The last block's height.
         number: u64,
         /// Its hash.
@@ -66,13 +66,13 @@ pub enum FollowError {
 
 impl FollowError {
     /// What became of booking blocks up to this one, as a node tells them.
-    pub(super) fn of_booking(Block { number, hash, .. }: Block, why: LedgerError) -> Self {
+    pub(super) fn from_commit(Block { number, hash, .. }: Block, why: LedgerError) -> Self {
         let is_about_content = match &why {
             LedgerError::Inconsistent(_) | LedgerError::Database(rusqlite::Error::ToSqlConversionFailure(_)) => true,
             LedgerError::Database(error) => error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation),
             _ => false,
         };
-        if is_about_content { Self::Unbookable { number, hash, why } } else { why.into() }
+        if is_about_content { Self::RejectedByLedger { number, hash, why } } else { why.into() }
     }
 
     /// Whether the next step, perhaps with another node, may go well.

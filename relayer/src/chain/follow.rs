@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    backfill::{self, Stride},
+    backfill::{self, RangeSize},
     error::FollowError,
     logs,
     rpc::{Chosen, FullBlock, Node, Rpc, RpcError},
@@ -28,15 +28,15 @@ use crate::{
         blocks::{self, Block, Log},
         mandates, transactions,
     },
-    projection::{MinedBlock, Projector},
+    projection::{Applied, ChainUpdate, MinedBlock, Projector},
 };
 
 /// How many blocks are walked at most, one by one. Further behind, what is final comes in ranges.
-const WALK: u64 = 64;
+const MAX_LINEAR_CATCHUP: u64 = 64;
 /// How many times as long to wait for a node that tells of new blocks by itself.
-const RARELY: u32 = 10;
+const SUBSCRIBED_POLL_FACTOR: u32 = 10;
 /// How many failures in a row, of one node or several, do not keep the relayer from starting.
-const PATIENCE: u32 = 5;
+const MAX_STARTUP_FAILURES: u32 = 5;
 
 /// When a block counts as final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +79,6 @@ impl Follower {
     /// Starts the list of blocks, on an empty ledger, just before `start` (absent: at the node's
     /// final block, for an escrow that nobody has used), and catches up with the node. It may be
     /// dropped at any time: what is booked stays, and the next time goes on from there.
-    ///
-    /// # Errors
-    /// [`FollowError`].
     pub async fn catch_up(&self, start: Option<u64>) -> Result<Head, FollowError> {
         if self.ledger.read(blocks::head).await?.is_none() {
             let node = self.rpc.choose().await?.node;
@@ -105,12 +102,12 @@ impl Follower {
                 })
                 .await?;
         }
-        let (mut stride, mut failures) = (Stride::default(), 0_u32);
+        let (mut range_size, mut failures) = (RangeSize::default(), 0_u32);
         loop {
-            match self.advance(&mut stride).await {
+            match self.advance(&mut range_size).await {
                 Ok((head, true)) => return Ok(head),
                 Ok((_, false)) => failures = 0,
-                Err(error) if error.may_pass() && failures < PATIENCE => {
+                Err(error) if error.may_pass() && failures < MAX_STARTUP_FAILURES => {
                     failures += 1;
                     tracing::warn!(%error, "catching up, again");
                     tokio::time::sleep(self.poll).await;
@@ -121,9 +118,6 @@ impl Follower {
     }
 
     /// The head as the ledger has it, where the node can't be followed.
-    ///
-    /// # Errors
-    /// Those of the ledger.
     pub async fn last_known(&self) -> Result<Head, FollowError> {
         let blocks = self.ledger.read(|ledger| Ok((blocks::head(ledger)?, blocks::last_final(ledger)?))).await?;
         let (Some(head), Some(last_final)) = blocks else {
@@ -135,10 +129,10 @@ impl Follower {
     /// Follows until `stop`, and tells `heads`.
     pub async fn run(self, heads: watch::Sender<Head>, stop: CancellationToken) {
         let mut failures = 0_u32;
-        let mut stride = Stride::default();
+        let mut range_size = RangeSize::default();
         loop {
             // A step that is broken off has booked nothing, or all of it.
-            let Some(step) = stop.run_until_cancelled(self.advance(&mut stride)).await else { return };
+            let Some(step) = stop.run_until_cancelled(self.advance(&mut range_size)).await else { return };
             match step {
                 Ok((head, caught_up)) => {
                     failures = 0;
@@ -163,10 +157,11 @@ impl Follower {
                 }
             }
             // Who is told of new blocks asks rarely, in case one was not told.
-            let rest = if self.rpc.is_heard() { self.poll.saturating_mul(RARELY) } else { self.poll };
+            let rest =
+                if self.rpc.is_subscribed() { self.poll.saturating_mul(SUBSCRIBED_POLL_FACTOR) } else { self.poll };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.rpc.woken() => {}
+                () = self.rpc.new_head() => {}
                 () = tokio::time::sleep(rest) => {}
             }
         }
@@ -174,14 +169,14 @@ impl Follower {
 
     /// One step towards the head of one node; whether it was reached. What the node did wrong is
     /// held against it, and the next step may read from another.
-    async fn advance(&self, stride: &mut Stride) -> Result<(Head, bool), FollowError> {
+    async fn advance(&self, range_size: &mut RangeSize) -> Result<(Head, bool), FollowError> {
         let chosen = self.rpc.choose().await?;
-        let error = match self.step(&chosen, stride).await {
-            Err(FollowError::Rpc(error)) => return Err(self.rpc.disappoints(&chosen, error).into()),
-            Err(FollowError::Gone(hash)) => {
+        let error = match self.step(&chosen, range_size).await {
+            Err(FollowError::Rpc(error)) => return Err(self.rpc.record_failure(&chosen, error).into()),
+            Err(FollowError::BlockLost(hash)) => {
                 let (method, message) = ("eth_getBlock", format!("it lost block {hash} while it was read"));
-                _ = self.rpc.disappoints(&chosen, RpcError::NoSuchBlock { method, message });
-                return Err(FollowError::Gone(hash));
+                _ = self.rpc.record_failure(&chosen, RpcError::NoSuchBlock { method, message });
+                return Err(FollowError::BlockLost(hash));
             }
             Err(FollowError::PastFinality { number, hash }) => {
                 let error = FollowError::PastFinality { number, hash };
@@ -192,20 +187,22 @@ impl Follower {
                 FollowError::Contradiction { number, hash, what: "another node and the ledger hold another chain" }
             }
             // It may be the ledger's fault as well: then the last node is not given up for it.
-            Err(error @ FollowError::Unbookable { .. }) if self.rpc.others(&chosen).is_empty() => return Err(error),
+            Err(error @ FollowError::RejectedByLedger { .. }) if self.rpc.other_healthy(&chosen).is_empty() => {
+                return Err(error);
+            }
             Err(
                 error @ (FollowError::Contradiction { .. }
                 | FollowError::LogsMissing { .. }
-                | FollowError::Unbookable { .. }),
+                | FollowError::RejectedByLedger { .. }),
             ) => error,
             other => return other,
         };
-        self.rpc.set_aside(&chosen, error.to_string());
+        self.rpc.quarantine(&chosen, error.to_string());
         Err(error)
     }
 
     async fn is_held_by_another(&self, chosen: &Chosen, number: u64, hash: B256) -> bool {
-        for node in self.rpc.others(chosen) {
+        for node in self.rpc.other_healthy(chosen) {
             if node.block(number).await.is_ok_and(|block| block.is_some_and(|block| block.block.hash == hash)) {
                 return true;
             }
@@ -213,10 +210,10 @@ impl Follower {
         false
     }
 
-    async fn step(&self, chosen: &Chosen, stride: &mut Stride) -> Result<(Head, bool), FollowError> {
+    async fn step(&self, chosen: &Chosen, range_size: &mut RangeSize) -> Result<(Head, bool), FollowError> {
         let node = &chosen.node;
         let latest = node.latest().await?;
-        self.rpc.saw(chosen, latest.block);
+        self.rpc.record_head(chosen, latest.block);
         let finalized = self.final_height(node, &latest).await?;
         let (known, last_final) =
             self.ledger.read(|ledger| Ok((blocks::head(ledger)?, blocks::last_final(ledger)?))).await?;
@@ -224,18 +221,18 @@ impl Follower {
             return Err(LedgerError::inconsistent("no block to start from").into());
         };
 
-        let far = known.number.saturating_add(WALK);
-        if far < finalized {
-            let range = backfill::range(node, self.projector.deployment.escrow, (known, finalized), stride).await?;
+        let walk_limit = known.number.saturating_add(MAX_LINEAR_CATCHUP);
+        if walk_limit < finalized {
+            let range = backfill::range(node, self.projector.deployment.escrow, (known, finalized), range_size).await?;
             if let Some((last, _)) = range.last() {
                 let base_fee = last.base_fee;
-                let (head, finalized) = self.book(node, (known, known), range, (last_final.number, finalized)).await?;
+                let Applied { head, finalized, .. } = self.commit(node, known, range, finalized).await?;
                 return Ok((Head { block: head.into(), base_fee, finalized }, false));
             }
             // The chain took another way above what is final: that way is walked.
         }
-        let caught_up = latest.block.number <= far;
-        let target = if caught_up { latest } else { fetch(node, far).await? };
+        let caught_up = latest.block.number <= walk_limit;
+        let target = if caught_up { latest } else { fetch(node, walk_limit).await? };
         let base_fee = target.base_fee;
         let (ancestor, path) = self.path(node, target, last_final).await?;
 
@@ -252,7 +249,7 @@ impl Follower {
             logs::check(node, self.projector.deployment.escrow, &block, &logs).await?;
             blocks.push((block, logs));
         }
-        let (head, finalized) = self.book(node, (known, ancestor), blocks, (last_final.number, finalized)).await?;
+        let Applied { head, finalized, .. } = self.commit(node, ancestor, blocks, finalized).await?;
         Ok((Head { block: head.into(), base_fee, finalized }, caught_up))
     }
 
@@ -276,49 +273,32 @@ impl Follower {
             }
             let parent = cursor.block.parent;
             path.push(cursor);
-            cursor = node.block(parent).await?.ok_or(FollowError::Gone(parent))?;
+            cursor = node.block(parent).await?.ok_or(FollowError::BlockLost(parent))?;
         }
     }
 
-    /// Balances in one commit that, where `known` was the head, `blocks` follow `ancestor`, and what is
-    /// final: up to a height before, up to another from now on. Returns the new head and the last
-    /// final height.
-    async fn book(
+    /// Completes what was read after `ancestor` to an update, and commits it.
+    async fn commit(
         &self,
         node: &Node,
-        (known, ancestor): (Block, Block),
+        ancestor: Block,
         blocks: Vec<(FullBlock, Vec<Log>)>,
-        (last_final, finalized): (u64, u64),
-    ) -> Result<(Block, u64), FollowError> {
-        let mined = self.with_receipts(node, blocks).await?;
-        let last = mined.last().map(|mined| mined.block);
+        finalized: u64,
+    ) -> Result<Applied, FollowError> {
+        let committed = self.with_receipts(node, blocks).await?;
+        let last = committed.last().map(|mined| mined.block);
+        let update = ChainUpdate { ancestor, committed, finalized };
         failpoint::pass(Point::FollowRead);
         let projector = self.projector;
-        let booked = self.ledger.writer().write(move |ledger| {
-            let now = clock::now();
-            while let Some(top) = blocks::head(ledger)?.filter(|top| top.hash != ancestor.hash) {
-                projector.unmine(ledger, top, now)?;
-                failpoint::pass(Point::FollowUnmining);
-            }
-            for mined in &mined {
-                projector.mine(ledger, mined, now)?;
-                failpoint::pass(Point::FollowMining);
-            }
-            while let Some(block) = blocks::next_to_finalize(ledger, finalized)? {
-                projector.finalize(ledger, block, now)?;
-                failpoint::pass(Point::FollowFinalizing);
-            }
-            let head = blocks::head(ledger)?.ok_or_else(|| LedgerError::inconsistent("no block is left"))?;
-            Ok((head, blocks::last_final(ledger)?.map_or(0, |block| block.number)))
-        });
-        let (head, finalized) = booked.await.map_err(|error| match last {
-            Some(last) => FollowError::of_booking(last, error),
+        let applied = self.ledger.writer().write(move |ledger| projector.apply(ledger, &update, clock::now()));
+        let applied = applied.await.map_err(|error| match last {
+            Some(last) => FollowError::from_commit(last, error),
             None => error.into(),
         })?;
-        failpoint::pass_if(ancestor.hash != known.hash, Point::UnmineCommitted);
-        failpoint::pass_if(head.hash != ancestor.hash, Point::MineCommitted);
-        failpoint::pass_if(finalized > last_final, Point::FinalizeCommitted);
-        Ok((head, finalized))
+        failpoint::pass_if(applied.reverted > 0, Point::UnmineCommitted);
+        failpoint::pass_if(last.is_some(), Point::MineCommitted);
+        failpoint::pass_if(applied.newly_final > 0, Point::FinalizeCommitted);
+        Ok(applied)
     }
 
     async fn final_height(&self, node: &Node, latest: &FullBlock) -> Result<u64, FollowError> {
@@ -365,7 +345,7 @@ async fn lost(node: &Node, Block { number, hash, .. }: Block) -> FollowError {
         Ok(Some(block)) if block.block.hash == hash => {
             FollowError::Contradiction { number, hash, what: "it holds a transaction that has no receipt" }
         }
-        Ok(_) => FollowError::Gone(hash),
+        Ok(_) => FollowError::BlockLost(hash),
         Err(error) => error.into(),
     }
 }

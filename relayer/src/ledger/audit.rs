@@ -50,9 +50,6 @@ fn entry(row: &Row<'_>) -> Result<AuditEntry, LedgerError> {
 }
 
 /// Appends an entry.
-///
-/// # Errors
-/// Those of the store.
 pub fn append(connection: &Connection, at: Seconds, event: NewAuditEntry) -> Result<(), LedgerError> {
     let last = connection
         .prepare_cached("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")?
@@ -99,9 +96,6 @@ fn chained(entry: &AuditEntry) -> Result<B256, LedgerError> {
 }
 
 /// Tells `look` of each entry, in order, whether it follows from the one before it.
-///
-/// # Errors
-/// Those of the store.
 pub(super) fn verify(connection: &Connection, mut look: impl FnMut(u64, bool)) -> Result<(), LedgerError> {
     let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM audit ORDER BY seq"))?;
     let mut rows = statement.query([])?;
@@ -116,9 +110,6 @@ pub(super) fn verify(connection: &Connection, mut look: impl FnMut(u64, bool)) -
 }
 
 /// What `reader` may see after `after`, oldest first, at most `limit` entries.
-///
-/// # Errors
-/// Those of the store.
 pub fn list(
     connection: &Connection,
     reader: Address,

@@ -42,6 +42,19 @@ pub struct Log {
     pub data: Bytes,
 }
 
+/// What a block says about one of our transactions.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    /// The transaction.
+    pub hash: B256,
+    /// The block.
+    pub block: B256,
+    /// Whether it succeeded.
+    pub succeeded: bool,
+    /// What it cost, in wei.
+    pub cost: u128,
+}
+
 const COLUMNS: &str = "number, hash, parent, time";
 
 fn block(row: &Row<'_>) -> rusqlite::Result<Block> {
@@ -61,33 +74,21 @@ fn one(connection: &Connection, rest: &str, parameters: impl rusqlite::Params) -
 }
 
 /// The last block.
-///
-/// # Errors
-/// Those of the store.
 pub fn head(connection: &Connection) -> Result<Option<Block>, LedgerError> {
     one(connection, "ORDER BY number DESC LIMIT 1", [])
 }
 
 /// The last final block.
-///
-/// # Errors
-/// Those of the store.
 pub fn last_final(connection: &Connection) -> Result<Option<Block>, LedgerError> {
     one(connection, "WHERE final ORDER BY number DESC LIMIT 1", [])
 }
 
 /// The block with this hash.
-///
-/// # Errors
-/// Those of the store.
 pub fn by_hash(connection: &Connection, hash: B256) -> Result<Option<Block>, LedgerError> {
     one(connection, "WHERE hash = ?", [hash.0])
 }
 
 /// The lowest block that is not final and not above `height`.
-///
-/// # Errors
-/// Those of the store.
 pub fn next_to_finalize(connection: &Connection, height: u64) -> Result<Option<Block>, LedgerError> {
     one(connection, "WHERE NOT final AND number <= ? ORDER BY number LIMIT 1", [height])
 }
@@ -117,9 +118,6 @@ pub fn push(connection: &Connection, block: Block, logs: &[Log]) -> Result<(), L
 }
 
 /// Starts the list anew at a block that is final: everything up to it has been booked.
-///
-/// # Errors
-/// Those of the store.
 pub fn restart_at(connection: &Connection, block: Block) -> Result<(), LedgerError> {
     connection.execute("DELETE FROM block", [])?;
     push(connection, block, &[])?;
@@ -127,9 +125,6 @@ pub fn restart_at(connection: &Connection, block: Block) -> Result<(), LedgerErr
 }
 
 /// Takes the last block off the list.
-///
-/// # Errors
-/// Those of the store.
 pub fn pop(connection: &Connection, block: Block) -> Result<(), LedgerError> {
     connection.prepare_cached("DELETE FROM log WHERE number = ?")?.execute([block.number])?;
     connection.prepare_cached("DELETE FROM block WHERE number = ?")?.execute([block.number])?;
@@ -137,9 +132,6 @@ pub fn pop(connection: &Connection, block: Block) -> Result<(), LedgerError> {
 }
 
 /// The escrow's logs of a block that is not final, in order.
-///
-/// # Errors
-/// Those of the store.
 pub fn logs(connection: &Connection, number: u64) -> Result<Vec<Log>, LedgerError> {
     let mut statement =
         connection.prepare_cached("SELECT idx, tx_hash, topics, data FROM log WHERE number = ? ORDER BY idx")?;
@@ -156,9 +148,6 @@ pub fn logs(connection: &Connection, number: u64) -> Result<Vec<Log>, LedgerErro
 }
 
 /// Marks a block as final, and forgets what is not needed any more.
-///
-/// # Errors
-/// Those of the store.
 pub fn mark_final(connection: &Connection, block: Block) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE block SET final = 1 WHERE number = ?")?.execute([block.number])?;
     connection.prepare_cached("DELETE FROM log WHERE number <= ?")?.execute([block.number])?;
@@ -167,9 +156,6 @@ pub fn mark_final(connection: &Connection, block: Block) -> Result<(), LedgerErr
 }
 
 /// Remembers a submitter that the guardian allowed.
-///
-/// # Errors
-/// Those of the store.
 pub fn add_submitter(connection: &Connection, submitter: Address) -> Result<(), LedgerError> {
     connection
         .prepare_cached("INSERT INTO submitter (address) VALUES (?) ON CONFLICT DO NOTHING")?
@@ -178,9 +164,6 @@ pub fn add_submitter(connection: &Connection, submitter: Address) -> Result<(), 
 }
 
 /// Whether the list began in the middle of the escrow's life, so that not everything is known.
-///
-/// # Errors
-/// Those of the store.
 pub fn is_partial(connection: &Connection) -> Result<bool, LedgerError> {
     Ok(connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM submitter WHERE address = ?)")?
@@ -189,9 +172,6 @@ pub fn is_partial(connection: &Connection) -> Result<bool, LedgerError> {
 
 /// Whether the guardian never allowed a submitter but those that this ledger uses or has used: then
 /// everything that any of them ever signed is in it.
-///
-/// # Errors
-/// Those of the store.
 pub fn only_our_submitters(connection: &Connection) -> Result<bool, LedgerError> {
     Ok(connection
         .prepare_cached(

@@ -171,65 +171,41 @@ fn select(
 }
 
 /// The card with this id.
-///
-/// # Errors
-/// Those of the store.
 pub fn by_id(connection: &Connection, id: CardId) -> Result<Option<CardRow>, LedgerError> {
     Ok(select(connection, "id = ?", [id.0.into_bytes()])?.pop())
 }
 
 /// The card at this place in the ledger.
-///
-/// # Errors
-/// Those of the store.
 pub fn by_seq(connection: &Connection, seq: u64) -> Result<Option<CardRow>, LedgerError> {
     Ok(select(connection, "seq = ?", [seq])?.pop())
 }
 
 /// The card whose hold was signed as `digest`.
-///
-/// # Errors
-/// Those of the store.
 pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<CardRow>, LedgerError> {
     Ok(select(connection, "digest = ?", [digest.0])?.pop())
 }
 
 /// The card whose hold has this nonce.
-///
-/// # Errors
-/// Those of the store.
 pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<CardRow>, LedgerError> {
     Ok(select(connection, "mandate = ? AND nonce = ?", (mandate.0.0, nonce))?.pop())
 }
 
 /// The card that the issuer calls so.
-///
-/// # Errors
-/// Those of the store.
 pub fn by_token(connection: &Connection, token: &str) -> Result<Option<CardRow>, LedgerError> {
     Ok(select(connection, "token = ?", [token])?.pop())
 }
 
 /// The cards whose hold the block with this hash placed.
-///
-/// # Errors
-/// Those of the store.
 pub fn held_in(connection: &Connection, block: B256) -> Result<Vec<CardRow>, LedgerError> {
     select(connection, "held_hash = ?", [block.0])
 }
 
 /// All cards that are not final, oldest first.
-///
-/// # Errors
-/// Those of the store.
 pub fn live(connection: &Connection) -> Result<Vec<CardRow>, LedgerError> {
     select(connection, &format!("{LIVE} ORDER BY seq"), [])
 }
 
 /// The cards of `reader` (as agent or operator), newest first, before `before`.
-///
-/// # Errors
-/// Those of the store.
 pub fn list(
     connection: &Connection,
     reader: Address,
@@ -329,9 +305,6 @@ pub fn step(
 }
 
 /// Writes an entry about a card into the trail.
-///
-/// # Errors
-/// Those of the store.
 pub fn note(
     connection: &Connection,
     card: &CardRow,
@@ -354,9 +327,6 @@ pub fn mandate_of(connection: &Connection, card: &CardRow) -> Result<mandates::M
 }
 
 /// Stores where the hold is mined.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_held(connection: &Connection, seq: u64, location: Option<TxLocation>) -> Result<(), LedgerError> {
     connection
         .prepare_cached(
@@ -373,18 +343,12 @@ pub fn set_held(connection: &Connection, seq: u64, location: Option<TxLocation>)
 }
 
 /// The hold is final.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_hold_final(connection: &Connection, seq: u64) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE card SET hold_final = 1 WHERE seq = ?")?.execute([seq])?;
     Ok(())
 }
 
 /// What was captured and released for good, and by which transaction, if it took one.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_settled(
     connection: &Connection,
     seq: u64,
@@ -401,9 +365,6 @@ pub fn set_settled(
 }
 
 /// It is certain how its hold is to be settled.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_to_capture(connection: &Connection, seq: u64, amount: Amount) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE card SET to_capture = ? WHERE seq = ?")?.execute((amount.units(), seq))?;
     Ok(())
@@ -411,9 +372,6 @@ pub fn set_to_capture(connection: &Connection, seq: u64, amount: Amount) -> Resu
 
 /// The cards whose hold waits for a transaction: the first one, or another where a reorg has made it
 /// wait again. Where nothing is to be captured of it any more, none is made.
-///
-/// # Errors
-/// Those of the store.
 pub fn to_hold(connection: &Connection, time: Seconds) -> Result<Vec<CardRow>, LedgerError> {
     let condition = format!(
         "{AWAITING_HOLD} AND deadline > ? AND coalesce(to_capture, amount) > 0 AND NOT EXISTS (SELECT 1 FROM tx
@@ -423,9 +381,6 @@ pub fn to_hold(connection: &Connection, time: Seconds) -> Result<Vec<CardRow>, L
 }
 
 /// The cards whose hold is to be captured or released, and waits for a transaction.
-///
-/// # Errors
-/// Those of the store.
 pub fn to_settle(connection: &Connection) -> Result<Vec<CardRow>, LedgerError> {
     select(
         connection,
@@ -437,33 +392,21 @@ pub fn to_settle(connection: &Connection) -> Result<Vec<CardRow>, LedgerError> {
 }
 
 /// The cards of a mandate whose hold is final and not empty.
-///
-/// # Errors
-/// Those of the store.
 pub fn holding(connection: &Connection, mandate: MandateId) -> Result<Vec<CardRow>, LedgerError> {
     select(connection, "mandate = ? AND hold_final AND captured + released < amount ORDER BY seq", [mandate.0.0])
 }
 
 /// The cards of a mandate whose hold is not in the chain, in whatever state: it may never be placed.
-///
-/// # Errors
-/// Those of the store.
 pub fn awaiting_hold(connection: &Connection, mandate: MandateId) -> Result<Vec<CardRow>, LedgerError> {
     select(connection, &format!("mandate = ? AND {AWAITING_HOLD}"), [mandate.0.0])
 }
 
 /// The cards whose hold is not in the chain and whose deadline is at `time` or before.
-///
-/// # Errors
-/// Those of the store.
 pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<CardRow>, LedgerError> {
     select(connection, &format!("deadline <= ? AND {AWAITING_HOLD}"), [time])
 }
 
 /// What the issuer made of it.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_issued(connection: &Connection, seq: u64, token: &str, last_four: &str) -> Result<(), LedgerError> {
     connection
         .prepare_cached("UPDATE card SET token = ?, last_four = ? WHERE seq = ?")?
@@ -472,18 +415,12 @@ pub fn set_issued(connection: &Connection, seq: u64, token: &str, last_four: &st
 }
 
 /// Whether it is paused at the issuer.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_paused(connection: &Connection, seq: u64, paused: bool) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE card SET paused = ? WHERE seq = ?")?.execute((paused, seq))?;
     Ok(())
 }
 
 /// What it was charged, by which of the issuer's transactions.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_charged(connection: &Connection, seq: u64, transaction: &str, amount: Amount) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE card SET charge = ?, authorized = ? WHERE seq = ?")?.execute((
         transaction,

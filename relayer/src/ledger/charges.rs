@@ -13,9 +13,6 @@ use super::LedgerError;
 pub type Answered = (Option<u64>, i64, Option<Code>);
 
 /// What was answered about this transaction of the issuer's.
-///
-/// # Errors
-/// Those of the store.
 pub fn answered(connection: &Connection, transaction: &str) -> Result<Option<Answered>, LedgerError> {
     let row: Option<(Option<u64>, i64, Option<String>)> = connection
         .prepare_cached("SELECT card, cents, verdict FROM charge WHERE transaction_token = ?")?
@@ -29,9 +26,6 @@ pub fn answered(connection: &Connection, transaction: &str) -> Result<Option<Ans
 }
 
 /// Remembers an answer.
-///
-/// # Errors
-/// Those of the store.
 pub fn remember_answer(
     connection: &Connection,
     transaction: &str,
@@ -62,9 +56,6 @@ pub struct ChargeEvent {
 }
 
 /// Takes in an event; whether it is new.
-///
-/// # Errors
-/// Those of the store.
 pub fn add_event(connection: &Connection, card: u64, event: &ChargeEvent, now: Seconds) -> Result<bool, LedgerError> {
     let added = connection
         .prepare_cached(
@@ -85,9 +76,6 @@ pub fn add_event(connection: &Connection, card: u64, event: &ChargeEvent, now: S
 }
 
 /// When the last news of a card was taken in.
-///
-/// # Errors
-/// Those of the store.
 pub fn last_event_at(connection: &Connection, card: u64) -> Result<Option<Seconds>, LedgerError> {
     Ok(connection
         .prepare_cached("SELECT max(at) FROM issuer_event WHERE card = ? AND approved")?
@@ -95,9 +83,6 @@ pub fn last_event_at(connection: &Connection, card: u64) -> Result<Option<Second
 }
 
 /// What the card's charges come to, or this one of them. Refunds are not charges.
-///
-/// # Errors
-/// Those of the store.
 pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> Result<Tally, LedgerError> {
     let mut statement = connection.prepare_cached(
         "SELECT transaction_token, kind, cents FROM issuer_event
@@ -125,9 +110,6 @@ pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> R
 }
 
 /// Takes in a webhook's id; whether it is new.
-///
-/// # Errors
-/// Those of the store.
 pub fn add_webhook(connection: &Connection, id: &str, now: Seconds) -> Result<bool, LedgerError> {
     let added = connection
         .prepare_cached("INSERT INTO webhook (id, at) VALUES (?, ?) ON CONFLICT DO NOTHING")?

@@ -26,9 +26,6 @@ const fn day(time: Seconds) -> u64 {
 
 /// A transaction is final, in a block of this time: each mandate bears the share of its rows, whether
 /// they were paid or not.
-///
-/// # Errors
-/// Those of the store.
 pub fn bear(connection: &Connection, tx: &TransactionRow, time: Seconds) -> Result<(), LedgerError> {
     let cost = tx.cost.unwrap_or_default();
     let gas_payers = transactions::gas_payers(connection, tx)?;
@@ -47,9 +44,6 @@ pub fn bear(connection: &Connection, tx: &TransactionRow, time: Seconds) -> Resu
 }
 
 /// What the final transactions of the day of `time` cost for a mandate, in wei.
-///
-/// # Errors
-/// Those of the store.
 pub fn spent(connection: &Connection, mandate: MandateId, time: Seconds) -> Result<u128, LedgerError> {
     on(connection, mandate, day(time))
 }

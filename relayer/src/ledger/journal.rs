@@ -92,9 +92,6 @@ fn append(
 }
 
 /// What the host has to do with.
-///
-/// # Errors
-/// Those of the store.
 pub fn host(connection: &Connection) -> Result<Host, LedgerError> {
     let amount = |row: &Row<'_>, index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
     let mut statement = connection.prepare_cached("SELECT treasury, shortfall, gas_ether, gas_wei FROM host")?;
@@ -118,9 +115,6 @@ fn set_host(connection: &Connection, host: Host) -> Result<(), LedgerError> {
 }
 
 /// Captured for the card programme: it is in its treasury.
-///
-/// # Errors
-/// Those of the store.
 pub fn credit_treasury(
     connection: &Connection,
     mandate: u64,
@@ -139,9 +133,6 @@ pub fn credit_treasury(
 }
 
 /// What was captured for the card programme is taken back, to be booked anew.
-///
-/// # Errors
-/// Those of the store.
 pub(super) fn reverse_capture(
     connection: &Connection,
     mandate: u64,
@@ -162,9 +153,6 @@ pub(super) fn reverse_capture(
 }
 
 /// All gas is taken back, entry by entry, to be booked anew.
-///
-/// # Errors
-/// Those of the store.
 pub(super) fn reverse_gas(connection: &Connection, now: Seconds) -> Result<(), LedgerError> {
     set_host(connection, Host { gas: 0, ..host(connection)? })?;
     connection.execute(
@@ -177,9 +165,6 @@ pub(super) fn reverse_gas(connection: &Connection, now: Seconds) -> Result<(), L
 }
 
 /// The issuer took more for a card than its hold has to give.
-///
-/// # Errors
-/// Those of the store.
 pub fn record_shortfall(
     connection: &Connection,
     mandate: u64,
@@ -199,9 +184,6 @@ pub fn record_shortfall(
 }
 
 /// What could not be captured is taken back, to be booked anew.
-///
-/// # Errors
-/// Those of the store.
 pub(super) fn reverse_shortfall(
     connection: &Connection,
     mandate: u64,
@@ -222,9 +204,6 @@ pub(super) fn reverse_shortfall(
 
 /// A final transaction cost so many wei; each of its payments (mandate, payment) bears its share.
 /// Without payments it is about its own mandate or card.
-///
-/// # Errors
-/// Those of the store.
 pub fn charge_gas(
     connection: &Connection,
     cost: u128,

@@ -169,9 +169,6 @@ impl MandateRow {
 }
 
 /// One mandate.
-///
-/// # Errors
-/// Those of the store.
 pub fn get(connection: &Connection, id: MandateId) -> Result<Option<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE id = ?"))?
@@ -181,9 +178,6 @@ pub fn get(connection: &Connection, id: MandateId) -> Result<Option<MandateRow>,
 }
 
 /// The mandates of `who` (as agent or operator), newest first, before `before`.
-///
-/// # Errors
-/// Those of the store.
 pub fn list(
     connection: &Connection,
     who: Address,
@@ -201,9 +195,6 @@ pub fn list(
 
 /// Makes a mandate known, if it is not: from its operator's message or from the chain. Its intent
 /// document is the one of the request that it answers, if that matches the terms.
-///
-/// # Errors
-/// Those of the store.
 pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Seconds) -> Result<(), LedgerError> {
     let request = requests::of_intent(connection, terms.agent, terms.intent)?
         .filter(|request| request.intent.payees_root() == terms.payees);
@@ -254,9 +245,6 @@ pub(super) fn set_balances(connection: &Connection, id: MandateId, balances: Bal
 }
 
 /// Adds what a payee gave back.
-///
-/// # Errors
-/// Those of the store.
 pub fn add_refunded(connection: &Connection, id: MandateId, amount: Amount) -> Result<(), LedgerError> {
     connection
         .prepare_cached("UPDATE mandate SET refunded = refunded + ? WHERE id = ?")?
@@ -265,17 +253,11 @@ pub fn add_refunded(connection: &Connection, id: MandateId, amount: Amount) -> R
 }
 
 /// Stores where it was opened.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_opened(connection: &Connection, id: MandateId, location: Option<TxLocation>) -> Result<(), LedgerError> {
     set_location(connection, "opened", id, location)
 }
 
 /// Stores where it ended.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_ended(connection: &Connection, id: MandateId, location: Option<TxLocation>) -> Result<(), LedgerError> {
     set_location(connection, "ended", id, location)
 }
@@ -298,9 +280,6 @@ fn set_location(
 }
 
 /// The mandates that the block with this hash opened or ended.
-///
-/// # Errors
-/// Those of the store.
 pub fn touched_by(connection: &Connection, block: B256) -> Result<Vec<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE opened_hash = ?1 OR ended_hash = ?1"))?
@@ -309,9 +288,6 @@ pub fn touched_by(connection: &Connection, block: B256) -> Result<Vec<MandateRow
 }
 
 /// Stops a mandate for good.
-///
-/// # Errors
-/// Those of the store.
 pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), LedgerError> {
     connection
         .prepare_cached("UPDATE mandate SET frozen = coalesce(frozen, ?) WHERE id = ?")?
@@ -323,9 +299,6 @@ pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), L
 /// claim, unless a transaction is about to return it. What a revocation returned is booked when it
 /// is final; what is released from holds after that is still to be returned, and what is held when the
 /// holds are over.
-///
-/// # Errors
-/// Those of the store.
 pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Result<Vec<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!(
@@ -346,9 +319,6 @@ pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Re
 }
 
 /// A frozen mandate, if there is one.
-///
-/// # Errors
-/// Those of the store.
 pub fn any_frozen(connection: &Connection) -> Result<Option<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE frozen IS NOT NULL LIMIT 1"))?
@@ -358,17 +328,11 @@ pub fn any_frozen(connection: &Connection) -> Result<Option<MandateRow>, LedgerE
 }
 
 /// The frozen mandates that no repair has looked into.
-///
-/// # Errors
-/// Those of the store.
 pub fn unexplained(connection: &Connection) -> Result<Vec<MandateRow>, LedgerError> {
     frozen(connection, "NOT examined")
 }
 
 /// All frozen mandates.
-///
-/// # Errors
-/// Those of the store.
 pub fn all_frozen(connection: &Connection) -> Result<Vec<MandateRow>, LedgerError> {
     frozen(connection, "TRUE")
 }
@@ -383,9 +347,6 @@ fn frozen(connection: &Connection, condition: &str) -> Result<Vec<MandateRow>, L
 }
 
 /// A repair has looked into why a mandate is frozen: it is usable again if that is explained.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_examined(connection: &Connection, id: MandateId, explained: bool) -> Result<(), LedgerError> {
     connection
         .prepare_cached(
@@ -396,9 +357,6 @@ pub fn set_examined(connection: &Connection, id: MandateId, explained: bool) -> 
 }
 
 /// The mandates with payments that are not final and whose terms expire at `time` or before.
-///
-/// # Errors
-/// Those of the store.
 pub fn expired_with_live_payments(connection: &Connection, time: Seconds) -> Result<Vec<MandateRow>, LedgerError> {
     connection
         .prepare_cached(&format!(

@@ -16,9 +16,6 @@ pub struct Opening {
 }
 
 /// Stores an accepted opening; one per mandate.
-///
-/// # Errors
-/// Those of the store.
 pub fn add(connection: &Connection, opening: &Opening, valid_before: Seconds) -> Result<(), LedgerError> {
     connection.prepare_cached("INSERT INTO opening (mandate, calldata, valid_before) VALUES (?, ?, ?)")?.execute((
         opening.mandate.0.0,
@@ -29,9 +26,6 @@ pub fn add(connection: &Connection, opening: &Opening, valid_before: Seconds) ->
 }
 
 /// The mandate whose opening was accepted for this request and is not final.
-///
-/// # Errors
-/// Those of the store.
 pub fn of_request(connection: &Connection, request: RequestId) -> Result<Option<MandateId>, LedgerError> {
     let id: Option<[u8; 32]> = connection
         .prepare_cached("SELECT mandate FROM opening JOIN mandate ON mandate.id = mandate WHERE request = ?")?
@@ -41,9 +35,6 @@ pub fn of_request(connection: &Connection, request: RequestId) -> Result<Option<
 }
 
 /// The openings that wait for a transaction and whose mandate is not open.
-///
-/// # Errors
-/// Those of the store.
 pub fn waiting(connection: &Connection) -> Result<Vec<Opening>, LedgerError> {
     let mut statement = connection.prepare_cached(
         "SELECT mandate, opening.calldata FROM opening JOIN mandate ON mandate.id = mandate
@@ -59,9 +50,6 @@ pub fn waiting(connection: &Connection) -> Result<Vec<Opening>, LedgerError> {
 }
 
 /// Puts an opening into a transaction, if it still waits for one; returns whether it did.
-///
-/// # Errors
-/// Those of the store.
 pub fn board(connection: &Connection, mandate: MandateId, tx: u64) -> Result<bool, LedgerError> {
     let boarded = connection
         .prepare_cached("UPDATE opening SET tx = ? WHERE mandate = ? AND tx IS NULL")?
@@ -70,9 +58,6 @@ pub fn board(connection: &Connection, mandate: MandateId, tx: u64) -> Result<boo
 }
 
 /// The transaction of an opening is finally dead: it waits again, unless it was given up.
-///
-/// # Errors
-/// Those of the store.
 pub fn detach_from_tx(connection: &Connection, mandate: MandateId) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE opening SET tx = NULL WHERE mandate = ?")?.execute([mandate.0.0])?;
     Ok(())
@@ -81,9 +66,6 @@ pub fn detach_from_tx(connection: &Connection, mandate: MandateId) -> Result<(),
 /// Removes and returns an operator's openings of a request that another mandate of theirs answers, for
 /// good: should a reorg take that one away, it may still come back, and two would take the cap twice.
 /// Those of others stay: nobody's approval is undone by a stranger who is faster.
-///
-/// # Errors
-/// Those of the store.
 pub fn give_up(connection: &Connection, request: RequestId, answer: MandateId) -> Result<Vec<MandateId>, LedgerError> {
     let mut statement = connection.prepare_cached(
         "DELETE FROM opening WHERE mandate <> ?2 AND mandate IN (SELECT id FROM mandate WHERE request = ?1
@@ -94,9 +76,6 @@ pub fn give_up(connection: &Connection, request: RequestId, answer: MandateId) -
 }
 
 /// Removes and returns the openings that can't happen any more at a final block of this time.
-///
-/// # Errors
-/// Those of the store.
 pub fn lapsed(connection: &Connection, time: Seconds) -> Result<Vec<MandateId>, LedgerError> {
     let mut statement = connection.prepare_cached("DELETE FROM opening WHERE valid_before <= ? RETURNING mandate")?;
     let lapsed = statement.query_map([time], |row| row.get::<_, [u8; 32]>(0))?;

@@ -109,7 +109,19 @@ fn record(row: &Row<'_>) -> Result<PaymentRow, LedgerError> {
     })
 }
 
+/// A place in the order of mandates and nonces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PaymentCursor {
+    pub mandate: MandateId,
+    pub nonce: u32,
+}
+
 impl PaymentRow {
+    #[must_use]
+    pub const fn cursor(&self) -> PaymentCursor {
+        PaymentCursor { mandate: self.mandate, nonce: self.nonce }
+    }
+
     /// As the API shows it.
     #[must_use]
     pub fn view(self) -> api::Payment {
@@ -145,50 +157,32 @@ fn select(
 }
 
 /// The payment that was signed as `digest`.
-///
-/// # Errors
-/// Those of the store.
 pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<PaymentRow>, LedgerError> {
     Ok(select(connection, "digest = ?", [digest.0])?.pop())
 }
 
 /// The payment with this id.
-///
-/// # Errors
-/// Those of the store.
 pub fn by_id(connection: &Connection, id: PaymentId) -> Result<Option<PaymentRow>, LedgerError> {
     Ok(select(connection, "id = ?", [id.0.into_bytes()])?.pop())
 }
 
 /// The payment with this nonce.
-///
-/// # Errors
-/// Those of the store.
 pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<PaymentRow>, LedgerError> {
     Ok(select(connection, "mandate = ? AND nonce = ?", (mandate.0.0, nonce))?.pop())
 }
 
 /// The payments that the block with this hash paid.
-///
-/// # Errors
-/// Those of the store.
 pub fn mined_in(connection: &Connection, block: B256) -> Result<Vec<PaymentRow>, LedgerError> {
     select(connection, "mined_hash = ?", [block.0])
 }
 
 /// The payments of a mandate that are not final, in nonce order.
-///
-/// # Errors
-/// Those of the store.
 pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<PaymentRow>, LedgerError> {
     select(connection, &format!("mandate = ? AND {LIVE} ORDER BY nonce"), [mandate.0.0])
 }
 
 /// What of a mandate counts in its rolling window at `now`, or would if a block took it: payments and
 /// cards' holds. Empty without a window.
-///
-/// # Errors
-/// Those of the store.
 pub fn committed(
     connection: &Connection,
     mandate: &mandates::MandateRow,
@@ -224,27 +218,18 @@ fn amounts(
 
 /// The payments of a mandate that are not final and that a payment with `nonce` makes impossible:
 /// another one with this nonce, and those that it retires.
-///
-/// # Errors
-/// Those of the store.
 pub fn ruled_out_by(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Vec<PaymentRow>, LedgerError> {
     let floor = NonceWindow::floor(nonce);
     select(connection, &format!("mandate = ? AND {LIVE} AND (nonce = ? OR nonce < ?)"), (mandate.0.0, nonce, floor))
 }
 
 /// The payments that are not final and whose deadline is at `time` or before.
-///
-/// # Errors
-/// Those of the store.
 pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<PaymentRow>, LedgerError> {
     select(connection, &format!("deadline <= ? AND {LIVE}"), [time])
 }
 
 /// The first mandate above this one with payments that wait for a transaction and that no
 /// simulation has refused.
-///
-/// # Errors
-/// Those of the store.
 pub fn next_to_send(connection: &Connection, after: MandateId) -> Result<Option<MandateId>, LedgerError> {
     let id: Option<[u8; 32]> = connection
         .prepare_cached("SELECT min(mandate) FROM payment WHERE state = 'reserved' AND reason IS NULL AND mandate > ?")?
@@ -254,9 +239,6 @@ pub fn next_to_send(connection: &Connection, after: MandateId) -> Result<Option<
 
 /// A mandate's first payments, by nonce, that wait for a transaction and can be in a block after
 /// `time`, and that no simulation has refused.
-///
-/// # Errors
-/// Those of the store.
 pub fn to_send(
     connection: &Connection,
     mandate: MandateId,
@@ -270,13 +252,10 @@ pub fn to_send(
     )
 }
 
-/// Payments that wait because a simulation refused them, by mandate and nonce, after this one.
-///
-/// # Errors
-/// Those of the store.
+/// Payments that wait because a simulation refused them, by mandate and nonce, after the cursor.
 pub fn refused(
     connection: &Connection,
-    (mandate, nonce): (MandateId, u32),
+    after: PaymentCursor,
     time: Seconds,
     limit: usize,
 ) -> Result<Vec<PaymentRow>, LedgerError> {
@@ -284,24 +263,18 @@ pub fn refused(
         connection,
         "state = 'reserved' AND reason IS NOT NULL AND (mandate, nonce) > (?, ?) AND deadline > ?
          ORDER BY mandate, nonce LIMIT ?",
-        (mandate.0.0, nonce, time, limit),
+        (after.mandate.0.0, after.nonce, time, limit),
     )
 }
 
 /// The lowest nonce of a mandate that something in this ledger still needs, of what is not about to
 /// be sent: payments in transactions, those that a simulation refused, holds that wait. A nonce that
 /// would retire it must not be used.
-///
-/// # Errors
-/// Those of the store.
 pub fn lowest_needed(connection: &Connection, mandate: MandateId, time: Seconds) -> Result<Option<u32>, LedgerError> {
     lowest(connection, mandate, time, "state = 'reserved' AND reason IS NOT NULL AND deadline > ?2")
 }
 
 /// The same, of everything.
-///
-/// # Errors
-/// Those of the store.
 pub fn lowest_live(connection: &Connection, mandate: MandateId, time: Seconds) -> Result<Option<u32>, LedgerError> {
     lowest(connection, mandate, time, &format!("state = 'reserved' AND {LIVE} AND deadline > ?2"))
 }
@@ -324,9 +297,6 @@ fn lowest(
 }
 
 /// The payments that ride in a transaction.
-///
-/// # Errors
-/// Those of the store.
 pub fn payments_in_tx(connection: &Connection, tx: u64) -> Result<Vec<PaymentRow>, LedgerError> {
     select(connection, "seq IN (SELECT payment FROM tx_payment WHERE tx = ?) ORDER BY seq", [tx])
 }
@@ -345,9 +315,6 @@ pub struct Filter {
 }
 
 /// The payments that match, newest first, before `before`.
-///
-/// # Errors
-/// Those of the store.
 pub fn list(
     connection: &Connection,
     filter: Filter,
@@ -491,9 +458,6 @@ pub fn step(
 }
 
 /// Notes why a payment waits; no state changes.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_reason(connection: &Connection, seq: u64, reason: Option<Code>) -> Result<(), LedgerError> {
     connection
         .prepare_cached("UPDATE payment SET reason = ?1 WHERE seq = ?2 AND state = 'reserved' AND reason IS NOT ?1")?
@@ -502,9 +466,6 @@ pub fn set_reason(connection: &Connection, seq: u64, reason: Option<Code>) -> Re
 }
 
 /// Notes the transaction that was sent last for the payments of `tx`.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_tx_hash(connection: &Connection, tx: u64, hash: B256) -> Result<(), LedgerError> {
     connection
         .prepare_cached(
@@ -516,9 +477,6 @@ pub fn set_tx_hash(connection: &Connection, tx: u64, hash: B256) -> Result<(), L
 }
 
 /// Remembers what the chain paid, or holds, and this ledger never accepted.
-///
-/// # Errors
-/// Those of the store.
 pub fn insert_foreign(
     connection: &Connection,
     kind: Foreign,
@@ -547,9 +505,6 @@ pub fn insert_foreign(
 }
 
 /// The transactions of what a mandate paid or held and this ledger never accepted.
-///
-/// # Errors
-/// Those of the store.
 pub fn foreign(connection: &Connection, mandate: MandateId) -> Result<Vec<B256>, LedgerError> {
     let mut statement =
         connection.prepare_cached("SELECT DISTINCT tx_hash FROM external_outflow WHERE mandate = ? ORDER BY nonce")?;
@@ -558,9 +513,6 @@ pub fn foreign(connection: &Connection, mandate: MandateId) -> Result<Vec<B256>,
 }
 
 /// Whether the chain used a nonce for what this ledger never accepted.
-///
-/// # Errors
-/// Those of the store.
 pub fn is_foreign(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<bool, LedgerError> {
     Ok(connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM external_outflow WHERE mandate = ? AND nonce = ?)")?

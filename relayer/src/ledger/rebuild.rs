@@ -25,9 +25,6 @@ struct Accepted {
 }
 
 /// Takes it all back; each booking that this reverses stays in the journal, and so does its reversal.
-///
-/// # Errors
-/// Those of the store.
 pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerError> {
     let ids: Vec<MandateId> = {
         let mut statement = connection.prepare("SELECT id FROM mandate ORDER BY seq")?;

@@ -33,9 +33,6 @@ fn record(row: &Row<'_>) -> Result<MandateRequest, LedgerError> {
 }
 
 /// Stores a new request.
-///
-/// # Errors
-/// Those of the store.
 pub fn insert(
     connection: &Connection,
     id: RequestId,
@@ -53,9 +50,6 @@ pub fn insert(
 }
 
 /// One request.
-///
-/// # Errors
-/// Those of the store.
 pub fn get(connection: &Connection, id: RequestId) -> Result<Option<MandateRequest>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM request WHERE id = ?"))?
@@ -65,9 +59,6 @@ pub fn get(connection: &Connection, id: RequestId) -> Result<Option<MandateReque
 }
 
 /// The request of `agent` whose document has this hash.
-///
-/// # Errors
-/// Those of the store.
 pub fn of_intent(connection: &Connection, agent: Address, intent: B256) -> Result<Option<MandateRequest>, LedgerError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM request WHERE intent_hash = ? AND agent = ?"))?
@@ -77,9 +68,6 @@ pub fn of_intent(connection: &Connection, agent: Address, intent: B256) -> Resul
 }
 
 /// The agent's requests, newest first, before `before`.
-///
-/// # Errors
-/// Those of the store.
 pub fn list(
     connection: &Connection,
     agent: Address,
@@ -95,9 +83,6 @@ pub fn list(
 }
 
 /// Ties a request to the mandate that came of it, or unties it when the opening is unmined.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_mandate(connection: &Connection, id: RequestId, mandate: Option<MandateId>) -> Result<(), LedgerError> {
     connection
         .prepare_cached("UPDATE request SET mandate = ? WHERE id = ?")?
@@ -107,9 +92,6 @@ pub fn set_mandate(connection: &Connection, id: RequestId, mandate: Option<Manda
 
 /// What an idempotency key bought before: the fingerprint of what was asked and the id of what came
 /// of it.
-///
-/// # Errors
-/// Those of the store.
 pub fn bought(connection: &Connection, scope: &[u8], key: &str) -> Result<Option<(B256, Uuid)>, LedgerError> {
     Ok(connection
         .prepare_cached("SELECT fingerprint, subject FROM idempotency WHERE scope = ? AND key = ?")?
@@ -120,9 +102,6 @@ pub fn bought(connection: &Connection, scope: &[u8], key: &str) -> Result<Option
 }
 
 /// Remembers what an idempotency key bought.
-///
-/// # Errors
-/// Those of the store.
 pub fn remember(
     connection: &Connection,
     scope: &[u8],

@@ -16,9 +16,6 @@ pub struct Revocation {
 }
 
 /// Stores an accepted revocation, one per mandate; whether it is new.
-///
-/// # Errors
-/// Those of the store.
 pub fn add(connection: &Connection, revocation: &Revocation) -> Result<bool, LedgerError> {
     let added = connection
         .prepare_cached("INSERT INTO revocation (mandate, calldata) VALUES (?, ?) ON CONFLICT DO NOTHING")?
@@ -27,9 +24,6 @@ pub fn add(connection: &Connection, revocation: &Revocation) -> Result<bool, Led
 }
 
 /// The revocations that wait for a transaction and whose mandate is open.
-///
-/// # Errors
-/// Those of the store.
 pub fn waiting(connection: &Connection) -> Result<Vec<Revocation>, LedgerError> {
     let mut statement = connection.prepare_cached(
         "SELECT mandate, calldata FROM revocation JOIN mandate ON mandate.id = mandate
@@ -45,9 +39,6 @@ pub fn waiting(connection: &Connection) -> Result<Vec<Revocation>, LedgerError> 
 }
 
 /// Puts a revocation into a transaction, or takes it out of one that is finally dead.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_tx(connection: &Connection, mandate: MandateId, tx: Option<u64>) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE revocation SET tx = ? WHERE mandate = ?")?.execute((tx, mandate.0.0))?;
     Ok(())

@@ -130,9 +130,6 @@ fn select(
 
 /// Stores a transaction with its first attempt and returns its place. The nonce is unique: two
 /// transactions can never share one.
-///
-/// # Errors
-/// Those of the store.
 pub fn insert(connection: &Connection, new: &New) -> Result<u64, LedgerError> {
     let (kind, mandate, card) = match new.kind {
         Kind::Settle => ("settle", None, None),
@@ -155,9 +152,6 @@ pub fn insert(connection: &Connection, new: &New) -> Result<u64, LedgerError> {
 }
 
 /// Stores signed bytes, before anybody sends them.
-///
-/// # Errors
-/// Those of the store.
 pub fn add_attempt(connection: &Connection, tx: u64, attempt: &Attempt) -> Result<(), LedgerError> {
     connection
         .prepare_cached(
@@ -176,34 +170,22 @@ pub fn add_attempt(connection: &Connection, tx: u64, attempt: &Attempt) -> Resul
 }
 
 /// Puts a payment into a transaction.
-///
-/// # Errors
-/// Those of the store.
 pub fn board(connection: &Connection, tx: u64, payment: u64) -> Result<(), LedgerError> {
     connection.prepare_cached("INSERT INTO tx_payment (tx, payment) VALUES (?, ?)")?.execute((tx, payment))?;
     Ok(())
 }
 
 /// The transaction at this place in the ledger.
-///
-/// # Errors
-/// Those of the store.
 pub fn by_id(connection: &Connection, id: u64) -> Result<Option<TransactionRow>, LedgerError> {
     Ok(select(connection, "id = ?", [id])?.pop())
 }
 
 /// The transactions that no block holds, each submitter's in nonce order.
-///
-/// # Errors
-/// Those of the store.
 pub fn pending(connection: &Connection) -> Result<Vec<TransactionRow>, LedgerError> {
     select(connection, "state <> 'final' AND state = 'pending' ORDER BY submitter, nonce", [])
 }
 
 /// A submitter's transactions that no block holds, in nonce order.
-///
-/// # Errors
-/// Those of the store.
 pub fn pending_of(connection: &Connection, submitter: Address) -> Result<Vec<TransactionRow>, LedgerError> {
     let condition = "state <> 'final' AND state = 'pending' AND submitter = ? ORDER BY nonce";
     select(connection, condition, [submitter.0.0])
@@ -221,9 +203,6 @@ pub struct Unfinished {
 }
 
 /// The transactions that are not final.
-///
-/// # Errors
-/// Those of the store.
 pub fn unfinished(connection: &Connection) -> Result<Vec<Unfinished>, LedgerError> {
     let mut statement =
         connection.prepare_cached("SELECT id, submitter, state = 'mined' FROM tx WHERE state <> 'final'")?;
@@ -234,9 +213,6 @@ pub fn unfinished(connection: &Connection) -> Result<Vec<Unfinished>, LedgerErro
 }
 
 /// The mandates whose nonces a transaction would use.
-///
-/// # Errors
-/// Those of the store.
 pub fn mandates_of(connection: &Connection, tx: u64) -> Result<Vec<MandateId>, LedgerError> {
     let mut statement = connection.prepare_cached(
         "SELECT DISTINCT payment.mandate FROM tx_payment JOIN payment ON payment.seq = payment WHERE tx = ?1
@@ -247,9 +223,6 @@ pub fn mandates_of(connection: &Connection, tx: u64) -> Result<Vec<MandateId>, L
 }
 
 /// The mandates that a transaction was made for, each with the number of its rows.
-///
-/// # Errors
-/// Those of the store.
 pub fn gas_payers(connection: &Connection, tx: &TransactionRow) -> Result<Vec<(MandateId, u64)>, LedgerError> {
     let mut statement = connection.prepare_cached(
         "SELECT mandate, count(*) FROM (
@@ -268,10 +241,7 @@ pub fn gas_payers(connection: &Connection, tx: &TransactionRow) -> Result<Vec<(M
 }
 
 /// Whether nothing that a transaction is for can come of it any more, for good.
-///
-/// # Errors
-/// Those of the store.
-pub fn is_pointless(connection: &Connection, tx: &TransactionRow) -> Result<bool, LedgerError> {
+pub fn is_obsolete(connection: &Connection, tx: &TransactionRow) -> Result<bool, LedgerError> {
     let ask = |question: &str, subject: &dyn rusqlite::ToSql| -> Result<bool, LedgerError> {
         Ok(connection.prepare_cached(question)?.query_row([subject], |row| row.get(0))?)
     };
@@ -301,9 +271,6 @@ pub fn is_pointless(connection: &Connection, tx: &TransactionRow) -> Result<bool
 }
 
 /// The attempts of a transaction, oldest first.
-///
-/// # Errors
-/// Those of the store.
 pub fn attempts(connection: &Connection, tx: u64) -> Result<Vec<Attempt>, LedgerError> {
     let mut statement = connection.prepare_cached(
         "SELECT hash, raw, max_fee, priority_fee, sent_at, cancels FROM attempt WHERE tx = ? ORDER BY rowid",
@@ -322,17 +289,11 @@ pub fn attempts(connection: &Connection, tx: u64) -> Result<Vec<Attempt>, Ledger
 }
 
 /// The transaction that one of its attempts, by hash, belongs to.
-///
-/// # Errors
-/// Those of the store.
 pub fn of_attempt(connection: &Connection, hash: B256) -> Result<Option<TransactionRow>, LedgerError> {
     Ok(select(connection, "id = (SELECT tx FROM attempt WHERE hash = ?)", [hash.0])?.pop())
 }
 
 /// Whether these bytes only use up their nonce.
-///
-/// # Errors
-/// Those of the store.
 pub fn cancels(connection: &Connection, hash: B256) -> Result<bool, LedgerError> {
     Ok(connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM attempt WHERE hash = ? AND cancels)")?
@@ -340,9 +301,6 @@ pub fn cancels(connection: &Connection, hash: B256) -> Result<bool, LedgerError>
 }
 
 /// Hashes of everything that may still be mined.
-///
-/// # Errors
-/// Those of the store.
 pub fn live_hashes(connection: &Connection) -> Result<Vec<B256>, LedgerError> {
     let mut statement =
         connection.prepare_cached("SELECT hash FROM attempt WHERE tx IN (SELECT id FROM tx WHERE state <> 'final')")?;
@@ -351,9 +309,6 @@ pub fn live_hashes(connection: &Connection) -> Result<Vec<B256>, LedgerError> {
 }
 
 /// A block holds the transaction.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_mined(
     connection: &Connection,
     tx: u64,
@@ -371,9 +326,6 @@ pub fn set_mined(
 }
 
 /// The block with this hash is no longer in the chain: what it held may be mined again.
-///
-/// # Errors
-/// Those of the store.
 pub fn unmine(connection: &Connection, block: B256) -> Result<(), LedgerError> {
     connection
         .prepare_cached(
@@ -390,9 +342,6 @@ pub fn unmine(connection: &Connection, block: B256) -> Result<(), LedgerError> {
 }
 
 /// The block with this hash is final: so are the transactions in it, which are returned.
-///
-/// # Errors
-/// Those of the store.
 pub fn finalize(connection: &Connection, block: B256) -> Result<Vec<TransactionRow>, LedgerError> {
     let transactions = select(connection, "state = 'mined' AND mined_hash = ? ORDER BY nonce", [block.0])?;
     connection
@@ -402,9 +351,6 @@ pub fn finalize(connection: &Connection, block: B256) -> Result<Vec<TransactionR
 }
 
 /// The mined transaction skipped this payment's row.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_skipped(connection: &Connection, tx: u64, payment: u64, reason: Code) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE tx_payment SET skipped = ? WHERE tx = ? AND payment = ?")?.execute((
         reason.name(),
@@ -415,9 +361,6 @@ pub fn set_skipped(connection: &Connection, tx: u64, payment: u64, reason: Code)
 }
 
 /// Why the mined transaction skipped this payment's row, if it did.
-///
-/// # Errors
-/// Those of the store.
 pub fn skipped(connection: &Connection, tx: u64, payment: u64) -> Result<Option<Code>, LedgerError> {
     let name: Option<Option<String>> = connection
         .prepare_cached("SELECT skipped FROM tx_payment WHERE tx = ? AND payment = ?")?
@@ -427,9 +370,6 @@ pub fn skipped(connection: &Connection, tx: u64, payment: u64) -> Result<Option<
 }
 
 /// Whether a transaction that is not final holds the payment.
-///
-/// # Errors
-/// Those of the store.
 pub fn holds_live(connection: &Connection, payment: u64) -> Result<bool, LedgerError> {
     Ok(connection
         .prepare_cached(
@@ -439,9 +379,6 @@ pub fn holds_live(connection: &Connection, payment: u64) -> Result<bool, LedgerE
 }
 
 /// The nonce that the submitter's next transaction must have, if this ledger has used it before.
-///
-/// # Errors
-/// Those of the store.
 pub fn next_nonce(connection: &Connection, submitter: Address) -> Result<Option<u64>, LedgerError> {
     Ok(connection
         .prepare_cached(
@@ -452,9 +389,6 @@ pub fn next_nonce(connection: &Connection, submitter: Address) -> Result<Option<
 }
 
 /// Begins to use a submitter whose nonce on chain is `nonce`.
-///
-/// # Errors
-/// Those of the store.
 pub fn start(connection: &Connection, submitter: Address, nonce: u64) -> Result<(), LedgerError> {
     connection
         .prepare_cached("INSERT INTO submitter_start (address, nonce) VALUES (?, ?) ON CONFLICT DO NOTHING")?
@@ -463,9 +397,6 @@ pub fn start(connection: &Connection, submitter: Address, nonce: u64) -> Result<
 }
 
 /// Takes over a submitter from a ledger that is gone: everything below `nonce` is used.
-///
-/// # Errors
-/// Those of the store.
 pub fn adopt(connection: &Connection, submitter: Address, nonce: u64) -> Result<(), LedgerError> {
     connection
         .prepare_cached(
@@ -477,9 +408,6 @@ pub fn adopt(connection: &Connection, submitter: Address, nonce: u64) -> Result<
 }
 
 /// Every submitter that this ledger ever used.
-///
-/// # Errors
-/// Those of the store.
 pub fn submitters(connection: &Connection) -> Result<Vec<Address>, LedgerError> {
     let mut statement =
         connection.prepare_cached("SELECT address FROM submitter_start UNION SELECT submitter FROM tx")?;
@@ -488,9 +416,6 @@ pub fn submitters(connection: &Connection) -> Result<Vec<Address>, LedgerError> 
 }
 
 /// Others have used the transaction's nonce for good: no attempt of it can be mined any more.
-///
-/// # Errors
-/// Those of the store.
 pub fn set_dead(connection: &Connection, tx: u64) -> Result<(), LedgerError> {
     connection
         .prepare_cached("UPDATE tx SET state = 'final', succeeded = 0 WHERE id = ? AND state = 'pending'")?

@@ -548,7 +548,7 @@ fn what_a_cancelled_transaction_held_waits_again() {
     scene.admit(0, 100, DEADLINE);
     scene.submit(0, &[0]);
     let [tx] = &transactions::pending(&scene.ledger).unwrap()[..] else { panic!("one transaction waits") };
-    assert!(!transactions::is_pointless(&scene.ledger, tx).unwrap());
+    assert!(!transactions::is_obsolete(&scene.ledger, tx).unwrap());
     let raw = Bytes::from_static(&[0xca]);
     let hash = keccak256(&raw);
     let cancel = Attempt { hash, raw, max_fee: 2, priority_fee: 2, sent_at: 3, cancels: true };
@@ -570,7 +570,7 @@ fn a_batch_is_pointless_when_final_blocks_have_ended_all_of_it() {
     scene.submit(1, &[1, 2]);
     let pointless = |scene: &Scene| {
         let pending = transactions::pending(&scene.ledger).unwrap();
-        pending.iter().map(|tx| transactions::is_pointless(&scene.ledger, tx).unwrap()).collect::<Vec<_>>()
+        pending.iter().map(|tx| transactions::is_obsolete(&scene.ledger, tx).unwrap()).collect::<Vec<_>>()
     };
     for _ in 0..4 {
         scene.mine(Vec::new());

@@ -196,9 +196,6 @@ impl Service {
     }
 
     /// The caller's cards, newest first.
-    ///
-    /// # Errors
-    /// Those of the ledger.
     pub async fn cards(
         &self,
         caller: Address,

@@ -14,7 +14,7 @@ use stipend_core::{
 
 use super::{Accepted, Deps, PageQuery, Service, invalid, not_found, paged, replayed};
 use crate::{
-    chain::rpc::{Call, RpcError},
+    chain::rpc::{EthCall, RpcError},
     clock,
     failpoint::{self, Point},
     ledger::{
@@ -147,9 +147,6 @@ impl Service {
     }
 
     /// The caller's requests, newest first.
-    ///
-    /// # Errors
-    /// Those of the ledger.
     pub async fn mandate_requests(&self, caller: Address, page: PageQuery) -> Result<Page<MandateRequest>, Problem> {
         let (limit, before) = (page.limit(), page.cursor()?);
         let list = self.deps.ledger.read(move |ledger| requests::list(ledger, caller, before, limit + 1)).await?;
@@ -267,7 +264,7 @@ impl Service {
     async fn simulate_opening(&self, opening: &Opening) -> Result<(), Problem> {
         let head = self.deps.heads.borrow().block.hash;
         let data = opening.calldata.clone();
-        let call = Call { from: None, to: self.deps.deployment.escrow, data, gas: None };
+        let call = EthCall { from: None, to: self.deps.deployment.escrow, data, gas: None };
         let Err(error) =
             self.deps.rpc.call::<MandateEscrow::openWithAuthorizationCall>(call, BlockId::hash(head)).await
         else {
@@ -304,9 +301,6 @@ impl Service {
     }
 
     /// The caller's mandates, newest first.
-    ///
-    /// # Errors
-    /// Those of the ledger.
     pub async fn mandates(&self, caller: Address, page: PageQuery) -> Result<Page<Mandate>, Problem> {
         let (limit, before) = (page.limit(), page.cursor()?);
         let list = self.deps.ledger.read(move |ledger| mandates::list(ledger, caller, before, limit + 1)).await?;

@@ -217,9 +217,6 @@ impl Service {
     }
 
     /// The caller's payments, newest first.
-    ///
-    /// # Errors
-    /// Those of the ledger.
     pub async fn payments(
         &self,
         caller: Address,

@@ -12,6 +12,7 @@ mod follow;
 mod guards;
 mod lanes;
 mod malformed;
+mod node_error_messages;
 mod nodes;
 mod others;
 mod payees;
@@ -26,7 +27,6 @@ mod signed;
 mod story;
 mod tenants;
 mod windows;
-mod words;
 
 use alloy_primitives::Address;
 use eyre::Result;

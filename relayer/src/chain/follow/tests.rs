@@ -30,9 +30,9 @@ fn follower(nodes: &[&Scripted]) -> (Follower, tempfile::TempDir) {
 impl Follower {
     /// Steps until the head of a node is reached.
     async fn reach(&self) -> Result<u64, FollowError> {
-        let mut stride = Stride::default();
+        let mut range_size = RangeSize::default();
         loop {
-            let (head, caught_up) = self.advance(&mut stride).await?;
+            let (head, caught_up) = self.advance(&mut range_size).await?;
             if caught_up {
                 return Ok(head.block.number);
             }
@@ -148,7 +148,7 @@ async fn what_can_t_be_booked_sets_the_node_aside_unless_it_is_the_last_one() {
         node.mine(1, 0);
         node.set_logs(11, 1);
     }
-    assert!(matches!(follower.reach().await, Err(FollowError::Unbookable { number: 11, .. })));
+    assert!(matches!(follower.reach().await, Err(FollowError::RejectedByLedger { number: 11, .. })));
     assert!(follower.alarm().contains("can't be booked"), "{}", follower.alarm());
     assert_eq!(follower.reach().await.unwrap(), 11);
 
@@ -156,7 +156,7 @@ async fn what_can_t_be_booked_sets_the_node_aside_unless_it_is_the_last_one() {
     second.mine(1, 0);
     second.set_logs(12, 1);
     for _ in 0..3 {
-        assert!(matches!(follower.reach().await, Err(FollowError::Unbookable { number: 12, .. })));
+        assert!(matches!(follower.reach().await, Err(FollowError::RejectedByLedger { number: 12, .. })));
     }
     second.script().log_index = None;
     assert_eq!(follower.reach().await.unwrap(), 12);

@@ -52,7 +52,7 @@ enum Meaning {
 }
 
 /// Fragments of messages, lower case, in the order in which they are asked.
-const TABLE: &[(&str, Meaning)] = &[
+const PATTERNS: &[(&str, Meaning)] = &[
     // Infura, Alchemy, QuickNode, public nodes
     ("rate limit", Meaning::Busy),
     ("too many requests", Meaning::Busy),
@@ -101,7 +101,7 @@ const TABLE: &[(&str, Meaning)] = &[
 
 fn meaning(message: &str) -> Option<Meaning> {
     let message = message.to_lowercase();
-    TABLE.iter().find(|(fragment, _)| message.contains(fragment)).map(|(_, meaning)| *meaning)
+    PATTERNS.iter().find(|(fragment, _)| message.contains(fragment)).map(|(_, meaning)| *meaning)
 }
 
 impl RpcError {

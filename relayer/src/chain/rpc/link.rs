@@ -1,4 +1,4 @@
-//! How a node is reached: by HTTP, question by question; or by a websocket, which also tells when
+//! How a node is reached: by HTTP, request by request; or by a websocket, which also tells when
 //! there is a new block. What it tells is a reason to look and nothing else.
 
 use std::{
@@ -26,10 +26,10 @@ use url::Url;
 use super::RpcError;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so long without a new block a subscription may be dead: a chain that makes them more slowly
 /// is polled, as it would be without.
-const SILENCE: Duration = Duration::from_secs(30);
+const SUBSCRIPTION_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait before subscribing again: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
@@ -46,16 +46,16 @@ pub(super) struct Socket {
     /// Held while connecting, so that there is one connection.
     connection: tokio::sync::Mutex<Option<RootProvider<Ethereum>>>,
     /// When the subscription last told of a block, or began.
-    heard: Mutex<Option<Instant>>,
+    last_notified: Mutex<Option<Instant>>,
 }
 
 impl Link {
     pub(super) fn new(url: &Url) -> Result<Self, reqwest::Error> {
         if matches!(url.scheme(), "ws" | "wss") {
-            let (connection, heard) = (tokio::sync::Mutex::default(), Mutex::default());
-            return Ok(Self::Socket(Arc::new(Socket { url: url.clone(), connection, heard })));
+            let (connection, last_notified) = (tokio::sync::Mutex::default(), Mutex::default());
+            return Ok(Self::Socket(Arc::new(Socket { url: url.clone(), connection, last_notified })));
         }
-        let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
+        let client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?;
         Ok(Self::Http(RootProvider::new(RpcClient::new_http_with_client(client, url.clone()))))
     }
 
@@ -63,19 +63,19 @@ impl Link {
     pub(super) async fn ask<T, F>(
         &self,
         method: &'static str,
-        question: impl FnOnce(RootProvider<Ethereum>) -> F,
+        request: impl FnOnce(RootProvider<Ethereum>) -> F,
     ) -> Result<T, RpcError>
     where
         F: Future<Output = TransportResult<T>>,
     {
         let socket = match self {
-            Self::Http(provider) => return question(provider.clone()).await.map_err(RpcError::of(method)),
+            Self::Http(provider) => return request(provider.clone()).await.map_err(RpcError::of(method)),
             Self::Socket(socket) => socket,
         };
         let provider = socket.connected(method).await?;
-        let answer = match timeout(PATIENCE, question(provider.clone())).await {
+        let answer = match timeout(REQUEST_TIMEOUT, request(provider.clone())).await {
             Ok(answer) => answer.map_err(RpcError::of(method)),
-            Err(_) => Err(too_long(method)),
+            Err(_) => Err(timed_out(method)),
         };
         if matches!(answer, Err(RpcError::NoAnswer { .. })) {
             socket.forget(&provider).await;
@@ -84,25 +84,27 @@ impl Link {
     }
 
     /// Whether new blocks are told without being asked for.
-    pub(super) fn is_heard(&self) -> bool {
+    pub(super) fn is_subscribed(&self) -> bool {
         match self {
             Self::Http(_) => false,
-            Self::Socket(socket) => socket.heard().is_some_and(|heard| heard.elapsed() < SILENCE),
+            Self::Socket(socket) => {
+                socket.last_notified().is_some_and(|last_notified| last_notified.elapsed() < SUBSCRIPTION_IDLE_TIMEOUT)
+            }
         }
     }
 
     /// Wakes whoever waits whenever the node tells of a block, until `stop`. Over HTTP, never.
-    pub(super) async fn listen(&self, wake: &Notify, stop: &CancellationToken) {
+    pub(super) async fn listen(&self, new_heads: &Notify, stop: &CancellationToken) {
         let Self::Socket(socket) = self else { return };
         let mut wait = BACKOFF.0;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                heard = socket.hear(wake) => if heard { wait = BACKOFF.0 },
+                last_notified = socket.subscribe(new_heads) => if last_notified { wait = BACKOFF.0 },
             }
             // Polled as often as without, from now on.
-            *socket.heard() = None;
-            wake.notify_one();
+            *socket.last_notified() = None;
+            new_heads.notify_one();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(wait) => wait = wait.saturating_mul(2).min(BACKOFF.1),
@@ -118,9 +120,9 @@ impl Socket {
             return Ok(provider.clone());
         }
         let connect = RpcClient::connect_pubsub(Once(WsConnect::new(self.url.as_str())));
-        let client = match timeout(PATIENCE, connect).await {
+        let client = match timeout(REQUEST_TIMEOUT, connect).await {
             Ok(client) => client.map_err(RpcError::of(method))?,
-            Err(_) => return Err(too_long(method)),
+            Err(_) => return Err(timed_out(method)),
         };
         let provider = RootProvider::new(client);
         *connection = Some(provider.clone());
@@ -135,40 +137,40 @@ impl Socket {
         }
     }
 
-    /// Subscribes, and wakes with every block until there is silence. Whether anything was heard.
-    async fn hear(&self, wake: &Notify) -> bool {
+    /// Subscribes, and wakes with every block until there is silence. Whether it was told of a block.
+    async fn subscribe(&self, new_heads: &Notify) -> bool {
         let Ok(provider) = self.connected("eth_subscribe").await else { return false };
-        let Ok(Ok(mut blocks)) = timeout(PATIENCE, provider.subscribe_blocks()).await else {
+        let Ok(Ok(mut blocks)) = timeout(REQUEST_TIMEOUT, provider.subscribe_blocks()).await else {
             self.forget(&provider).await;
             return false;
         };
-        *self.heard() = Some(Instant::now());
+        *self.last_notified() = Some(Instant::now());
         // What came before is not told.
-        wake.notify_one();
-        let mut heard = false;
+        new_heads.notify_one();
+        let mut last_notified = false;
         loop {
-            match timeout(SILENCE, blocks.recv_any()).await {
+            match timeout(SUBSCRIPTION_IDLE_TIMEOUT, blocks.recv_any()).await {
                 Ok(Ok(_) | Err(Lagged(_))) => {
-                    heard = true;
-                    *self.heard() = Some(Instant::now());
-                    wake.notify_one();
+                    last_notified = true;
+                    *self.last_notified() = Some(Instant::now());
+                    new_heads.notify_one();
                 }
                 Ok(Err(Closed)) => {
                     self.forget(&provider).await;
-                    return heard;
+                    return last_notified;
                 }
-                // A quiet chain, or a dead connection: the next question over it will tell.
-                Err(_) => return heard,
+                // A quiet chain, or a dead connection: the next request over it will tell.
+                Err(_) => return last_notified,
             }
         }
     }
 
-    fn heard(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_notified(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.last_notified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn too_long(method: &'static str) -> RpcError {
+fn timed_out(method: &'static str) -> RpcError {
     RpcError::NoAnswer { method, reason: "it took too long".into() }
 }
 

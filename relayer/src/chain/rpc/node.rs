@@ -13,11 +13,12 @@ use alloy_primitives::{Address, B256, Bloom, BloomInput, Bytes};
 use alloy_sol_types::SolCall;
 use url::Url;
 
-use super::{RpcError, link::Link};
-use crate::{
-    chain::classify::{Sent, classify},
-    ledger::blocks::{Block, Log},
+use super::{
+    RpcError,
+    link::Link,
+    send_outcome::{SendOutcome, classify},
 };
+use crate::ledger::blocks::{Block, Log, Receipt};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -42,19 +43,6 @@ impl FullBlock {
     }
 }
 
-/// What a block says about one of our transactions.
-#[derive(Clone, Copy, Debug)]
-pub struct Receipt {
-    /// The transaction.
-    pub hash: B256,
-    /// The block.
-    pub block: B256,
-    /// Whether it succeeded.
-    pub succeeded: bool,
-    /// What it cost, in wei.
-    pub cost: u128,
-}
-
 /// A receipt in a block, of any type of transaction: other chains have types of their own.
 #[derive(Debug, serde::Deserialize)]
 struct ReceiptWithLogs {
@@ -63,7 +51,7 @@ struct ReceiptWithLogs {
 
 /// A call without a transaction.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub struct EthCall {
     /// Who calls.
     pub from: Option<Address>,
     /// The contract.
@@ -90,9 +78,6 @@ impl fmt::Debug for Node {
 
 impl Node {
     /// The node at this address.
-    ///
-    /// # Errors
-    /// If no HTTP client can be made.
     pub fn new(url: Url) -> Result<Self, reqwest::Error> {
         let host = url.host_str().unwrap_or("a node");
         let name = url.port_or_known_default().map_or_else(|| host.into(), |port| format!("{host}:{port}").into());
@@ -101,13 +86,13 @@ impl Node {
 
     /// Whether it tells of new blocks by itself, and has lately.
     #[must_use]
-    pub fn is_heard(&self) -> bool {
-        self.link.is_heard()
+    pub fn is_subscribed(&self) -> bool {
+        self.link.is_subscribed()
     }
 
     /// Wakes whoever waits whenever the node tells of a new block, until `stop`.
-    pub async fn listen(&self, wake: &Notify, stop: &CancellationToken) {
-        self.link.listen(wake, stop).await;
+    pub async fn listen(&self, new_heads: &Notify, stop: &CancellationToken) {
+        self.link.listen(new_heads, stop).await;
     }
 
     /// Its host and port, which is all of its address that may be shown.
@@ -128,17 +113,11 @@ impl Node {
     }
 
     /// Its chain.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn chain_id(&self) -> Result<u64, RpcError> {
         self.link.ask("eth_chainId", |node| async move { node.get_chain_id().await }).await
     }
 
     /// A block; `None` if the node does not know it.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn block(&self, id: impl Into<BlockId>) -> Result<Option<FullBlock>, RpcError> {
         let method = "eth_getBlock";
         let id = id.into();
@@ -164,9 +143,6 @@ impl Node {
     }
 
     /// The last block.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn latest(&self) -> Result<FullBlock, RpcError> {
         self.block(BlockNumberOrTag::Latest)
             .await?
@@ -174,18 +150,12 @@ impl Node {
     }
 
     /// The height of the last block that the node calls final.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn finalized(&self) -> Result<u64, RpcError> {
         Ok(self.block(BlockNumberOrTag::Finalized).await?.map_or(0, |block| block.block.number))
     }
 
     /// The logs of `contract` in the block with this hash, in order. By hash, so that they belong to
     /// exactly this block whatever the chain does meanwhile.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn logs(&self, contract: Address, block: B256) -> Result<Vec<Log>, RpcError> {
         let found = self.found(contract, &Filter::new().at_block_hash(block)).await?;
         if found.iter().any(|(hash, _)| *hash != block) {
@@ -218,9 +188,6 @@ impl Node {
 
     /// The logs of `contract` in a block, read from the receipts of all its transactions. `None` if
     /// the node does not offer them, or not as many.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn logs_by_receipts(&self, contract: Address, block: B256) -> Result<Option<Vec<Log>>, RpcError> {
         let method = "eth_getBlockReceipts";
         let ask = |node: RootProvider| async move { node.raw_request(method.into(), (BlockId::hash(block),)).await };
@@ -239,9 +206,6 @@ impl Node {
     }
 
     /// The receipt of a transaction; `None` while no block holds it.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn receipt(&self, hash: B256) -> Result<Option<Receipt>, RpcError> {
         let method = "eth_getTransactionReceipt";
         let receipt = self.link.ask(method, |node| async move { node.get_transaction_receipt(hash).await }).await?;
@@ -256,43 +220,28 @@ impl Node {
     }
 
     /// The next nonce of an account by the transactions mined up to a block.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn nonce_at(&self, account: Address, at: impl Into<BlockId>) -> Result<u64, RpcError> {
         let (method, at) = ("eth_getTransactionCount", at.into());
         self.link.ask(method, |node| async move { node.get_transaction_count(account).block_id(at).await }).await
     }
 
     /// An account's ETH, in wei.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn balance(&self, account: Address) -> Result<u128, RpcError> {
         let balance = self.link.ask("eth_getBalance", |node| async move { node.get_balance(account).await }).await?;
         Ok(u128::try_from(balance).unwrap_or(u128::MAX))
     }
 
     /// The code of a contract; empty if there is none.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn code(&self, account: Address) -> Result<Bytes, RpcError> {
         self.link.ask("eth_getCode", |node| async move { node.get_code_at(account).await }).await
     }
 
     /// The code that a contract had at this height; empty if there was none.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn code_at(&self, account: Address, height: u64) -> Result<Bytes, RpcError> {
         self.link.ask("eth_getCode", |node| async move { node.get_code_at(account).number(height).await }).await
     }
 
     /// Who sent a transaction; `None` if the node does not know it.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn sender_of(&self, hash: B256) -> Result<Option<Address>, RpcError> {
         let method = "eth_getTransactionByHash";
         let found = self.link.ask(method, |node| async move { node.get_transaction_by_hash(hash).await }).await?;
@@ -300,9 +249,6 @@ impl Node {
     }
 
     /// The tip that the node suggests, in wei per gas.
-    ///
-    /// # Errors
-    /// [`RpcError`].
     pub async fn tip(&self) -> Result<u64, RpcError> {
         let method = "eth_maxPriorityFeePerGas";
         let tip = self.link.ask(method, |node| async move { node.get_max_priority_fee_per_gas().await }).await?;
@@ -313,7 +259,7 @@ impl Node {
     ///
     /// # Errors
     /// [`RpcError`]; of a call that reverts with what it returned.
-    pub async fn call<C: SolCall>(&self, call: &Call, at: BlockId) -> Result<C::Return, RpcError> {
+    pub async fn call<C: SolCall>(&self, call: &EthCall, at: BlockId) -> Result<C::Return, RpcError> {
         let method = "eth_call";
         let mut request = TransactionRequest::default().to(call.to).input(TransactionInput::new(call.data.clone()));
         request.from = call.from;
@@ -323,14 +269,14 @@ impl Node {
     }
 
     /// Sends signed bytes and says what became of them.
-    pub async fn send(&self, raw: &[u8]) -> (Sent, Option<String>) {
+    pub async fn send(&self, raw: &[u8]) -> (SendOutcome, Option<String>) {
         let method = "eth_sendRawTransaction";
         let sent = self.link.ask(method, |node| async move { node.send_raw_transaction(raw).await.map(drop) }).await;
         match sent {
             // Only the answer counts: the follower sees what is mined.
-            Ok(_) => (Sent::Accepted, None),
+            Ok(_) => (SendOutcome::Accepted, None),
             Err(RpcError::Refused { message, .. }) => (classify(&message), Some(message)),
-            Err(error) => (Sent::Unknown, Some(error.to_string())),
+            Err(error) => (SendOutcome::Unknown, Some(error.to_string())),
         }
     }
 }

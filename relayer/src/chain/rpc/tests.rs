@@ -23,8 +23,8 @@ fn asked(node: &Scripted, method: &str) -> usize {
 }
 
 async fn look_at_all(rpc: &Rpc) {
-    for place in 0..rpc.count() {
-        rpc.look_at(place).await;
+    for index in 0..rpc.count() {
+        rpc.check_head(index).await;
     }
 }
 
@@ -84,14 +84,14 @@ async fn a_node_on_another_chain_is_asked_for_its_chain_and_for_nothing_else() {
 #[tokio::test]
 async fn at_the_start_one_wrong_chain_is_named_and_one_silent_node_is_not_fatal() {
     let ([first, second], rpc, _) = several().await;
-    assert_eq!(rpc.introduce().await.unwrap(), None);
+    assert_eq!(rpc.verify_chain_ids().await.unwrap(), None);
     first.script().fails = vec![("eth_chainId", 500)];
-    assert_eq!(rpc.introduce().await.unwrap(), None);
+    assert_eq!(rpc.verify_chain_ids().await.unwrap(), None);
     second.script().chain_id = 5;
     let name = format!("127.0.0.1:{}", second.url.port().unwrap());
-    assert_eq!(rpc.introduce().await.unwrap(), Some((name, 5)));
+    assert_eq!(rpc.verify_chain_ids().await.unwrap(), Some((name, 5)));
     second.script().fails = vec![("eth_chainId", 500)];
-    rpc.introduce().await.unwrap_err();
+    rpc.verify_chain_ids().await.unwrap_err();
 }
 
 #[tokio::test]
@@ -113,12 +113,15 @@ async fn a_node_that_lags_is_not_asked_while_a_fresher_one_is_there() {
 async fn what_is_sent_goes_to_every_node_and_the_best_answer_counts() {
     let ([first, second, third], rpc, _) = several().await;
     for (errors, expected) in [
-        ([None, Some("nonce too low"), Some("insufficient funds")], Sent::Accepted),
-        ([Some("insufficient funds"), None, Some("oversized data")], Sent::Accepted),
-        ([Some("insufficient funds"), Some("nonce too low"), Some("oversized data")], Sent::NonceUsed),
-        ([Some("oversized data"), Some("replacement transaction underpriced"), Some("rate limit")], Sent::Underpriced),
-        ([Some("oversized data"), Some("too many requests"), Some("oversized data")], Sent::Unknown),
-        ([Some("oversized data"); 3], Sent::Rejected),
+        ([None, Some("nonce too low"), Some("insufficient funds")], SendOutcome::Accepted),
+        ([Some("insufficient funds"), None, Some("oversized data")], SendOutcome::Accepted),
+        ([Some("insufficient funds"), Some("nonce too low"), Some("oversized data")], SendOutcome::NonceUsed),
+        (
+            [Some("oversized data"), Some("replacement transaction underpriced"), Some("rate limit")],
+            SendOutcome::Underpriced,
+        ),
+        ([Some("oversized data"), Some("too many requests"), Some("oversized data")], SendOutcome::Unknown),
+        ([Some("oversized data"); 3], SendOutcome::Rejected),
     ] {
         for (node, error) in [&first, &second, &third].into_iter().zip(errors) {
             node.script().send_error = error.map(str::to_owned);
@@ -146,7 +149,7 @@ async fn the_highest_nonce_of_all_nodes_counts() {
 async fn a_block_that_one_node_does_not_know_is_asked_of_the_next() {
     let ([first, second], rpc, health) = several().await;
     second.mine(1, 0);
-    let call = Call { from: None, to: ACCOUNT, data: Bytes::new(), gas: None };
+    let call = EthCall { from: None, to: ACCOUNT, data: Bytes::new(), gas: None };
     let at = BlockId::hash(second.block(11).hash);
     let token = rpc.call::<stipend_bindings::abi::MandateEscrow::tokenCall>(call.clone(), at).await;
     assert_eq!(token.unwrap(), ACCOUNT);

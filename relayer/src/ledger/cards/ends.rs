@@ -60,9 +60,6 @@ pub fn finish(
 }
 
 /// The issuer has taken so much for a card, of which so much is captured: the rest is the host's.
-///
-/// # Errors
-/// Those of the store.
 pub fn record_shortfall(
     connection: &Connection,
     card: &CardRow,

@@ -161,7 +161,7 @@ fn a_transaction_for_a_hold_that_was_given_up_is_pointless() {
     let [tx] = &transactions::pending(&scene.ledger).unwrap()[..] else { panic!("one transaction waits") };
     assert!(cards::to_hold(&scene.ledger, 0).unwrap().is_empty(), "one transaction at a time");
     scene.mine(revoked());
-    assert!(!transactions::is_pointless(&scene.ledger, tx).unwrap());
+    assert!(!transactions::is_obsolete(&scene.ledger, tx).unwrap());
     scene.finalize();
-    assert!(transactions::is_pointless(&scene.ledger, tx).unwrap());
+    assert!(transactions::is_obsolete(&scene.ledger, tx).unwrap());
 }

@@ -75,11 +75,11 @@ fn an_opening_that_was_sent_is_pointless_once_another_mandate_answers_its_reques
     accept(&scene, A, &a);
     let tx = board(&scene, A);
     scene.mine(Vec::new());
-    assert!(!transactions::is_pointless(&scene.ledger, &tx).unwrap());
+    assert!(!transactions::is_obsolete(&scene.ledger, &tx).unwrap());
     scene.mine(opened(0x32, &b));
-    assert!(transactions::is_pointless(&scene.ledger, &tx).unwrap());
+    assert!(transactions::is_obsolete(&scene.ledger, &tx).unwrap());
     scene.unmine();
-    assert!(transactions::is_pointless(&scene.ledger, &tx).unwrap());
+    assert!(transactions::is_obsolete(&scene.ledger, &tx).unwrap());
 
     // It is dead in the end, and does not wait again.
     PROJECTOR.dead(&scene.ledger, &tx, 0).unwrap();

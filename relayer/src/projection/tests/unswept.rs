@@ -18,7 +18,7 @@ fn sweep(scene: &Scene) -> impl Fn(&Scene) -> bool + use<> {
     let tx = transactions::insert(&scene.ledger, &new).unwrap();
     move |scene| {
         let tx = transactions::by_id(&scene.ledger, tx).unwrap().unwrap();
-        transactions::is_pointless(&scene.ledger, &tx).unwrap()
+        transactions::is_obsolete(&scene.ledger, &tx).unwrap()
     }
 }
 
@@ -45,19 +45,19 @@ fn what_only_holds_are_left_of_is_swept_from_its_capture_end_on() {
         assert_eq!(to_sweep(&scene), 0, "not before that is final");
         scene.finalize();
         assert_eq!(to_sweep(&scene), 1);
-        let is_pointless = sweep(&scene);
-        assert!(!is_pointless(&scene));
+        let is_obsolete = sweep(&scene);
+        assert!(!is_obsolete(&scene));
         assert_eq!(to_sweep(&scene), 0, "one transaction at a time");
 
         let hash = keccak256([0xcc]);
         let swept = Log { tx_hash: hash, ..swept(0, amount) };
         scene.mine_with(vec![swept.clone()], vec![hash]);
         scene.unmine();
-        assert!(!is_pointless(&scene));
+        assert!(!is_obsolete(&scene));
         scene.mine_with(vec![swept], vec![hash]);
         scene.finalize();
         assert_eq!(scene.money(), [0, 0, 0, 1_000]);
-        assert!(scene.balances().held.is_zero() && is_pointless(&scene));
+        assert!(scene.balances().held.is_zero() && is_obsolete(&scene));
         assert_eq!(to_sweep(&scene), 0);
     }
 }

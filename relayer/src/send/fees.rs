@@ -39,7 +39,7 @@ impl Market {
 }
 
 /// The most that an attempt to do the work may cost under the host's `ceiling`: an eighth more still
-/// fits, so that a transaction whose work has become pointless can be cancelled.
+/// fits, so that a transaction whose work has become obsolete can be canceled.
 #[must_use]
 pub const fn for_work(ceiling: u64) -> u64 {
     // `ceiling * 8 / 9`, which could overflow.

@@ -12,7 +12,7 @@ use alloy::{
 use alloy_primitives::{Address, TxKind, U256};
 use eyre::{Result, bail};
 use stipend_e2e::World;
-use stipend_relayer::chain::classify::{Known, Sent, TABLE, classify};
+use stipend_relayer::chain::rpc::send_outcome::{Evidence, PATTERNS, SendOutcome, classify};
 
 fn signed(key: &PrivateKeySigner, mut transaction: TxEip1559) -> Result<Vec<u8>> {
     let signature = key.sign_transaction_sync(&mut transaction)?;
@@ -44,25 +44,32 @@ async fn anvil_s_words_are_understood() -> Result<()> {
     }
     let other = TxEip1559 { value: U256::from(1), ..plain.clone() };
     let cheap = TxEip1559 { max_fee_per_gas: 1, max_priority_fee_per_gas: 1, nonce: nonce + 2, ..plain.clone() };
-    let said = async |raw: Vec<u8>, expected: Sent| {
+    let said = async |raw: Vec<u8>, expected: SendOutcome| {
         let Err(error) = provider.send_raw_transaction(&raw).await else { bail!("it took it: {expected:?}") };
         let Some(payload) = error.as_error_resp() else { bail!("no answer: {error}") };
         let message = payload.message.to_lowercase();
         assert_eq!(classify(&message), expected, "{message}");
-        Ok(TABLE.iter().find(|words| message.contains(words.fragment)).map(|words| words.fragment))
+        Ok(PATTERNS.iter().find(|pattern| message.contains(pattern.fragment)).map(|pattern| pattern.fragment))
     };
     let mut heard = BTreeSet::new();
-    heard.extend(said(second.clone(), Sent::Accepted).await?);
-    heard.extend(said(signed(key, other)?, Sent::Underpriced).await?);
-    heard.extend(said(signed(&world.keys.gasless, TxEip1559 { nonce: 0, ..plain.clone() })?, Sent::NoFunds).await?);
-    heard.extend(said(signed(key, TxEip1559 { chain_id: 1, ..plain.clone() })?, Sent::Rejected).await?);
-    heard.extend(said(signed(key, TxEip1559 { gas_limit: 20_000, nonce: nonce + 2, ..plain })?, Sent::Rejected).await?);
-    heard.extend(said(signed(key, cheap)?, Sent::Underpriced).await?);
+    heard.extend(said(second.clone(), SendOutcome::Accepted).await?);
+    heard.extend(said(signed(key, other)?, SendOutcome::Underpriced).await?);
+    heard.extend(
+        said(signed(&world.keys.gasless, TxEip1559 { nonce: 0, ..plain.clone() })?, SendOutcome::NoFunds).await?,
+    );
+    heard.extend(said(signed(key, TxEip1559 { chain_id: 1, ..plain.clone() })?, SendOutcome::Rejected).await?);
+    heard.extend(
+        said(signed(key, TxEip1559 { gas_limit: 20_000, nonce: nonce + 2, ..plain })?, SendOutcome::Rejected).await?,
+    );
+    heard.extend(said(signed(key, cheap)?, SendOutcome::Underpriced).await?);
     world.anvil.mine(1).await?;
-    heard.extend(said(first, Sent::NonceUsed).await?);
+    heard.extend(said(first, SendOutcome::NonceUsed).await?);
 
-    let marked: BTreeSet<_> =
-        TABLE.iter().filter(|words| words.known == Known::Heard).map(|words| words.fragment).collect();
+    let marked: BTreeSet<_> = PATTERNS
+        .iter()
+        .filter(|pattern| pattern.evidence == Evidence::Observed)
+        .map(|pattern| pattern.fragment)
+        .collect();
     assert_eq!(heard, marked);
     Ok(())
 }

@@ -11,16 +11,13 @@ use alloy_primitives::{Address, Bytes, TxKind, U256};
 use stipend_core::{Seconds, api::PaymentState};
 
 use super::{
-    SendError, Sender, Waiting,
+    SendError, Sender, Unmined,
+    fees::{self, FeeError, Fees, Market},
     lane::Lane,
-    plan::{CALL_GAS, Job},
+    plan::{CALL_GAS, Work},
 };
 use crate::{
-    chain::{
-        classify::Sent,
-        fees::{self, FeeError, Fees, Market},
-        follow::Head,
-    },
+    chain::{follow::Head, rpc::SendOutcome},
     clock,
     failpoint::{self, Point},
     ledger::{
@@ -33,7 +30,7 @@ use crate::{
     },
 };
 
-/// After so many blocks without being mined an attempt is replaced by one with higher fees.
+/// An attempt that is unmined for this many blocks is replaced by one with higher fees.
 const REPLACE_AFTER: u64 = 3;
 /// Gas of a transfer of nothing to oneself; on some chains it takes more than 21,000.
 const CANCEL_GAS: u64 = 100_000;
@@ -51,32 +48,32 @@ struct Draft<'a> {
 impl Sender {
     /// Sends a stored transaction: the last attempt's bytes; or, if those have waited long, a new
     /// attempt with higher fees; or, if nothing can come of it any more, one that uses up the nonce.
-    pub(super) async fn push(
+    pub(super) async fn rebroadcast(
         &self,
         lane: &Lane,
-        waiting: &Waiting,
+        unmined: &Unmined,
         head: Head,
         market: Option<Market>,
-    ) -> Result<Sent, SendError> {
-        let last = waiting.last();
+    ) -> Result<SendOutcome, SendError> {
+        let last = unmined.last();
         let old = head.block.number.saturating_sub(last.sent_at) >= REPLACE_AFTER;
-        let to_cancel = waiting.pointless && !last.cancels;
+        let to_cancel = unmined.obsolete && !last.cancels;
         let newer = match market {
-            Some(market) if old || to_cancel => self.replace(lane, waiting, last, head, market).await?,
+            Some(market) if old || to_cancel => self.replace(lane, unmined, last, head, market).await?,
             _ => None,
         };
         let last = newer.as_ref().unwrap_or(last);
         let (outcome, message) = self.rpc.send(&last.raw).await;
-        failpoint::pass(sent(waiting.tx.kind));
+        failpoint::pass(sent(unmined.tx.kind));
         let message = message.unwrap_or_default();
         tracing::info!(
-            submitter = %lane.address, tx = %last.hash, nonce = waiting.tx.nonce, cancels = last.cancels, ?outcome, %message,
+            submitter = %lane.address, tx = %last.hash, nonce = unmined.tx.nonce, cancels = last.cancels, ?outcome, %message,
             "sent"
         );
-        if outcome == Sent::Underpriced
+        if outcome == SendOutcome::Underpriced
             && let Some(market) = market
         {
-            self.replace(lane, waiting, last, head, market).await?;
+            self.replace(lane, unmined, last, head, market).await?;
         }
         Ok(outcome)
     }
@@ -86,13 +83,13 @@ impl Sender {
     async fn replace(
         &self,
         lane: &Lane,
-        waiting: &Waiting,
+        unmined: &Unmined,
         last: &Attempt,
         head: Head,
         market: Market,
     ) -> Result<Option<Attempt>, SendError> {
         let Some(key) = &lane.key else { return Ok(None) };
-        let (tx, cancels) = (&waiting.tx, waiting.pointless || last.cancels);
+        let (tx, cancels) = (&unmined.tx, unmined.obsolete || last.cancels);
         let ceiling = self.ceiling(cancels);
         let last = Fees { max_fee: last.max_fee, priority_fee: last.priority_fee };
         let Ok(fees) = fees::replacement(last, market, ceiling) else { return Ok(None) };
@@ -124,10 +121,10 @@ impl Sender {
     }
 
     /// Why fees keep transactions waiting, if they do.
-    pub(super) fn too_dear(&self, waiting: &Waiting, head: Head, market: Market) -> Option<FeeError> {
-        let last = waiting.last();
+    pub(super) fn fee_above_ceiling(&self, unmined: &Unmined, head: Head, market: Market) -> Option<FeeError> {
+        let last = unmined.last();
         let old = head.block.number.saturating_sub(last.sent_at) >= REPLACE_AFTER;
-        let ceiling = self.ceiling(waiting.pointless || last.cancels);
+        let ceiling = self.ceiling(unmined.obsolete || last.cancels);
         let fees = Fees { max_fee: last.max_fee, priority_fee: last.priority_fee };
         fees::replacement(fees, market, ceiling).err().filter(|_| old)
     }
@@ -156,21 +153,21 @@ impl Sender {
         })
     }
 
-    /// Signs the job and stores it, in one commit with the steps of its payments. Fails, and stores
+    /// Signs the work and stores it, in one commit with the steps of its payments. Fails, and stores
     /// nothing, if something of it changed meanwhile: then the next step looks again.
     pub(super) async fn sign_and_store(
         &self,
         lane: &Lane,
-        job: Job,
+        work: Work,
         head: Head,
         fees: Fees,
-    ) -> Result<Waiting, SendError> {
+    ) -> Result<Unmined, SendError> {
         let unsigned = || LedgerError::inconsistent("a lane that can't sign");
         let key = lane.key.as_ref().ok_or_else(unsigned)?;
         let nonce = lane.at(head).ok_or_else(unsigned)?.nonce;
-        let (kind, calldata, gas_limit, rows) = match job {
-            Job::Single(single) => (single.kind, single.calldata, CALL_GAS, Vec::new()),
-            Job::Batch(batch) => {
+        let (kind, calldata, gas_limit, rows) = match work {
+            Work::Call(call) => (call.kind, call.calldata, CALL_GAS, Vec::new()),
+            Work::Batch(batch) => {
                 let calldata =
                     batch.calldata().ok_or_else(|| LedgerError::inconsistent("a batch that can't be encoded"))?;
                 (Kind::Settle, calldata, batch.gas_limit(), batch.rows)
@@ -206,11 +203,11 @@ impl Sender {
             }
             let tx = transactions::by_id(ledger, id)?
                 .ok_or_else(|| LedgerError::inconsistent("a transaction that was just stored is gone"))?;
-            Ok(Waiting { tx, first: new.attempt.clone(), newer: Vec::new(), pointless: false })
+            Ok(Unmined { tx, first: new.attempt.clone(), newer: Vec::new(), obsolete: false })
         });
-        let waiting = stored.await?;
+        let stored = stored.await?;
         failpoint::pass(stored_as(kind));
-        Ok(waiting)
+        Ok(stored)
     }
 }
 

@@ -11,33 +11,33 @@ use rusqlite::Connection;
 use stipend_bindings::{Hold, abi::MandateEscrow, compact, hold_row, terms_on_chain};
 use stipend_core::{MandateId, merkle, policy::MandateState};
 
-use super::plan::{Holder, Single};
+use super::{
+    batch::{Row, retires},
+    plan::{ContractCall, NonceOwner},
+};
 use crate::{
-    chain::{
-        batch::{Row, retires},
-        follow::Head,
-    },
+    chain::follow::Head,
     ledger::{
         LedgerError, cards, mandates, openings,
-        payments::{self, PaymentRow},
+        payments::{self, PaymentCursor, PaymentRow},
         revocations,
         transactions::{self, Kind},
     },
 };
 
-/// How many calls of a kind are looked at.
+/// How many calls of a kind are read.
 const CALLS: usize = 64;
-/// How many mandates are looked at for payments.
+/// How many mandates are read in search of payments.
 const MANDATES: usize = 1_024;
 
-/// At which block things are judged.
+/// The block at which mandates are judged.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct At {
+pub(super) struct ChainView {
     pub(super) head: Head,
     pub(super) confirmations: u64,
 }
 
-impl At {
+impl ChainView {
     fn is_open(self, mandate: &mandates::MandateRow) -> bool {
         mandate.state(self.head.block.number, self.confirmations) == MandateState::Open
     }
@@ -47,20 +47,24 @@ impl At {
     }
 }
 
-/// The calls that wait and are not to be tried later.
-pub(super) fn calls(ledger: &Connection, at: At, later: &HashSet<Kind>) -> Result<Vec<Single>, LedgerError> {
+/// The calls that wait, but for those that are backed off.
+pub(super) fn calls(
+    ledger: &Connection,
+    at: ChainView,
+    backed_off: &HashSet<Kind>,
+) -> Result<Vec<ContractCall>, LedgerError> {
     let mut calls = Vec::new();
     for revocation in revocations::waiting(ledger)? {
-        calls.push(Single { kind: Kind::Revoke(revocation.mandate), calldata: revocation.calldata, uses: None });
+        calls.push(ContractCall { kind: Kind::Revoke(revocation.mandate), calldata: revocation.calldata, uses: None });
     }
     for opening in openings::waiting(ledger)? {
-        calls.push(Single { kind: Kind::Open(opening.mandate), calldata: opening.calldata, uses: None });
+        calls.push(ContractCall { kind: Kind::Open(opening.mandate), calldata: opening.calldata, uses: None });
     }
-    calls.retain(|call| !later.contains(&call.kind));
+    calls.retain(|call| !backed_off.contains(&call.kind));
     calls.truncate(CALLS);
 
     let holds = cards::to_hold(ledger, at.time())?;
-    for card in holds.into_iter().filter(|card| !later.contains(&Kind::Hold(card.seq))).take(CALLS) {
+    for card in holds.into_iter().filter(|card| !backed_off.contains(&Kind::Hold(card.seq))).take(CALLS) {
         let Some(mandate) = mandates::get(ledger, card.mandate)?.filter(|mandate| at.is_open(mandate)) else {
             continue;
         };
@@ -70,10 +74,10 @@ pub(super) fn calls(ledger: &Connection, at: At, later: &HashSet<Kind>) -> Resul
         }
         let calldata =
             hold_calldata(&card, &mandate).ok_or_else(|| LedgerError::inconsistent("a hold that can't be encoded"))?;
-        calls.push(Single { kind: Kind::Hold(card.seq), calldata, uses: Some(card.mandate) });
+        calls.push(ContractCall { kind: Kind::Hold(card.seq), calldata, uses: Some(card.mandate) });
     }
     let ends = cards::to_settle(ledger)?.into_iter().map(|card| (end_of(&card), card));
-    for (kind, card) in ends.filter(|(kind, _)| !later.contains(kind)).take(CALLS) {
+    for (kind, card) in ends.filter(|(kind, _)| !backed_off.contains(kind)).take(CALLS) {
         let terms = terms_on_chain(&cards::mandate_of(ledger, &card)?.terms).map_err(LedgerError::inconsistent)?;
         let calldata = match kind {
             Kind::Release(_) => MandateEscrow::releaseCall { terms, nonce: card.nonce }.abi_encode(),
@@ -86,7 +90,7 @@ pub(super) fn calls(ledger: &Connection, at: At, later: &HashSet<Kind>) -> Resul
             }
             .abi_encode(),
         };
-        calls.push(Single { kind, calldata: calldata.into(), uses: None });
+        calls.push(ContractCall { kind, calldata: calldata.into(), uses: None });
     }
     Ok(calls)
 }
@@ -95,29 +99,38 @@ fn end_of(card: &cards::CardRow) -> Kind {
     if card.to_capture.unwrap_or_default().is_zero() { Kind::Release(card.seq) } else { Kind::Capture(card.seq) }
 }
 
-/// The mandates that are over and have something left.
-pub(super) fn sweeps(ledger: &Connection, guardian: Address, at: At) -> Result<Vec<Single>, LedgerError> {
+/// A sweep of each mandate that has ended and has something left.
+pub(super) fn sweeps(ledger: &Connection, guardian: Address, at: ChainView) -> Result<Vec<ContractCall>, LedgerError> {
     let sweep = |mandate: mandates::MandateRow| {
         let terms = terms_on_chain(&mandate.terms).map_err(LedgerError::inconsistent)?;
         let calldata = MandateEscrow::sweepCall { terms }.abi_encode().into();
-        Ok(Single { kind: Kind::Sweep(mandate.id), calldata, uses: None })
+        Ok(ContractCall { kind: Kind::Sweep(mandate.id), calldata, uses: None })
     };
     mandates::to_sweep(ledger, guardian, at.time())?.into_iter().map(sweep).collect()
 }
 
-/// Payments that wait, about `wanted` of them: of the mandates after `cursor`, and then of those
-/// before, that some idle lane may take.
+/// Which waiting payments to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowQuery {
+    /// Those of the mandates after this one first.
+    pub(super) after: MandateId,
+    /// About how many.
+    pub(super) limit: usize,
+    pub(super) per_mandate: usize,
+}
+
+/// The payments that wait, of mandates that can go, in the order of mandates.
 pub(super) fn rows(
     ledger: &Connection,
-    at: At,
-    (cursor, wanted, per_mandate): (MandateId, usize, usize),
-    may_go: impl Fn(&MandateId) -> bool,
+    at: ChainView,
+    query: RowQuery,
+    can_go: impl Fn(&MandateId) -> bool,
 ) -> Result<Vec<Row>, LedgerError> {
     let mut rows = Vec::new();
-    let (mut last, mut wrapped) = (cursor, false);
+    let (mut last, mut wrapped) = (query.after, false);
     for _ in 0..MANDATES {
         let id = match payments::next_to_send(ledger, last)? {
-            Some(id) if wrapped && id > cursor => break,
+            Some(id) if wrapped && id > query.after => break,
             Some(id) => id,
             None if wrapped => break,
             None => {
@@ -126,39 +139,37 @@ pub(super) fn rows(
             }
         };
         last = id;
-        if !may_go(&id) {
+        if !can_go(&id) {
             continue;
         }
         let Some(mandate) = mandates::get(ledger, id)?.filter(|mandate| at.is_open(mandate)) else { continue };
         // A payment whose nonce would retire one that is still needed waits for that one.
         let needed = payments::lowest_needed(ledger, id, at.time())?;
         let (terms, intent) = (Arc::new(mandate.terms), mandate.intent.map(Arc::new));
-        let waiting = payments::to_send(ledger, id, at.time(), per_mandate)?;
+        let waiting = payments::to_send(ledger, id, at.time(), query.per_mandate)?;
         rows.extend(
             waiting
                 .into_iter()
                 .filter(|payment| needed.is_none_or(|needed| !retires(payment.nonce, needed)))
                 .map(|payment| Row { payment, terms: terms.clone(), intent: intent.clone() }),
         );
-        if rows.len() >= wanted {
+        if rows.len() >= query.limit {
             break;
         }
     }
     Ok(rows)
 }
 
-/// Where to go on: after this mandate's payment with this nonce.
-pub(super) type Cursor = (MandateId, u32);
-
-/// Payments that a simulation refused and that can be asked about again, and where to go on; `None` at
-/// the end.
+/// A part of the payments that a simulation refused and that can be retried, and after which to go on;
+/// `None` at the end.
 pub(super) fn refused(
     ledger: &Connection,
-    at: At,
-    (cursor, limit): (Cursor, usize),
-) -> Result<(Vec<Row>, Option<Cursor>), LedgerError> {
-    let waiting = payments::refused(ledger, cursor, at.time(), limit)?;
-    let next = waiting.last().filter(|_| waiting.len() == limit).map(|payment| (payment.mandate, payment.nonce));
+    at: ChainView,
+    after: PaymentCursor,
+    limit: usize,
+) -> Result<(Vec<Row>, Option<PaymentCursor>), LedgerError> {
+    let waiting = payments::refused(ledger, after, at.time(), limit)?;
+    let next = waiting.last().filter(|_| waiting.len() == limit).map(PaymentRow::cursor);
     let mut rows = Vec::with_capacity(waiting.len());
     // They come by mandate.
     let mut of = None;
@@ -175,17 +186,18 @@ pub(super) fn refused(
     Ok((rows, next))
 }
 
-/// Which mandates not every lane may take. `known` remembers what never changes.
-pub(super) fn holders(
+/// The mandates that not every lane may take. `known` caches each transaction's mandates, which never
+/// change.
+pub(super) fn nonce_owners(
     ledger: &Connection,
     known: &mut HashMap<u64, Arc<[MandateId]>>,
     lane_of: impl Fn(Address) -> Option<usize>,
-) -> Result<HashMap<MandateId, Holder>, LedgerError> {
+) -> Result<HashMap<MandateId, NonceOwner>, LedgerError> {
     let mut unfinished = transactions::unfinished(ledger)?;
     unfinished.sort_unstable_by_key(|tx| tx.id);
     let ids: HashSet<u64> = unfinished.iter().map(|tx| tx.id).collect();
     known.retain(|id, _| ids.contains(id));
-    let mut holders = HashMap::new();
+    let mut nonce_owners = HashMap::new();
     for tx in unfinished {
         let mandates = match known.get(&tx.id) {
             Some(mandates) => mandates.clone(),
@@ -197,17 +209,17 @@ pub(super) fn holders(
         };
         for mandate in mandates.iter() {
             match (tx.mined, lane_of(tx.submitter)) {
-                (false, _) => _ = holders.insert(*mandate, Holder::Unmined),
+                (false, _) => _ = nonce_owners.insert(*mandate, NonceOwner::Unmined),
                 // The newest one counts, unless one is not mined.
-                (true, Some(lane)) if holders.get(mandate) != Some(&Holder::Unmined) => {
-                    _ = holders.insert(*mandate, Holder::Lane(lane));
+                (true, Some(lane)) if nonce_owners.get(mandate) != Some(&NonceOwner::Unmined) => {
+                    _ = nonce_owners.insert(*mandate, NonceOwner::Lane(lane));
                 }
                 // Who can't send keeps nothing.
                 (true, _) => {}
             }
         }
     }
-    Ok(holders)
+    Ok(nonce_owners)
 }
 
 fn hold_calldata(card: &cards::CardRow, mandate: &mandates::MandateRow) -> Option<Bytes> {

@@ -7,12 +7,15 @@ use alloy_sol_types::SolCall;
 use stipend_bindings::abi::MandateEscrow;
 use stipend_core::{Code, MandateId};
 
-use super::{CALL_GAS, SendError, Sender};
+use super::{
+    SendError, Sender,
+    batch::{Batch, Row},
+    plan::{CALL_GAS, ContractCall},
+};
 use crate::{
     chain::{
-        batch::{Batch, Row},
         follow::Head,
-        rpc::{Call, RpcError},
+        rpc::{EthCall, RpcError},
     },
     failpoint::{self, Point},
     ledger::{LedgerError, payments, transactions::Kind},
@@ -20,7 +23,7 @@ use crate::{
 
 /// Rows, taken apart.
 #[derive(Debug, Default)]
-pub(super) struct Sifted {
+pub(super) struct Partition {
     /// Those that pass, each by itself or with others.
     pub(super) pass: Vec<Row>,
     /// Those that would fail, and why.
@@ -31,7 +34,7 @@ pub(super) struct Sifted {
 
 /// What became of a batch.
 #[derive(Debug)]
-pub(super) enum Tried {
+pub(super) enum BatchCheck {
     /// These rows pass together.
     Passes(Batch),
     /// None does now.
@@ -42,12 +45,8 @@ pub(super) enum Tried {
 
 impl Sender {
     /// Whether a call would succeed now. One that would not waits: it may later.
-    pub(super) async fn would_pass(
-        &self,
-        from: Address,
-        (kind, calldata): (Kind, &Bytes),
-        head: Head,
-    ) -> Result<bool, SendError> {
+    pub(super) async fn would_pass(&self, from: Address, call: &ContractCall, head: Head) -> Result<bool, SendError> {
+        let ContractCall { kind, calldata, .. } = call;
         let simulated = match kind {
             Kind::Revoke(_) => {
                 self.simulate::<MandateEscrow::revokeWithSignatureCall>(from, calldata, CALL_GAS, head).await.map(drop)
@@ -77,55 +76,55 @@ impl Sender {
     }
 
     /// Makes of a batch one of rows that all pass together.
-    pub(super) async fn try_batch(&self, from: Address, mut batch: Batch, head: Head) -> Result<Tried, SendError> {
+    pub(super) async fn try_batch(&self, from: Address, mut batch: Batch, head: Head) -> Result<BatchCheck, SendError> {
         // The order in which they will stand.
         batch = Batch::pack(batch.rows, &[]);
-        let sifted = self.sift(from, batch.rows, head).await?;
-        if sifted.refused.iter().any(|(_, reason)| *reason == Code::NotSubmitter) {
-            return Ok(Tried::NotSubmitter);
+        let parts = self.partition(from, batch.rows, head).await?;
+        if parts.refused.iter().any(|(_, reason)| *reason == Code::NotSubmitter) {
+            return Ok(BatchCheck::NotSubmitter);
         }
-        self.note(&sifted.refused).await?;
-        if sifted.refused.is_empty() && !sifted.apart {
-            return Ok(Tried::Passes(Batch { rows: sifted.pass }));
+        self.record_refusals(&parts.refused).await?;
+        if parts.refused.is_empty() && !parts.apart {
+            return Ok(BatchCheck::Passes(Batch { rows: parts.pass }));
         }
         let held_back: Vec<(MandateId, u32)> =
-            sifted.refused.iter().map(|(row, _)| (row.payment.mandate, row.payment.nonce)).collect();
-        batch = Batch::pack(sifted.pass, &held_back);
+            parts.refused.iter().map(|(row, _)| (row.payment.mandate, row.payment.nonce)).collect();
+        batch = Batch::pack(parts.pass, &held_back);
         // What passes apart can fail together: fewer rows may do.
         while !batch.rows.is_empty() {
             if self.pay_together(from, &batch.rows, head).await? {
-                return Ok(Tried::Passes(batch));
+                return Ok(BatchCheck::Passes(batch));
             }
             batch.rows.truncate(batch.rows.len() / 2);
         }
-        Ok(Tried::Refused)
+        Ok(BatchCheck::Refused)
     }
 
     /// Finds the rows that would fail, by halves.
-    pub(super) async fn sift(&self, from: Address, rows: Vec<Row>, head: Head) -> Result<Sifted, SendError> {
-        let mut sifted = Sifted::default();
-        let mut parts = vec![rows];
-        while let Some(mut rows) = parts.pop() {
+    pub(super) async fn partition(&self, from: Address, rows: Vec<Row>, head: Head) -> Result<Partition, SendError> {
+        let mut parts = Partition::default();
+        let mut stack = vec![rows];
+        while let Some(mut rows) = stack.pop() {
             if rows.is_empty() {
                 continue;
             }
             if self.pay_together(from, &rows, head).await? {
-                sifted.pass.extend(rows);
+                parts.pass.extend(rows);
                 continue;
             }
-            sifted.apart = true;
+            parts.apart = true;
             let half = rows.split_off(rows.len() / 2);
             if rows.is_empty() {
                 for row in half {
                     let reason = self.refusal(from, &row, head).await?;
-                    sifted.refused.push((row, reason));
+                    parts.refused.push((row, reason));
                 }
             } else {
-                parts.push(half);
-                parts.push(rows);
+                stack.push(half);
+                stack.push(rows);
             }
         }
-        Ok(sifted)
+        Ok(parts)
     }
 
     /// Whether a batch of these rows would pay all of them.
@@ -142,7 +141,7 @@ impl Sender {
     /// Why a row fails by itself.
     async fn refusal(&self, from: Address, row: &Row, head: Head) -> Result<Code, SendError> {
         let question = row.question(from).ok_or_else(|| LedgerError::inconsistent("a row that can't be encoded"))?;
-        let call = Call { from: None, to: self.deployment.escrow, data: question, gas: None };
+        let call = EthCall { from: None, to: self.deployment.escrow, data: question, gas: None };
         let reason = self.rpc.call::<MandateEscrow::canSpendCall>(call, BlockId::hash(head.block.hash)).await?;
         // What the view lets pass and the verb does not can only be the token.
         Ok(Code::from_reason(reason).unwrap_or(Code::TransferFailed))
@@ -155,18 +154,18 @@ impl Sender {
         gas: u64,
         head: Head,
     ) -> Result<C::Return, RpcError> {
-        let call = Call { from: Some(from), to: self.deployment.escrow, data: calldata.clone(), gas: Some(gas) };
+        let call = EthCall { from: Some(from), to: self.deployment.escrow, data: calldata.clone(), gas: Some(gas) };
         self.rpc.call::<C>(call, BlockId::hash(head.block.hash)).await
     }
 
     /// Notes why rows wait, where that is news.
-    pub(super) async fn note(&self, refused: &[(Row, Code)]) -> Result<(), SendError> {
+    pub(super) async fn record_refusals(&self, refused: &[(Row, Code)]) -> Result<(), SendError> {
         let news = refused.iter().filter(|(row, reason)| row.payment.reason != Some(*reason));
         self.set_reasons(news.map(|(row, reason)| (row.payment.seq, Some(*reason))).collect()).await
     }
 
     /// Notes that rows are not refused any more: they go with the next batch.
-    pub(super) async fn take_up(&self, rows: &[Row]) -> Result<(), SendError> {
+    pub(super) async fn clear_refusals(&self, rows: &[Row]) -> Result<(), SendError> {
         self.set_reasons(rows.iter().map(|row| (row.payment.seq, None)).collect()).await
     }
 

@@ -1,0 +1,253 @@
+//! Gives work to idle lanes: planned, simulated, signed, stored, sent.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use alloy_primitives::{Address, B256};
+use futures_util::future::join_all;
+use stipend_core::{Code, MandateId};
+
+use super::{
+    SendError, Sender, SenderState,
+    batch::{Batch, ROWS},
+    fees::Fees,
+    lane::{Lane, LaneState},
+    plan::{ContractCall, NonceOwner, PlanInput, Priority, RoundRobin, Work, plan},
+    queue::{self, ChainView, RowQuery},
+    simulate::BatchCheck,
+};
+use crate::{
+    chain::{follow::Head, rpc::SendOutcome},
+    failpoint::{self, Point},
+    ledger::{payments::PaymentCursor, transactions::Kind},
+};
+
+/// How many parts of what a simulation refused are retried with each head.
+const MAX_REFUSED_PARTS: usize = 16;
+/// The longest that a call which would fail is left alone.
+const MAX_BACKOFF_BLOCKS: u64 = 16;
+
+/// What waits to be sent, as far as it is remembered from step to step.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    round_robin: RoundRobin,
+    /// After which mandate payments are looked for.
+    after: MandateId,
+    backoff: HashMap<Kind, Backoff>,
+    mandates_of: HashMap<u64, Arc<[MandateId]>>,
+    sweeps: Vec<ContractCall>,
+    /// The head at which the sweeps were read.
+    sweeps_read_at: Option<B256>,
+    /// Where to go on with the rows that a simulation refused, and the head at which they were retried.
+    refused_after: PaymentCursor,
+    refused_retried_at: Option<B256>,
+}
+
+/// A call that would have failed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Backoff {
+    failures: u32,
+    until_block: u64,
+}
+
+enum WorkOutcome {
+    /// Stored, as this transaction; `sent` if a node has it.
+    Stored {
+        kind: Kind,
+        id: u64,
+        sent: bool,
+    },
+    WouldFail(Kind),
+    Nothing,
+    NotSubmitter,
+}
+
+impl Backlog {
+    fn would_fail(&mut self, kind: Kind, block: u64) {
+        let backoff = self.backoff.entry(kind).or_default();
+        let blocks = 1_u64.checked_shl(backoff.failures).unwrap_or(MAX_BACKOFF_BLOCKS).min(MAX_BACKOFF_BLOCKS);
+        *backoff = Backoff { failures: backoff.failures.saturating_add(1), until_block: block.saturating_add(blocks) };
+        self.sweeps.retain(|sweep| sweep.kind != kind);
+    }
+
+    fn stored(&mut self, kind: Kind) {
+        self.round_robin.serve(Priority::of(kind));
+        self.backoff.remove(&kind);
+        self.sweeps.retain(|sweep| sweep.kind != kind);
+    }
+
+    /// The calls that are not to be tried yet at this height.
+    fn backed_off(&mut self, height: u64) -> HashSet<Kind> {
+        self.backoff.retain(|_, backoff| backoff.until_block.saturating_add(MAX_BACKOFF_BLOCKS) > height);
+        self.backoff.iter().filter(|(_, backoff)| backoff.until_block > height).map(|(kind, _)| *kind).collect()
+    }
+
+    /// The next step looks for payments after the last mandate that this one served.
+    fn advance(&mut self, order: &[MandateId], planned: &[(usize, Work)]) {
+        let is_in = |mandate: &MandateId, work: &Work| matches!(work, Work::Batch(batch) if batch.rows.iter().any(|row| row.payment.mandate == *mandate));
+        let served = |mandate: &&MandateId| planned.iter().any(|(_, work)| is_in(mandate, work));
+        if let Some(last) = order.iter().rev().find(served) {
+            self.after = *last;
+        }
+    }
+}
+
+impl Sender {
+    /// Gives work to the idle lanes, until nothing is left that can go.
+    pub(super) async fn dispatch(&self, head: Head, fees: Fees, state: &mut SenderState) -> Result<(), SendError> {
+        let mut outcome = self.retry_refused(head, state).await;
+        let mut failed: HashSet<usize> = HashSet::new();
+        loop {
+            let input = self.plan_input(head, fees, &failed, state).await?;
+            let order: Vec<MandateId> = input.rows.iter().map(|row| row.payment.mandate).collect();
+            let planned = plan(input, &state.backlog.round_robin);
+            if planned.is_empty() {
+                return outcome;
+            }
+            state.backlog.advance(&order, &planned);
+            let lanes = &state.lanes;
+            let outcomes = join_all(planned.into_iter().map(async |(index, work)| match lanes.get(index) {
+                Some(lane) => (index, self.execute(lane, work, head, fees).await),
+                None => (index, Ok(WorkOutcome::Nothing)),
+            }));
+            for (index, executed) in outcomes.await {
+                let Some(lane) = state.lanes.get_mut(index) else { continue };
+                match executed {
+                    Ok(WorkOutcome::Stored { kind, id, sent }) => {
+                        lane.unmined = true;
+                        state.backlog.stored(kind);
+                        if sent {
+                            lane.sent.insert(id, head.block.hash);
+                        } else {
+                            state.retry = true;
+                        }
+                    }
+                    Ok(WorkOutcome::WouldFail(kind)) => state.backlog.would_fail(kind, head.block.number),
+                    Ok(WorkOutcome::Nothing) => {}
+                    Ok(WorkOutcome::NotSubmitter) => lane.remove(),
+                    Err(error) => {
+                        failed.insert(index);
+                        outcome = Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    const fn chain_view(&self, head: Head) -> ChainView {
+        ChainView { head, confirmations: self.confirmations }
+    }
+
+    /// Everything that can be given to the idle lanes that did not fail in this step.
+    async fn plan_input(
+        &self,
+        head: Head,
+        fees: Fees,
+        failed: &HashSet<usize>,
+        state: &mut SenderState,
+    ) -> Result<PlanInput, SendError> {
+        let SenderState { lanes, backlog, .. } = state;
+        let price = u128::from(fees.max_fee.max(1));
+        let gas = |lane: &Lane| Some(u64::try_from(lane.at(head)?.balance.checked_div(price)?).unwrap_or(u64::MAX));
+        let idle: Vec<(usize, u64)> = lanes
+            .iter()
+            .enumerate()
+            .filter(|(index, lane)| lane.state() == LaneState::Idle && !failed.contains(index))
+            .filter_map(|(index, lane)| Some((index, gas(lane)?)))
+            .collect();
+        if idle.is_empty() {
+            return Ok(PlanInput::default());
+        }
+        let (at, guardian) = (self.chain_view(head), self.deployment.guardian);
+        if backlog.sweeps_read_at != Some(head.block.hash) {
+            backlog.sweeps = self.ledger.read(move |ledger| queue::sweeps(ledger, guardian, at)).await?;
+            backlog.sweeps_read_at = Some(head.block.hash);
+        }
+        let backed_off = backlog.backed_off(head.block.number);
+        let sweeps: Vec<ContractCall> =
+            backlog.sweeps.iter().filter(|sweep| !backed_off.contains(&sweep.kind)).cloned().collect();
+
+        // Who can send keeps the mandates of its transactions until these are final.
+        let keeps: HashMap<Address, usize> = lanes
+            .iter()
+            .enumerate()
+            .filter(|(_, lane)| lane.in_service())
+            .map(|(index, lane)| (lane.address, index))
+            .collect();
+        let mut mandates_of = std::mem::take(&mut backlog.mandates_of);
+        let query = RowQuery {
+            after: backlog.after,
+            limit: idle.len().saturating_mul(ROWS),
+            per_mandate: idle.iter().map(|(_, gas)| Batch::room(*gas)).max().unwrap_or_default(),
+        };
+        let read = self.ledger.read(move |ledger| {
+            let nonce_owners = queue::nonce_owners(ledger, &mut mandates_of, |of| keeps.get(&of).copied())?;
+            let can_go = |mandate: &MandateId| match nonce_owners.get(mandate) {
+                None => true,
+                Some(NonceOwner::Unmined) => false,
+                Some(NonceOwner::Lane(lane)) => idle.iter().any(|(index, _)| index == lane),
+            };
+            let rows = queue::rows(ledger, at, query, can_go)?;
+            let mut calls = queue::calls(ledger, at, &backed_off)?;
+            calls.extend(sweeps);
+            Ok((PlanInput { lanes: idle, nonce_owners, calls, rows }, mandates_of))
+        });
+        let (input, mandates_of) = read.await?;
+        backlog.mandates_of = mandates_of;
+        Ok(input)
+    }
+
+    /// Simulates work, signs it, stores it and sends it. Whether the node has it is secondary: the
+    /// next step sends it again.
+    async fn execute(&self, lane: &Lane, work: Work, head: Head, fees: Fees) -> Result<WorkOutcome, SendError> {
+        let work = match work {
+            Work::Call(call) => {
+                if !self.would_pass(lane.address, &call, head).await? {
+                    let allowed = self.is_allowed(lane.address, head).await?;
+                    return Ok(if allowed { WorkOutcome::WouldFail(call.kind) } else { WorkOutcome::NotSubmitter });
+                }
+                Work::Call(call)
+            }
+            Work::Batch(batch) => match self.try_batch(lane.address, batch, head).await? {
+                BatchCheck::Passes(batch) => Work::Batch(batch),
+                BatchCheck::Refused => return Ok(WorkOutcome::Nothing),
+                BatchCheck::NotSubmitter => return Ok(WorkOutcome::NotSubmitter),
+            },
+        };
+        failpoint::pass(Point::SendSimulated);
+        let stored = self.sign_and_store(lane, work, head, fees).await?;
+        let sent = self.rebroadcast(lane, &stored, head, None).await? != SendOutcome::Unknown;
+        Ok(WorkOutcome::Stored { kind: stored.tx.kind, id: stored.tx.id, sent })
+    }
+
+    /// Simulates the rows that an earlier simulation refused once per head: as long as all of a part
+    /// pass, the next one too.
+    async fn retry_refused(&self, head: Head, state: &mut SenderState) -> Result<(), SendError> {
+        let SenderState { lanes, backlog, .. } = state;
+        let lane = lanes.iter().find(|lane| !matches!(lane.state(), LaneState::Keyless | LaneState::Removed));
+        let Some(from) = lane.map(|lane| lane.address).filter(|_| backlog.refused_retried_at != Some(head.block.hash))
+        else {
+            return Ok(());
+        };
+        backlog.refused_retried_at = Some(head.block.hash);
+        let at = self.chain_view(head);
+        for _ in 0..MAX_REFUSED_PARTS {
+            let after = backlog.refused_after;
+            let read = self.ledger.read(move |ledger| queue::refused(ledger, at, after, ROWS));
+            let (rows, next) = read.await?;
+            backlog.refused_after = next.unwrap_or_default();
+            let parts = self.partition(from, rows, head).await?;
+            if parts.refused.iter().any(|(_, reason)| *reason == Code::NotSubmitter) {
+                return Ok(());
+            }
+            self.clear_refusals(&parts.pass).await?;
+            self.record_refusals(&parts.refused).await?;
+            if next.is_none() || !parts.refused.is_empty() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

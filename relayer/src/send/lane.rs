@@ -1,0 +1,195 @@
+//! A lane: a submitter with at most one transaction that no block holds.
+
+use std::collections::HashMap;
+
+use alloy::{eips::BlockId, signers::local::PrivateKeySigner};
+use alloy_primitives::{Address, B256};
+use alloy_sol_types::SolCall;
+use stipend_bindings::abi::MandateEscrow;
+
+use super::{SendError, Sender, Unmined, cost, fees::Fees, plan::CALL_GAS};
+use crate::chain::{
+    follow::Head,
+    rpc::{EthCall, RpcError},
+};
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) address: Address,
+    /// The submitter's key. Without it, stored bytes are sent again, and nothing new is signed.
+    pub(super) key: Option<PrivateKeySigner>,
+    /// The submitter's account as it was last seen.
+    pub(super) account: Option<Account>,
+    /// Whether a stored transaction of it is in no block.
+    pub(super) unmined: bool,
+    /// The head at which each of its transactions was last sent.
+    pub(super) sent: HashMap<u64, B256>,
+}
+
+/// What a lane can do, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LaneState {
+    /// The key is not here: the submitter of an earlier run.
+    Keyless,
+    /// Its account has not been seen yet.
+    Unknown,
+    /// The guardian does not allow the submitter.
+    Removed,
+    /// The balance does not cover the next transaction.
+    OutOfFunds,
+    /// A transaction that is not in the ledger used the key.
+    ExternalTxs,
+    /// A stored transaction waits for a block.
+    Unmined,
+    /// It can take work.
+    Idle,
+}
+
+/// A submitter's account at a head.
+#[derive(Clone, Debug)]
+pub(super) struct Account {
+    pub(super) head: B256,
+    /// The number of its mined transactions.
+    pub(super) nonce: u64,
+    /// How many of those the ledger does not know.
+    pub(super) external: u64,
+    /// In wei.
+    pub(super) balance: u128,
+    /// What the next transaction can cost, in wei.
+    pub(super) needed: u128,
+    /// Whether the guardian allows it.
+    pub(super) allowed: bool,
+}
+
+impl Account {
+    fn out_of_funds(&self) -> bool {
+        self.balance < self.needed
+    }
+}
+
+impl Lane {
+    pub(super) fn new(address: Address, key: Option<PrivateKeySigner>) -> Self {
+        Self { address, key, account: None, unmined: false, sent: HashMap::new() }
+    }
+
+    pub(super) fn state(&self) -> LaneState {
+        match &self.account {
+            _ if self.key.is_none() => LaneState::Keyless,
+            None => LaneState::Unknown,
+            Some(account) if !account.allowed => LaneState::Removed,
+            Some(account) if account.out_of_funds() => LaneState::OutOfFunds,
+            Some(account) if account.external > 0 => LaneState::ExternalTxs,
+            Some(_) if self.unmined => LaneState::Unmined,
+            Some(_) => LaneState::Idle,
+        }
+    }
+
+    /// Whether it can send, now or when its transaction is mined.
+    pub(super) fn in_service(&self) -> bool {
+        matches!(self.state(), LaneState::Unknown | LaneState::Unmined | LaneState::Idle)
+    }
+
+    /// A simulation has shown that the guardian no longer allows it.
+    pub(super) fn remove(&mut self) {
+        if let Some(account) = &mut self.account {
+            account.allowed = false;
+        }
+    }
+
+    /// Its account at this head; nothing new is signed without.
+    pub(super) fn at(&self, head: Head) -> Option<&Account> {
+        self.account.as_ref().filter(|account| account.head == head.block.hash)
+    }
+}
+
+impl Sender {
+    /// Looks at a submitter's account at the followed head. What the chain counts there beyond what
+    /// the ledger has in blocks is external; a node that is ahead or behind says nothing about that
+    /// block.
+    pub(super) async fn account(
+        &self,
+        lane: &Lane,
+        next_nonce: u64,
+        unmined: Option<&Unmined>,
+        fees: Option<Fees>,
+        head: Head,
+    ) -> Result<Account, SendError> {
+        let submitter = lane.address;
+        let nonce = self.rpc.nonce_at(submitter, head.block.hash).await?;
+        let expected = unmined.map_or(next_nonce, |unmined| unmined.tx.nonce);
+        if nonce < expected {
+            return Err(SendError::NodeBehind { submitter, nonce, expected });
+        }
+        let external = nonce.saturating_sub(expected);
+        let mut account = Account { head: head.block.hash, nonce, external, balance: 0, needed: 0, allowed: true };
+        if lane.key.is_some() {
+            account.balance = self.rpc.balance(submitter).await?;
+            account.needed = match (unmined, fees) {
+                (Some(unmined), _) => unmined.cost(),
+                (None, Some(fees)) => cost(CALL_GAS, fees.max_fee),
+                (None, None) => 0,
+            };
+            account.allowed = self.is_allowed(submitter, head).await?;
+        }
+        Ok(account)
+    }
+
+    /// Whether the guardian allows a submitter.
+    pub(super) async fn is_allowed(&self, submitter: Address, head: Head) -> Result<bool, RpcError> {
+        let question = MandateEscrow::isSubmitterCall { guardian: self.deployment.guardian, submitter };
+        let call = EthCall { from: None, to: self.deployment.escrow, data: question.abi_encode().into(), gas: None };
+        self.rpc.call::<MandateEscrow::isSubmitterCall>(call, BlockId::hash(head.block.hash)).await
+    }
+
+    /// Says which lanes do not work, and why. Where only ETH is missing, nothing more is accepted.
+    pub(super) fn publish_alarms(&self, lanes: &[Lane]) {
+        let external = lanes.iter().filter_map(|lane| {
+            let account = lane.account.as_ref().filter(|account| account.external > 0)?;
+            let (submitter, nonce) = (lane.address, account.nonce);
+            let expected = nonce.saturating_sub(account.external);
+            Some(format!(
+                "the submitter {submitter} has nonce {nonce} on chain, the ledger expects {expected}: \
+                 a transaction that is not in the ledger used its key; stop whatever else uses it, then run \
+                 `stipend ledger repair`"
+            ))
+        });
+        match list(external) {
+            Some(what) => self.health.halt("nonce", what),
+            None if lanes.iter().all(|lane| lane.account.is_some()) => self.health.clear("nonce"),
+            None => {}
+        }
+        let ours = || lanes.iter().filter(|lane| lane.key.is_some());
+        let is_short = |lane: &&Lane| lane.account.as_ref().is_some_and(Account::out_of_funds);
+        let is_removed = |lane: &&Lane| lane.account.as_ref().is_some_and(|account| !account.allowed);
+        let short = ours().filter(is_short).filter_map(|lane| {
+            let Account { balance, needed, .. } = lane.account.as_ref()?;
+            Some(format!("the submitter {} has {balance} wei and needs {needed}: send it ETH", lane.address))
+        });
+        self.warn_or_clear("funds", list(short));
+        let removed = ours().filter(is_removed).map(|lane| {
+            let (guardian, submitter) = (self.deployment.guardian, lane.address);
+            format!(
+                "the guardian {guardian} does not allow the submitter {submitter}: nothing is signed with it; send \
+                 setSubmitter({submitter}, true) to the escrow from the guardian, or take it out of the settings"
+            )
+        });
+        self.warn_or_clear("submitter", list(removed));
+        if ours().any(|lane| !is_short(&lane) && !is_removed(&lane)) || !ours().any(|lane| is_short(&lane)) {
+            self.health.clear("sending");
+        } else {
+            self.health.refuse("sending", "no submitter has enough ETH to send anything");
+        }
+    }
+
+    pub(super) fn warn_or_clear(&self, name: &'static str, what: Option<String>) {
+        match what {
+            Some(what) => self.health.warn(name, what),
+            None => self.health.clear(name),
+        }
+    }
+}
+
+/// All of them in one line; `None` if there are none.
+pub(super) fn list(all: impl Iterator<Item = String>) -> Option<String> {
+    Some(all.collect::<Vec<_>>().join("; ")).filter(|all| !all.is_empty())
+}
