@@ -123,7 +123,7 @@ fn mandates_have_the_ids_of_solidity() {
 }
 
 #[test]
-fn payments_have_the_digests_of_solidity_and_their_signers_are_found() {
+fn payment_digests_and_signers_match_solidity() {
     let vectors = vectors();
     let agent: Address = get(&vectors["agent"]["address"]);
     for vector in list(&vectors["spends"]) {
@@ -140,7 +140,7 @@ fn payments_have_the_digests_of_solidity_and_their_signers_are_found() {
 }
 
 #[test]
-fn holds_have_the_digests_of_solidity_and_their_signers_are_found() {
+fn hold_digests_and_signers_match_solidity() {
     let vectors = vectors();
     let agent: Address = get(&vectors["agent"]["address"]);
     for vector in list(&vectors["holds"]) {
@@ -163,7 +163,7 @@ fn holds_have_the_digests_of_solidity_and_their_signers_are_found() {
 }
 
 #[test]
-fn operators_messages_have_the_digests_of_solidity_and_their_signers_are_found() {
+fn operator_message_digests_match_solidity() {
     let vectors = vectors();
     let operator: Address = get(&vectors["operator"]["address"]);
     let check = |vector: &Value, digest: B256| {

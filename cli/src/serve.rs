@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_issuer_reaches_a_relayer_on_its_own_machine_and_is_told_about_any_other() {
+    fn a_relayer_on_another_machine_needs_a_callback_url() {
         let callback = |listen: &str, callback_url: Option<&str>| {
             let callback_url = callback_url.map(|url| url.parse().unwrap());
             let config = CardArgs { callback_url, ..card_args() }.config(listen.parse().unwrap());

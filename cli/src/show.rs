@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_paid_says_how_to_repeat_it_and_what_came_instead_of_an_answer() {
+    fn an_unknown_outcome_says_how_to_repeat_the_payment() {
         let url: Url = "http://127.0.0.1:8420/v1/payments".parse().unwrap();
         let payment = NewPayment {
             mandate: MandateId(B256::ZERO),

@@ -207,7 +207,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn terms_that_commit_to_something_else_than_is_shown_are_refused() {
+    fn terms_that_differ_from_what_is_shown_are_refused() {
         let request = request(Some(vec![Address::repeat_byte(7)]));
         let honest = request.terms(Address::repeat_byte(1), Address::repeat_byte(3), 1_800_000_000);
         let mut other = request.intent.clone();

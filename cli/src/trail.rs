@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_to_a_card_is_told_with_its_reason_and_its_amount() {
+    fn card_events_carry_reason_and_amount() {
         let told = |kind, data| {
             let entry = entry(kind, data);
             assert!(subject(&entry).starts_with("card_"), "{entry:?}");

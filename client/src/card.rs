@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_for_a_card_ends_when_it_can_t_come_any_more() {
+    fn a_wait_for_a_card_ends_when_it_cannot_come() {
         let over = |wait: CardWait| CardState::ALL.into_iter().filter(move |state| wait.is_over(*state));
         assert!(over(CardWait::Closed).eq([CardState::Closed, CardState::Failed]));
         assert!(!CardWait::Active.is_over(CardState::Held));

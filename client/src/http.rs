@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_no_relayer_gives_is_told_apart_from_a_lost_one() {
+    fn a_foreign_answer_differs_from_a_lost_one() {
         let url = Url::parse("http://127.0.0.1:8420/v1/info").unwrap();
         for lost in [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::from_u16(524).unwrap()] {
             assert!(matches!(refusal(&url, lost, b"<html>"), Error::Unknown { .. }), "{lost}");

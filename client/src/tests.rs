@@ -152,7 +152,7 @@ fn pay() -> Pay {
 }
 
 #[tokio::test]
-async fn a_payment_whose_answer_is_lost_is_sent_again_with_the_same_bytes() {
+async fn a_lost_answer_is_retried_with_the_same_bytes() {
     let (client, served) = relayer(vec![info(), String::new(), problem(Code::Unavailable), payment()]).await;
     let paid = client.pay(pay()).await.unwrap();
     assert_eq!(paid.object.nonce, 3);
@@ -177,7 +177,7 @@ async fn a_payment_carries_the_agents_own_signature() {
 }
 
 #[tokio::test]
-async fn a_card_carries_the_agents_own_signature_over_a_hold_for_the_treasury() {
+async fn a_card_carries_the_agent_signature_over_a_treasury_hold() {
     let (client, served) = relayer(vec![info(), mandate(3), card()]).await;
     client.create_card(CreateCard::new(MandateId(B256::ZERO), amount("25"))).await.unwrap();
 
@@ -217,7 +217,7 @@ async fn a_relayer_without_cards_is_not_asked_for_one() {
 }
 
 #[tokio::test]
-async fn a_card_whose_nonce_is_taken_is_signed_again_with_the_next_one() {
+async fn a_card_with_a_taken_nonce_is_signed_again_with_the_next() {
     let (client, served) = relayer(vec![info(), mandate(3), problem(Code::NonceTaken), mandate(9), card()]).await;
     client.create_card(CreateCard::new(MandateId(B256::ZERO), amount("25"))).await.unwrap();
     let requests = served.await.unwrap();
@@ -226,7 +226,7 @@ async fn a_card_whose_nonce_is_taken_is_signed_again_with_the_next_one() {
 }
 
 #[tokio::test]
-async fn an_odd_answer_to_a_look_at_a_card_s_secrets_is_not_quoted() {
+async fn an_odd_answer_to_a_card_reveal_is_not_quoted() {
     let odd = answer("200 OK", "application/json", r#"{"number": 4242424242424242}"#);
     let (client, served) = relayer(vec![info(), odd]).await;
     let error = client.card_secrets("card_00000000000000000000000000000001".parse().unwrap()).await.unwrap_err();
@@ -235,7 +235,7 @@ async fn an_odd_answer_to_a_look_at_a_card_s_secrets_is_not_quoted() {
 }
 
 #[tokio::test]
-async fn a_payment_without_any_answer_is_unknown_and_comes_back_signed() {
+async fn an_unanswered_payment_is_unknown_and_returned_signed() {
     let mut answers = vec![info()];
     answers.resize(7, String::new());
     let (client, served) = relayer(answers).await;

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charge_passes_once_within_amount_time_mandate_and_merchants() {
+    fn a_charge_passes_once_within_its_limits() {
         let any = intent(None);
         assert_eq!(verdict(|_, _| (), &any), None);
         assert_eq!(verdict(|card, _| card.state = CardState::Used, &any), Some(Code::CardUsed));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tally_follows_the_issuer_s_rules() {
+    fn a_tally_follows_the_issuer_rules() {
         use Move::{Adjusted, Authorised, Cleared, Expired, Reversed};
         let tally = |moves: &[Move]| {
             let Tally { pending, cleared } = Tally::of(moves.iter().copied());

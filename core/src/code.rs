@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_contract_s_reasons_have_a_number() {
+    fn only_contract_reasons_have_a_number() {
         assert_eq!(Code::from_reason(0), None);
         assert_eq!(Code::from_reason(1), Some(Code::UnknownMandate));
         assert_eq!(Code::from_reason(16), Some(Code::WindowExceeded));

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_for_terminals_that_can_take_one() {
+    fn a_partial_approval_needs_a_terminal_that_supports_it() {
         assert_eq!(granted(1_000, None, false), Ok(1_000));
         assert_eq!(granted(1_000, Some(400), true), Ok(400));
         for (part, capable) in [(400, false), (1_000, true), (1_001, true), (0, true), (-1, true)] {

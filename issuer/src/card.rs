@@ -423,7 +423,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_single_use_card_closes_with_its_first_approval_and_says_so_afterwards() {
+    fn a_single_use_card_closes_with_its_first_approval() {
         let (used, previous) = single_use().authorised();
         assert_eq!(used.state, CardState::Closed);
         assert_eq!(Value::Object(previous), json!({ "state": "OPEN" }));

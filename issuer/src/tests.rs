@@ -151,7 +151,7 @@ async fn pages_hold_every_card_once_in_both_directions() {
 }
 
 #[tokio::test]
-async fn an_approval_closes_a_single_use_card_and_the_next_attempt_says_why() {
+async fn an_approval_closes_a_single_use_card() {
     let issuer = TestIssuer::start().await;
     issuer.register().await;
     let card = issuer.create(new_card(2_500)).await;
@@ -210,7 +210,7 @@ async fn whatever_is_no_clear_yes_in_time_declines() {
 }
 
 #[tokio::test]
-async fn one_bad_moment_of_the_responder_is_forgiven_with_the_same_question() {
+async fn one_failed_response_is_retried_with_the_same_request() {
     let issuer = TestIssuer::start().await;
     issuer.register().await;
     issuer.receiver.answer_once(Answer::json(json!({})).with(StatusCode::BAD_GATEWAY));
@@ -224,7 +224,7 @@ async fn one_bad_moment_of_the_responder_is_forgiven_with_the_same_question() {
 }
 
 #[tokio::test]
-async fn the_switchboard_makes_the_question_late_absent_double_or_forged() {
+async fn mock_faults_delay_drop_double_or_forge_requests() {
     let issuer = TestIssuer::with_limit(Duration::from_secs(1)).await;
     issuer.register().await;
     let secret = issuer.asa_secret().await;
@@ -276,7 +276,7 @@ async fn a_terminal_that_hangs_up_has_not_unasked_the_program() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_authorisations_that_race_for_one_card_exactly_one_is_approved() {
+async fn one_of_two_racing_authorizations_is_approved() {
     let issuer = TestIssuer::start().await;
     issuer.register().await;
     for race in 0..200 {
@@ -310,7 +310,7 @@ async fn every_step_is_told_signed_and_with_all_events_so_far() {
 }
 
 #[tokio::test]
-async fn a_failed_delivery_is_made_again_under_the_same_id_until_it_is_given_up_and_recovered() {
+async fn a_failed_delivery_is_retried_under_the_same_id() {
     let issuer = TestIssuer::start().await;
     issuer.subscribe(Value::Null).await;
     issuer.receiver.accept_events(false);
@@ -364,7 +364,7 @@ async fn a_rotated_secret_signs_beside_the_old_one() {
 }
 
 #[tokio::test]
-async fn the_switchboard_drops_doubles_forges_holds_back_and_turns_round() {
+async fn mock_faults_drop_double_forge_delay_and_reorder_events() {
     let issuer = TestIssuer::start().await;
     let secret = issuer.subscribe(json!(["card.created"])).await;
     issuer.mock(json!({ "webhooks": { "drop": 1 } })).await;
@@ -443,7 +443,7 @@ async fn what_comes_by_force_posts_even_to_a_closed_card() {
 }
 
 #[tokio::test]
-async fn events_and_questions_go_nowhere_but_to_this_machine_or_encrypted() {
+async fn callbacks_go_only_to_loopback_or_over_https() {
     let issuer = TestIssuer::start().await;
     for url in ["http://10.0.0.1/", "http://relayer.example/", "ftp://127.0.0.1/", "https://u:p@relayer.example/", ""] {
         assert_eq!(issuer.post("/v1/event_subscriptions", json!({ "url": url })).await.0, 400, "{url}");

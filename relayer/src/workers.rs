@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_that_returns_or_panics_is_named_and_the_others_can_be_stopped() {
+    async fn a_worker_that_ends_is_named_and_the_others_stop() {
         let mut returned = workers("follower", async {});
         assert_eq!(returned.ended().await, Ended { worker: "follower", how: "ended by itself" });
         returned.stop().await;

@@ -52,7 +52,7 @@ async fn a_proxy_that_lost_the_relayer_tells_nothing() {
 }
 
 #[tokio::test]
-async fn an_answer_that_can_t_be_read_may_be_an_acceptance() {
+async fn an_unreadable_answer_may_be_an_acceptance() {
     for body in ["", "{}", PROXY] {
         for status in ["200 OK", "202 Accepted"] {
             let error = paid([answer(status, "application/json", body)]).await;
@@ -64,12 +64,12 @@ async fn an_answer_that_can_t_be_read_may_be_an_acceptance() {
 }
 
 #[tokio::test]
-async fn a_defect_of_the_relayer_s_may_have_come_after_the_commit() {
+async fn an_internal_error_may_have_come_after_the_commit() {
     signed(paid([problem(Code::Internal)]).await);
 }
 
 #[tokio::test]
-async fn after_a_lost_answer_a_refusal_that_looked_at_nothing_proves_nothing() {
+async fn an_early_refusal_after_a_lost_answer_proves_nothing() {
     let once = [
         Code::Halted,
         Code::Internal,
@@ -88,7 +88,7 @@ async fn after_a_lost_answer_a_refusal_that_looked_at_nothing_proves_nothing() {
 }
 
 #[tokio::test]
-async fn after_a_lost_answer_a_decision_says_that_there_was_none_before() {
+async fn a_decision_after_a_lost_answer_proves_there_was_none() {
     let error = paid([String::new(), denied()]).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::InsufficientBudget));
     for code in [Code::NonceTaken, Code::IdempotencyKeyReused] {

@@ -39,7 +39,7 @@ fn at(status: &str, hold: i64, settlement: i64) -> (String, i64, i64) {
 }
 
 #[test]
-fn partial_clearings_settle_and_leave_a_hold_as_measured_in_the_sandbox() {
+fn partial_clearings_settle_as_measured_in_the_sandbox() {
     let transaction = authorised(1_000);
     assert_eq!(shown(&transaction), at("PENDING", -1_000, 0));
     let transaction = step(&transaction, Transition::Clear(Some(600))).unwrap();

@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_header_can_t_move_the_path() {
+    async fn a_host_header_cannot_move_the_path() {
         for host in ["127.0.0.1:8080/v1/mandates?", "user@127.0.0.1:8080", "", "a b"] {
             let mut call = Call::good().await;
             call.headers.insert("host", HeaderValue::try_from(host).unwrap());
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_is_remembered_as_long_as_its_signature_lives_and_no_longer() {
+    fn a_nonce_is_remembered_while_its_signature_is_valid() {
         let nonces = Nonces::new(2);
         assert_eq!(nonces.consume("a", 100, 50), Use::First);
         assert_eq!(nonces.consume("a", 100, 100), Use::Again);

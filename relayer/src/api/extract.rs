@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_query_s_parameters_are_known_once_and_in_bounds() {
+    async fn query_parameters_are_known_unique_and_in_bounds() {
         #[derive(Debug, Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Sample {

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn one_peer_s_flood_leaves_the_others_alone_and_says_when_to_come_back() {
+    fn a_flood_from_one_peer_leaves_others_alone() {
         let limiters = limiters(Limits { per_peer: Rate::new(1, 3), ..Limits::default() });
         let flood: IpAddr = "192.0.2.1".parse().unwrap();
         for _ in 0..3 {

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_specification_s_vector_passes_and_nothing_near_it() {
+    fn the_specification_vector_passes_and_variants_fail() {
         assert_eq!(check(ID, SIGNATURE, BODY, TIME), Ok(()));
         assert_eq!(check(ID, &format!("v1,AAAA v2,x {SIGNATURE}"), BODY, TIME + 300), Ok(()));
         assert_eq!(check(ID, SIGNATURE, br#"{"test":2432232314}"#, TIME), Err(SignatureError::Wrong));

@@ -43,7 +43,7 @@ async fn busy(ledger: &Ledger) -> std::sync::mpsc::Sender<()> {
 }
 
 #[tokio::test]
-async fn a_command_that_fails_takes_back_its_own_changes_and_nobody_else_s() {
+async fn a_failed_command_rolls_back_only_its_own_changes() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&directory.path().join("ledger"), DEPLOYMENT).unwrap();
     let writer = ledger.writer();
@@ -92,7 +92,7 @@ async fn is_unknown_and_stops(spoil: fn(&rusqlite::Transaction<'_>) -> Result<()
 }
 
 #[tokio::test]
-async fn a_commit_that_fails_leaves_everybody_in_doubt_and_stops_the_writer() {
+async fn a_failed_commit_is_unknown_to_all_and_stops_the_writer() {
     is_unknown_and_stops(|ledger| {
         // Found out by the commit alone, as a failing disk is.
         let row = "PRAGMA defer_foreign_keys = ON; INSERT INTO attempt (hash, tx, raw, max_fee, priority_fee, sent_at) VALUES (x'00', 9, x'00', 1, 1, 1)";
@@ -102,13 +102,13 @@ async fn a_commit_that_fails_leaves_everybody_in_doubt_and_stops_the_writer() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_the_database_takes_back_by_itself_stops_the_writer() {
+async fn a_database_rollback_stops_the_writer() {
     // As a full disk does in the middle of a statement.
     is_unknown_and_stops(|ledger| Ok(ledger.execute_batch("ROLLBACK")?)).await;
 }
 
 #[tokio::test]
-async fn while_another_process_has_the_file_locked_what_is_asked_waits() {
+async fn commands_wait_while_another_process_locks_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger");
     let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
@@ -126,7 +126,7 @@ async fn while_another_process_has_the_file_locked_what_is_asked_waits() {
 }
 
 #[tokio::test]
-async fn what_was_answered_is_there_for_every_reader_and_after_a_restart() {
+async fn answered_commits_are_durable_and_visible() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger");
     let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
@@ -251,7 +251,7 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
 }
 
 #[tokio::test]
-async fn what_is_asked_of_a_reader_can_t_write() {
+async fn a_reader_cannot_write() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&directory.path().join("ledger"), DEPLOYMENT).unwrap();
     let written = ledger.read(|ledger| note(ledger, "sneaky")).await;

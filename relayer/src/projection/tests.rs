@@ -255,7 +255,7 @@ fn returned(from_remaining: u64) -> Log {
 }
 
 #[test]
-fn a_reorg_takes_a_payment_back_to_submitted_and_it_is_paid_once() {
+fn a_reorged_payment_is_submitted_again_and_paid_once() {
     let mut scene = Scene::new(GUARDIAN);
     scene.admit(0, 100, DEADLINE);
     let hash = scene.submit(0, &[0]);
@@ -273,7 +273,7 @@ fn a_reorg_takes_a_payment_back_to_submitted_and_it_is_paid_once() {
 }
 
 #[test]
-fn a_refund_is_back_when_it_is_final_and_what_went_to_the_operator_is_only_told() {
+fn a_final_refund_restores_budget_unless_paid_to_the_operator() {
     let refund = |amount, restored| {
         let payer = Address::repeat_byte(0x0a);
         log(&MandateEscrow::Refunded { mandate: MANDATE.0, payer, amount, restored, r#ref: B256::ZERO }, B256::ZERO)
@@ -326,7 +326,7 @@ fn a_revocation_fails_what_waits_only_when_it_is_final() {
 }
 
 #[test]
-fn a_skip_returns_the_money_when_it_is_final_and_only_we_could_send() {
+fn a_final_skip_returns_money_if_only_we_submit() {
     for (guardian, stranger, expected) in [
         (GUARDIAN, false, (PaymentState::Failed, Some(Code::TransferFailed))),
         (GUARDIAN, true, (PaymentState::Reserved, Some(Code::TransferFailed))),
@@ -355,7 +355,7 @@ fn a_skip_returns_the_money_when_it_is_final_and_only_we_could_send() {
 }
 
 #[test]
-fn a_skip_in_somebody_else_s_transaction_means_nothing() {
+fn a_skip_in_an_external_transaction_means_nothing() {
     let mut scene = Scene::new(GUARDIAN);
     scene.admit(0, 100, DEADLINE);
     let ours = scene.submit(0, &[0]);
@@ -368,7 +368,7 @@ fn a_skip_in_somebody_else_s_transaction_means_nothing() {
 }
 
 #[test]
-fn a_deadline_fails_a_payment_at_the_final_block_that_reaches_it_and_not_before() {
+fn a_deadline_fails_a_payment_only_at_a_final_block() {
     let mut scene = Scene::new(GUARDIAN);
     let head = blocks::head(&scene.ledger).unwrap().unwrap();
     scene.admit(0, 100, head.time + 2);
@@ -384,7 +384,7 @@ fn a_deadline_fails_a_payment_at_the_final_block_that_reaches_it_and_not_before(
 }
 
 #[test]
-fn a_used_nonce_fails_its_other_content_and_retires_what_is_far_below() {
+fn a_used_nonce_fails_other_content_and_retires_lower_ones() {
     let mut scene = Scene::new(Address::ZERO);
     scene.admit(5, 100, DEADLINE);
     scene.admit(90, 30, DEADLINE);
@@ -402,7 +402,7 @@ fn a_used_nonce_fails_its_other_content_and_retires_what_is_far_below() {
 }
 
 #[test]
-fn an_outflow_of_a_guarded_mandate_that_nobody_accepted_freezes_it() {
+fn an_unaccepted_outflow_freezes_a_guarded_mandate() {
     let mut scene = Scene::new(GUARDIAN);
     scene.mine(vec![spent(3, 40, B256::ZERO)]);
     assert!(scene.mandate().frozen.is_some());
@@ -411,7 +411,7 @@ fn an_outflow_of_a_guarded_mandate_that_nobody_accepted_freezes_it() {
 }
 
 #[test]
-fn an_unmined_opening_can_t_be_spent_until_it_is_mined_again() {
+fn an_unmined_opening_is_not_spendable_until_mined_again() {
     let scene = Scene::new(GUARDIAN);
     let mandate = scene.mandate();
     let location = mandate.opened.unwrap();
@@ -531,7 +531,7 @@ fn a_request_is_answered_once_and_only_by_what_was_asked_for() {
 }
 
 #[test]
-fn a_guardian_s_unknown_past_may_hold_other_submitters() {
+fn an_unknown_guardian_history_may_hold_other_submitters() {
     let mut scene = Scene::new(GUARDIAN);
     blocks::add_submitter(&scene.ledger, Address::ZERO).unwrap();
     scene.admit(0, 100, DEADLINE);
@@ -642,7 +642,7 @@ fn purse(scene: &Scene) -> [u64; 4] {
 }
 
 #[test]
-fn a_hold_is_booked_when_final_then_captured_and_the_rest_is_back() {
+fn a_final_hold_is_captured_and_the_rest_returned() {
     let mut scene = Scene::new(GUARDIAN);
     let id = admit_card(&scene, 0, 250, DEADLINE);
     assert_eq!(purse(&scene), [750, 250, 0, 0]);
@@ -676,7 +676,7 @@ fn a_reorg_takes_a_hold_away_and_it_counts_once_when_it_is_back() {
 }
 
 #[test]
-fn a_hold_that_can_never_be_placed_gives_its_money_back_when_that_is_final() {
+fn an_impossible_hold_returns_its_money_when_final() {
     let mut scene = Scene::new(GUARDIAN);
     let now = blocks::head(&scene.ledger).unwrap().unwrap().time;
     let late = admit_card(&scene, 0, 100, now + 1);
@@ -698,7 +698,7 @@ fn a_hold_that_can_never_be_placed_gives_its_money_back_when_that_is_final() {
 }
 
 #[test]
-fn a_hold_that_nobody_accepted_freezes_a_guarded_mandate_and_is_booked() {
+fn an_unaccepted_hold_freezes_a_guarded_mandate() {
     let mut scene = Scene::new(GUARDIAN);
     scene.mine(vec![held(7, 300)]);
     assert!(scene.mandate().frozen.is_some());
@@ -711,7 +711,7 @@ fn a_hold_that_nobody_accepted_freezes_a_guarded_mandate_and_is_booked() {
 }
 
 #[test]
-fn the_issuer_s_news_lead_to_one_end_in_any_order_and_any_number() {
+fn issuer_events_converge_in_any_order_and_number() {
     use crate::cards::worker::ingest_events;
     let event = |token: &str, kind: &str, cents, created: &str, approved| charges::ChargeEvent {
         token: token.into(),
@@ -746,7 +746,7 @@ fn the_issuer_s_news_lead_to_one_end_in_any_order_and_any_number() {
 }
 
 #[test]
-fn what_others_take_from_a_card_s_hold_is_booked_and_the_card_closes_with_the_issuer_s_word() {
+fn an_external_capture_is_booked_and_closes_the_card() {
     // The payee captures in parts; anybody releases; a sweep takes the rest after the end.
     for (logs, expected) in [
         (vec![vec![captured(0, 100)], vec![captured(0, 150)]], [750, 0, 0, 250, 0]),

@@ -100,7 +100,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_first_attempt_pays_the_base_fee_and_stays_under_the_ceiling(market in market(), ceiling in fee()) {
+        fn a_first_attempt_pays_the_base_fee_under_the_ceiling(market in market(), ceiling in fee()) {
             match first(market, ceiling) {
                 Ok(fees) => prop_assert!(market.base_fee <= fees.max_fee && fees.priority_fee <= fees.max_fee && fees.max_fee <= ceiling),
                 Err(FeeError::AboveCeiling { asked, ceiling: said }) => prop_assert!(asked > ceiling && said == ceiling),
@@ -108,7 +108,7 @@ mod tests {
         }
 
         #[test]
-        fn a_replacement_is_never_underpriced_and_never_above_the_ceiling(last in attempt(), market in market(), ceiling in fee()) {
+        fn a_replacement_is_priced_within_bump_and_ceiling(last in attempt(), market in market(), ceiling in fee()) {
             if let Ok(fees) = replacement(last, market, ceiling) {
                 prop_assert!(fees.max_fee <= ceiling && fees.priority_fee <= fees.max_fee);
                 prop_assert!(geth_takes(last.max_fee, fees.max_fee) && geth_takes(last.priority_fee, fees.priority_fee));

@@ -269,7 +269,7 @@ mod tests {
         }
 
         #[test]
-        fn a_batch_takes_each_mandate_s_first_payments_in_order_and_what_its_lane_can_pay(input in plan_inputs()) {
+        fn a_batch_takes_first_payments_in_order_within_lane_gas(input in plan_inputs()) {
             let gas: HashMap<usize, u64> = input.lanes.iter().copied().collect();
             for (lane, work) in plan(input.clone(), &RoundRobin::default()) {
                 let Work::Batch(batch) = work else { continue };
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_goes_before_the_payments_of_its_mandate_and_beside_those_of_others() {
+    fn a_hold_precedes_payments_of_its_own_mandate() {
         let input = PlanInput {
             lanes: vec![(0, u64::MAX), (1, u64::MAX)],
             calls: vec![call(Kind::Hold(1), Some(1))],
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn few_payments_share_a_transaction_however_many_lanes_there_are() {
+    fn few_payments_share_one_transaction_despite_many_lanes() {
         let input = PlanInput {
             lanes: (0..6).map(|lane| (lane, u64::MAX)).collect(),
             rows: (0..9).map(|mandate| candidate(mandate, 0)).collect(),

@@ -74,7 +74,7 @@ async fn approval_by(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_approval_that_waits_is_given_up_when_another_mandate_answers_its_request() -> Result<()> {
+async fn a_waiting_approval_ends_when_its_request_is_answered() -> Result<()> {
     let mut waiting = Waiting::start("approval-waits").await?;
     let (id, request) = (waiting.id, waiting.request.clone());
     let funds = waiting.world.escrow.balance_of(waiting.operator.address()).await?;
@@ -126,7 +126,7 @@ async fn who_sends_an_approval_that_waits_opens_the_very_mandate() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_approval_that_was_sent_is_cancelled_when_another_mandate_answers_its_request() -> Result<()> {
+async fn a_sent_approval_is_canceled_when_its_request_is_answered() -> Result<()> {
     let world = World::with("approval-sent", &Settings { finality: 8, ..Settings::default() }).await?;
     let (agent, operator) = (world.agent()?, world.operator()?);
     let (anvil, by) = (&world.anvil, &world.keys.operator);
@@ -179,7 +179,7 @@ async fn an_approval_that_was_sent_is_cancelled_when_another_mandate_answers_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reorg_that_takes_the_answer_away_brings_no_approval_back_and_leaves_room_for_another() -> Result<()> {
+async fn a_reorged_answer_revives_no_approval() -> Result<()> {
     let mut waiting = Waiting::start("approval-and-reorg").await?;
     let (id, request) = (waiting.id, waiting.request.clone());
     let funds = waiting.world.escrow.balance_of(waiting.operator.address()).await?;

@@ -50,7 +50,7 @@ async fn trail(world: &World, mandate: MandateId) -> Result<Vec<(u64, String)>> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stream_is_the_trail_and_resumes_after_a_crash_without_gap_or_repeat() -> Result<()> {
+async fn the_stream_resumes_after_a_crash_without_gap_or_repeat() -> Result<()> {
     let (mut world, mandate) = opened("events", "100").await?;
     let agent = world.agent()?;
     let path = format!("/v1/events?mandate={}&after=0", mandate.id);
@@ -108,7 +108,7 @@ async fn the_typed_stream_goes_on_over_a_restart() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_without_a_start_begins_now_and_shows_what_comes_at_once() -> Result<()> {
+async fn a_stream_without_a_start_begins_now() -> Result<()> {
     let (world, mandate) = opened("events-now", "100").await?;
     let agent = world.agent()?;
     let other = world.open(&asking("1")?).await?;

@@ -96,7 +96,7 @@ async fn stops_while_it_catches_up(name: &str, is_away: bool) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asked_to_stop_while_it_catches_up_at_its_start_it_stops_at_once() -> Result<()> {
+async fn a_stop_while_catching_up_is_immediate() -> Result<()> {
     stops_while_it_catches_up("stopped-far-behind", true).await
 }
 

@@ -9,7 +9,7 @@ use stipend_e2e::{CardSettings, Settings, World, eventually};
 use crate::{asking, code, opened, payee, usdc};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_does_not_start_on_what_is_not_its_house() -> Result<()> {
+async fn it_does_not_start_on_another_deployment() -> Result<()> {
     let mut world = World::start("not-its-house").await?;
     let taken = world.relayer.must_not_start(&[]).await?;
     assert!(taken.contains("ledger.db"), "{taken}");
@@ -32,7 +32,7 @@ async fn it_does_not_start_on_what_is_not_its_house() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_past_the_ledger_freezes_the_mandate_and_stops_the_relayer() -> Result<()> {
+async fn a_payment_outside_the_ledger_freezes_and_halts() -> Result<()> {
     let (world, mandate) = opened("past-the-ledger", "100").await?;
     let agent = world.agent()?;
     let other = world.open(&asking("5")?).await?;
@@ -87,7 +87,7 @@ async fn a_reorg_past_finality_stops_the_relayer_and_reads_go_on() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_accepted_is_answered_by_a_relayer_that_has_halted_and_nothing_new_is_taken() -> Result<()> {
+async fn a_halted_relayer_replays_answers_and_accepts_nothing() -> Result<()> {
     let cards = Some(CardSettings::default());
     let mut world = World::with("halted-repeats", &Settings { cards, ..Settings::default() }).await?;
     let agent = world.agent()?;

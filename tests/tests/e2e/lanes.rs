@@ -92,7 +92,7 @@ async fn all_is_well(world: &World, client: &Client) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_submitters_pay_everything_once_and_no_mandate_from_two_at_a_time() -> Result<()> {
+async fn no_mandate_is_in_two_lanes_at_a_time() -> Result<()> {
     let world = lanes("three-lanes", 2, &["--rate-peer", "10000", "--rate-agent", "10000"]).await?;
     let agent = world.agent()?;
     let mut mandates: Vec<Mandate> = Vec::new();
@@ -200,7 +200,7 @@ async fn a_payment_waits_for_eth_and_goes_by_itself() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_submitter_s_payments_come_back_and_others_pay_them() -> Result<()> {
+async fn other_submitters_pay_for_a_removed_one() -> Result<()> {
     let world = lanes("removed-submitter", 1, &[]).await?;
     let agent = world.agent()?;
     let mandate = opened(&world, &agent).await?;
@@ -238,7 +238,7 @@ async fn a_removed_submitter_s_payments_come_back_and_others_pay_them() -> Resul
 /// A spike of a hundred times keeps a payment waiting; when it can't be paid any more, its nonce is
 /// used up for nothing, and the submitter goes on.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_become_pointless_is_cancelled_under_the_ceiling() -> Result<()> {
+async fn obsolete_transactions_are_canceled_under_the_ceiling() -> Result<()> {
     let world = lanes("cancelled", 0, &["--fee-ceiling-gwei", "5", "--deadline-min", "10"]).await?;
     let agent = world.agent()?;
     let mandate = opened(&world, &agent).await?;

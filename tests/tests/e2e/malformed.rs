@@ -127,7 +127,7 @@ impl Case {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fields_that_are_not_what_they_should_be_are_named_and_refused() -> Result<()> {
+async fn malformed_fields_are_named_and_refused() -> Result<()> {
     let case = Case::start("malformed-fields").await?;
     let trail = case.trail().await?;
     for amount in AMOUNTS {

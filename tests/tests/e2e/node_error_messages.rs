@@ -21,7 +21,7 @@ fn signed(key: &PrivateKeySigner, mut transaction: TxEip1559) -> Result<Vec<u8>>
 
 /// Every row of the table that is said to be heard is said here by a real anvil.
 #[tokio::test(flavor = "multi_thread")]
-async fn anvil_s_words_are_understood() -> Result<()> {
+async fn anvil_error_messages_are_classified() -> Result<()> {
     let world = World::start("words").await?;
     let provider = world.anvil.provider();
     let key = &world.keys.operator;

@@ -168,7 +168,7 @@ async fn one_node_is_away_when_it_starts() -> Result<()> {
 const NEVER: u64 = 3_600_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_tells_of_every_block_and_breaks_without_losing_one() -> Result<()> {
+async fn a_broken_websocket_loses_no_block() -> Result<()> {
     let (mut world, mandate) = opened("websocket", "100").await?;
     let agent = world.agent()?;
     let line = Line::to(world.anvil.url()).await?;

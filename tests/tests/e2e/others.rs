@@ -86,7 +86,7 @@ async fn a_reorg_that_takes_a_removal_back_lets_the_submitter_go_on() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_with_the_submitter_s_key_is_noticed_when_there_is_nothing_to_send() -> Result<()> {
+async fn an_external_use_of_the_key_is_noticed_while_idle() -> Result<()> {
     let (mut world, mandate) = opened("stolen-submitter", "100").await?;
     let agent = world.agent()?;
     world.followed(&agent).await?;

@@ -63,7 +63,7 @@ async fn a_payment_is_mined_unmined_mined_again_and_settled_once() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mandate_that_a_reorg_takes_away_can_t_be_paid_from() -> Result<()> {
+async fn a_reorged_out_mandate_cannot_be_spent() -> Result<()> {
     let world = World::with("reorg-of-an-opening", &patient()).await?;
     let agent = world.agent()?;
     let mandate = world.open(&asking("10")?).await?;

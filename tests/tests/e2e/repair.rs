@@ -75,7 +75,7 @@ async fn agrees(world: &World, agent: &Client, mandate: &Mandate) -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn yesterday_s_ledger_signs_nothing_until_it_is_repaired() -> Result<()> {
+async fn a_restored_ledger_signs_nothing_until_repaired() -> Result<()> {
     let (mut world, mandate) = opened("yesterday", "100").await?;
     let agent = world.agent()?;
     let kept = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
@@ -132,7 +132,7 @@ async fn yesterday_s_ledger_signs_nothing_until_it_is_repaired() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waited_in_yesterday_s_ledger_is_paid_once() -> Result<()> {
+async fn payments_waiting_in_a_restored_ledger_are_paid_once() -> Result<()> {
     let (mut world, mandate) = opened("waited-yesterday", "100").await?;
     let agent = world.agent()?;
     // One payment is in a transaction that is not mined, one waits behind it.
@@ -214,7 +214,7 @@ async fn a_lost_ledger_is_rebuilt_from_the_chain() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_file_and_without_a_start_the_repair_finds_the_beginning() -> Result<()> {
+async fn repair_without_file_or_start_block_finds_the_beginning() -> Result<()> {
     let (mut world, mandate) = opened("no-start", "100").await?;
     let agent = world.agent()?;
     let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("2")?)).await??.object;
@@ -283,7 +283,7 @@ async fn a_copy_beside_a_running_relayer_stops_before_it_signs() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outflow_of_somebody_else_s_stays_frozen_and_the_rest_goes_on() -> Result<()> {
+async fn an_external_outflow_stays_frozen_and_the_rest_resumes() -> Result<()> {
     let (mut world, mandate) = opened("stranger", "100").await?;
     let agent = world.agent()?;
     let other = world.open(&asking("5")?).await?;

@@ -101,7 +101,7 @@ async fn a_request_is_signed_for_here_and_now_and_counts_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_was_made_before_a_restart_is_not_taken_after_it() -> Result<()> {
+async fn a_request_signed_before_a_restart_is_refused_after_it() -> Result<()> {
     let mut world = World::start("signed-restart").await?;
     let call = world.post("/v1/mandate-requests", BODY, &world.keys.agent).await?;
     assert_eq!(call.send().await?.status, 201);

@@ -165,7 +165,7 @@ async fn what_is_left_when_the_time_is_over_goes_back_by_itself() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_t_be_paid_any_more_is_in_the_budget_again() -> Result<()> {
+async fn unpayable_amounts_return_to_the_budget() -> Result<()> {
     let world = World::start("too-late").await?;
     let agent = world.agent()?;
     let mandate = world.open(&asking("10")?).await?;
@@ -195,7 +195,7 @@ async fn what_can_t_be_paid_any_more_is_in_the_budget_again() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_agent_s_key_alone_moves_nothing() -> Result<()> {
+async fn an_agent_key_alone_moves_nothing() -> Result<()> {
     let world = World::start("agent-alone").await?;
     let agent = world.agent()?;
     let mandate = world.open(&narrow()?).await?;
@@ -207,7 +207,7 @@ async fn the_agent_s_key_alone_moves_nothing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_submitter_s_key_alone_changes_nothing_of_what_was_signed() -> Result<()> {
+async fn a_submitter_key_alone_cannot_alter_what_was_signed() -> Result<()> {
     let world = World::start("submitter-alone").await?;
     let agent = world.agent()?;
     let mandate = world.open(&narrow()?).await?;

@@ -20,7 +20,7 @@ async fn told(world: &World, path: &str, id: &str, by: &str) -> Result<Problem> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_agent_s_things_look_like_things_that_do_not_exist() -> Result<()> {
+async fn other_agents_objects_look_nonexistent() -> Result<()> {
     let (world, mandate) = opened("tenants", "100").await?;
     let agent = world.agent()?;
     let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
@@ -51,7 +51,7 @@ async fn another_agent_s_things_look_like_things_that_do_not_exist() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_pays_from_another_agent_s_mandate() -> Result<()> {
+async fn no_agent_pays_from_another_mandate() -> Result<()> {
     let (world, mandate) = opened("foreign-payment", "100").await?;
     let (agent, stranger) = (world.agent()?, world.client(&key("stranger")?)?);
     let before = agent.audit(None, 0, Some(100)).await?.data.len();

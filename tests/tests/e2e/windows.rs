@@ -50,7 +50,7 @@ async fn a_payment_above_the_window_is_denied_and_passes_later() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_the_chain_has_no_room_for_yet_waits_and_settles() -> Result<()> {
+async fn a_payment_beyond_the_window_waits_and_settles() -> Result<()> {
     let world = World::start("windows-wait").await?;
     let agent = world.agent()?;
     let mandate = world.open(&windowed()?).await?;

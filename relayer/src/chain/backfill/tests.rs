@@ -60,7 +60,7 @@ async fn a_node_that_refuses_every_range_is_asked_block_by_block() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_cut_off_is_noticed_between_blocks_and_within_one() {
+async fn truncated_logs_are_noticed_between_and_within_blocks() {
     for most in 0..=7 {
         let scripted = with_logs(40, &[(3, 2), (4, 2), (30, 3)]).await;
         scripted.script().max_logs = Some(most);

@@ -116,7 +116,7 @@ async fn a_node_that_leaves_out_logs_is_set_aside() {
 }
 
 #[tokio::test]
-async fn a_node_that_gives_some_logs_of_a_block_or_one_twice_is_set_aside_and_the_follower_goes_on() {
+async fn incomplete_or_duplicate_logs_quarantine_the_node() {
     type Garble = fn(&mut Vec<alloy::rpc::types::Log>);
     let garbles: [(Garble, &str); 2] =
         [(|logs| logs.truncate(1), "leaves out logs"), (|logs| logs.push(logs[0].clone()), "comes twice")];
@@ -138,7 +138,7 @@ async fn a_node_that_gives_some_logs_of_a_block_or_one_twice_is_set_aside_and_th
 }
 
 #[tokio::test]
-async fn what_can_t_be_booked_sets_the_node_aside_unless_it_is_the_last_one() {
+async fn rejected_blocks_quarantine_the_node_unless_it_is_the_last() {
     let (first, second) = (Scripted::start(10).await, Scripted::start(10).await);
     let (follower, _dir) = follower(&[&first, &second]);
     follower.catch_up(Some(0)).await.unwrap();
@@ -178,7 +178,7 @@ async fn a_lie_while_it_catches_up_at_the_start_is_no_reason_to_stop() {
 }
 
 #[tokio::test]
-async fn a_reorg_above_finality_while_it_was_away_is_walked_and_then_ranges_go_on() {
+async fn a_reorg_while_away_is_walked_then_ranges_resume() {
     let node = Scripted::start(20).await;
     let (follower, _dir) = follower(&[&node]);
     follower.catch_up(Some(0)).await.unwrap();

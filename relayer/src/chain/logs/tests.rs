@@ -18,7 +18,7 @@ async fn checked(logs: u64, garble: fn(&mut Vec<RpcLog>), also: fn(&Scripted)) -
 }
 
 #[tokio::test]
-async fn a_block_s_logs_are_those_of_its_receipts_whatever_their_types() {
+async fn block_logs_match_receipts_of_any_type() {
     for logs in 0..4 {
         assert_eq!(checked(logs, |_| {}, |_| {}).await.unwrap() as u64, logs);
     }
@@ -40,7 +40,7 @@ async fn a_log_that_is_left_out_is_missed_wherever_it_stood() {
 }
 
 #[tokio::test]
-async fn logs_that_are_not_the_block_s_are_noticed() {
+async fn logs_of_another_block_are_noticed() {
     type Garble = fn(&mut Vec<RpcLog>);
     let garbles: [(Garble, &str); 7] = [
         (|logs| logs.push(logs[1].clone()), "comes twice"),

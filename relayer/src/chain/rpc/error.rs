@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_large_is_told_from_what_is_too_often_and_from_what_is_not_there() {
+    fn range_rate_limit_and_missing_block_are_told_apart() {
         for (message, expected) in [
             ("query returned more than 10000 results", Some(Meaning::TooLarge)),
             (

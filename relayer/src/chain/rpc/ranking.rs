@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_comes_back_on_another_chain_is_asked_last_and_named() {
+    fn a_node_back_on_another_chain_is_asked_last() {
         let (mut nodes, now) = nodes(2);
         nodes.failed(0, "no connection".into(), now);
         assert!(!nodes.on_chain(0, 5));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_a_minute_behind_is_not_asked_before_a_fresher_one() {
+    fn a_lagging_node_is_asked_after_a_fresher_one() {
         let (mut nodes, now) = nodes(2);
         nodes.record_head(0, at(100, 1_000), now);
         nodes.record_head(1, at(101, 1_029), now);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_goes_backwards_is_set_aside_for_a_while() {
+    fn a_node_that_goes_backwards_is_quarantined() {
         let (mut nodes, now) = nodes(2);
         nodes.record_head(0, at(100, 1_000), now);
         nodes.record_head(1, at(100, 1_000), now);

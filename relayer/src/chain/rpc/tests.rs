@@ -29,7 +29,7 @@ async fn look_at_all(rpc: &Rpc) {
 }
 
 #[tokio::test]
-async fn another_node_answers_when_the_preferred_one_does_not_and_health_says_so() {
+async fn another_node_answers_when_the_preferred_one_fails() {
     let ([first, second], rpc, health) = several().await;
     rpc.balance(ACCOUNT).await.unwrap_err();
     first.script().balance = Some(1);
@@ -57,7 +57,7 @@ async fn another_node_answers_when_the_preferred_one_does_not_and_health_says_so
 }
 
 #[tokio::test]
-async fn a_node_on_another_chain_is_asked_for_its_chain_and_for_nothing_else() {
+async fn a_node_on_another_chain_is_asked_only_for_its_chain_id() {
     let ([first, second], rpc, health) = several().await;
     first.script().balance = Some(1);
     second.script().chain_id = 5;
@@ -82,7 +82,7 @@ async fn a_node_on_another_chain_is_asked_for_its_chain_and_for_nothing_else() {
 }
 
 #[tokio::test]
-async fn at_the_start_one_wrong_chain_is_named_and_one_silent_node_is_not_fatal() {
+async fn startup_names_a_wrong_chain_and_tolerates_a_silent_node() {
     let ([first, second], rpc, _) = several().await;
     assert_eq!(rpc.verify_chain_ids().await.unwrap(), None);
     first.script().fails = vec![("eth_chainId", 500)];
@@ -160,7 +160,7 @@ async fn a_block_that_one_node_does_not_know_is_asked_of_the_next() {
 }
 
 #[tokio::test]
-async fn a_node_that_puts_its_address_into_its_words_gives_no_key_away() {
+async fn a_node_quoting_its_url_reveals_no_key() {
     let node =
         Node::new("https://user:password-1@rpc.example/v3/0123456789abcdef?key=fedcba9876543210".parse().unwrap());
     let node = node.unwrap();

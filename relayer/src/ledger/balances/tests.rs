@@ -316,7 +316,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_claimed_twice_is_set_right_before_anything_is_available_again() {
+fn a_double_claim_is_reversed_before_funds_are_available() {
     let book = |balances: Balances, booking| balances.book(booking).unwrap().0;
     let opened = book(Balances::default(), LedgerEvent::Open(usdc(10)));
     let balances = book(book(opened, LedgerEvent::Reserve(usdc(8))), LedgerEvent::Pay(usdc(5)));
@@ -339,7 +339,7 @@ fn a_refund_restores_what_was_paid_and_no_more() {
 }
 
 #[test]
-fn nobody_s_cost_is_nobody_s() {
+fn a_cost_without_bearer_is_charged_to_none() {
     assert_eq!(shares(7, 0), Vec::<u128>::new());
     assert_eq!(shares(7, 3), [3, 2, 2]);
 }

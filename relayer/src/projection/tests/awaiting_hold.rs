@@ -39,7 +39,7 @@ fn counted(scene: &Scene) -> Vec<u64> {
 }
 
 #[test]
-fn a_hold_that_can_never_be_made_again_gives_its_money_back_whatever_became_of_the_card() {
+fn a_hold_that_cannot_recur_returns_its_money() {
     let used = |nonce| vec![spent(nonce, 5, B256::ZERO)];
     for states in ISSUED {
         for (deadline, logs, reason, purse_after) in [
@@ -74,7 +74,7 @@ fn a_hold_that_can_never_be_made_again_gives_its_money_back_whatever_became_of_t
 }
 
 #[test]
-fn what_the_issuer_takes_without_a_hold_is_the_host_s_whichever_is_known_first() {
+fn an_unbacked_clearing_is_at_the_cost_of_the_host() {
     for concluded_first in [true, false] {
         let mut scene = Scene::new(GUARDIAN);
         let id = unmined(&mut scene, DEADLINE, ISSUED[3]);
@@ -112,7 +112,7 @@ fn what_the_issuer_takes_without_a_hold_is_the_host_s_whichever_is_known_first()
 }
 
 #[test]
-fn a_hold_that_was_unmined_is_made_again_while_it_can_be_and_is_of_use() {
+fn an_unmined_hold_is_placed_again_while_useful() {
     for states in ISSUED {
         let mut scene = Scene::new(GUARDIAN);
         let id = unmined(&mut scene, DEADLINE, states);

@@ -17,7 +17,7 @@ fn ask(scene: &Scene, transaction: &str) -> Option<Code> {
 }
 
 #[test]
-fn from_the_operator_s_word_on_no_charge_is_approved_whether_or_not_a_block_has_it() {
+fn a_revocation_stops_charges_mined_or_not() {
     for taken in [false, true] {
         let mut scene = Scene::with(GUARDIAN, |terms| terms.cap = usdc(10_000));
         let id = admit_card(&scene, 0, 10_000, DEADLINE);

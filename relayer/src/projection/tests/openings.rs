@@ -48,7 +48,7 @@ fn asked(scene: &Scene) -> (stipend_core::RequestId, Terms, Terms) {
 }
 
 #[test]
-fn an_opening_that_waits_is_given_up_for_good_when_another_mandate_answers_its_request() {
+fn a_waiting_opening_ends_when_its_request_is_answered() {
     let mut scene = Scene::new(GUARDIAN);
     let (request, a, b) = asked(&scene);
     accept(&scene, A, &a);
@@ -69,7 +69,7 @@ fn an_opening_that_waits_is_given_up_for_good_when_another_mandate_answers_its_r
 }
 
 #[test]
-fn an_opening_that_was_sent_is_pointless_once_another_mandate_answers_its_request() {
+fn a_sent_opening_is_obsolete_once_its_request_is_answered() {
     let mut scene = Scene::new(GUARDIAN);
     let (_, a, b) = asked(&scene);
     accept(&scene, A, &a);

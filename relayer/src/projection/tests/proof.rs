@@ -133,7 +133,7 @@ fn what_was_entered_stays() {
 }
 
 #[test]
-fn gas_is_borne_by_the_payments_of_a_batch_and_by_nobody_before_it_is_final() {
+fn gas_is_charged_to_batched_payments_once_final() {
     let mut scene = Scene::new(GUARDIAN);
     for nonce in 0..3 {
         scene.admit(nonce, 10, DEADLINE);

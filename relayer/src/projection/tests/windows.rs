@@ -46,7 +46,7 @@ fn refusal(scene: &Scene, amount: u64, (now, deadline): (Seconds, Seconds)) -> O
 /// An agent that pays all that the window allows, once an hour, with an hour's time: each payment that has
 /// to wait makes the next one wait too, and what could not be taken in time is denied.
 #[test]
-fn whole_windows_one_after_the_other_lag_and_none_is_accepted_that_can_t_be_paid() {
+fn windows_lag_and_no_unpayable_spend_is_accepted() {
     let mut scene = windowed(GUARDIAN);
     let mut contract = RollingWindow::default();
     let mut accepted = Vec::new();
@@ -79,7 +79,7 @@ fn whole_windows_one_after_the_other_lag_and_none_is_accepted_that_can_t_be_paid
 }
 
 #[test]
-fn what_waits_counts_until_a_block_has_it_and_then_from_that_block_s_time() {
+fn pending_spend_counts_until_mined_then_from_block_time() {
     let first = START + HOUR + 10;
     for card in [false, true] {
         let mut scene = windowed(GUARDIAN);
@@ -107,7 +107,7 @@ fn what_waits_counts_until_a_block_has_it_and_then_from_that_block_s_time() {
 }
 
 #[test]
-fn what_others_sent_of_an_unguarded_mandate_counts_once_it_is_final() {
+fn external_payments_of_unguarded_mandates_count_once_final() {
     for log in [spent(7, 20, B256::ZERO), held(7, 20)] {
         let mut scene = windowed(Address::ZERO);
         scene.mine_at(START, vec![log]);

@@ -176,7 +176,7 @@ async fn after_sending_the_capture_which_is_mined_meanwhile() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_charge_while_it_is_down_is_declined_and_the_card_stays_usable() -> Result<()> {
+async fn a_charge_while_down_is_declined_and_the_card_stays_usable() -> Result<()> {
     let (mut world, mandate, agent) = to_be_killed("card-down").await?;
     let card = active(&world, &agent, mandate.id).await?;
     let secrets = world.reveal(&agent, card.id).await?;

@@ -25,7 +25,7 @@ async fn a_charge_that_is_taken_back_costs_nothing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_cleared_is_captured_and_what_is_pending_is_waited_for() -> Result<()> {
+async fn cleared_amounts_are_captured_and_pending_ones_awaited() -> Result<()> {
     let (world, mandate) = offered("card-partial").await?;
     let (agent, issuer) = (world.agent()?, world.issuer()?);
 
@@ -92,7 +92,7 @@ async fn a_card_that_nobody_charges_in_time_is_released() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clearing_that_comes_after_the_card_s_time_is_captured() -> Result<()> {
+async fn a_clearing_after_the_card_expired_is_captured() -> Result<()> {
     let (world, mandate) = offered_with("card-late-clearing", SHORT).await?;
     let (agent, issuer) = (world.agent()?, world.issuer()?);
     let card = active(&world, &agent, mandate.id).await?;
@@ -133,7 +133,7 @@ async fn agent_and_operator_can_close_a_card_that_was_not_charged() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn revoking_a_mandate_closes_its_cards_and_keeps_what_was_promised() -> Result<()> {
+async fn revoking_a_mandate_closes_its_cards_and_keeps_approvals() -> Result<()> {
     let (world, mandate) = offered("card-revoked").await?;
     let (agent, issuer) = (world.agent()?, world.issuer()?);
     let (unused, used) = (active(&world, &agent, mandate.id).await?, active(&world, &agent, mandate.id).await?);
@@ -153,7 +153,7 @@ async fn revoking_a_mandate_closes_its_cards_and_keeps_what_was_promised() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_the_operator_s_message_on_no_charge_passes_and_no_block_is_waited_for() -> Result<()> {
+async fn a_revocation_message_stops_charges_before_any_block() -> Result<()> {
     let (world, mandate) = offered("card-revoking").await?;
     let (agent, operator, issuer) = (world.agent()?, world.operator()?, world.issuer()?);
     let (card, used) = (active(&world, &agent, mandate.id).await?, active(&world, &agent, mandate.id).await?);
@@ -186,7 +186,7 @@ async fn from_the_operator_s_message_on_no_charge_passes_and_no_block_is_waited_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_captures_or_releases_comes_back_at_the_mandate_s_capture_end() -> Result<()> {
+async fn an_uncaptured_hold_returns_at_the_capture_end() -> Result<()> {
     let (mut world, mandate) = offered("card-unswept").await?;
     let agent = world.agent()?;
     let card = active(&world, &agent, mandate.id).await?;

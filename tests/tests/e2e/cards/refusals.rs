@@ -103,7 +103,7 @@ async fn cards_and_payments_share_their_nonces() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mandate_for_named_payees_has_cards_only_if_the_treasury_is_one() -> Result<()> {
+async fn payee_lists_allow_cards_only_with_the_treasury() -> Result<()> {
     let cards = Some(CardSettings::default());
     let world = World::with("card-payees", &Settings { cards, ..Settings::default() }).await?;
     let agent = world.agent()?;
@@ -137,7 +137,7 @@ async fn an_idempotency_key_stands_for_one_card() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_is_its_agent_s_and_its_operator_may_look() -> Result<()> {
+async fn a_card_belongs_to_its_agent_and_its_operator_may_look() -> Result<()> {
     let (world, mandate) = offered("card-tenants").await?;
     let (agent, operator) = (world.agent()?, world.operator()?);
     let stranger = world.client(&key("a stranger")?)?;

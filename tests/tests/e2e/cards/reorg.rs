@@ -17,7 +17,7 @@ const FINALITY: u64 = 8;
 const DAY: u64 = 86_400;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_whose_hold_is_unmined_is_paused_until_it_is_mined_again() -> Result<()> {
+async fn an_unmined_hold_pauses_its_card_until_mined_again() -> Result<()> {
     let cards = Some(CardSettings { poll: 1, ..CardSettings::default() });
     let world = World::with("card-reorg", &Settings { finality: FINALITY, cards, ..Settings::default() }).await?;
     let (agent, issuer) = (world.agent()?, world.issuer()?);
@@ -160,7 +160,7 @@ async fn a_charge_whose_hold_can_never_be_made_again_is_the_host_s() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_whose_hold_comes_too_late_to_be_made_again_closes_and_its_mandate_is_swept() -> Result<()> {
+async fn a_card_whose_hold_is_too_late_closes_and_is_swept() -> Result<()> {
     let (mut world, mandate, card, secrets) = held_for_a_moment("card-reorg-late").await?;
     take_back(&mut world).await?;
     world.anvil.pass(2 * DAY).await?;

@@ -9,7 +9,7 @@ use stipend_e2e::{Purchase, Secrets};
 use super::{active, closes, offered};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_s_life_leaves_its_number_nowhere() -> Result<()> {
+async fn card_numbers_are_left_nowhere() -> Result<()> {
     let (mut world, mandate) = offered("card-secrets").await?;
     let agent = world.agent()?;
     let card = active(&world, &agent, mandate.id).await?;

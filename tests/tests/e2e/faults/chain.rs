@@ -117,7 +117,7 @@ async fn payments_wait_while_gas_costs_a_hundred_times_more() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_the_token_refuses_comes_back_after_finality_and_its_neighbours_are_paid() -> Result<()> {
+async fn a_row_the_token_refuses_returns_and_others_are_paid() -> Result<()> {
     const REFUSED: Address = Address::repeat_byte(0xbb);
     let (world, mandate) = opened("refused-row", "10").await?;
     let (agent, memory) = (world.agent()?, Memory::of(&world));

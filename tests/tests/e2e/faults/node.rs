@@ -208,7 +208,7 @@ async fn payments_wait_for_a_node_that_is_a_minute_behind() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_lags_or_lies_costs_nothing_while_another_tells_the_truth() -> Result<()> {
+async fn a_bad_node_costs_nothing_beside_a_good_one() -> Result<()> {
     let mut troubled = Troubled::world("one-of-two-lies").await?;
     let world = &mut troubled.world;
     let nodes = format!("{},{}", world.proxy()?.url(), world.anvil.url());
@@ -302,7 +302,7 @@ async fn nothing_is_sent_to_a_node_that_comes_back_on_another_chain() -> Result<
 
 /// Twenty seconds of errors; ten minutes in the long run.
 #[tokio::test(flavor = "multi_thread")]
-async fn payments_are_accepted_and_wait_while_the_node_gives_only_errors() -> Result<()> {
+async fn payments_are_accepted_and_wait_while_nodes_fail() -> Result<()> {
     let _place = heavy().await?;
     let seconds = number_from("STIPEND_RPC_ERRORS", 20)?;
     let world = World::with("rpc-errors", &Settings { troubled: true, ..Settings::default() }).await?;

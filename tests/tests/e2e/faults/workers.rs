@@ -11,7 +11,7 @@ use stipend_e2e::{CardSettings, Settings, World, balance, eventually};
 use crate::{asking, payee, usdc};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_panics_ends_the_relayer_and_the_next_start_goes_on() -> Result<()> {
+async fn a_worker_panic_stops_the_relayer_and_a_restart_resumes() -> Result<()> {
     let cards = Some(CardSettings { poll: 1, ..CardSettings::default() });
     let mut world = World::with("worker-panics", &Settings { cards, ..Settings::default() }).await?;
     let mandate = world.open(&asking("100")?).await?.id;
