@@ -4,8 +4,8 @@
 //! Rules are asked in the order in which they were set; the first one for the call's method decides,
 //! and a call without one is passed on. The test's own calls go to anvil directly.
 
-mod behind;
-mod words;
+mod error_messages;
+mod upstream;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,8 +28,8 @@ use tokio::{
 };
 use url::Url;
 
-pub use behind::Behind;
-pub use words::{Client as NodeClient, Says};
+pub use error_messages::{Client as NodeClient, ErrorMessage};
+pub use upstream::Lag;
 
 /// What happens to a call.
 #[derive(Clone, Debug)]
@@ -47,9 +47,9 @@ pub enum Fault {
     /// HTTP 429, with so many seconds in `Retry-After`.
     TooMany(u64),
     /// An error in a node's words; the node gets nothing.
-    Says(Says),
+    ErrorMessage(ErrorMessage),
     /// The node gets it, and an error in its words is the answer all the same.
-    TakesAndSays(Says),
+    TakesAndSays(ErrorMessage),
     /// A JSON-RPC error with this code and message.
     Error(i64, &'static str),
     /// A call that reverts without a word.
@@ -97,7 +97,7 @@ struct Shared {
     node: Url,
     http: reqwest::Client,
     rules: Mutex<VecDeque<Rule>>,
-    behind: Mutex<Option<Behind>>,
+    behind: Mutex<Option<Lag>>,
     counts: Mutex<BTreeMap<String, Count>>,
 }
 
@@ -142,7 +142,7 @@ impl FaultProxy {
     }
 
     /// The node falls behind, and answers as if it were so, consistently.
-    pub fn fall_behind(&self, behind: Behind) {
+    pub fn fall_behind(&self, behind: Lag) {
         *lock(&self.shared.behind) = Some(behind);
     }
 
@@ -286,7 +286,7 @@ impl Shared {
                 let response = response.header(header::RETRY_AFTER, seconds);
                 response.body(Body::from("slow down")).map_err(|_| Broken)
             }
-            Fault::Says(says) => Ok(error(-32_000, says.text())),
+            Fault::ErrorMessage(says) => Ok(error(-32_000, says.text())),
             Fault::TakesAndSays(says) => {
                 self.pass_on(&method, &call).await?;
                 Ok(error(-32_000, says.text()))
@@ -325,7 +325,7 @@ impl Shared {
         let behind = *lock(&self.behind);
         match behind {
             None => self.ask(call).await,
-            Some(behind) => behind::answer(self, behind, method, call).await,
+            Some(behind) => upstream::answer(self, behind, method, call).await,
         }
     }
 

@@ -289,7 +289,7 @@ impl Issuer {
     }
 
     /// The payloads of all news about transactions so far, oldest first.
-    pub async fn news(&self) -> Result<Vec<Value>> {
+    pub async fn events(&self) -> Result<Vec<Value>> {
         let list = self.get("/v1/events?event_types=card_transaction.updated&with_content=true&page_size=100").await?;
         let newest_first = list["data"].as_array().cloned().unwrap_or_default();
         Ok(newest_first.into_iter().rev().map(|event| event["payload"].clone()).collect())

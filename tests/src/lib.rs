@@ -4,37 +4,37 @@
 //! them over HTTP, kills them by their id, and when it ends looks for secrets in what they wrote.
 
 mod anvil;
-mod books;
-mod chance;
+mod card_buyer;
 mod cli;
 mod eventually;
+mod exclusive_slot;
 mod fault_proxy;
-mod heavy;
 mod http;
 mod issuer;
 mod keys;
 mod load;
 mod miner;
+mod onchain;
 mod process;
+mod reconciliation;
 mod relayer;
 mod secrets;
-mod shopper;
-mod verdict;
+mod seeded_rng;
 mod world;
 
 pub use anvil::Anvil;
-pub use books::{Books, balance};
-pub use chance::{Chance, number_from};
 pub use cli::Failed;
 pub use eventually::{eventually, next_entry};
-pub use fault_proxy::{ANY, Behind, Count, Fault, FaultProxy, NodeClient, Says};
-pub use heavy::heavy;
+pub use exclusive_slot::exclusive_slot;
+pub use fault_proxy::{ANY, Count, ErrorMessage, Fault, FaultProxy, Lag, NodeClient};
 pub use http::{Answer, Call, HttpSigner};
 pub use issuer::{Charge, Charged, Issuer, Purchase, Void, dollars, signed_by_issuer};
 pub use keys::{Keys, key};
 pub use load::{Load, Shape};
 pub use miner::Miner;
+pub use onchain::{OnchainBalances, balance};
+pub use reconciliation::{AcceptedPayments, Account, Kept, Reconciliation, reconcile};
 pub use relayer::{CardSettings, Relayer, Settings, TREASURY};
 pub use secrets::Secrets;
-pub use verdict::{Account, Kept, Memory, Verdict, verdict};
+pub use seeded_rng::{SeededRng, number_from};
 pub use world::World;

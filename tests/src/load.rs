@@ -14,13 +14,13 @@ use stipend_client::{Error, Pay};
 use stipend_core::{Amount, MandateId, api::NewMandateRequest};
 use tokio::{task::JoinSet, time::sleep};
 
-use crate::{Account, Memory, World, key, shopper::Shopper};
+use crate::{AcceptedPayments, Account, World, card_buyer::CardBuyer, key};
 
 /// What each agent asks for: more than it will spend.
 const CAP: u64 = 100_000_000_000;
 
 /// How many accepted payments are followed by sending one of them again.
-const AGAIN: u64 = 5;
+const REPEAT_EVERY: u64 = 5;
 
 /// Between two attempts of an agent whose relayer does not answer.
 const RETRY: Duration = Duration::from_millis(20);
@@ -46,7 +46,7 @@ impl Default for Shape {
 #[derive(Debug)]
 pub struct Load {
     accounts: Vec<Account>,
-    memory: Memory,
+    accepted: AcceptedPayments,
     stop: Arc<AtomicBool>,
     agents: JoinSet<Result<()>>,
     cards: Arc<AtomicU64>,
@@ -69,7 +69,7 @@ impl Load {
         }
         let mut load = Self {
             accounts,
-            memory: Memory::of(world),
+            accepted: AcceptedPayments::of(world),
             stop: Arc::default(),
             agents: JoinSet::new(),
             cards: Arc::default(),
@@ -78,21 +78,21 @@ impl Load {
         for account in &load.accounts {
             let agent = Agent {
                 account: account.clone(),
-                memory: load.memory.clone(),
+                accepted: load.accepted.clone(),
                 stop: Arc::clone(&load.stop),
                 count: Arc::clone(&count),
             };
             load.agents.spawn(agent.pays(shape.pause));
         }
         if let (Some(issuer), Some(account)) = (world.shared_issuer(), load.accounts.first()) {
-            let shopper = Shopper {
+            let card_buyer = CardBuyer {
                 client: account.client.clone(),
                 mandate: *account.mandates.first().ok_or_eyre("an agent without a mandate")?,
                 issuer,
                 stop: Arc::clone(&load.stop),
                 made: Arc::clone(&load.cards),
             };
-            load.agents.spawn(shopper.shops());
+            load.agents.spawn(card_buyer.buys());
         }
         Ok(load)
     }
@@ -105,8 +105,8 @@ impl Load {
 
     /// What was accepted so far.
     #[must_use]
-    pub const fn memory(&self) -> &Memory {
-        &self.memory
+    pub const fn accepted(&self) -> &AcceptedPayments {
+        &self.accepted
     }
 
     /// How many cards were made so far, where they are offered.
@@ -119,13 +119,13 @@ impl Load {
     ///
     /// # Errors
     /// What an agent met that it should not.
-    pub async fn stop(mut self) -> Result<(Vec<Account>, Memory)> {
+    pub async fn stop(mut self) -> Result<(Vec<Account>, AcceptedPayments)> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(agent) = self.agents.join_next().await {
             // The world's own end may speak louder.
             agent?.inspect_err(|error| eprintln!("an agent gave up: {error:?}"))?;
         }
-        Ok((self.accounts, self.memory))
+        Ok((self.accounts, self.accepted))
     }
 }
 
@@ -146,7 +146,7 @@ fn asking() -> Result<NewMandateRequest> {
 
 struct Agent {
     account: Account,
-    memory: Memory,
+    accepted: AcceptedPayments,
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
 }
@@ -160,13 +160,13 @@ impl Agent {
             loop {
                 match self.account.client.send_payment(&pay, None).await {
                     Ok(accepted) => {
-                        self.memory.keep(pay, &accepted)?;
+                        self.accepted.keep(pay, &accepted)?;
                         break;
                     }
                     Err(error) => waits(error).await?,
                 }
             }
-            if number.is_multiple_of(AGAIN) {
+            if number.is_multiple_of(REPEAT_EVERY) {
                 self.asks_again(number).await?;
             }
             sleep(pause).await;
@@ -189,7 +189,7 @@ impl Agent {
 
     /// A payment that was accepted is never taken for another one.
     async fn asks_again(&self, number: u64) -> Result<()> {
-        let Some(kept) = self.memory.one_of(&self.account.mandates, usize::try_from(number)?) else { return Ok(()) };
+        let Some(kept) = self.accepted.one_of(&self.account.mandates, usize::try_from(number)?) else { return Ok(()) };
         loop {
             match self.account.client.send_payment(&kept.signed, None).await {
                 Ok(again) => {

@@ -1,12 +1,12 @@
 //! Cards: from an approved amount to a single-use card at a merchant, and back to the budget.
 
+mod closing;
 mod crashes;
-mod ends;
+mod lifecycle;
 mod races;
 mod refusals;
 mod reorg;
 mod secrets;
-mod story;
 mod webhooks;
 
 use eyre::Result;

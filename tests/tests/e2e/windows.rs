@@ -31,9 +31,9 @@ async fn a_payment_above_the_window_is_denied_and_passes_later() -> Result<()> {
     let denied = world.pay(&agent, &pay("5.000001")?).await?.unwrap_err().problem().cloned().unwrap();
     assert_eq!((denied.code, denied.status), (Code::WindowExceeded, 403));
     let decision = denied.decision.unwrap();
-    let (verdict, _) = decision.refusal().unwrap();
-    assert_eq!(verdict.rule, "window");
-    assert!(verdict.detail.contains("15.00 in the last 6000 seconds, at most 20.00"), "{}", verdict.detail);
+    let (reconcile, _) = decision.refusal().unwrap();
+    assert_eq!(reconcile.rule, "window");
+    assert!(reconcile.detail.contains("15.00 in the last 6000 seconds, at most 20.00"), "{}", reconcile.detail);
     let second = world.pay(&agent, &pay("5")?).await??.object;
     for payment in [&first, &second] {
         world.settled(&agent, payment).await?;

@@ -142,7 +142,7 @@ async fn news_that_the_issuer_did_not_sign_changes_nothing() -> Result<()> {
     // What the issuer says and nobody hears yet.
     issuer.fault(json!({ "webhooks": { "paused": true } })).await?;
     issuer.clear(&charge, Some(1_840)).await?;
-    let news = issuer.news().await?.pop().unwrap();
+    let news = issuer.events().await?.pop().unwrap();
     let body = news.to_string();
     let altered = body.replace("1840", "2400");
     assert_ne!(body, altered);
@@ -190,10 +190,10 @@ async fn a_question_that_the_issuer_did_not_sign_is_not_answered() -> Result<()>
 
     // Those that are signed are answered: each once, the same way every time, and about one amount.
     let ask = async |body: String| forger.signed(&body, "msg_question", now())?.send().await;
-    assert_eq!(verdict(&ask(question("t-1", &token, 2_501)).await?)?, "INSUFFICIENT_FUNDS");
-    assert_eq!(verdict(&ask(question("t-1", &token, 2_501)).await?)?, "INSUFFICIENT_FUNDS");
-    assert_eq!(verdict(&ask(question("t-1", &token, 100)).await?)?, "VELOCITY_EXCEEDED");
-    assert_eq!(verdict(&ask(question("t-2", "no card of ours", 100)).await?)?, "CARD_PAUSED");
+    assert_eq!(authorization_result(&ask(question("t-1", &token, 2_501)).await?)?, "INSUFFICIENT_FUNDS");
+    assert_eq!(authorization_result(&ask(question("t-1", &token, 2_501)).await?)?, "INSUFFICIENT_FUNDS");
+    assert_eq!(authorization_result(&ask(question("t-1", &token, 100)).await?)?, "VELOCITY_EXCEEDED");
+    assert_eq!(authorization_result(&ask(question("t-2", "no card of ours", 100)).await?)?, "CARD_PAUSED");
     noted(&agent, &card, "card.declined", 1).await?;
     assert_eq!(trail(&agent, &card).await?.len(), before + 1);
 
@@ -208,7 +208,7 @@ async fn a_question_that_the_issuer_did_not_sign_is_not_answered() -> Result<()>
     Ok(())
 }
 
-fn verdict(answer: &Answer) -> Result<String> {
+fn authorization_result(answer: &Answer) -> Result<String> {
     assert_eq!(answer.status, 200);
     Ok(answer.json()?["result"].as_str().unwrap_or_default().to_owned())
 }

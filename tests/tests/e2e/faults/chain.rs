@@ -8,7 +8,9 @@ use eyre::{Result, ensure};
 use stipend_bindings::abi::MockUSDC;
 use stipend_client::Pay;
 use stipend_core::{Amount, Code, api::PaymentState};
-use stipend_e2e::{Account, Chance, Load, Memory, Miner, Settings, Shape, World, eventually, heavy, verdict};
+use stipend_e2e::{
+    AcceptedPayments, Account, Load, Miner, SeededRng, Settings, Shape, World, eventually, exclusive_slot, reconcile,
+};
 use tokio::time::sleep;
 
 use crate::{opened, payee, usdc};
@@ -23,23 +25,23 @@ const BLOCK: Duration = Duration::from_millis(150);
 
 /// Waits until so many more payments are accepted.
 async fn go_on(load: &Load, payments: usize) -> Result<()> {
-    let due = load.memory().len() + payments;
-    eventually("payments are accepted", async || Ok((load.memory().len() >= due).then_some(()))).await
+    let due = load.accepted().len() + payments;
+    eventually("payments are accepted", async || Ok((load.accepted().len() >= due).then_some(()))).await
 }
 
 /// All that was accepted is paid, once.
 async fn all_is_paid(world: &World, load: Load, miner: Miner) -> Result<()> {
-    let (accounts, memory) = load.stop().await?;
+    let (accounts, accepted) = load.stop().await?;
     drop(miner);
-    let found = verdict(world, &accounts, &memory).await?;
+    let found = reconcile(world, &accounts, &accepted).await?;
     println!("{found:?}");
-    ensure!(found.failed == 0 && found.settled == memory.len(), "{} accepted, {found:?}", memory.len());
+    ensure!(found.failed == 0 && found.settled == accepted.len(), "{} accepted, {found:?}", accepted.len());
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reorgs_of_every_depth_short_of_finality_change_nothing() -> Result<()> {
-    let _place = heavy().await?;
+    let _place = exclusive_slot().await?;
     let world = World::with("reorgs", &Settings { finality: FINALITY, ..Settings::default() }).await?;
     world.anvil.mine(FINALITY).await?;
     let load = Load::start(&world, Shape::default()).await?;
@@ -55,26 +57,26 @@ async fn reorgs_of_every_depth_short_of_finality_change_nothing() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn transactions_that_the_node_forgets_are_sent_again() -> Result<()> {
-    let _place = heavy().await?;
-    let mut chance = Chance::by_seed("forgotten transactions")?;
+    let _place = exclusive_slot().await?;
+    let mut rng = SeededRng::by_seed("forgotten transactions")?;
     let world = World::start("forgotten").await?;
     let load = Load::start(&world, Shape::default()).await?;
     let miner = Miner::start(&world, BLOCK).await?;
     for _ in 0..20 {
         let hash = world.anvil.arrived().await?;
-        if chance.below(2) == 0 {
+        if rng.below(2) == 0 {
             world.anvil.drop_transaction(hash).await?;
         } else {
             world.anvil.drop_all_transactions().await?;
         }
-        sleep(Duration::from_millis(chance.below(200))).await;
+        sleep(Duration::from_millis(rng.below(200))).await;
     }
     all_is_paid(&world, load, miner).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_wait_while_gas_costs_a_hundred_times_more() -> Result<()> {
-    let _place = heavy().await?;
+    let _place = exclusive_slot().await?;
     // The host pays at most ten times what gas costs on a quiet day.
     let ceiling = vec!["--fee-ceiling-gwei".to_owned(), "10".to_owned()];
     let world = World::with("fee-spike", &Settings { more: ceiling, ..Settings::default() }).await?;
@@ -120,14 +122,14 @@ async fn payments_wait_while_gas_costs_a_hundred_times_more() -> Result<()> {
 async fn a_row_the_token_refuses_returns_and_others_are_paid() -> Result<()> {
     const REFUSED: Address = Address::repeat_byte(0xbb);
     let (world, mandate) = opened("refused-row", "10").await?;
-    let (agent, memory) = (world.agent()?, Memory::of(&world));
+    let (agent, accepted) = (world.agent()?, AcceptedPayments::of(&world));
     let anvil = &world.anvil;
     let pay = async |number: u64, payee| {
         let reference = Some(B256::from(U256::from(number)));
         let signed = world.sign(&agent, &Pay { reference, ..Pay::new(mandate.id, payee, usdc("1")?) }).await?;
-        let accepted = agent.send_payment(&signed, None).await?;
-        memory.keep(signed, &accepted)?;
-        eyre::Ok(accepted.object)
+        let answer = agent.send_payment(&signed, None).await?;
+        accepted.keep(signed, &answer)?;
+        eyre::Ok(answer.object)
     };
     anvil.automine(false).await?;
     // The first one goes alone; those that come meanwhile share a batch.
@@ -162,7 +164,7 @@ async fn a_row_the_token_refuses_returns_and_others_are_paid() -> Result<()> {
     for neighbour in [&left, &right] {
         world.payment_in(&agent, neighbour, PaymentState::Settled).await?;
     }
-    let found = verdict(&world, &[Account { client: agent.clone(), mandates: vec![mandate.id] }], &memory).await?;
+    let found = reconcile(&world, &[Account { client: agent.clone(), mandates: vec![mandate.id] }], &accepted).await?;
     ensure!((found.settled, found.failed) == (3, 1), "{found:?}");
     ensure!(agent.mandate(mandate.id).await?.available == usdc("7")?);
     ensure!(world.escrow.balance_of(REFUSED).await? == Amount::ZERO);

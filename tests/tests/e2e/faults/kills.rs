@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use eyre::Result;
-use stipend_e2e::{CardSettings, Chance, Load, Miner, Settings, Shape, World, heavy, number_from, verdict};
+use stipend_e2e::{
+    CardSettings, Load, Miner, SeededRng, Settings, Shape, World, exclusive_slot, number_from, reconcile,
+};
 use tokio::time::sleep;
 
 /// How long it lives at most, in milliseconds: it takes about half of this to start.
@@ -11,9 +13,9 @@ const LIFE: u64 = 2_200;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again_under_load_it_pays_everything_once() -> Result<()> {
-    let _place = heavy().await?;
+    let _place = exclusive_slot().await?;
     let kills = number_from("STIPEND_KILLS", 30)?;
-    let mut chance = Chance::by_seed("kills")?;
+    let mut rng = SeededRng::by_seed("kills")?;
     // What a webhook could not tell while it was down is asked for soon.
     let cards = Some(CardSettings { poll: 1, ..CardSettings::default() });
     let mut world = World::with("kills", &Settings { cards, log: "info", ..Settings::default() }).await?;
@@ -21,23 +23,23 @@ async fn killed_again_and_again_under_load_it_pays_everything_once() -> Result<(
     let miner = Miner::start(&world, Duration::from_millis(250)).await?;
     let (start, mut ready) = (Instant::now(), 0);
     for kill in 1..=kills {
-        sleep(Duration::from_millis(chance.below(LIFE))).await;
+        sleep(Duration::from_millis(rng.below(LIFE))).await;
         ready += u64::from(world.relayer.is_ready().await);
         world.relayer.kill()?;
         world.relayer.begin()?;
         if kill % 50 == 0 {
-            println!("{kill} kills, {} payments, {} s", load.memory().len(), start.elapsed().as_secs());
+            println!("{kill} kills, {} payments, {} s", load.accepted().len(), start.elapsed().as_secs());
         }
     }
     world.relayer.ready().await?;
     let killed = start.elapsed().as_secs();
     let cards = load.cards();
-    let (accounts, memory) = load.stop().await?;
+    let (accounts, accepted) = load.stop().await?;
     drop(miner);
-    let found = verdict(&world, &accounts, &memory).await?;
+    let found = reconcile(&world, &accounts, &accepted).await?;
     println!("{kills} kills in {killed} s, {ready} while it took work, {cards} cards");
     println!("{found:?} after {} s", start.elapsed().as_secs());
-    assert!(found.settled >= memory.len() && !memory.is_empty(), "{found:?}");
+    assert!(found.settled >= accepted.len() && !accepted.is_empty(), "{found:?}");
     assert!(cards > 0, "no card was made");
     assert!(ready > 0 && ready < kills, "killed {ready} of {kills} times while it took work");
     Ok(())
@@ -48,8 +50,8 @@ const FINALITY: u64 = 6;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_the_chain_turns_back_it_pays_everything_once() -> Result<()> {
-    let _place = heavy().await?;
-    let mut chance = Chance::by_seed("kills and reorgs")?;
+    let _place = exclusive_slot().await?;
+    let mut rng = SeededRng::by_seed("kills and reorgs")?;
     let cards = Some(CardSettings { poll: 1, ..CardSettings::default() });
     let settings = Settings { cards, finality: FINALITY, ..Settings::default() };
     let mut world = World::with("kills-and-reorgs", &settings).await?;
@@ -58,21 +60,21 @@ async fn killed_while_the_chain_turns_back_it_pays_everything_once() -> Result<(
     world.anvil.mine(FINALITY).await?;
     let miner = Miner::start(&world, Duration::from_millis(250)).await?;
     for kill in 1..=number_from("STIPEND_KILLS", 30)? / 2 {
-        sleep(Duration::from_millis(chance.below(LIFE))).await;
+        sleep(Duration::from_millis(rng.below(LIFE))).await;
         world.relayer.kill()?;
         {
             let _no_block = miner.rests().await;
-            world.anvil.reorg(1 + chance.below(FINALITY - 1)).await?;
+            world.anvil.reorg(1 + rng.below(FINALITY - 1)).await?;
         }
         // Every other time it sees the new branch grow before it is there.
-        sleep(Duration::from_millis(kill % 2 * chance.below(LIFE))).await;
+        sleep(Duration::from_millis(kill % 2 * rng.below(LIFE))).await;
         world.relayer.begin()?;
     }
     world.relayer.ready().await?;
-    let (accounts, memory) = load.stop().await?;
+    let (accounts, accepted) = load.stop().await?;
     drop(miner);
-    let found = verdict(&world, &accounts, &memory).await?;
+    let found = reconcile(&world, &accounts, &accepted).await?;
     println!("{found:?}");
-    assert!(found.failed == 0 && found.settled >= memory.len() && !memory.is_empty(), "{found:?}");
+    assert!(found.failed == 0 && found.settled >= accepted.len() && !accepted.is_empty(), "{found:?}");
     Ok(())
 }

@@ -13,7 +13,9 @@ use stipend_core::{
     card::CardState,
     policy::MandateState,
 };
-use stipend_e2e::{Account, CardSettings, Memory, Purchase, Settings, Verdict, World, eventually, verdict};
+use stipend_e2e::{
+    AcceptedPayments, Account, CardSettings, Purchase, Reconciliation, Settings, World, eventually, reconcile,
+};
 
 use crate::{asking, payee, usdc};
 
@@ -33,7 +35,7 @@ pub(super) struct Lane {
     world: World,
     agent: Client,
     mandate: MandateId,
-    memory: Memory,
+    accepted: AcceptedPayments,
     begun: Mutex<Begun>,
 }
 
@@ -56,7 +58,7 @@ impl Lane {
         let world = World::with(name, &Settings { cards, log: "info", ..Settings::default() }).await?;
         let mandate = world.open(&asking("100000")?).await?.id;
         let agent = world.agent()?;
-        Ok(Self { memory: Memory::of(&world), world, agent, mandate, begun: Mutex::default() })
+        Ok(Self { accepted: AcceptedPayments::of(&world), world, agent, mandate, begun: Mutex::default() })
     }
 
     pub(super) const fn world(&self) -> &World {
@@ -64,7 +66,7 @@ impl Lane {
     }
 
     /// Has the relayer die at the so-many-th passing of a point, starts it again, and judges.
-    pub(super) async fn dies_at(&mut self, point: &str, passing: u32) -> Result<Verdict> {
+    pub(super) async fn dies_at(&mut self, point: &str, passing: u32) -> Result<Reconciliation> {
         self.world.relayer.begin_to_die_at(&format!("{point}:{passing}"))?;
         let mut rounds = 0;
         loop {
@@ -126,7 +128,7 @@ impl Lane {
         self.begun().payments.push(signed.clone());
         let accepted = self.agent.send_payment(&signed, None).await?;
         self.begun().payments.retain(|begun| begun.nonce != signed.nonce);
-        self.memory.keep(signed, &accepted)?;
+        self.accepted.keep(signed, &accepted)?;
         Ok(accepted.object)
     }
 
@@ -263,7 +265,7 @@ impl Lane {
     }
 
     /// Whoever got no answer asks again; what is under way is brought to its end, and judged.
-    async fn ends(&self) -> Result<Verdict> {
+    async fn ends(&self) -> Result<Reconciliation> {
         let world = &self.world;
         let (payments, cards, approvals, over) = {
             let mut begun = self.begun();
@@ -273,7 +275,7 @@ impl Lane {
         };
         for payment in payments {
             let accepted = self.agent.send_payment(&payment, None).await?;
-            self.memory.keep(payment, &accepted)?;
+            self.accepted.keep(payment, &accepted)?;
         }
         for card in cards {
             self.agent.send_card(&card, None).await?;
@@ -291,7 +293,7 @@ impl Lane {
         let mut mandates = vec![self.mandate];
         mandates.extend(&self.begun().mandates);
         let account = Account { client: self.agent.clone(), mandates };
-        verdict(world, &[account], &self.memory).await
+        reconcile(world, &[account], &self.accepted).await
     }
 
     fn begun(&self) -> MutexGuard<'_, Begun> {

@@ -10,8 +10,8 @@ use stipend_core::{
     api::{Payment, PaymentState},
 };
 use stipend_e2e::{
-    ANY, Account, Behind, Fault, FaultProxy, Load, Memory, Miner, NodeClient, Says, Settings, Shape, World, eventually,
-    heavy, number_from, verdict,
+    ANY, AcceptedPayments, Account, ErrorMessage, Fault, FaultProxy, Lag, Load, Miner, NodeClient, Settings, Shape,
+    World, eventually, exclusive_slot, number_from, reconcile,
 };
 use tokio::time::sleep;
 
@@ -28,20 +28,20 @@ struct Troubled {
     world: World,
     agent: Client,
     mandate: MandateId,
-    memory: Memory,
+    accepted: AcceptedPayments,
 }
 
 impl Troubled {
     async fn world(name: &str) -> Result<Self> {
         let world = World::with(name, &Settings { troubled: true, ..Settings::default() }).await?;
         let mandate = world.open(&asking("100")?).await?.id;
-        Ok(Self { agent: world.agent()?, memory: Memory::of(&world), mandate, world })
+        Ok(Self { agent: world.agent()?, accepted: AcceptedPayments::of(&world), mandate, world })
     }
 
     async fn pay(&self) -> Result<Payment> {
         let signed = self.world.sign(&self.agent, &Pay::new(self.mandate, payee(1), usdc("1")?)).await?;
         let accepted = self.agent.send_payment(&signed, None).await?;
-        self.memory.keep(signed, &accepted)?;
+        self.accepted.keep(signed, &accepted)?;
         Ok(accepted.object)
     }
 
@@ -75,8 +75,8 @@ impl Troubled {
         self.world.proxy()?.well().await?;
         self.world.anvil.automine(true).await?;
         let account = Account { client: self.agent.clone(), mandates: vec![self.mandate] };
-        let found = verdict(&self.world, &[account], &self.memory).await?;
-        ensure!(found.failed == 0 && found.settled == self.memory.len(), "{found:?}");
+        let found = reconcile(&self.world, &[account], &self.accepted).await?;
+        ensure!(found.failed == 0 && found.settled == self.accepted.len(), "{found:?}");
         Ok(())
     }
 }
@@ -119,15 +119,15 @@ async fn whatever_a_node_says_about_a_transaction_it_is_paid_once() -> Result<()
     let proxy = troubled.world.proxy()?;
     for client in NodeClient::ALL {
         for says in [
-            Says::AlreadyKnown(client),
-            Says::NonceTooLow(client),
-            Says::ReplacementUnderpriced(client),
-            Says::Underpriced(client),
-            Says::InsufficientFunds(client),
-            Says::PoolFull(client),
+            ErrorMessage::AlreadyKnown(client),
+            ErrorMessage::NonceTooLow(client),
+            ErrorMessage::ReplacementUnderpriced(client),
+            ErrorMessage::Underpriced(client),
+            ErrorMessage::InsufficientFunds(client),
+            ErrorMessage::PoolFull(client),
         ] {
             // It is not true: the node has nothing.
-            proxy.fault_next(2, SEND, Fault::Says(says));
+            proxy.fault_next(2, SEND, Fault::ErrorMessage(says));
             let payment = troubled.pay().await?;
             troubled.world.settled(&troubled.agent, &payment).await?;
             // And once it has.
@@ -150,7 +150,7 @@ async fn what_is_mined_while_it_is_asked_about_is_no_stranger_s() -> Result<()> 
     anvil.drop_transaction(sent).await?;
     // It is sent again with the next block. The node takes it, and calls its nonce too low: who used it?
     proxy.fault_next(1, "eth_getTransactionCount", Fault::Late(Duration::from_secs(1)));
-    proxy.fault_next(1, SEND, Fault::TakesAndSays(Says::NonceTooLow(NodeClient::Geth)));
+    proxy.fault_next(1, SEND, Fault::TakesAndSays(ErrorMessage::NonceTooLow(NodeClient::Geth)));
     anvil.mine(1).await?;
     anvil.arrived().await?;
     sleep(Duration::from_millis(300)).await;
@@ -194,8 +194,8 @@ async fn payments_wait_for_a_node_that_is_a_minute_behind() -> Result<()> {
     let before = world.escrow.chain().head().await?;
     world.anvil.pass(60).await?;
     let mandate = world.open(&asking("100")?).await?.id;
-    let troubled = Troubled { agent: world.agent()?, memory: Memory::of(&world), mandate, world };
-    for behind in [Behind::Seconds(60), Behind::Blocks(40), Behind::At(before.number), Behind::BlindAt(before.number)] {
+    let troubled = Troubled { agent: world.agent()?, accepted: AcceptedPayments::of(&world), mandate, world };
+    for behind in [Lag::Seconds(60), Lag::Blocks(40), Lag::At(before.number), Lag::BlindAt(before.number)] {
         troubled.world.proxy()?.fall_behind(behind);
         let payment = troubled.pay().await?;
         troubled.waits(&payment, PaymentState::Reserved).await?;
@@ -221,9 +221,9 @@ async fn a_bad_node_costs_nothing_beside_a_good_one() -> Result<()> {
     // The one that lies is the preferred one. What it is caught at, if it is not asked for a while then.
     type Trouble = fn(&FaultProxy, u64);
     let troubles: [(&str, Trouble, &str); 11] = [
-        ("a minute behind", |node, _| node.fall_behind(Behind::Seconds(60)), ""),
-        ("stands still", |node, before| node.fall_behind(Behind::At(before)), ""),
-        ("stands still and knows no later block", |node, before| node.fall_behind(Behind::BlindAt(before)), ""),
+        ("a minute behind", |node, _| node.fall_behind(Lag::Seconds(60)), ""),
+        ("stands still", |node, before| node.fall_behind(Lag::At(before)), ""),
+        ("stands still and knows no later block", |node, before| node.fall_behind(Lag::BlindAt(before)), ""),
         ("another chain", |node, _| node.fault("eth_chainId", Fault::Answer(json!("0x1"))), ""),
         ("no logs", |node, _| node.fault(LOGS, Fault::Answer(json!([]))), "leaves out logs"),
         ("some logs", |node, _| node.fault(LOGS, Fault::Alters(|logs| one_of_many(logs, |_| None))), "leaves out logs"),
@@ -303,15 +303,15 @@ async fn nothing_is_sent_to_a_node_that_comes_back_on_another_chain() -> Result<
 /// Twenty seconds of errors; ten minutes in the long run.
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_are_accepted_and_wait_while_nodes_fail() -> Result<()> {
-    let _place = heavy().await?;
+    let _place = exclusive_slot().await?;
     let seconds = number_from("STIPEND_RPC_ERRORS", 20)?;
     let world = World::with("rpc-errors", &Settings { troubled: true, ..Settings::default() }).await?;
     let shape = Shape { agents: 2, mandates: 1, pause: Duration::from_millis(1_000 * seconds / 200) };
     let load = Load::start(&world, shape).await?;
     let miner = Miner::start(&world, Duration::from_millis(500)).await?;
     let proxy = world.proxy()?;
-    eventually("some are accepted", async || Ok((load.memory().len() > 5).then_some(()))).await?;
-    let before = load.memory().len();
+    eventually("some are accepted", async || Ok((load.accepted().len() > 5).then_some(()))).await?;
+    let before = load.accepted().len();
     let troubles = [
         Some(Fault::Error(-32_603, "Internal error")),
         Some(Fault::TooMany(1)),
@@ -335,10 +335,10 @@ async fn payments_are_accepted_and_wait_while_nodes_fail() -> Result<()> {
         sleep(Duration::from_millis(1_000 * seconds / 12)).await;
     }
     proxy.well().await?;
-    let (accounts, memory) = load.stop().await?;
+    let (accounts, accepted) = load.stop().await?;
     drop(miner);
-    let found = verdict(&world, &accounts, &memory).await?;
+    let found = reconcile(&world, &accounts, &accepted).await?;
     println!("{seconds} s of errors, {:?} calls of the node: {found:?}", proxy.count(ANY));
-    ensure!(found.failed == 0 && memory.len() > before, "{before} before, {found:?}");
+    ensure!(found.failed == 0 && accepted.len() > before, "{before} before, {found:?}");
     Ok(())
 }

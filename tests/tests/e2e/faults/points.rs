@@ -9,7 +9,7 @@ use std::{
 
 use eyre::{Result, WrapErr, ensure};
 use futures_util::future::try_join_all;
-use stipend_e2e::{World, heavy};
+use stipend_e2e::{World, exclusive_slot};
 
 use super::lane::Lane;
 
@@ -29,7 +29,7 @@ async fn a_failpoint_that_there_is_not_is_refused() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_between_any_two_effects_it_goes_on_where_it_was() -> Result<()> {
-    let _place = heavy().await?;
+    let _place = exclusive_slot().await?;
     let start = Instant::now();
     let mut lanes = vec![Lane::start("failpoints").await?];
     let names = lanes[0].world().relayer.failpoints().await?;

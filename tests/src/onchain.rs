@@ -18,7 +18,7 @@ use crate::{Issuer, TREASURY, World, dollars};
 
 /// What the chain's logs say of one mandate.
 #[derive(Clone, Debug, Default)]
-pub struct Books {
+pub struct OnchainBalances {
     /// What was escrowed.
     pub opened: u64,
     /// Every payment.
@@ -37,7 +37,7 @@ pub struct Books {
     pub restored: u64,
 }
 
-impl Books {
+impl OnchainBalances {
     /// Reads the logs of all mandates.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl Books {
 /// Says what differs.
 pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> Result<()> {
     world.relayer.prove()?;
-    let books = Books::of(world).await?;
+    let books = OnchainBalances::of(world).await?;
     let mut escrowed = 0;
     for (id, book) in &books {
         let state = world.escrow.mandate_of(MandateId(*id)).await?;
@@ -154,7 +154,7 @@ pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> 
 }
 
 /// Every hold on chain is one card's, and what a card says of its hold is so.
-fn cards_balance(cards: &[Card], book: &Books) -> Result<()> {
+fn cards_balance(cards: &[Card], book: &OnchainBalances) -> Result<()> {
     let mut in_ledger = Vec::new();
     for card in cards {
         let (captured, released) = (book.captured.get(&card.nonce), book.released.get(&card.nonce));

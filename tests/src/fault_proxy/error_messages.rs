@@ -20,7 +20,7 @@ impl Client {
 
 /// What it says about a transaction or a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Says {
+pub enum ErrorMessage {
     /// It has this very transaction.
     AlreadyKnown(Client),
     /// A transaction with this nonce is mined.
@@ -37,7 +37,7 @@ pub enum Says {
     UnknownBlock(Client),
 }
 
-impl Says {
+impl ErrorMessage {
     /// In its words.
     #[must_use]
     pub const fn text(self) -> &'static str {

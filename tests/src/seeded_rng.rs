@@ -1,4 +1,4 @@
-//! Chance that can be repeated: by a seed that is printed, and can be set.
+//! Pseudo-randomness that can be repeated: its seed is printed, and can be set.
 
 use std::env;
 
@@ -9,9 +9,9 @@ const SEED: &str = "STIPEND_SEED";
 
 /// A sequence of numbers that follows from its seed (SplitMix64).
 #[derive(Clone, Debug)]
-pub struct Chance(u64);
+pub struct SeededRng(u64);
 
-impl Chance {
+impl SeededRng {
     /// By `STIPEND_SEED`, or by the time. Prints the seed, which a failing test shows.
     pub fn by_seed(what: &str) -> Result<Self> {
         let seed = match env::var(SEED) {

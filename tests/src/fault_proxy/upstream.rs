@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{Broken, Says, Shared, words::Client};
+use super::{Broken, ErrorMessage, Shared, error_messages::Client};
 
 /// The length of a hash in hexadecimal, with its prefix.
 const HASH: usize = 66;
 
 /// How far a node is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Behind {
+pub enum Lag {
     /// So many blocks.
     Blocks(u64),
     /// So many seconds, by the blocks' own times.
@@ -22,7 +22,7 @@ pub enum Behind {
 }
 
 /// What it answers.
-pub(super) async fn answer(node: &Shared, behind: Behind, method: &str, call: &Value) -> Result<Value, Broken> {
+pub(super) async fn answer(node: &Shared, behind: Lag, method: &str, call: &Value) -> Result<Value, Broken> {
     let head = head(node, behind).await?;
     let mut call = call.clone();
     let ok = |call: &Value, result: Value| Ok(json!({ "jsonrpc": "2.0", "id": call.get("id"), "result": result }));
@@ -52,7 +52,7 @@ pub(super) async fn answer(node: &Shared, behind: Behind, method: &str, call: &V
         "eth_call" | "eth_estimateGas" | "eth_getBalance" | "eth_getCode" | "eth_getTransactionCount" => {
             if !has(node, call.pointer("/params/1"), head).await? {
                 match behind {
-                    Behind::BlindAt(_) => set(&mut call, 1, json!(hex(head))),
+                    Lag::BlindAt(_) => set(&mut call, 1, json!(hex(head))),
                     _ => return Ok(unknown_block(&call)),
                 }
             } else if tip(call.pointer("/params/1")) {
@@ -78,7 +78,7 @@ pub(super) async fn answer(node: &Shared, behind: Behind, method: &str, call: &V
     }
 }
 
-async fn head(node: &Shared, behind: Behind) -> Result<u64, Broken> {
+async fn head(node: &Shared, behind: Lag) -> Result<u64, Broken> {
     let block = async |at: Value| {
         let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByNumber", "params": [at, false] });
         let answer = node.ask(&call).await?;
@@ -86,17 +86,17 @@ async fn head(node: &Shared, behind: Behind) -> Result<u64, Broken> {
         Ok((field("number")?, field("timestamp")?))
     };
     let (mut height, time) = match behind {
-        Behind::At(height) | Behind::BlindAt(height) => return Ok(height),
-        Behind::Blocks(_) | Behind::Seconds(_) => block(json!("latest")).await?,
+        Lag::At(height) | Lag::BlindAt(height) => return Ok(height),
+        Lag::Blocks(_) | Lag::Seconds(_) => block(json!("latest")).await?,
     };
     match behind {
-        Behind::Seconds(seconds) => {
+        Lag::Seconds(seconds) => {
             while height > 0 && block(json!(hex(height))).await?.1 > time.saturating_sub(seconds) {
                 height -= 1;
             }
         }
-        Behind::Blocks(blocks) => height = height.saturating_sub(blocks),
-        Behind::At(_) | Behind::BlindAt(_) => {}
+        Lag::Blocks(blocks) => height = height.saturating_sub(blocks),
+        Lag::At(_) | Lag::BlindAt(_) => {}
     }
     Ok(height)
 }
@@ -125,7 +125,7 @@ fn known(mut answer: Value, at: &str, head: u64) -> Result<Value, Broken> {
 }
 
 fn unknown_block(call: &Value) -> Value {
-    let error = json!({ "code": -32_000, "message": Says::UnknownBlock(Client::Geth).text() });
+    let error = json!({ "code": -32_000, "message": ErrorMessage::UnknownBlock(Client::Geth).text() });
     json!({ "jsonrpc": "2.0", "id": call.get("id"), "error": error })
 }
 

@@ -8,6 +8,6 @@ const AT_ONCE: usize = 2;
 static PLACES: Semaphore = Semaphore::const_new(AT_ONCE);
 
 /// A place among the tests that put load on the machine, until dropped.
-pub async fn heavy() -> eyre::Result<SemaphorePermit<'static>> {
+pub async fn exclusive_slot() -> eyre::Result<SemaphorePermit<'static>> {
     Ok(PLACES.acquire().await?)
 }

@@ -10,7 +10,7 @@ use crate::{asking, code, opened, payee, usdc};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_does_not_start_on_another_deployment() -> Result<()> {
-    let mut world = World::start("not-its-house").await?;
+    let mut world = World::start("another-deployment").await?;
     let taken = world.relayer.must_not_start(&[]).await?;
     assert!(taken.contains("ledger.db"), "{taken}");
     world.relayer.kill()?;

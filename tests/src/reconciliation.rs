@@ -22,9 +22,9 @@ use tokio::time::sleep;
 
 use crate::{
     World, balance,
-    books::{cards, payments, payments_in},
+    card_buyer::finish_card,
     eventually::POLL,
-    shopper::winds_up,
+    onchain::{cards, payments, payments_in},
 };
 
 /// Blocks, on top of those that finality takes, within which everything that was accepted must end once
@@ -54,12 +54,12 @@ pub struct Kept {
 
 /// What agents remember. All clones are one.
 #[derive(Clone, Debug)]
-pub struct Memory {
+pub struct AcceptedPayments {
     domain: Domain,
     kept: Arc<Mutex<Vec<Kept>>>,
 }
 
-impl Memory {
+impl AcceptedPayments {
     /// Nothing yet, in this world.
     #[must_use]
     pub fn of(world: &World) -> Self {
@@ -114,7 +114,7 @@ impl Memory {
 
 /// What was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Reconciliation {
     /// Payments that were settled.
     pub settled: usize,
     /// Payments that failed for a reason that is true on chain, their money back.
@@ -129,8 +129,8 @@ pub struct Verdict {
 ///
 /// # Errors
 /// Says what is not so.
-pub async fn verdict(world: &World, accounts: &[Account], memory: &Memory) -> Result<Verdict> {
-    let mut found = Verdict { blocks: everything_ends(world, accounts).await?, ..Verdict::default() };
+pub async fn reconcile(world: &World, accounts: &[Account], accepted: &AcceptedPayments) -> Result<Reconciliation> {
+    let mut found = Reconciliation { blocks: everything_ends(world, accounts).await?, ..Reconciliation::default() };
     let chain = Chain::read(world).await?;
     let mut known = BTreeMap::new();
     for account in accounts {
@@ -148,7 +148,7 @@ pub async fn verdict(world: &World, accounts: &[Account], memory: &Memory) -> Re
         }
         balance(world, &account.client, &account.mandates).await?;
     }
-    for kept in memory.all() {
+    for kept in accepted.all() {
         let payment = known.get(&kept.id).ok_or_else(|| eyre!("accepted, and not there: {kept:?}"))?;
         let signed = &kept.signed;
         let as_signed = payment.payee == signed.payee && payment.amount == signed.amount;
@@ -185,7 +185,7 @@ async fn everything_ends(world: &World, accounts: &[Account]) -> Result<u64> {
                     under_way.extend(payments.into_iter().map(|it| format!("{it:?}")));
                 }
                 for card in cards(&account.client, *id).await?.into_iter().filter(|card| !card.state.is_final()) {
-                    winds_up(world, &account.client, &card).await?;
+                    finish_card(world, &account.client, &card).await?;
                     under_way.push(format!("{card:?}"));
                 }
             }

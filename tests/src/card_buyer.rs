@@ -24,7 +24,7 @@ const CENTS: i64 = 1_840;
 /// Between two looks at a card.
 const LOOK: Duration = Duration::from_millis(50);
 
-pub(crate) struct Shopper {
+pub(crate) struct CardBuyer {
     pub(crate) client: Client,
     pub(crate) mandate: MandateId,
     pub(crate) issuer: Arc<Issuer>,
@@ -33,9 +33,9 @@ pub(crate) struct Shopper {
     pub(crate) made: Arc<AtomicU64>,
 }
 
-impl Shopper {
+impl CardBuyer {
     /// Card after card: each is charged, and cleared.
-    pub(crate) async fn shops(self) -> Result<()> {
+    pub(crate) async fn buys(self) -> Result<()> {
         while let Some(card) = self.card().await? {
             self.made.fetch_add(1, Ordering::Relaxed);
             if let Some(card) = self.active(card).await? {
@@ -103,7 +103,7 @@ impl Shopper {
 ///
 /// # Errors
 /// If the issuer fails.
-pub(crate) async fn winds_up(world: &World, agent: &Client, card: &Card) -> Result<()> {
+pub(crate) async fn finish_card(world: &World, agent: &Client, card: &Card) -> Result<()> {
     match card.state {
         CardState::Held | CardState::Active => {
             // It may have been charged meanwhile.
