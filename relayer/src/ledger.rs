@@ -37,25 +37,31 @@ use alloy_primitives::Address;
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tokio::sync::{Semaphore, watch};
 
+use sql::{Sql, insert, row};
 pub use writer::Writer;
 
 /// The version of schema.sql that this program reads and writes.
 pub(crate) const VERSION: i64 = 3;
 const READERS: usize = 4;
+/// Prepared statements that a connection keeps: all that there are. SQLite's default is 16, and preparing
+/// one takes ten times as long as running it.
+const STATEMENTS: usize = 256;
 /// How long one try to write waits for another process to unlock the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a ledger belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Deployment {
-    /// The chain.
-    pub chain_id: u64,
-    /// The escrow.
-    pub escrow: Address,
-    /// The token.
-    pub token: Address,
-    /// The guardian.
-    pub guardian: Address,
+row! {
+    /// What a ledger belongs to.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+    pub struct Deployment in "deployment" {
+        /// The chain.
+        pub chain_id: u64 = "chain_id",
+        /// The escrow.
+        pub escrow: Address = "escrow",
+        /// The token.
+        pub token: Address = "token",
+        /// The guardian.
+        pub guardian: Address = "guardian",
+    }
 }
 
 /// Why the ledger can't be used.
@@ -177,6 +183,7 @@ impl Ledger {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         migrate(&mut connection, path)?;
         bind_to_deployment(&connection, deployment)?;
         Ok(Self {
@@ -228,7 +235,11 @@ impl Ledger {
         let task = tokio::task::spawn_blocking(move || {
             let connection = match this.idle().pop() {
                 Some(connection) => connection,
-                None => Connection::open_with_flags(&*this.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?,
+                None => {
+                    let connection = Connection::open_with_flags(&*this.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+                    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+                    connection
+                }
             };
             // One snapshot for everything that `work` reads.
             let snapshot = connection.unchecked_transaction()?;
@@ -283,16 +294,7 @@ fn must_be_known(connection: &Connection, path: &Path, known: RangeInclusive<i64
 
 /// Whose ledger it is, if that is said.
 fn deployment(connection: &Connection) -> Result<Option<Deployment>, LedgerError> {
-    let mut statement = connection.prepare("SELECT chain_id, escrow, token, guardian FROM deployment")?;
-    let deployments = statement.query_map([], |row| {
-        Ok(Deployment {
-            chain_id: row.get(0)?,
-            escrow: row.get::<_, [u8; 20]>(1)?.into(),
-            token: row.get::<_, [u8; 20]>(2)?.into(),
-            guardian: row.get::<_, [u8; 20]>(3)?.into(),
-        })
-    })?;
-    let mut deployments: Vec<_> = deployments.collect::<Result<_, _>>()?;
+    let mut deployments = Deployment::select(connection, "", [])?;
     let deployment = deployments.pop();
     if deployments.is_empty() {
         Ok(deployment)
@@ -306,26 +308,13 @@ fn bind_to_deployment(connection: &Connection, given: Deployment) -> Result<(), 
         Some(stored) if stored == given => Ok(()),
         Some(stored) => Err(LedgerError::WrongDeployment { stored, given }),
         None => {
-            connection.execute(
-                "INSERT INTO deployment VALUES (?, ?, ?, ?)",
-                (given.chain_id, given.escrow.0.0, given.token.0.0, given.guardian.0.0),
-            )?;
+            insert!(connection, "deployment", {
+                "chain_id": given.chain_id,
+                "escrow": Sql(given.escrow),
+                "token": Sql(given.token),
+                "guardian": Sql(given.guardian),
+            })?;
             Ok(())
         }
     }
-}
-
-/// Reads a JSON column.
-pub(crate) fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, LedgerError> {
-    serde_json::from_str(text).map_err(LedgerError::inconsistent)
-}
-
-/// Writes a JSON column.
-pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Result<String, LedgerError> {
-    serde_json::to_string(value).map_err(LedgerError::inconsistent)
-}
-
-/// Reads a name column: the one of `all` that is called so.
-pub(crate) fn named<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, text: &str) -> Result<T, LedgerError> {
-    all.iter().copied().find(|value| name(*value) == text).ok_or_else(|| LedgerError::inconsistent(text))
 }

@@ -20,7 +20,7 @@ use crate::{
         journal::{self, EntryRefs},
         mandates::{self, TxLocation},
         openings,
-        payments::{self, Foreign, Spent, TransitionContext},
+        payments::{self, ExternalOutflow, Spent, TransitionContext},
         requests, revocations,
         transactions::{self, Kind},
     },
@@ -370,7 +370,7 @@ fn spent_final(ledger: &Connection, spent: Spent, location: TxLocation, now: Sec
             payments::step(ledger, &payment, Transition::Settle, context, now)?;
         }
         _ => {
-            payments::insert_foreign(ledger, Foreign::Payment, &spent, location)?;
+            payments::insert_external(ledger, ExternalOutflow::Payment, &spent, location)?;
             let refs = EntryRefs::default().at(location.block);
             booking::book(ledger, &mandate, LedgerEvent::Pay(spent.amount), refs, now)?;
         }
@@ -430,7 +430,7 @@ fn held_final(ledger: &Connection, hold: Spent, location: TxLocation, now: Secon
             (LedgerEvent::Place(amount), EntryRefs::card(card.seq))
         }
         None => {
-            payments::insert_foreign(ledger, Foreign::Hold, &hold, location)?;
+            payments::insert_external(ledger, ExternalOutflow::Hold, &hold, location)?;
             (LedgerEvent::Hold(amount), EntryRefs::default())
         }
     };

@@ -343,7 +343,7 @@ impl Repair<'_> {
     /// Whether everything that this mandate paid or held past the ledger was sent by our submitters:
     /// then a ledger of ours, which is gone, had accepted it.
     async fn is_explained(&self, id: MandateId, submitters: &BTreeSet<Address>) -> Result<bool, RepairError> {
-        let transactions = self.ledger.read(move |ledger| payments::foreign(ledger, id)).await?;
+        let transactions = self.ledger.read(move |ledger| payments::external_txs(ledger, id)).await?;
         for hash in transactions {
             if !self.rpc.sender_of(hash).await?.is_some_and(|sender| submitters.contains(&sender)) {
                 return Ok(false);

@@ -28,6 +28,7 @@ use crate::{
     ledger::{
         Deployment, Ledger, LedgerError, audit,
         mandates::{self as records, MandateRow},
+        requests::IdempotentCall,
     },
 };
 
@@ -224,16 +225,17 @@ fn of_agent(ledger: &Connection, id: MandateId, agent: Address) -> Result<Result
 
 /// The answer to an idempotency key that came before.
 fn replayed<T>(
-    (stored, subject): (B256, Uuid),
+    earlier: IdempotentCall,
     fingerprint: B256,
     key: &str,
     find: impl FnOnce(Uuid) -> Result<Option<T>, LedgerError>,
 ) -> Result<Result<Accepted<T>, Problem>, LedgerError> {
-    if stored != fingerprint {
+    if earlier.fingerprint != fingerprint {
         let detail = format!("the key {key:?} came before with other content");
         return Ok(Err(Problem::new(Code::IdempotencyKeyReused, detail)));
     }
-    let object = find(subject)?.ok_or_else(|| LedgerError::inconsistent("an idempotency key whose object is gone"))?;
+    let object =
+        find(earlier.subject)?.ok_or_else(|| LedgerError::inconsistent("an idempotency key whose object is gone"))?;
     Ok(Ok(Accepted { object, replayed: true }))
 }
 

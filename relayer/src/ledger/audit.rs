@@ -2,11 +2,13 @@
 //! what the event stream sends, so nothing is told that was not committed.
 
 use alloy_primitives::{Address, B256, keccak256};
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::Connection;
 use stipend_core::{CardId, MandateId, PaymentId, RequestId, Seconds, api::AuditEntry};
-use uuid::Uuid;
 
-use super::LedgerError;
+use super::{
+    LedgerError,
+    sql::{Columns, FromColumns, Sql, Statements, insert},
+};
 
 /// What happened, and to what.
 #[derive(Debug, Default)]
@@ -33,29 +35,27 @@ pub struct NewAuditEntry {
 
 const COLUMNS: &str = "seq, at, kind, request, mandate, payment, card, tx_hash, data, hash";
 
-fn entry(row: &Row<'_>) -> Result<AuditEntry, LedgerError> {
-    let data: String = row.get(8)?;
-    Ok(AuditEntry {
-        seq: row.get(0)?,
-        at: row.get(1)?,
-        kind: row.get(2)?,
-        request: row.get::<_, Option<[u8; 16]>>(3)?.map(|id| RequestId(Uuid::from_bytes(id))),
-        mandate: row.get::<_, Option<[u8; 32]>>(4)?.map(|id| MandateId(id.into())),
-        payment: row.get::<_, Option<[u8; 16]>>(5)?.map(|id| PaymentId(Uuid::from_bytes(id))),
-        card: row.get::<_, Option<[u8; 16]>>(6)?.map(|id| CardId(Uuid::from_bytes(id))),
-        tx_hash: row.get::<_, Option<[u8; 32]>>(7)?.map(Into::into),
-        data: super::json(&data)?,
-        hash: row.get::<_, [u8; 32]>(9)?.into(),
-    })
+impl FromColumns for AuditEntry {
+    fn from_columns(columns: &mut Columns<'_>) -> Result<Self, LedgerError> {
+        Ok(Self {
+            seq: columns.take()?,
+            at: columns.take()?,
+            kind: columns.take()?,
+            request: columns.take()?,
+            mandate: columns.take()?,
+            payment: columns.take()?,
+            card: columns.take()?,
+            tx_hash: columns.take()?,
+            data: columns.take()?,
+            hash: columns.take()?,
+        })
+    }
 }
 
 /// Appends an entry.
 pub fn append(connection: &Connection, at: Seconds, event: NewAuditEntry) -> Result<(), LedgerError> {
-    let last = connection
-        .prepare_cached("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")?
-        .query_row([], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, [u8; 32]>(1)?)))
-        .optional()?;
-    let (seq, previous) = last.map_or((1, B256::ZERO), |(seq, hash)| (seq + 1, hash.into()));
+    let last: Option<(u64, B256)> = connection.row("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1", [])?;
+    let (seq, previous) = last.map_or((1, B256::ZERO), |(seq, hash)| (seq + 1, hash));
     let mut entry = AuditEntry {
         seq,
         at,
@@ -69,25 +69,21 @@ pub fn append(connection: &Connection, at: Seconds, event: NewAuditEntry) -> Res
         hash: previous,
     };
     entry.hash = chained(&entry)?;
-    connection
-        .prepare_cached(&format!(
-            "INSERT INTO audit ({COLUMNS}, agent, operator) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        ))?
-        .execute((
-            entry.seq,
-            entry.at,
-            &entry.kind,
-            entry.request.map(|id| id.0.into_bytes()),
-            entry.mandate.map(|id| id.0.0),
-            entry.payment.map(|id| id.0.into_bytes()),
-            entry.card.map(|id| id.0.into_bytes()),
-            entry.tx_hash.map(|hash| hash.0),
-            super::to_json(&entry.data)?,
-            entry.hash.0,
-            event.agent.map(|address| address.0.0),
-            event.operator.map(|address| address.0.0),
-        ))?;
-    Ok(())
+    insert!(connection, "audit", {
+        "seq": entry.seq,
+        "at": entry.at,
+        "kind": entry.kind,
+        "request": entry.request.map(Sql),
+        "mandate": entry.mandate.map(Sql),
+        "payment": entry.payment.map(Sql),
+        "card": entry.card.map(Sql),
+        "tx_hash": entry.tx_hash.map(Sql),
+        "data": Sql(entry.data),
+        "hash": Sql(entry.hash),
+        "agent": event.agent.map(Sql),
+        "operator": event.operator.map(Sql),
+    })
+    .map(drop)
 }
 
 /// An entry's hash is that of itself with the previous entry's hash in the place of its own.
@@ -101,7 +97,7 @@ pub(super) fn verify(connection: &Connection, mut look: impl FnMut(u64, bool)) -
     let mut rows = statement.query([])?;
     let (mut expected, mut previous) = (1, B256::ZERO);
     while let Some(row) = rows.next()? {
-        let stored = entry(row)?;
+        let stored = AuditEntry::from_columns(&mut Columns::of(row))?;
         let hash = chained(&AuditEntry { hash: previous, ..stored.clone() })?;
         look(stored.seq, stored.seq == expected && hash == stored.hash);
         (expected, previous) = (stored.seq.saturating_add(1), stored.hash);
@@ -123,10 +119,10 @@ pub fn list(
             "SELECT * FROM (SELECT {COLUMNS} FROM audit WHERE {column} = ?1 AND seq > ?2 AND (?3 IS NULL OR mandate = ?3) ORDER BY seq LIMIT ?4)"
         )
     };
-    connection
-        .prepare_cached(&format!("{} UNION {} ORDER BY 1 LIMIT ?4", side("agent"), side("operator")))?
-        .query_and_then((reader.0.0, after, mandate.map(|id| id.0.0), limit), entry)?
-        .collect()
+    connection.rows(
+        &format!("{} UNION {} ORDER BY 1 LIMIT ?4", side("agent"), side("operator")),
+        (Sql(reader), after, mandate.map(Sql), limit),
+    )
 }
 
 #[cfg(test)]

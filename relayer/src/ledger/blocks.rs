@@ -2,25 +2,30 @@
 //! not final, and which submitters the guardian ever allowed.
 
 use alloy_primitives::{Address, B256, Bytes};
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::Connection;
 use stipend_core::{Seconds, api::BlockRef};
 
-use super::LedgerError;
+use super::{
+    LedgerError,
+    sql::{Sql, Statements, insert, row},
+};
 
 /// How many final blocks are kept, so that a reorg past finality is authenticated for what it is.
 const KEPT: u64 = 256;
 
-/// A block of the list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block {
-    /// Its height.
-    pub number: u64,
-    /// Its hash.
-    pub hash: B256,
-    /// Its parent's hash.
-    pub parent: B256,
-    /// Its time.
-    pub time: Seconds,
+row! {
+    /// A block of the list.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Block in "block" {
+        /// Its height.
+        pub number: u64 = "number",
+        /// Its hash.
+        pub hash: B256 = "hash",
+        /// Its parent's hash.
+        pub parent: B256 = "parent",
+        /// Its time.
+        pub time: Seconds = "time",
+    }
 }
 
 impl From<Block> for BlockRef {
@@ -29,17 +34,19 @@ impl From<Block> for BlockRef {
     }
 }
 
-/// A log of the escrow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// Its place in the block.
-    pub index: u64,
-    /// The transaction.
-    pub tx_hash: B256,
-    /// Its topics.
-    pub topics: Vec<B256>,
-    /// Its data.
-    pub data: Bytes,
+row! {
+    /// A log of the escrow.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Log in "log" {
+        /// Its place in the block.
+        pub index: u64 = "idx",
+        /// The transaction.
+        pub tx_hash: B256 = "tx_hash",
+        /// Its topics.
+        pub topics: Vec<B256> = "topics",
+        /// Its data.
+        pub data: Bytes = "data",
+    }
 }
 
 /// What a block says about one of our transactions.
@@ -55,22 +62,8 @@ pub struct Receipt {
     pub cost: u128,
 }
 
-const COLUMNS: &str = "number, hash, parent, time";
-
-fn block(row: &Row<'_>) -> rusqlite::Result<Block> {
-    Ok(Block {
-        number: row.get(0)?,
-        hash: row.get::<_, [u8; 32]>(1)?.into(),
-        parent: row.get::<_, [u8; 32]>(2)?.into(),
-        time: row.get(3)?,
-    })
-}
-
 fn one(connection: &Connection, rest: &str, parameters: impl rusqlite::Params) -> Result<Option<Block>, LedgerError> {
-    Ok(connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM block {rest}"))?
-        .query_row(parameters, block)
-        .optional()?)
+    Ok(Block::select(connection, rest, parameters)?.pop())
 }
 
 /// The last block.
@@ -85,7 +78,7 @@ pub fn last_final(connection: &Connection) -> Result<Option<Block>, LedgerError>
 
 /// The block with this hash.
 pub fn by_hash(connection: &Connection, hash: B256) -> Result<Option<Block>, LedgerError> {
-    one(connection, "WHERE hash = ?", [hash.0])
+    one(connection, "WHERE hash = ?", [Sql(hash)])
 }
 
 /// The lowest block that is not final and not above `height`.
@@ -103,16 +96,20 @@ pub fn push(connection: &Connection, block: Block, logs: &[Log]) -> Result<(), L
     {
         return Err(LedgerError::Inconsistent(format!("block {} does not follow {}", block.hash, head.hash)));
     }
-    connection.prepare_cached("INSERT INTO block (number, hash, parent, time) VALUES (?, ?, ?, ?)")?.execute((
-        block.number,
-        block.hash.0,
-        block.parent.0,
-        block.time,
-    ))?;
+    insert!(connection, "block", {
+        "number": block.number,
+        "hash": Sql(block.hash),
+        "parent": Sql(block.parent),
+        "time": block.time,
+    })?;
     for log in logs {
-        connection
-            .prepare_cached("INSERT INTO log (number, idx, tx_hash, topics, data) VALUES (?, ?, ?, ?, ?)")?
-            .execute((block.number, log.index, log.tx_hash.0, log.topics.concat(), log.data.as_ref()))?;
+        insert!(connection, "log", {
+            "number": block.number,
+            "idx": log.index,
+            "tx_hash": Sql(log.tx_hash),
+            "topics": log.topics.concat(),
+            "data": log.data.as_ref(),
+        })?;
     }
     Ok(())
 }
@@ -126,56 +123,37 @@ pub fn restart_at(connection: &Connection, block: Block) -> Result<(), LedgerErr
 
 /// Takes the last block off the list.
 pub fn pop(connection: &Connection, block: Block) -> Result<(), LedgerError> {
-    connection.prepare_cached("DELETE FROM log WHERE number = ?")?.execute([block.number])?;
-    connection.prepare_cached("DELETE FROM block WHERE number = ?")?.execute([block.number])?;
-    Ok(())
+    connection.change("DELETE FROM log WHERE number = ?", [block.number])?;
+    connection.change("DELETE FROM block WHERE number = ?", [block.number]).map(drop)
 }
 
 /// The escrow's logs of a block that is not final, in order.
 pub fn logs(connection: &Connection, number: u64) -> Result<Vec<Log>, LedgerError> {
-    let mut statement =
-        connection.prepare_cached("SELECT idx, tx_hash, topics, data FROM log WHERE number = ? ORDER BY idx")?;
-    let logs = statement.query_map([number], |row| {
-        let topics: Vec<u8> = row.get(2)?;
-        Ok(Log {
-            index: row.get(0)?,
-            tx_hash: row.get::<_, [u8; 32]>(1)?.into(),
-            topics: topics.as_chunks().0.iter().map(|topic| B256::new(*topic)).collect(),
-            data: row.get::<_, Vec<u8>>(3)?.into(),
-        })
-    })?;
-    Ok(logs.collect::<Result<_, _>>()?)
+    Log::select(connection, "WHERE number = ? ORDER BY idx", [number])
 }
 
 /// Marks a block as final, and forgets what is not needed any more.
 pub fn mark_final(connection: &Connection, block: Block) -> Result<(), LedgerError> {
-    connection.prepare_cached("UPDATE block SET final = 1 WHERE number = ?")?.execute([block.number])?;
-    connection.prepare_cached("DELETE FROM log WHERE number <= ?")?.execute([block.number])?;
-    connection.prepare_cached("DELETE FROM block WHERE number < ?")?.execute([block.number.saturating_sub(KEPT)])?;
-    Ok(())
+    connection.change("UPDATE block SET final = 1 WHERE number = ?", [block.number])?;
+    connection.change("DELETE FROM log WHERE number <= ?", [block.number])?;
+    connection.change("DELETE FROM block WHERE number < ?", [block.number.saturating_sub(KEPT)]).map(drop)
 }
 
 /// Remembers a submitter that the guardian allowed.
 pub fn add_submitter(connection: &Connection, submitter: Address) -> Result<(), LedgerError> {
-    connection
-        .prepare_cached("INSERT INTO submitter (address) VALUES (?) ON CONFLICT DO NOTHING")?
-        .execute([submitter.0.0])?;
-    Ok(())
+    connection.change("INSERT INTO submitter (address) VALUES (?) ON CONFLICT DO NOTHING", [Sql(submitter)]).map(drop)
 }
 
 /// Whether the list began in the middle of the escrow's life, so that not everything is known.
 pub fn is_partial(connection: &Connection) -> Result<bool, LedgerError> {
-    Ok(connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM submitter WHERE address = ?)")?
-        .query_row([Address::ZERO.0.0], |row| row.get(0))?)
+    connection.value("SELECT EXISTS (SELECT 1 FROM submitter WHERE address = ?)", [Sql(Address::ZERO)])
 }
 
 /// Whether the guardian never allowed a submitter but those that this ledger uses or has used: then
 /// everything that any of them ever signed is in it.
 pub fn only_our_submitters(connection: &Connection) -> Result<bool, LedgerError> {
-    Ok(connection
-        .prepare_cached(
-            "SELECT NOT EXISTS (SELECT 1 FROM submitter WHERE address NOT IN (SELECT address FROM submitter_start))",
-        )?
-        .query_row([], |row| row.get(0))?)
+    connection.value(
+        "SELECT NOT EXISTS (SELECT 1 FROM submitter WHERE address NOT IN (SELECT address FROM submitter_start))",
+        [],
+    )
 }

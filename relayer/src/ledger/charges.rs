@@ -1,41 +1,49 @@
 //! What the issuer asked about cards and was answered, and what it told: each once, in any order.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use stipend_core::{
     Code, Seconds,
     card::{Move, Tally},
 };
 
-use super::LedgerError;
+use super::{
+    LedgerError,
+    sql::{Sql, Statements, insert, row},
+};
 
-/// An answer that the issuer was given: the card, what was asked in cents, and the code of a
-/// decline.
-pub type Answered = (Option<u64>, i64, Option<Code>);
+row! {
+    /// An answer that the issuer was given.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Answer in "charge" {
+        /// The card's place in the ledger, if there is one.
+        pub card: Option<u64> = "card",
+        /// What was asked for.
+        pub cents: i64 = "cents",
+        /// Why it was declined, if it was.
+        pub declined: Option<Code> = "verdict",
+    }
+}
 
 /// What was answered about this transaction of the issuer's.
-pub fn answered(connection: &Connection, transaction: &str) -> Result<Option<Answered>, LedgerError> {
-    let row: Option<(Option<u64>, i64, Option<String>)> = connection
-        .prepare_cached("SELECT card, cents, verdict FROM charge WHERE transaction_token = ?")?
-        .query_row([transaction], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
-    row.map(|(card, cents, verdict)| {
-        let verdict = verdict.map(|verdict| super::named(Code::ALL, Code::name, &verdict)).transpose()?;
-        Ok((card, cents, verdict))
-    })
-    .transpose()
+pub fn answered(connection: &Connection, transaction: &str) -> Result<Option<Answer>, LedgerError> {
+    Ok(Answer::select(connection, "WHERE transaction_token = ?", [transaction])?.pop())
 }
 
 /// Remembers an answer.
 pub fn remember_answer(
     connection: &Connection,
     transaction: &str,
-    (card, cents, verdict): Answered,
+    answer: Answer,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    connection
-        .prepare_cached("INSERT INTO charge (transaction_token, card, cents, verdict, at) VALUES (?, ?, ?, ?, ?)")?
-        .execute((transaction, card, cents, verdict.map(Code::name), now))?;
-    Ok(())
+    insert!(connection, "charge", {
+        "transaction_token": transaction,
+        "card": answer.card,
+        "cents": answer.cents,
+        "verdict": answer.declined.map(Sql),
+        "at": now,
+    })
+    .map(drop)
 }
 
 /// An event of one of the issuer's transactions.
@@ -57,42 +65,34 @@ pub struct ChargeEvent {
 
 /// Takes in an event; whether it is new.
 pub fn add_event(connection: &Connection, card: u64, event: &ChargeEvent, now: Seconds) -> Result<bool, LedgerError> {
-    let added = connection
-        .prepare_cached(
-            "INSERT INTO issuer_event (token, card, transaction_token, created, kind, cents, approved, at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        )?
-        .execute((
-            &event.token,
-            card,
-            &event.transaction,
-            &event.created,
-            &event.kind,
-            event.cents,
-            event.approved,
-            now,
-        ))?;
+    let added = insert!(connection, "issuer_event", {
+        "token": event.token,
+        "card": card,
+        "transaction_token": event.transaction,
+        "created": event.created,
+        "kind": event.kind,
+        "cents": event.cents,
+        "approved": event.approved,
+        "at": now,
+    }, "ON CONFLICT DO NOTHING")?;
     Ok(added > 0)
 }
 
 /// When the last news of a card was taken in.
 pub fn last_event_at(connection: &Connection, card: u64) -> Result<Option<Seconds>, LedgerError> {
-    Ok(connection
-        .prepare_cached("SELECT max(at) FROM issuer_event WHERE card = ? AND approved")?
-        .query_row([card], |row| row.get(0))?)
+    connection.value("SELECT max(at) FROM issuer_event WHERE card = ? AND approved", [card])
 }
 
 /// What the card's charges come to, or this one of them. Refunds are not charges.
 pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> Result<Tally, LedgerError> {
-    let mut statement = connection.prepare_cached(
+    let rows: Vec<(String, String, i64)> = connection.rows(
         "SELECT transaction_token, kind, cents FROM issuer_event
          WHERE card = ?1 AND approved AND (?2 IS NULL OR transaction_token = ?2)
          ORDER BY transaction_token, created, rowid",
+        (card, transaction),
     )?;
-    let mut rows = statement.query((card, transaction))?;
     let mut moves: Vec<(String, Vec<Move>)> = Vec::new();
-    while let Some(row) = rows.next()? {
-        let (transaction, kind, cents): (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    for (transaction, kind, cents) in rows {
         let step = match kind.as_str() {
             "AUTHORIZATION" | "FINANCIAL_AUTHORIZATION" => Move::Authorised(cents),
             "AUTHORIZATION_ADVICE" => Move::Adjusted(cents),
@@ -111,8 +111,6 @@ pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> R
 
 /// Takes in a webhook's id; whether it is new.
 pub fn add_webhook(connection: &Connection, id: &str, now: Seconds) -> Result<bool, LedgerError> {
-    let added = connection
-        .prepare_cached("INSERT INTO webhook (id, at) VALUES (?, ?) ON CONFLICT DO NOTHING")?
-        .execute((id, now))?;
+    let added = connection.change("INSERT INTO webhook (id, at) VALUES (?, ?) ON CONFLICT DO NOTHING", (id, now))?;
     Ok(added > 0)
 }

@@ -1,11 +1,12 @@
 //! What mandates cost in gas, by day: the host pays it, and may set a budget.
 
 use alloy_primitives::U256;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use stipend_core::{MandateId, Seconds};
 
 use super::{
     LedgerError,
+    sql::{Sql, Statements},
     transactions::{self, TransactionRow},
 };
 
@@ -30,15 +31,14 @@ pub fn bear(connection: &Connection, tx: &TransactionRow, time: Seconds) -> Resu
     let cost = tx.cost.unwrap_or_default();
     let gas_payers = transactions::gas_payers(connection, tx)?;
     let day = day(time);
-    connection.prepare_cached("DELETE FROM mandate_gas WHERE day < ?")?.execute([day.saturating_sub(KEPT)])?;
+    connection.change("DELETE FROM mandate_gas WHERE day < ?", [day.saturating_sub(KEPT)])?;
     for ((mandate, _), share) in gas_payers.iter().zip(shares(cost, gas_payers.iter().map(|(_, rows)| *rows))) {
         let sum = on(connection, *mandate, day)?.saturating_add(share);
-        connection
-            .prepare_cached(
-                "INSERT INTO mandate_gas (day, mandate, wei) VALUES (?, ?, ?)
+        connection.change(
+            "INSERT INTO mandate_gas (day, mandate, wei) VALUES (?, ?, ?)
                  ON CONFLICT DO UPDATE SET wei = excluded.wei",
-            )?
-            .execute((day, mandate.0.0, sum.to_be_bytes()))?;
+            (day, Sql(*mandate), Sql(sum)),
+        )?;
     }
     Ok(())
 }
@@ -49,14 +49,12 @@ pub fn spent(connection: &Connection, mandate: MandateId, time: Seconds) -> Resu
 }
 
 fn on(connection: &Connection, mandate: MandateId, day: u64) -> Result<u128, LedgerError> {
-    let wei: Option<[u8; 16]> = connection
-        .prepare_cached("SELECT wei FROM mandate_gas WHERE day = ? AND mandate = ?")?
-        .query_row((day, mandate.0.0), |row| row.get(0))
-        .optional()?;
-    Ok(wei.map(u128::from_be_bytes).unwrap_or_default())
+    let wei: Option<u128> =
+        connection.row("SELECT wei FROM mandate_gas WHERE day = ? AND mandate = ?", (day, Sql(mandate)))?;
+    Ok(wei.unwrap_or_default())
 }
 
-/// Deps of `cost` in proportion to rows, which add up to it.
+/// Parts of `cost` in proportion to rows, which add up to it.
 fn shares(cost: u128, rows: impl Iterator<Item = u64> + Clone) -> Vec<u128> {
     let all: u128 = rows.clone().map(u128::from).sum();
     let (mut seen, mut given) = (0_u128, 0_u128);

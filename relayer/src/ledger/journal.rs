@@ -1,11 +1,12 @@
 //! The journal: every posting, in the commit of the balances that it explains. Append-only.
 
-use rusqlite::{Connection, Row};
+use rusqlite::Connection;
 use stipend_core::{Amount, Seconds};
 
 use super::{
     LedgerError,
     balances::{LedgerEvent, Posting, shares},
+    sql::{Sql, Statements, insert},
 };
 
 /// The largest amount of one entry.
@@ -67,51 +68,61 @@ pub(super) fn enter(
     now: Seconds,
 ) -> Result<(), LedgerError> {
     for posting in postings {
-        let accounts = (posting.from.name(), posting.to.name());
-        append(connection, Some(mandate), event.name(), accounts, posting.amount.units(), refs, now)?;
+        let (debit, credit) = (posting.from.name(), posting.to.name());
+        let line = Line { cause: event.name(), debit, credit, amount: posting.amount.units() };
+        append(connection, Some(mandate), line, refs, now)?;
     }
     Ok(())
+}
+
+/// A posting as it is entered.
+struct Line {
+    cause: &'static str,
+    debit: &'static str,
+    credit: &'static str,
+    amount: u64,
 }
 
 fn append(
     connection: &Connection,
     mandate: Option<u64>,
-    cause: &str,
-    (debit, credit): (&str, &str),
-    amount: u64,
+    Line { cause, debit, credit, amount }: Line,
     refs: EntryRefs,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    connection
-        .prepare_cached(
-            "INSERT INTO journal (at, mandate, payment, card, tx, block, cause, debit, credit, amount)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )?
-        .execute((now, mandate, refs.payment, refs.card, refs.tx, refs.block, cause, debit, credit, amount))?;
-    Ok(())
+    insert!(connection, "journal", {
+        "at": now,
+        "mandate": mandate,
+        "payment": refs.payment,
+        "card": refs.card,
+        "tx": refs.tx,
+        "block": refs.block,
+        "cause": cause,
+        "debit": debit,
+        "credit": credit,
+        "amount": amount,
+    })
+    .map(drop)
 }
 
 /// What the host has to do with.
 pub fn host(connection: &Connection) -> Result<Host, LedgerError> {
-    let amount = |row: &Row<'_>, index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
-    let mut statement = connection.prepare_cached("SELECT treasury, shortfall, gas_ether, gas_wei FROM host")?;
-    let mut hosts = statement.query_and_then([], |row| {
-        let (ether, wei): (u64, u64) = (row.get(2)?, row.get(3)?);
-        let gas = u128::from(ether).saturating_mul(ETHER).saturating_add(wei.into());
-        Ok(Host { treasury: amount(row, 0)?, shortfall: amount(row, 1)?, gas })
-    })?;
-    hosts.next().ok_or_else(|| LedgerError::inconsistent("the host has no accounts"))?
+    let host: Option<(Amount, Amount, u64, u64)> =
+        connection.row("SELECT treasury, shortfall, gas_ether, gas_wei FROM host", [])?;
+    let (treasury, shortfall, ether, wei) =
+        host.ok_or_else(|| LedgerError::inconsistent("the host has no accounts"))?;
+    let gas = u128::from(ether).saturating_mul(ETHER).saturating_add(wei.into());
+    Ok(Host { treasury, shortfall, gas })
 }
 
 fn set_host(connection: &Connection, host: Host) -> Result<(), LedgerError> {
     let part = |wei: u128| u64::try_from(wei).map_err(LedgerError::inconsistent);
-    connection.prepare_cached("UPDATE host SET treasury = ?, shortfall = ?, gas_ether = ?, gas_wei = ?")?.execute((
-        host.treasury.units(),
-        host.shortfall.units(),
-        part(host.gas / ETHER)?,
-        part(host.gas % ETHER)?,
-    ))?;
-    Ok(())
+    connection
+        .change(
+            "UPDATE host SET treasury = ?, shortfall = ?, gas_ether = ?, gas_wei = ?",
+            (Sql(host.treasury), Sql(host.shortfall), part(host.gas / ETHER)?, part(host.gas % ETHER)?),
+        )
+        .map(drop)
 }
 
 /// Captured for the card programme: it is in its treasury.
@@ -127,9 +138,15 @@ pub fn credit_treasury(
     }
     let host = host(connection)?;
     let treasury =
-        host.treasury.checked_add(amount).ok_or_else(|| LedgerError::inconsistent("a treasury beyond measure"))?;
+        host.treasury.checked_add(amount).ok_or_else(|| LedgerError::inconsistent("treasury balance overflow"))?;
     set_host(connection, Host { treasury, ..host })?;
-    append(connection, Some(mandate), "capture", ("captures", "treasury"), amount.units(), refs, now)
+    append(
+        connection,
+        Some(mandate),
+        Line { cause: "capture", debit: "captures", credit: "treasury", amount: amount.units() },
+        refs,
+        now,
+    )
 }
 
 /// What was captured for the card programme is taken back, to be booked anew.
@@ -149,7 +166,13 @@ pub(super) fn reverse_capture(
         .checked_sub(amount)
         .ok_or_else(|| LedgerError::inconsistent("more captured than the treasury got"))?;
     set_host(connection, Host { treasury, ..host })?;
-    append(connection, Some(mandate), "forget", ("treasury", "captures"), amount.units(), refs, now)
+    append(
+        connection,
+        Some(mandate),
+        Line { cause: "forget", debit: "treasury", credit: "captures", amount: amount.units() },
+        refs,
+        now,
+    )
 }
 
 /// All gas is taken back, entry by entry, to be booked anew.
@@ -180,7 +203,13 @@ pub fn record_shortfall(
     }
     let shortfall = host.shortfall.checked_add(amount).unwrap_or(Amount::MAX);
     set_host(connection, Host { shortfall, ..host })?;
-    append(connection, Some(mandate), "shortfall", ("host", "shortfall"), amount.units(), refs, now)
+    append(
+        connection,
+        Some(mandate),
+        Line { cause: "shortfall", debit: "host", credit: "shortfall", amount: amount.units() },
+        refs,
+        now,
+    )
 }
 
 /// What could not be captured is taken back, to be booked anew.
@@ -199,7 +228,13 @@ pub(super) fn reverse_shortfall(
     }
     let shortfall = host.shortfall.checked_sub(amount).unwrap_or_default();
     set_host(connection, Host { shortfall, ..host })?;
-    append(connection, Some(mandate), "forget", ("shortfall", "host"), amount.units(), refs, now)
+    append(
+        connection,
+        Some(mandate),
+        Line { cause: "forget", debit: "shortfall", credit: "host", amount: amount.units() },
+        refs,
+        now,
+    )
 }
 
 /// A final transaction cost so many wei; each of its payments (mandate, payment) bears its share.
@@ -215,7 +250,7 @@ pub fn charge_gas(
         return Ok(());
     }
     let host = host(connection)?;
-    let gas = host.gas.checked_add(cost).ok_or_else(|| LedgerError::inconsistent("gas beyond measure"))?;
+    let gas = host.gas.checked_add(cost).ok_or_else(|| LedgerError::inconsistent("gas overflow"))?;
     set_host(connection, Host { gas, ..host })?;
     let gas_payers: Vec<(Option<u64>, EntryRefs)> = if payments.is_empty() {
         vec![(mandate, refs)]
@@ -230,7 +265,7 @@ pub fn charge_gas(
         while rest > 0 {
             let part = rest.min(MAX_ENTRY_AMOUNT);
             let amount = u64::try_from(part).map_err(LedgerError::inconsistent)?;
-            append(connection, *mandate, "gas", ("host", "gas"), amount, *refs, now)?;
+            append(connection, *mandate, Line { cause: "gas", debit: "host", credit: "gas", amount }, *refs, now)?;
             rest = rest.saturating_sub(part);
         }
     }

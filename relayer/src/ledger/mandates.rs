@@ -1,16 +1,15 @@
 //! Mandates as the ledger holds them.
 
 use alloy_primitives::{Address, B256};
-use rusqlite::{Connection, Row};
+use rusqlite::Connection;
 use stipend_core::{Amount, Intent, MandateId, RequestId, Seconds, Terms, api, policy::MandateState};
-use uuid::Uuid;
 
 use super::{
     LedgerError, audit,
     balances::{Balances, LedgerEvent},
     journal::{self, EntryRefs},
     requests,
-    sql::{AWAITING_HOLD, HOLDS_ARE_OVER},
+    sql::{AWAITING_HOLD, Columns, FromColumns, HOLDS_HAVE_ENDED, Sql, Statements, insert, row},
 };
 
 /// A place in the chain: block height, block hash, transaction.
@@ -24,79 +23,66 @@ pub struct TxLocation {
     pub tx: B256,
 }
 
-/// A mandate.
-#[derive(Clone, Debug)]
-pub struct MandateRow {
-    /// Its place in the ledger.
-    pub seq: u64,
-    /// Its id.
-    pub id: MandateId,
-    /// Its terms.
-    pub terms: Terms,
-    /// Its intent document, if one matches the terms.
-    pub intent: Option<Intent>,
-    /// The request it came from.
-    pub request: Option<RequestId>,
-    /// Where its money is.
-    pub balances: Balances,
-    /// Where it was opened; absent while that is not mined.
-    pub opened: Option<TxLocation>,
-    /// Where it ended.
-    pub ended: Option<TxLocation>,
-    /// Why the relayer stopped it.
-    pub frozen: Option<String>,
-    /// The highest nonce that was admitted or seen on chain.
-    pub highest_nonce: Option<u32>,
-    /// What payees gave back for good, wherever it went.
-    pub refunded: Amount,
-    /// Whether its operator's message that ends it was accepted.
-    pub revoking: bool,
-    /// Until when its operator's message that opens it may do so, if that was accepted and is not given
-    /// up.
-    pub opening_until: Option<Seconds>,
+row! {
+    /// A mandate.
+    #[derive(Clone, Debug)]
+    pub struct MandateRow in "mandate" {
+        /// Its place in the ledger.
+        pub seq: u64 = "seq",
+        /// Its id.
+        pub id: MandateId = "id",
+        /// Its terms.
+        pub terms: Terms = "terms",
+        /// Its intent document, if one matches the terms.
+        pub intent: Option<Intent> = "intent",
+        /// The request it came from.
+        pub request: Option<RequestId> = "request",
+        /// Where its money is.
+        pub balances: Balances = "cap, restored, overdrawn, available, reserved, held, paid, returned",
+        /// Where it was opened; absent while that is not mined.
+        pub opened: Option<TxLocation> = "opened_block, opened_hash, opened_tx",
+        /// Where it ended.
+        pub ended: Option<TxLocation> = "ended_block, ended_hash, ended_tx",
+        /// Why the relayer stopped it.
+        pub frozen: Option<String> = "frozen",
+        /// The highest nonce that was admitted or seen on chain.
+        pub highest_nonce: Option<u32> = "(SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
+                UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
+                UNION ALL SELECT max(nonce) FROM external_outflow WHERE mandate = mandate.id))",
+        /// What payees gave back for good, wherever it went.
+        pub refunded: Amount = "refunded",
+        /// Whether its operator's message that ends it was accepted.
+        pub revoking: bool = "EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id)",
+        /// Until when its operator's message that opens it may do so, if that was accepted and is not given
+        /// up.
+        pub opening_until: Option<Seconds> = "(SELECT valid_before FROM opening WHERE opening.mandate = mandate.id)",
+    }
 }
 
-const COLUMNS: &str = "seq, id, terms, intent, request, cap, reserved, held, paid, returned,
-    opened_block, opened_hash, opened_tx, ended_block, ended_hash, ended_tx, frozen,
-    restored, overdrawn, available,
-    (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
-        UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
-        UNION ALL SELECT max(nonce) FROM external_outflow WHERE mandate = mandate.id)),
-    EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id), refunded,
-    (SELECT valid_before FROM opening WHERE opening.mandate = mandate.id)";
-
-fn location(row: &Row<'_>, first: usize) -> Result<Option<TxLocation>, LedgerError> {
-    let Some(block) = row.get::<_, Option<u64>>(first)? else { return Ok(None) };
-    let hash = row.get::<_, [u8; 32]>(first + 1)?.into();
-    Ok(Some(TxLocation { block, hash, tx: row.get::<_, [u8; 32]>(first + 2)?.into() }))
+impl FromColumns for Option<TxLocation> {
+    fn from_columns(columns: &mut Columns<'_>) -> Result<Self, LedgerError> {
+        let location: (Option<u64>, Option<B256>, Option<B256>) = columns.take()?;
+        match location {
+            (Some(block), Some(hash), Some(tx)) => Ok(Some(TxLocation { block, hash, tx })),
+            (None, None, None) => Ok(None),
+            _ => Err(LedgerError::inconsistent("a part of a place in the chain")),
+        }
+    }
 }
 
-fn record(row: &Row<'_>) -> Result<MandateRow, LedgerError> {
-    let amount = |index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
-    Ok(MandateRow {
-        seq: row.get(0)?,
-        id: MandateId(row.get::<_, [u8; 32]>(1)?.into()),
-        terms: super::json(&row.get::<_, String>(2)?)?,
-        intent: row.get::<_, Option<String>>(3)?.map(|text| super::json(&text)).transpose()?,
-        request: row.get::<_, Option<[u8; 16]>>(4)?.map(|id| RequestId(Uuid::from_bytes(id))),
-        balances: Balances {
-            cap: amount(5)?,
-            reserved: amount(6)?,
-            held: amount(7)?,
-            paid: amount(8)?,
-            returned: amount(9)?,
-            restored: amount(17)?,
-            overdrawn: amount(18)?,
-            available: amount(19)?,
-        },
-        opened: location(row, 10)?,
-        ended: location(row, 13)?,
-        frozen: row.get(16)?,
-        highest_nonce: row.get(20)?,
-        revoking: row.get(21)?,
-        refunded: amount(22)?,
-        opening_until: row.get(23)?,
-    })
+impl FromColumns for Balances {
+    fn from_columns(columns: &mut Columns<'_>) -> Result<Self, LedgerError> {
+        Ok(Self {
+            cap: columns.take()?,
+            restored: columns.take()?,
+            overdrawn: columns.take()?,
+            available: columns.take()?,
+            reserved: columns.take()?,
+            held: columns.take()?,
+            paid: columns.take()?,
+            returned: columns.take()?,
+        })
+    }
 }
 
 impl MandateRow {
@@ -170,11 +156,7 @@ impl MandateRow {
 
 /// One mandate.
 pub fn get(connection: &Connection, id: MandateId) -> Result<Option<MandateRow>, LedgerError> {
-    connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE id = ?"))?
-        .query_and_then([id.0.0], record)?
-        .next()
-        .transpose()
+    Ok(MandateRow::select(connection, "WHERE id = ?", [Sql(id)])?.pop())
 }
 
 /// The mandates of `who` (as agent or operator), newest first, before `before`.
@@ -184,13 +166,12 @@ pub fn list(
     before: Option<u64>,
     limit: u32,
 ) -> Result<Vec<MandateRow>, LedgerError> {
-    connection
-        .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM mandate WHERE (agent = ?1 OR operator = ?1) AND (?2 IS NULL OR seq < ?2)
-             ORDER BY seq DESC LIMIT ?3"
-        ))?
-        .query_and_then((who.0.0, before, limit), record)?
-        .collect()
+    MandateRow::select(
+        connection,
+        "WHERE (agent = ?1 OR operator = ?1) AND (?2 IS NULL OR seq < ?2)
+             ORDER BY seq DESC LIMIT ?3",
+        (Sql(who), before, limit),
+    )
 }
 
 /// Makes a mandate known, if it is not: from its operator's message or from the chain. Its intent
@@ -200,56 +181,43 @@ pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Second
         .filter(|request| request.intent.payees_root() == terms.payees);
     let event = LedgerEvent::Open(terms.cap);
     let (balances, postings) = Balances::default().book(event).map_err(LedgerError::inconsistent)?;
-    let added = connection
-        .prepare_cached(
-            "INSERT INTO mandate (id, operator, agent, terms, intent, request, expiry, cap, available, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        )?
-        .execute((
-            id.0.0,
-            terms.operator.0.0,
-            terms.agent.0.0,
-            super::to_json(terms)?,
-            request.as_ref().map(|request| request.intent.canonical()),
-            request.as_ref().map(|request| request.id.0.into_bytes()),
-            terms.expiry,
-            balances.cap.units(),
-            balances.available.units(),
-            now,
-        ))?;
+    let added = insert!(connection, "mandate", {
+        "id": Sql(id),
+        "operator": Sql(terms.operator),
+        "agent": Sql(terms.agent),
+        "terms": Sql(terms.clone()),
+        "intent": Sql(request.as_ref().map(|request| request.intent.clone())),
+        "request": request.as_ref().map(|request| Sql(request.id)),
+        "expiry": terms.expiry,
+        "cap": Sql(balances.cap),
+        "available": Sql(balances.available),
+        "created_at": now,
+    }, "ON CONFLICT (id) DO NOTHING")?;
     if added == 0 {
         return Ok(());
     }
-    let seq = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
+    let seq = connection.inserted()?;
     journal::enter(connection, seq, event, &postings, EntryRefs::default(), now)
 }
 
 /// Stores where its money is. The journal says why, in the same commit.
 pub(super) fn set_balances(connection: &Connection, id: MandateId, balances: Balances) -> Result<(), LedgerError> {
-    connection
-        .prepare_cached(
-            "UPDATE mandate SET restored = ?, overdrawn = ?, available = ?, reserved = ?, held = ?, paid = ?, returned = ?
-             WHERE id = ?",
-        )?
-        .execute((
-            balances.restored.units(),
-            balances.overdrawn.units(),
-            balances.available.units(),
-            balances.reserved.units(),
-            balances.held.units(),
-            balances.paid.units(),
-            balances.returned.units(),
-            id.0.0,
-        ))?;
-    Ok(())
+    connection.change("UPDATE mandate SET restored = ?, overdrawn = ?, available = ?, reserved = ?, held = ?, paid = ?, returned = ?
+             WHERE id = ?", (
+            Sql(balances.restored),
+            Sql(balances.overdrawn),
+            Sql(balances.available),
+            Sql(balances.reserved),
+            Sql(balances.held),
+            Sql(balances.paid),
+            Sql(balances.returned),
+            Sql(id),
+        )).map(drop)
 }
 
 /// Adds what a payee gave back.
 pub fn add_refunded(connection: &Connection, id: MandateId, amount: Amount) -> Result<(), LedgerError> {
-    connection
-        .prepare_cached("UPDATE mandate SET refunded = refunded + ? WHERE id = ?")?
-        .execute((amount.units(), id.0.0))?;
-    Ok(())
+    connection.change("UPDATE mandate SET refunded = refunded + ? WHERE id = ?", (Sql(amount), Sql(id))).map(drop)
 }
 
 /// Stores where it was opened.
@@ -269,62 +237,55 @@ fn set_location(
     location: Option<TxLocation>,
 ) -> Result<(), LedgerError> {
     connection
-        .prepare_cached(&format!("UPDATE mandate SET {what}_block = ?, {what}_hash = ?, {what}_tx = ? WHERE id = ?"))?
-        .execute((
-            location.map(|location| location.block),
-            location.map(|location| location.hash.0),
-            location.map(|location| location.tx.0),
-            id.0.0,
-        ))?;
-    Ok(())
+        .change(
+            &format!("UPDATE mandate SET {what}_block = ?, {what}_hash = ?, {what}_tx = ? WHERE id = ?"),
+            (
+                location.map(|location| location.block),
+                location.map(|location| Sql(location.hash)),
+                location.map(|location| Sql(location.tx)),
+                Sql(id),
+            ),
+        )
+        .map(drop)
 }
 
 /// The mandates that the block with this hash opened or ended.
 pub fn touched_by(connection: &Connection, block: B256) -> Result<Vec<MandateRow>, LedgerError> {
-    connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE opened_hash = ?1 OR ended_hash = ?1"))?
-        .query_and_then([block.0], record)?
-        .collect()
+    MandateRow::select(connection, "WHERE opened_hash = ?1 OR ended_hash = ?1", [Sql(block)])
 }
 
 /// Stops a mandate for good.
 pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), LedgerError> {
-    connection
-        .prepare_cached("UPDATE mandate SET frozen = coalesce(frozen, ?) WHERE id = ?")?
-        .execute((why, id.0.0))?;
-    Ok(())
+    connection.change("UPDATE mandate SET frozen = coalesce(frozen, ?) WHERE id = ?", (why, Sql(id))).map(drop)
 }
 
-/// The mandates under this guardian that are over and still have money that nothing accepted can
+/// The mandates under this guardian that have ended and still have money that nothing accepted can
 /// claim, unless a transaction is about to return it. What a revocation returned is booked when it
-/// is final; what is released from holds after that is still to be returned, and what is held when the
-/// holds are over.
+/// is final; what is released from holds after that is still to be returned, and so is what is held when the holds
+/// have ended.
 pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Result<Vec<MandateRow>, LedgerError> {
-    connection
-        .prepare_cached(&format!(
-            // Each part has an index; no mandate's capture end is before its expiry.
-            "SELECT {COLUMNS} FROM mandate WHERE seq IN (
+    // Each part has an index; no mandate's capture end is before its expiry.
+    let ended = MandateRow::select(
+        connection,
+        &format!(
+            "WHERE seq IN (
                 SELECT seq FROM mandate WHERE ended_hash IS NULL AND expiry <= ?1
                     AND cap + restored > held + paid + returned
                 UNION SELECT seq FROM mandate
                     WHERE ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1)
                     AND cap + restored > held + paid + returned
-                UNION SELECT seq FROM mandate WHERE expiry <= ?1 AND {HOLDS_ARE_OVER})
+                UNION SELECT seq FROM mandate WHERE expiry <= ?1 AND {HOLDS_HAVE_ENDED})
              AND opened_hash IS NOT NULL AND reserved = 0
              AND NOT EXISTS (SELECT 1 FROM tx WHERE kind = 'sweep' AND tx.mandate = mandate.id AND state <> 'final')"
-        ))?
-        .query_and_then([time], record)?
-        .filter(|mandate| mandate.as_ref().map_or(true, |mandate| mandate.terms.guardian == guardian))
-        .collect()
+        ),
+        [time],
+    )?;
+    Ok(ended.into_iter().filter(|mandate| mandate.terms.guardian == guardian).collect())
 }
 
 /// A frozen mandate, if there is one.
 pub fn any_frozen(connection: &Connection) -> Result<Option<MandateRow>, LedgerError> {
-    connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM mandate WHERE frozen IS NOT NULL LIMIT 1"))?
-        .query_and_then([], record)?
-        .next()
-        .transpose()
+    Ok(MandateRow::select(connection, "WHERE frozen IS NOT NULL LIMIT 1", [])?.pop())
 }
 
 /// The frozen mandates that no repair has looked into.
@@ -338,32 +299,28 @@ pub fn all_frozen(connection: &Connection) -> Result<Vec<MandateRow>, LedgerErro
 }
 
 fn frozen(connection: &Connection, condition: &str) -> Result<Vec<MandateRow>, LedgerError> {
-    connection
-        .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM mandate WHERE frozen IS NOT NULL AND {condition} ORDER BY seq"
-        ))?
-        .query_and_then([], record)?
-        .collect()
+    MandateRow::select(connection, &format!("WHERE frozen IS NOT NULL AND {condition} ORDER BY seq"), [])
 }
 
 /// A repair has looked into why a mandate is frozen: it is usable again if that is explained.
 pub fn set_examined(connection: &Connection, id: MandateId, explained: bool) -> Result<(), LedgerError> {
     connection
-        .prepare_cached(
+        .change(
             "UPDATE mandate SET examined = NOT ?1, frozen = CASE WHEN ?1 THEN NULL ELSE frozen END WHERE id = ?2",
-        )?
-        .execute((explained, id.0.0))?;
-    Ok(())
+            (explained, Sql(id)),
+        )
+        .map(drop)
 }
 
 /// The mandates with payments that are not final and whose terms expire at `time` or before.
 pub fn expired_with_live_payments(connection: &Connection, time: Seconds) -> Result<Vec<MandateRow>, LedgerError> {
-    connection
-        .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM mandate WHERE ended_hash IS NULL AND expiry <= ?
+    MandateRow::select(
+        connection,
+        &format!(
+            "WHERE ended_hash IS NULL AND expiry <= ?
              AND (id IN (SELECT mandate FROM payment WHERE state NOT IN ('settled', 'failed'))
                 OR id IN (SELECT mandate FROM card WHERE {AWAITING_HOLD}))"
-        ))?
-        .query_and_then([time], record)?
-        .collect()
+        ),
+        [time],
+    )
 }

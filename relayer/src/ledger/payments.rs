@@ -1,7 +1,7 @@
 //! Payments as the ledger holds them. A step of a payment, its booking and its audit entry are one.
 
 use alloy_primitives::{Address, B256};
-use rusqlite::{Connection, Row};
+use rusqlite::Connection;
 use serde_json::json;
 use stipend_core::{
     Amount, Code, MandateId, PaymentId, Seconds,
@@ -9,7 +9,6 @@ use stipend_core::{
     nonce::NonceWindow,
     window::{Committed, RollingWindow},
 };
-use uuid::Uuid;
 
 use super::{
     LedgerError, audit,
@@ -17,46 +16,48 @@ use super::{
     booking,
     journal::EntryRefs,
     mandates::{self, TxLocation},
-    sql::AWAITING_HOLD,
+    sql::{AWAITING_HOLD, Sql, Statements, insert, row},
 };
 
-/// A payment.
-#[derive(Clone, Debug)]
-pub struct PaymentRow {
-    /// Its place in the ledger.
-    pub seq: u64,
-    /// Its id.
-    pub id: PaymentId,
-    /// The mandate.
-    pub mandate: MandateId,
-    /// Its nonce.
-    pub nonce: u32,
-    /// Who is paid.
-    pub payee: Address,
-    /// How much.
-    pub amount: Amount,
-    /// Until when it may be paid.
-    pub deadline: Seconds,
-    /// Commits to what is paid for.
-    pub reference: B256,
-    /// What the agent signed.
-    pub digest: B256,
-    /// The agent's signature, 65 bytes.
-    pub signature: Vec<u8>,
-    /// Where it stands.
-    pub state: PaymentState,
-    /// Why it failed, or why it still waits.
-    pub reason: Option<Code>,
-    /// The transaction: the last one sent, or the one that is mined.
-    pub tx_hash: Option<B256>,
-    /// The block's height, when mined.
-    pub block: Option<u64>,
-    /// Free words.
-    pub metadata: api::Metadata,
-    /// When it was accepted.
-    pub created_at: Seconds,
-    /// When its state changed last.
-    pub updated_at: Seconds,
+row! {
+    /// A payment.
+    #[derive(Clone, Debug)]
+    pub struct PaymentRow in "payment" {
+        /// Its place in the ledger.
+        pub seq: u64 = "seq",
+        /// Its id.
+        pub id: PaymentId = "id",
+        /// The mandate.
+        pub mandate: MandateId = "mandate",
+        /// Its nonce.
+        pub nonce: u32 = "nonce",
+        /// Who is paid.
+        pub payee: Address = "payee",
+        /// How much.
+        pub amount: Amount = "amount",
+        /// Until when it may be paid.
+        pub deadline: Seconds = "deadline",
+        /// Commits to what is paid for.
+        pub reference: B256 = "ref",
+        /// What the agent signed.
+        pub digest: B256 = "digest",
+        /// The agent's signature, 65 bytes.
+        pub signature: Vec<u8> = "signature",
+        /// Where it stands.
+        pub state: PaymentState = "state",
+        /// Why it failed, or why it still waits.
+        pub reason: Option<Code> = "reason",
+        /// The transaction: the last one sent, or the one that is mined.
+        pub tx_hash: Option<B256> = "tx_hash",
+        /// The block's height, when mined.
+        pub block: Option<u64> = "mined_block",
+        /// Free words.
+        pub metadata: api::Metadata = "metadata",
+        /// When it was accepted.
+        pub created_at: Seconds = "created_at",
+        /// When its state changed last.
+        pub updated_at: Seconds = "updated_at",
+    }
 }
 
 /// A payment as the chain made it.
@@ -72,42 +73,16 @@ pub struct Spent {
     pub amount: Amount,
 }
 
-/// What a foreign outflow is.
+/// What an outflow that this ledger never accepted is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Foreign {
+pub enum ExternalOutflow {
     /// A payment.
     Payment,
     /// A hold.
     Hold,
 }
 
-const COLUMNS: &str = "seq, id, mandate, nonce, payee, amount, deadline, ref, digest, signature, state, reason,
-    tx_hash, mined_block, metadata, created_at, updated_at";
 const LIVE: &str = "state NOT IN ('settled', 'failed')";
-
-fn record(row: &Row<'_>) -> Result<PaymentRow, LedgerError> {
-    let state: String = row.get(10)?;
-    let reason: Option<String> = row.get(11)?;
-    Ok(PaymentRow {
-        seq: row.get(0)?,
-        id: PaymentId(Uuid::from_bytes(row.get(1)?)),
-        mandate: MandateId(row.get::<_, [u8; 32]>(2)?.into()),
-        nonce: row.get(3)?,
-        payee: row.get::<_, [u8; 20]>(4)?.into(),
-        amount: Amount::from_units(row.get(5)?).map_err(LedgerError::inconsistent)?,
-        deadline: row.get(6)?,
-        reference: row.get::<_, [u8; 32]>(7)?.into(),
-        digest: row.get::<_, [u8; 32]>(8)?.into(),
-        signature: row.get(9)?,
-        state: super::named(&PaymentState::ALL, PaymentState::name, &state)?,
-        reason: reason.map(|reason| super::named(Code::ALL, Code::name, &reason)).transpose()?,
-        tx_hash: row.get::<_, Option<[u8; 32]>>(12)?.map(Into::into),
-        block: row.get(13)?,
-        metadata: super::json(&row.get::<_, String>(14)?)?,
-        created_at: row.get(15)?,
-        updated_at: row.get(16)?,
-    })
-}
 
 /// A place in the order of mandates and nonces.
 #[derive(Clone, Copy, Debug, Default)]
@@ -145,40 +120,29 @@ impl PaymentRow {
     }
 }
 
-fn select(
-    connection: &Connection,
-    condition: &str,
-    parameters: impl rusqlite::Params,
-) -> Result<Vec<PaymentRow>, LedgerError> {
-    connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM payment WHERE {condition}"))?
-        .query_and_then(parameters, record)?
-        .collect()
-}
-
 /// The payment that was signed as `digest`.
 pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<PaymentRow>, LedgerError> {
-    Ok(select(connection, "digest = ?", [digest.0])?.pop())
+    Ok(PaymentRow::select(connection, "WHERE digest = ?", [Sql(digest)])?.pop())
 }
 
 /// The payment with this id.
 pub fn by_id(connection: &Connection, id: PaymentId) -> Result<Option<PaymentRow>, LedgerError> {
-    Ok(select(connection, "id = ?", [id.0.into_bytes()])?.pop())
+    Ok(PaymentRow::select(connection, "WHERE id = ?", [Sql(id)])?.pop())
 }
 
 /// The payment with this nonce.
 pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<PaymentRow>, LedgerError> {
-    Ok(select(connection, "mandate = ? AND nonce = ?", (mandate.0.0, nonce))?.pop())
+    Ok(PaymentRow::select(connection, "WHERE mandate = ? AND nonce = ?", (Sql(mandate), nonce))?.pop())
 }
 
 /// The payments that the block with this hash paid.
 pub fn mined_in(connection: &Connection, block: B256) -> Result<Vec<PaymentRow>, LedgerError> {
-    select(connection, "mined_hash = ?", [block.0])
+    PaymentRow::select(connection, "WHERE mined_hash = ?", [Sql(block)])
 }
 
 /// The payments of a mandate that are not final, in nonce order.
 pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<PaymentRow>, LedgerError> {
-    select(connection, &format!("mandate = ? AND {LIVE} ORDER BY nonce"), [mandate.0.0])
+    PaymentRow::select(connection, &format!("WHERE mandate = ? AND {LIVE} ORDER BY nonce"), [Sql(mandate)])
 }
 
 /// What of a mandate counts in its rolling window at `now`, or would if a block took it: payments and
@@ -201,40 +165,32 @@ pub fn committed(
     );
     let counts_since = now.saturating_sub(RollingWindow::memory(&mandate.terms));
     Ok(Committed {
-        taken: amounts(connection, taken, (mandate.id.0.0, counts_since))?,
-        waiting: amounts(connection, &waiting, [mandate.id.0.0])?,
+        taken: connection.rows(taken, (Sql(mandate.id), counts_since))?,
+        waiting: connection.rows(&waiting, [Sql(mandate.id)])?,
     })
-}
-
-/// Times and amounts, as the query returns them.
-fn amounts(
-    connection: &Connection,
-    query: &str,
-    parameters: impl rusqlite::Params,
-) -> Result<Vec<(Seconds, Amount)>, LedgerError> {
-    let amount = |row: &Row<'_>| Amount::from_units(row.get(1)?).map_err(LedgerError::inconsistent);
-    connection.prepare_cached(query)?.query_and_then(parameters, |row| Ok((row.get(0)?, amount(row)?)))?.collect()
 }
 
 /// The payments of a mandate that are not final and that a payment with `nonce` makes impossible:
 /// another one with this nonce, and those that it retires.
 pub fn ruled_out_by(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Vec<PaymentRow>, LedgerError> {
     let floor = NonceWindow::floor(nonce);
-    select(connection, &format!("mandate = ? AND {LIVE} AND (nonce = ? OR nonce < ?)"), (mandate.0.0, nonce, floor))
+    PaymentRow::select(
+        connection,
+        &format!("WHERE mandate = ? AND {LIVE} AND (nonce = ? OR nonce < ?)"),
+        (Sql(mandate), nonce, floor),
+    )
 }
 
 /// The payments that are not final and whose deadline is at `time` or before.
 pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<PaymentRow>, LedgerError> {
-    select(connection, &format!("deadline <= ? AND {LIVE}"), [time])
+    PaymentRow::select(connection, &format!("WHERE deadline <= ? AND {LIVE}"), [time])
 }
 
 /// The first mandate above this one with payments that wait for a transaction and that no
 /// simulation has refused.
 pub fn next_to_send(connection: &Connection, after: MandateId) -> Result<Option<MandateId>, LedgerError> {
-    let id: Option<[u8; 32]> = connection
-        .prepare_cached("SELECT min(mandate) FROM payment WHERE state = 'reserved' AND reason IS NULL AND mandate > ?")?
-        .query_row([after.0.0], |row| row.get(0))?;
-    Ok(id.map(|id| MandateId(id.into())))
+    let query = "SELECT min(mandate) FROM payment WHERE state = 'reserved' AND reason IS NULL AND mandate > ?";
+    connection.value(query, [Sql(after)])
 }
 
 /// A mandate's first payments, by nonce, that wait for a transaction and can be in a block after
@@ -245,10 +201,10 @@ pub fn to_send(
     time: Seconds,
     limit: usize,
 ) -> Result<Vec<PaymentRow>, LedgerError> {
-    select(
+    PaymentRow::select(
         connection,
-        "state = 'reserved' AND reason IS NULL AND mandate = ? AND deadline > ? ORDER BY nonce LIMIT ?",
-        (mandate.0.0, time, limit),
+        "WHERE state = 'reserved' AND reason IS NULL AND mandate = ? AND deadline > ? ORDER BY nonce LIMIT ?",
+        (Sql(mandate), time, limit),
     )
 }
 
@@ -259,11 +215,11 @@ pub fn refused(
     time: Seconds,
     limit: usize,
 ) -> Result<Vec<PaymentRow>, LedgerError> {
-    select(
+    PaymentRow::select(
         connection,
-        "state = 'reserved' AND reason IS NOT NULL AND (mandate, nonce) > (?, ?) AND deadline > ?
+        "WHERE state = 'reserved' AND reason IS NOT NULL AND (mandate, nonce) > (?, ?) AND deadline > ?
          ORDER BY mandate, nonce LIMIT ?",
-        (after.mandate.0.0, after.nonce, time, limit),
+        (Sql(after.mandate), after.nonce, time, limit),
     )
 }
 
@@ -285,20 +241,21 @@ fn lowest(
     time: Seconds,
     waiting: &str,
 ) -> Result<Option<u32>, LedgerError> {
-    Ok(connection
-        .prepare_cached(&format!(
+    connection.value(
+        &format!(
             "SELECT min(nonce) FROM (
                 SELECT min(nonce) AS nonce FROM payment WHERE mandate = ?1 AND state = 'submitted' AND {LIVE}
                 UNION ALL SELECT min(nonce) FROM payment WHERE mandate = ?1 AND {waiting}
                 UNION ALL SELECT min(nonce) FROM card WHERE mandate = ?1 AND {AWAITING_HOLD}
                     AND deadline > ?2)"
-        ))?
-        .query_row((mandate.0.0, time), |row| row.get(0))?)
+        ),
+        (Sql(mandate), time),
+    )
 }
 
 /// The payments that ride in a transaction.
 pub fn payments_in_tx(connection: &Connection, tx: u64) -> Result<Vec<PaymentRow>, LedgerError> {
-    select(connection, "seq IN (SELECT payment FROM tx_payment WHERE tx = ?) ORDER BY seq", [tx])
+    PaymentRow::select(connection, "WHERE seq IN (SELECT payment FROM tx_payment WHERE tx = ?) ORDER BY seq", [tx])
 }
 
 /// Which payments to list.
@@ -321,19 +278,12 @@ pub fn list(
     before: Option<u64>,
     limit: u32,
 ) -> Result<Vec<PaymentRow>, LedgerError> {
-    select(
+    PaymentRow::select(
         connection,
-        "mandate IN (SELECT id FROM mandate WHERE agent = ?1 OR operator = ?1)
+        "WHERE mandate IN (SELECT id FROM mandate WHERE agent = ?1 OR operator = ?1)
          AND (?2 IS NULL OR mandate = ?2) AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR ref = ?4)
          AND (?5 IS NULL OR seq < ?5) ORDER BY seq DESC LIMIT ?6",
-        (
-            filter.reader.0.0,
-            filter.mandate.map(|id| id.0.0),
-            filter.state.map(PaymentState::name),
-            filter.reference.map(|reference| reference.0),
-            before,
-            limit,
-        ),
+        (Sql(filter.reader), filter.mandate.map(Sql), filter.state.map(Sql), filter.reference.map(Sql), before, limit),
     )
 }
 
@@ -360,26 +310,22 @@ pub fn admit(
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let Admission { id, body, digest } = admission;
-    connection
-        .prepare_cached(
-            "INSERT INTO payment (id, mandate, nonce, payee, amount, deadline, ref, digest, signature, state,
-                metadata, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, ?, ?)",
-        )?
-        .execute((
-            id.0.into_bytes(),
-            body.mandate.0.0,
-            body.nonce,
-            body.payee.0.0,
-            body.amount.units(),
-            body.deadline,
-            body.reference.0,
-            digest.0,
-            body.signature.as_ref(),
-            super::to_json(&body.metadata)?,
-            now,
-            now,
-        ))?;
-    let seq = u64::try_from(connection.last_insert_rowid()).map_err(LedgerError::inconsistent)?;
+    insert!(connection, "payment", {
+        "id": Sql(*id),
+        "mandate": Sql(body.mandate),
+        "nonce": body.nonce,
+        "payee": Sql(body.payee),
+        "amount": Sql(body.amount),
+        "deadline": body.deadline,
+        "ref": Sql(body.reference),
+        "digest": Sql(*digest),
+        "signature": body.signature.as_ref(),
+        "state": Sql(PaymentState::Reserved),
+        "metadata": Sql(body.metadata.clone()),
+        "created_at": now,
+        "updated_at": now,
+    })?;
+    let seq = connection.inserted()?;
     booking::book(connection, mandate, LedgerEvent::Reserve(body.amount), EntryRefs::payment(seq), now)?;
     let data = json!({
         "payee": body.payee.to_string(), "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline,
@@ -424,20 +370,19 @@ pub fn step(
         booking::book(connection, &mandate, event, refs, now)?;
     }
     let tx_hash = context.tx_hash.or(payment.tx_hash);
-    connection
-        .prepare_cached(
-            "UPDATE payment SET state = ?, reason = ?, tx_hash = ?, mined_block = ?, mined_hash = ?5,
+    connection.change(
+        "UPDATE payment SET state = ?, reason = ?, tx_hash = ?, mined_block = ?, mined_hash = ?5,
                 mined_at = (SELECT time FROM block WHERE hash = ?5), updated_at = ? WHERE seq = ?",
-        )?
-        .execute((
+        (
             state.name(),
-            context.reason.map(Code::name),
-            tx_hash.map(|hash| hash.0),
+            context.reason.map(Sql),
+            tx_hash.map(Sql),
             context.block.map(|(number, _)| number),
-            context.block.map(|(_, hash)| hash.0),
+            context.block.map(|(_, hash)| Sql(hash)),
             now,
             payment.seq,
-        ))?;
+        ),
+    )?;
     let mut data = json!({ "amount": payment.amount, "nonce": payment.nonce, "payee": payment.payee.to_string() });
     if let (Some(data), Some((number, hash))) = (data.as_object_mut(), context.block) {
         data.insert("block".into(), json!({ "number": number, "hash": hash }));
@@ -460,61 +405,55 @@ pub fn step(
 /// Notes why a payment waits; no state changes.
 pub fn set_reason(connection: &Connection, seq: u64, reason: Option<Code>) -> Result<(), LedgerError> {
     connection
-        .prepare_cached("UPDATE payment SET reason = ?1 WHERE seq = ?2 AND state = 'reserved' AND reason IS NOT ?1")?
-        .execute((reason.map(Code::name), seq))?;
-    Ok(())
+        .change(
+            "UPDATE payment SET reason = ?1 WHERE seq = ?2 AND state = 'reserved' AND reason IS NOT ?1",
+            (reason.map(Sql), seq),
+        )
+        .map(drop)
 }
 
 /// Notes the transaction that was sent last for the payments of `tx`.
 pub fn set_tx_hash(connection: &Connection, tx: u64, hash: B256) -> Result<(), LedgerError> {
     connection
-        .prepare_cached(
+        .change(
             "UPDATE payment SET tx_hash = ? WHERE state = 'submitted'
              AND seq IN (SELECT payment FROM tx_payment WHERE tx = ?)",
-        )?
-        .execute((hash.0, tx))?;
-    Ok(())
+            (Sql(hash), tx),
+        )
+        .map(drop)
 }
 
 /// Remembers what the chain paid, or holds, and this ledger never accepted.
-pub fn insert_foreign(
+pub fn insert_external(
     connection: &Connection,
-    kind: Foreign,
+    kind: ExternalOutflow,
     spent: &Spent,
     location: TxLocation,
 ) -> Result<(), LedgerError> {
     let kind = match kind {
-        Foreign::Payment => "pay",
-        Foreign::Hold => "hold",
+        ExternalOutflow::Payment => "pay",
+        ExternalOutflow::Hold => "hold",
     };
-    connection
-        .prepare_cached(
-            "INSERT INTO external_outflow (mandate, nonce, kind, payee, amount, tx_hash, at)
-             VALUES (?, ?, ?, ?, ?, ?, (SELECT time FROM block WHERE hash = ?))",
-        )?
-        .execute((
-            spent.mandate.0.0,
-            spent.nonce,
-            kind,
-            spent.payee.0.0,
-            spent.amount.units(),
-            location.tx.0,
-            location.hash.0,
-        ))?;
-    Ok(())
+    let at: Seconds = connection.value("SELECT time FROM block WHERE hash = ?", [Sql(location.hash)])?;
+    insert!(connection, "external_outflow", {
+        "mandate": Sql(spent.mandate),
+        "nonce": spent.nonce,
+        "kind": kind,
+        "payee": Sql(spent.payee),
+        "amount": Sql(spent.amount),
+        "tx_hash": Sql(location.tx),
+        "at": at,
+    })
+    .map(drop)
 }
 
 /// The transactions of what a mandate paid or held and this ledger never accepted.
-pub fn foreign(connection: &Connection, mandate: MandateId) -> Result<Vec<B256>, LedgerError> {
-    let mut statement =
-        connection.prepare_cached("SELECT DISTINCT tx_hash FROM external_outflow WHERE mandate = ? ORDER BY nonce")?;
-    let hashes = statement.query_map([mandate.0.0], |row| row.get::<_, [u8; 32]>(0))?;
-    hashes.map(|hash| Ok(hash?.into())).collect()
+pub fn external_txs(connection: &Connection, mandate: MandateId) -> Result<Vec<B256>, LedgerError> {
+    connection.rows("SELECT DISTINCT tx_hash FROM external_outflow WHERE mandate = ? ORDER BY nonce", [Sql(mandate)])
 }
 
 /// Whether the chain used a nonce for what this ledger never accepted.
-pub fn is_foreign(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<bool, LedgerError> {
-    Ok(connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM external_outflow WHERE mandate = ? AND nonce = ?)")?
-        .query_row((mandate.0.0, nonce), |row| row.get(0))?)
+pub fn is_external(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<bool, LedgerError> {
+    let query = "SELECT EXISTS (SELECT 1 FROM external_outflow WHERE mandate = ? AND nonce = ?)";
+    connection.value(query, (Sql(mandate), nonce))
 }

@@ -2,7 +2,7 @@
 //! that the ledger followed is not the one that there is. What was accepted and what was signed
 //! stays.
 
-use rusqlite::{Connection, Row};
+use rusqlite::Connection;
 use stipend_core::{Amount, MandateId, Seconds};
 
 use super::{
@@ -11,26 +11,31 @@ use super::{
     booking,
     journal::{self, EntryRefs},
     mandates,
+    sql::{Statements, row},
 };
 
-/// Something that was accepted, as far as the chain had taken it.
-struct Accepted {
-    mandate: MandateId,
-    refs: EntryRefs,
-    paid: Amount,
-    held: Amount,
-    back: Amount,
-    /// What was to be captured, and was not when the card closed.
-    short: Amount,
+row! {
+    /// Something that was accepted and not given up, as far as the chain had taken it.
+    struct Accepted in "(
+        SELECT mandate, seq AS payment, NULL AS card, amount AS paid, 0 AS held, 0 AS back, 0 AS short
+            FROM payment WHERE state = 'settled'
+        UNION ALL SELECT mandate, NULL, seq, captured, amount - captured - released, released,
+            CASE state WHEN 'closed' THEN max(to_capture - captured, 0) ELSE 0 END
+            FROM card WHERE hold_final OR released > 0)" {
+        mandate: MandateId = "mandate",
+        payment: Option<u64> = "payment",
+        card: Option<u64> = "card",
+        paid: Amount = "paid",
+        held: Amount = "held",
+        back: Amount = "back",
+        /// What was to be captured, and was not when the card closed.
+        short: Amount = "short",
+    }
 }
 
 /// Takes it all back; each booking that this reverses stays in the journal, and so does its reversal.
 pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerError> {
-    let ids: Vec<MandateId> = {
-        let mut statement = connection.prepare("SELECT id FROM mandate ORDER BY seq")?;
-        let ids = statement.query_map([], |row| row.get::<_, [u8; 32]>(0))?;
-        ids.map(|id| Ok::<_, LedgerError>(MandateId(id?.into()))).collect::<Result<_, _>>()?
-    };
+    let ids: Vec<MandateId> = connection.rows("SELECT id FROM mandate ORDER BY seq", [])?;
     let book = |id: MandateId, event: LedgerEvent, refs: EntryRefs| {
         let mandate = mandates::get(connection, id)?.ok_or_else(|| LedgerError::inconsistent("a mandate is gone"))?;
         booking::book(connection, &mandate, event, refs, now)?;
@@ -39,7 +44,9 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
     for id in &ids {
         book(*id, LedgerEvent::Forget, EntryRefs::default())?;
     }
-    for Accepted { mandate, refs, paid, held, back, short } in accepted(connection)? {
+    // It is reserved again.
+    for Accepted { mandate, payment, card, paid, held, back, short } in Accepted::select(connection, "", [])? {
+        let refs = EntryRefs { payment, card, ..EntryRefs::default() };
         let seq = book(mandate, LedgerEvent::ReverseAccepted { paid, held, back }, refs)?;
         if refs.card.is_some() {
             journal::reverse_capture(connection, seq, paid, refs, now)?;
@@ -65,27 +72,4 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
          DELETE FROM external_outflow; DELETE FROM mandate_gas; DELETE FROM log; DELETE FROM block; DELETE FROM submitter;",
     )?;
     Ok(())
-}
-
-/// What was accepted and not given up: it is reserved again.
-fn accepted(connection: &Connection) -> Result<Vec<Accepted>, LedgerError> {
-    let mut statement = connection.prepare(
-        "SELECT mandate, seq, NULL, amount, 0, 0, 0 FROM payment WHERE state = 'settled'
-         UNION ALL SELECT mandate, NULL, seq, captured, amount - captured - released, released,
-            CASE state WHEN 'closed' THEN max(to_capture - captured, 0) ELSE 0 END
-            FROM card WHERE hold_final OR released > 0",
-    )?;
-    let amount = |row: &Row<'_>, index| Amount::from_units(row.get(index)?).map_err(LedgerError::inconsistent);
-    statement
-        .query_and_then([], |row| {
-            Ok(Accepted {
-                mandate: MandateId(row.get::<_, [u8; 32]>(0)?.into()),
-                refs: EntryRefs { payment: row.get(1)?, card: row.get(2)?, ..EntryRefs::default() },
-                paid: amount(row, 3)?,
-                held: amount(row, 4)?,
-                back: amount(row, 5)?,
-                short: amount(row, 6)?,
-            })
-        })?
-        .collect()
 }

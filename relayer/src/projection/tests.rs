@@ -178,7 +178,7 @@ impl Scene {
         .unwrap();
         for nonce in nonces {
             let payment = self.payment(*nonce);
-            transactions::board(&self.ledger, id, payment.seq).unwrap();
+            transactions::attach_payment(&self.ledger, id, payment.seq).unwrap();
             payments::step(
                 &self.ledger,
                 &payment,

@@ -186,7 +186,7 @@ impl Sender {
             }
             let id = transactions::insert(ledger, &new)?;
             match kind {
-                Kind::Open(mandate) if !openings::board(ledger, mandate, id)? => {
+                Kind::Open(mandate) if !openings::attach_to_tx(ledger, mandate, id)? => {
                     return Err(LedgerError::Inconsistent(format!("the opening of {mandate} waits no longer")));
                 }
                 Kind::Revoke(mandate) => revocations::set_tx(ledger, mandate, Some(id))?,
@@ -197,7 +197,7 @@ impl Sender {
                 let payment = payments::by_id(ledger, row.payment.id)?
                     .filter(|payment| payment.state == PaymentState::Reserved)
                     .ok_or_else(|| LedgerError::Inconsistent(format!("{} waits no longer", row.payment.id)))?;
-                transactions::board(ledger, id, payment.seq)?;
+                transactions::attach_payment(ledger, id, payment.seq)?;
                 let context = TransitionContext { tx_hash: Some(new.attempt.hash), ..TransitionContext::default() };
                 payments::step(ledger, &payment, Transition::Submit, context, now)?;
             }

@@ -24,7 +24,9 @@ use crate::{
     ledger::{
         LedgerError, audit,
         cards::{self as records, Admission},
-        charges, mandates, requests,
+        charges::{self, Answer},
+        mandates,
+        requests::{self, IdempotentCall},
     },
 };
 
@@ -170,7 +172,12 @@ impl Service {
         records::admit(ledger, &mandate, &admission, &decision, now)?;
         if let Some(key) = idempotency_key {
             let fingerprint = fingerprint(&admission.body)?;
-            requests::remember(ledger, mandate.id.0.as_slice(), key, fingerprint, admission.id.0)?;
+            requests::remember(
+                ledger,
+                mandate.id.0.as_slice(),
+                key,
+                IdempotentCall { fingerprint, subject: admission.id.0 },
+            )?;
         }
         let card = records::by_id(ledger, admission.id)?
             .ok_or_else(|| LedgerError::inconsistent("a card that was just stored is gone"))?;
@@ -306,13 +313,14 @@ pub(crate) fn decide_charge(
     at: ChainPosition,
 ) -> Result<Option<Code>, LedgerError> {
     let AuthorizationRequest { transaction, card: token, merchant, charge } = request;
-    if let Some((_, cents, verdict)) = charges::answered(ledger, &transaction)? {
+    if let Some(answer) = charges::answered(ledger, &transaction)? {
         // The same charge about another amount is not the same charge.
-        return Ok(if cents == charge.cents { verdict } else { Some(Code::CardUsed) });
+        return Ok(if answer.cents == charge.cents { answer.declined } else { Some(Code::CardUsed) });
     }
     let Some(card) = records::by_token(ledger, &token)? else {
         let verdict = Some(Code::CardNotActive);
-        charges::remember_answer(ledger, &transaction, (None, charge.cents, verdict), at.now)?;
+        let answer = Answer { card: None, cents: charge.cents, declined: verdict };
+        charges::remember_answer(ledger, &transaction, answer, at.now)?;
         return Ok(verdict);
     };
     let mandate = records::mandate_of(ledger, &card)?;
@@ -325,7 +333,8 @@ pub(crate) fn decide_charge(
         intent: mandate.intent.as_ref(),
     };
     let verdict = card::authorise(&standing, &charge, at.now);
-    charges::remember_answer(ledger, &transaction, (Some(card.seq), charge.cents, verdict), at.now)?;
+    let answer = Answer { card: Some(card.seq), cents: charge.cents, declined: verdict };
+    charges::remember_answer(ledger, &transaction, answer, at.now)?;
     let amount = Amount::from_cents(charge.cents);
     let data = json!({
         "amount": amount, "merchant": merchant, "mcc": charge.mcc, "code": verdict, "transaction": transaction,
@@ -357,9 +366,9 @@ fn known(
         return Ok(Some(Ok(Accepted { object: known.view(), replayed: true })));
     }
     let Some(key) = idempotency_key else { return Ok(None) };
-    let Some(bought) = requests::bought(ledger, body.mandate.0.as_slice(), key)? else { return Ok(None) };
+    let Some(earlier) = requests::recall(ledger, body.mandate.0.as_slice(), key)? else { return Ok(None) };
     let card = |id| Ok(records::by_id(ledger, CardId(id))?.map(records::CardRow::view));
-    replayed(bought, fingerprint(body)?, key, card).map(Some)
+    replayed(earlier, fingerprint(body)?, key, card).map(Some)
 }
 
 /// What the policy asks of a card beyond what it asks of a payment.

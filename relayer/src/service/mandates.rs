@@ -50,9 +50,9 @@ impl Service {
             .write(move |ledger| {
                 let scope = agent.as_slice();
                 if let Some(key) = &idempotency_key
-                    && let Some(bought) = requests::bought(ledger, scope, key)?
+                    && let Some(earlier) = requests::recall(ledger, scope, key)?
                 {
-                    return replayed(bought, fingerprint, key, |id| requests::get(ledger, RequestId(id)));
+                    return replayed(earlier, fingerprint, key, |id| requests::get(ledger, RequestId(id)));
                 }
                 let now = clock::now();
                 let id = RequestId::generate();
@@ -64,7 +64,7 @@ impl Service {
                 };
                 requests::insert(ledger, id, agent, &body, &intent, now)?;
                 if let Some(key) = &idempotency_key {
-                    requests::remember(ledger, scope, key, fingerprint, id.0)?;
+                    requests::remember(ledger, scope, key, requests::IdempotentCall { fingerprint, subject: id.0 })?;
                 }
                 let data = json!({
                     "amount": body.amount, "duration": body.duration, "purpose": body.intent,

@@ -19,7 +19,7 @@ use crate::{
     ledger::{
         LedgerError, audit, cards as records, gas, mandates,
         payments::{self, Admission},
-        requests,
+        requests::{self, IdempotentCall},
     },
 };
 
@@ -136,7 +136,8 @@ impl Service {
         let admission = Admission { id: PaymentId::generate(), body: body.clone(), digest: *digest };
         payments::admit(ledger, &mandate, &admission, &decision, now)?;
         if let Some(key) = idempotency_key {
-            requests::remember(ledger, mandate.id.0.as_slice(), key, fingerprint(body)?, admission.id.0)?;
+            let call = IdempotentCall { fingerprint: fingerprint(body)?, subject: admission.id.0 };
+            requests::remember(ledger, mandate.id.0.as_slice(), key, call)?;
         }
         let payment = payments::by_id(ledger, admission.id)?
             .ok_or_else(|| LedgerError::inconsistent("a payment that was just stored is gone"))?;
@@ -247,9 +248,9 @@ fn known(
         return Ok(Some(Ok(Accepted { object: known.view(), replayed: true })));
     }
     let Some(key) = idempotency_key else { return Ok(None) };
-    let Some(bought) = requests::bought(ledger, body.mandate.0.as_slice(), key)? else { return Ok(None) };
+    let Some(earlier) = requests::recall(ledger, body.mandate.0.as_slice(), key)? else { return Ok(None) };
     let payment = |id| Ok(payments::by_id(ledger, PaymentId(id))?.map(payments::PaymentRow::view));
-    replayed(bought, fingerprint(body)?, key, payment).map(Some)
+    replayed(earlier, fingerprint(body)?, key, payment).map(Some)
 }
 
 /// That the nonce belongs to a payment or a card already: they share one sequence.
@@ -258,7 +259,7 @@ pub(super) fn taken(ledger: &Connection, mandate: MandateId, nonce: u32) -> Resu
         Some(payment) => Some(payment.id.to_string()),
         None => match records::by_nonce(ledger, mandate, nonce)? {
             Some(card) => Some(card.id.to_string()),
-            None => payments::is_foreign(ledger, mandate, nonce)?
+            None => payments::is_external(ledger, mandate, nonce)?
                 .then(|| "a payment or a hold on chain that was not accepted here".to_owned()),
         },
     };

@@ -23,7 +23,7 @@ fn board(scene: &Scene, id: MandateId) -> transactions::TransactionRow {
     let (kind, calldata) = (Kind::Open(id), Bytes::new());
     let new = New { submitter: SUBMITTER, nonce: 0, kind, calldata, gas_limit: 1, attempt };
     let tx = transactions::insert(&scene.ledger, &new).unwrap();
-    assert!(openings::board(&scene.ledger, id, tx).unwrap());
+    assert!(openings::attach_to_tx(&scene.ledger, id, tx).unwrap());
     transactions::by_id(&scene.ledger, tx).unwrap().unwrap()
 }
 
@@ -56,7 +56,7 @@ fn a_waiting_opening_ends_when_its_request_is_answered() {
 
     scene.mine(opened(0x32, &b));
     assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![], None));
-    assert!(!openings::board(&scene.ledger, A, 0).unwrap(), "what was about to be signed is not");
+    assert!(!openings::attach_to_tx(&scene.ledger, A, 0).unwrap(), "what was about to be signed is not");
     assert_eq!(trail(&scene, A), ["mandate.opening_given_up"]);
 
     // What answered it may come back from a reorg, so A does not; another approval is free to be made.
