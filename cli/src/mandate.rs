@@ -6,7 +6,7 @@ use eyre::ensure;
 use stipend_bindings::Domain;
 use stipend_client::PageQuery;
 use stipend_core::{
-    Amount, RequestId, Span, address,
+    Amount, HumanDuration, RequestId, address,
     api::{Mandate, MandateRequest, NewMandateRequest, Page, RequestState},
     card::Mcc,
     policy::MandateState,
@@ -83,13 +83,13 @@ pub(crate) struct Request {
     intent: String,
     /// How long from the approval on: 30d, 12h, 45m or 90s
     #[arg(long)]
-    duration: Span,
+    duration: HumanDuration,
     /// The most that one payment may be; without it: whatever is left
     #[arg(long, value_name = "USDC")]
     per_payment: Option<Amount>,
     /// Length of a rolling window, in which at most `--window-cap` is paid; without it: none
     #[arg(long, value_name = "SPAN", requires = "window_cap")]
-    window: Option<Span>,
+    window: Option<HumanDuration>,
     /// The most that is paid within any `--window`
     #[arg(long, value_name = "USDC", requires = "window")]
     window_cap: Option<Amount>,

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use alloy_primitives::{Address, utils::parse_ether};
 use eyre::{WrapErr, eyre};
 use secrecy::SecretString;
-use stipend_core::{Amount, Seconds, Span, address, policy::Limits};
+use stipend_core::{Amount, HumanDuration, Seconds, address, policy::Limits};
 use stipend_relayer::{
     api::{self, ApiConfig},
     app::{self, Config, Finality},
@@ -131,10 +131,10 @@ struct CardArgs {
     callback_url: Option<Url>,
     /// How long a card can be charged: 1h, 45m or 90s
     #[arg(long, value_name = "SPAN", env = "STIPEND_CARD_TTL", default_value = "1h")]
-    card_ttl: Span,
+    card_ttl: HumanDuration,
     /// How often to ask the issuer what its webhooks should have told
     #[arg(long, value_name = "SPAN", env = "STIPEND_ISSUER_POLL", default_value = "30s")]
-    issuer_poll: Span,
+    issuer_poll: HumanDuration,
 }
 
 impl CardArgs {

@@ -3,7 +3,7 @@
 
 use eyre::{WrapErr, ensure};
 use stipend_bindings::Domain;
-use stipend_core::{Amount, Intent, MandateId, Span, Terms, intent::Policy};
+use stipend_core::{Amount, HumanDuration, Intent, MandateId, Terms, intent::Policy};
 
 use crate::show;
 
@@ -44,7 +44,7 @@ impl<'a> Readable<'a> {
         row("in total", format!("{} USDC, taken from the operator when it opens", terms.cap));
         row("per payment", maximum(terms.per_payment));
         if terms.window != 0 {
-            row("at most", within(terms.window_cap, Span::from_seconds(terms.window.into())));
+            row("at most", within(terms.window_cap, HumanDuration::from_seconds(terms.window.into())));
         }
         match self.intent.policy.payees.as_deref() {
             None => row("may be paid", "anyone".into()),
@@ -91,7 +91,7 @@ pub(crate) fn cards(policy: &Policy) -> String {
 }
 
 /// What a rolling window limits.
-pub(crate) fn within(cap: Amount, window: Span) -> String {
+pub(crate) fn within(cap: Amount, window: HumanDuration) -> String {
     format!("{cap} USDC within any {window}")
 }
 

@@ -8,7 +8,7 @@ use alloy_primitives::{Address, B256, Bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Amount, CardId, Code, Intent, MandateId, PaymentId, RequestId, Seconds, Span, Terms, address,
+    Amount, CardId, Code, HumanDuration, Intent, MandateId, PaymentId, RequestId, Seconds, Terms, address,
     card::{CardState, Mcc},
     policy::{Decision, Limits, MandateState},
 };
@@ -78,13 +78,13 @@ pub struct NewMandateRequest {
     /// The purpose in plain words: shown to the operator, not enforced.
     pub intent: String,
     /// From the approval to the expiry.
-    pub duration: Span,
+    pub duration: HumanDuration,
     /// Maximum of one payment; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_payment: Option<Amount>,
     /// Length of a rolling window, with `window_cap`; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub window: Option<Span>,
+    pub window: Option<HumanDuration>,
     /// Maximum of all payments and holds within any `window`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window_cap: Option<Amount>,
@@ -125,13 +125,13 @@ pub struct MandateRequest {
     /// The cap asked for.
     pub amount: Amount,
     /// The duration asked for.
-    pub duration: Span,
+    pub duration: HumanDuration,
     /// The maximum of one payment asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_payment: Option<Amount>,
     /// The rolling window asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub window: Option<Span>,
+    pub window: Option<HumanDuration>,
     /// The maximum within any window asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_cap: Option<Amount>,

@@ -4,11 +4,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Amount, Code, Intent, Seconds, policy::MandateState};
+use crate::{Amount, Code, Intent, Seconds, mandate::MandateState};
 
 /// After a card has ended, how long clearings may still arrive: the networks' latest (30 days for
 /// hotels and cars) and a week.
 pub const CLEARING_RESERVE: Seconds = 38 * 86_400;
+
+/// A charge is cleared within this time: hotels and cars take longest.
+const CLEARED_WITHIN: Seconds = 31 * 86_400;
+/// What a clearing left open is cleared within this time, or never.
+const REST_CLEARED_WITHIN: Seconds = 7 * 86_400;
 
 /// A merchant category code (ISO 18245): four digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,7 +60,7 @@ impl fmt::Debug for Mcc {
     }
 }
 
-/// Where a card stands.
+/// The state of a card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CardState {
@@ -124,7 +129,7 @@ pub struct Charge {
     pub cash_cents: i64,
     /// Whether cardholder and merchant both count in US dollars.
     pub in_dollars: bool,
-    /// Whether it is a plain authorisation: no credit, no balance inquiry.
+    /// Whether it is a plain authorization: no credit, no balance inquiry.
     pub plain: bool,
     /// The merchant's category, as the merchant says.
     pub mcc: Option<Mcc>,
@@ -132,8 +137,8 @@ pub struct Charge {
 
 /// What is known of a card when it is charged.
 #[derive(Clone, Debug)]
-pub struct CardStanding<'a> {
-    /// Where it stands.
+pub struct ChargeContext<'a> {
+    /// Its state.
     pub state: CardState,
     /// Whether its hold is in the chain now.
     pub held_now: bool,
@@ -141,7 +146,7 @@ pub struct CardStanding<'a> {
     pub amount: Amount,
     /// From this second on it can't be charged.
     pub expires_at: Seconds,
-    /// Where its mandate stands.
+    /// Its mandate's state.
     pub mandate: MandateState,
     /// The intent of its mandate.
     pub intent: Option<&'a Intent>,
@@ -149,7 +154,7 @@ pub struct CardStanding<'a> {
 
 /// Why a charge is declined; `None`: it is approved.
 #[must_use]
-pub fn authorise(card: &CardStanding<'_>, charge: &Charge, now: Seconds) -> Option<Code> {
+pub fn authorize(card: &ChargeContext<'_>, charge: &Charge, now: Seconds) -> Option<Code> {
     let allowed = card.intent.and_then(|intent| intent.policy.mccs.as_deref());
     let fits = Amount::from_cents(charge.cents).is_some_and(|amount| !amount.is_zero() && amount <= card.amount);
     match card.state {
@@ -179,11 +184,71 @@ pub fn authorise(card: &CardStanding<'_>, charge: &Charge, now: Seconds) -> Opti
     None
 }
 
+/// What is known of a card that is not final, in the ledger and at the issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CardProgress {
+    /// Its state.
+    pub state: CardState,
+    /// Whether its hold is in the chain.
+    pub held: bool,
+    /// Whether it is, for as many blocks as count.
+    pub confirmed: bool,
+    /// Whether the issuer has made it.
+    pub issued: bool,
+    /// Whether it is paused at the issuer.
+    pub paused: bool,
+    /// Why it is to be closed, if it is.
+    pub close: Option<Code>,
+    /// Whether it is certain how its hold is settled.
+    pub concluded: bool,
+    /// Whether a clearing may still come.
+    pub awaits_clearing: bool,
+}
+
+/// What to do next with a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CardAction {
+    /// It goes into this state.
+    Become(CardState, Option<Code>),
+    /// The issuer is to make it.
+    Issue,
+    /// The issuer is to pause it, or to open it again.
+    SetPaused(bool),
+    /// The issuer is asked what happened to it.
+    FetchEvents,
+    /// The issuer closes it, and how its hold is settled follows.
+    Conclude,
+}
+
+impl CardProgress {
+    /// What to do next, in order; `poll`: whether it is time to ask the issuer.
+    #[must_use]
+    pub fn next_actions(self, poll: bool) -> Vec<CardAction> {
+        use CardAction::{Become, Conclude, FetchEvents, Issue, SetPaused};
+        let closing = self.close.map(|reason| Become(CardState::Closing, Some(reason)));
+        match self.state {
+            CardState::Requested if self.confirmed => vec![Become(CardState::Held, None)],
+            // A reorg took the hold away before there was a card.
+            CardState::Held if !self.held => vec![Become(CardState::Requested, None)],
+            CardState::Held => vec![closing.unwrap_or(Issue)],
+            CardState::Active | CardState::Used => {
+                let pause = (self.issued && self.paused == self.held).then_some(SetPaused(!self.held));
+                let fetch = (self.issued && poll).then_some(FetchEvents);
+                // Of a charge too: whether it still comes to anything is settled while closing.
+                [pause, fetch, closing].into_iter().flatten().collect()
+            }
+            // A clearing may take days: no hurry to ask for it.
+            CardState::Closing if !self.concluded && (poll || !self.awaits_clearing) => vec![Conclude],
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// What an event of a card's transaction does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
     /// A charge of so much was approved.
-    Authorised(i64),
+    Authorized(i64),
     /// The charge is now so much in all.
     Adjusted(i64),
     /// So much of the charge was taken back.
@@ -208,16 +273,24 @@ impl Tally {
     /// Over one transaction's moves, in the issuer's order.
     #[must_use]
     pub fn of(moves: impl IntoIterator<Item = Move>) -> Self {
-        let (mut authorised, mut cleared) = (0_i64, 0_i64);
+        let (mut authorized, mut cleared) = (0_i64, 0_i64);
         for step in moves {
             match step {
-                Move::Authorised(cents) | Move::Adjusted(cents) => authorised = cents.max(0),
-                Move::Reversed(cents) => authorised = authorised.saturating_sub(cents.max(0)).max(0),
-                Move::Expired => authorised = cleared.min(authorised),
+                Move::Authorized(cents) | Move::Adjusted(cents) => authorized = cents.max(0),
+                Move::Reversed(cents) => authorized = authorized.saturating_sub(cents.max(0)).max(0),
+                Move::Expired => authorized = cleared.min(authorized),
                 Move::Cleared(cents) => cleared = cleared.saturating_add(cents.max(0)),
             }
         }
-        Self { pending: authorised.saturating_sub(cleared).max(0), cleared }
+        Self { pending: authorized.saturating_sub(cleared).max(0), cleared }
+    }
+
+    /// Whether something may still come of what is pending at `now`: it is given up when nothing has come
+    /// since `last_event_at` for longer than the networks allow.
+    #[must_use]
+    pub fn awaits_clearing(self, last_event_at: Option<Seconds>, now: Seconds) -> bool {
+        let patience = if self.cleared > 0 { REST_CLEARED_WITHIN } else { CLEARED_WITHIN };
+        self.pending > 0 && last_event_at.is_none_or(|since| now.saturating_sub(since) < patience)
     }
 
     /// Both together.
@@ -245,8 +318,8 @@ mod tests {
         Intent { version: 1, purpose: "p".into(), policy: Policy { mccs, ..Policy::default() }, nonce: B256::ZERO }
     }
 
-    fn verdict(change: impl FnOnce(&mut CardStanding<'_>, &mut Charge), intent: &Intent) -> Option<Code> {
-        let mut card = CardStanding {
+    fn verdict(change: impl FnOnce(&mut ChargeContext<'_>, &mut Charge), intent: &Intent) -> Option<Code> {
+        let mut card = ChargeContext {
             state: CardState::Active,
             held_now: true,
             amount: "25".parse().unwrap(),
@@ -257,7 +330,7 @@ mod tests {
         let mut charge =
             Charge { cents: 2_500, cash_cents: 0, in_dollars: true, plain: true, mcc: "5734".parse().ok() };
         change(&mut card, &mut charge);
-        authorise(&card, &charge, NOW)
+        authorize(&card, &charge, NOW)
     }
 
     #[test]
@@ -285,22 +358,74 @@ mod tests {
     }
 
     #[test]
+    fn a_card_goes_on_by_its_hold_its_issuer_and_its_mandate() {
+        use CardAction::{Become, Conclude, FetchEvents, Issue, SetPaused};
+        let card = CardProgress {
+            state: CardState::Requested,
+            held: true,
+            confirmed: true,
+            issued: true,
+            paused: false,
+            close: None,
+            concluded: false,
+            awaits_clearing: false,
+        };
+        let actions = |change: fn(&mut CardProgress), poll| {
+            let mut card = card;
+            change(&mut card);
+            card.next_actions(poll)
+        };
+        assert_eq!(actions(|_| (), false), [Become(CardState::Held, None)]);
+        assert_eq!(actions(|card| card.confirmed = false, true), []);
+        assert_eq!(actions(|card| card.state = CardState::Held, false), [Issue]);
+        let unmined: fn(&mut CardProgress) = |card| (card.state, card.held) = (CardState::Held, false);
+        assert_eq!(actions(unmined, false), [Become(CardState::Requested, None)]);
+        let ended: fn(&mut CardProgress) = |card| (card.state, card.close) = (CardState::Held, Some(Code::Ended));
+        assert_eq!(actions(ended, false), [Become(CardState::Closing, Some(Code::Ended))]);
+
+        assert_eq!(actions(|card| card.state = CardState::Active, false), []);
+        assert_eq!(actions(|card| card.state = CardState::Used, true), [FetchEvents]);
+        let unheld: fn(&mut CardProgress) = |card| (card.state, card.held) = (CardState::Active, false);
+        assert_eq!(actions(unheld, false), [SetPaused(true)]);
+        let held_again: fn(&mut CardProgress) = |card| (card.state, card.paused) = (CardState::Active, true);
+        assert_eq!(actions(held_again, false), [SetPaused(false)]);
+        let expired: fn(&mut CardProgress) =
+            |card| (card.state, card.close) = (CardState::Active, Some(Code::CardExpired));
+        assert_eq!(actions(expired, true), [FetchEvents, Become(CardState::Closing, Some(Code::CardExpired))]);
+
+        assert_eq!(actions(|card| card.state = CardState::Closing, false), [Conclude]);
+        let waits: fn(&mut CardProgress) = |card| (card.state, card.awaits_clearing) = (CardState::Closing, true);
+        assert_eq!((actions(waits, false), actions(waits, true)), (vec![], vec![Conclude]));
+        assert_eq!(actions(|card| (card.state, card.concluded) = (CardState::Closing, true), true), []);
+        assert_eq!(actions(|card| card.state = CardState::Closed, true), []);
+    }
+
+    #[test]
+    fn a_clearing_is_awaited_as_long_as_networks_allow() {
+        let awaits = |cleared, age| Tally { pending: 1, cleared }.awaits_clearing(Some(NOW), NOW + age);
+        assert!(awaits(0, CLEARED_WITHIN - 1) && !awaits(0, CLEARED_WITHIN));
+        assert!(awaits(1, REST_CLEARED_WITHIN - 1) && !awaits(1, REST_CLEARED_WITHIN));
+        assert!(Tally { pending: 1, cleared: 0 }.awaits_clearing(None, Seconds::MAX));
+        assert!(!Tally { pending: 0, cleared: 1 }.awaits_clearing(None, NOW));
+    }
+
+    #[test]
     fn a_tally_follows_the_issuer_rules() {
-        use Move::{Adjusted, Authorised, Cleared, Expired, Reversed};
+        use Move::{Adjusted, Authorized, Cleared, Expired, Reversed};
         let tally = |moves: &[Move]| {
             let Tally { pending, cleared } = Tally::of(moves.iter().copied());
             (pending, cleared)
         };
-        assert_eq!(tally(&[Authorised(1_840)]), (1_840, 0));
-        assert_eq!(tally(&[Authorised(1_000), Cleared(600)]), (400, 600));
-        assert_eq!(tally(&[Authorised(1_000), Cleared(600), Cleared(300)]), (100, 900));
-        assert_eq!(tally(&[Authorised(5_000), Cleared(7_340)]), (0, 7_340));
-        assert_eq!(tally(&[Authorised(1_000), Adjusted(1_200), Cleared(1_200)]), (0, 1_200));
-        assert_eq!(tally(&[Authorised(1_000), Reversed(1_000)]), (0, 0));
-        assert_eq!(tally(&[Authorised(1_000), Reversed(2_000)]), (0, 0));
-        assert_eq!(tally(&[Authorised(1_000), Expired]), (0, 0));
-        assert_eq!(tally(&[Authorised(1_000), Expired, Cleared(900)]), (0, 900));
-        assert_eq!(tally(&[Authorised(1_000), Cleared(400), Expired]), (0, 400));
+        assert_eq!(tally(&[Authorized(1_840)]), (1_840, 0));
+        assert_eq!(tally(&[Authorized(1_000), Cleared(600)]), (400, 600));
+        assert_eq!(tally(&[Authorized(1_000), Cleared(600), Cleared(300)]), (100, 900));
+        assert_eq!(tally(&[Authorized(5_000), Cleared(7_340)]), (0, 7_340));
+        assert_eq!(tally(&[Authorized(1_000), Adjusted(1_200), Cleared(1_200)]), (0, 1_200));
+        assert_eq!(tally(&[Authorized(1_000), Reversed(1_000)]), (0, 0));
+        assert_eq!(tally(&[Authorized(1_000), Reversed(2_000)]), (0, 0));
+        assert_eq!(tally(&[Authorized(1_000), Expired]), (0, 0));
+        assert_eq!(tally(&[Authorized(1_000), Expired, Cleared(900)]), (0, 900));
+        assert_eq!(tally(&[Authorized(1_000), Cleared(400), Expired]), (0, 400));
         assert_eq!(tally(&[Cleared(5)]), (0, 5));
     }
 

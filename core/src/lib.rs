@@ -8,20 +8,23 @@ pub mod amount;
 pub mod api;
 pub mod card;
 pub mod code;
+pub mod deployment;
+pub mod duration;
 pub mod id;
 pub mod intent;
+pub mod mandate;
 pub mod merkle;
 pub mod nonce;
 pub mod policy;
-pub mod span;
 pub mod terms;
 pub mod window;
 
 pub use amount::Amount;
 pub use code::Code;
+pub use deployment::Deployment;
+pub use duration::HumanDuration;
 pub use id::{CardId, MandateId, PaymentId, RequestId};
 pub use intent::Intent;
-pub use span::Span;
 pub use terms::Terms;
 
 /// Seconds since 1970, as block times and deadlines count them.

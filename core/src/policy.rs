@@ -1,23 +1,15 @@
 //! The decision about a payment: deterministic, without I/O, and the same when replayed.
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, U256, utils::format_ether};
 use serde::{Deserialize, Serialize};
 
-use crate::{Amount, Code, Intent, Seconds, Terms, nonce::NonceWindow, window::Committed};
-
-/// Where a mandate stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MandateState {
-    /// Its opening is not confirmed yet.
-    Opening,
-    /// It can be spent.
-    Open,
-    /// The relayer stopped it: something on chain can't be explained.
-    Frozen,
-    /// Revoked or swept.
-    Ended,
-}
+pub use crate::mandate::MandateState;
+use crate::{
+    Amount, Code, Deployment, Intent, Seconds, Terms,
+    card::CLEARING_RESERVE,
+    nonce::NonceWindow,
+    window::{Pending, WindowUsage},
+};
 
 /// What is known of the mandate when the decision is made.
 #[derive(Clone, Debug)]
@@ -26,14 +18,27 @@ pub struct PolicyContext<'a> {
     pub terms: &'a Terms,
     /// Its intent document, if it is known here and matches the terms.
     pub intent: Option<&'a Intent>,
-    /// Where it stands.
+    /// Its state.
     pub state: MandateState,
     /// Cap less everything reserved, held, paid and returned.
     pub available: Amount,
     /// The highest nonce that was admitted.
     pub highest_nonce: Option<u32>,
     /// What counts in the rolling window.
-    pub committed: &'a Committed,
+    pub window: &'a WindowUsage,
+    /// What its gas has cost today, if the host has a budget for that.
+    pub gas: Option<GasUsage>,
+}
+
+/// What a mandate's final transactions have cost today, in wei, and what they may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct GasUsage {
+    /// What they have cost.
+    pub spent: u128,
+    /// What they may cost a day.
+    pub budget: u128,
+    /// When the day ends.
+    pub renews_at: Seconds,
 }
 
 /// What the host sets.
@@ -53,17 +58,6 @@ impl Default for Limits {
     }
 }
 
-/// The chain's and the host's own addresses, which matter to a decision.
-#[derive(Clone, Copy, Debug)]
-pub struct Deployment {
-    /// The escrow.
-    pub escrow: Address,
-    /// The token.
-    pub token: Address,
-    /// The guardian that this relayer acts for.
-    pub guardian: Address,
-}
-
 /// The payment in question.
 #[derive(Clone, Copy, Debug)]
 pub struct Proposal {
@@ -75,6 +69,32 @@ pub struct Proposal {
     pub nonce: u32,
     /// Until when it may be paid.
     pub deadline: Seconds,
+}
+
+/// What a card adds to the hold that is proposed for it.
+#[derive(Clone, Copy, Debug)]
+pub struct CardProposal {
+    /// Until when the hold may be captured.
+    pub capture_by: Seconds,
+    /// From this second on the card can't be charged.
+    pub expires_at: Seconds,
+}
+
+/// Everything that a decision depends on.
+#[derive(Clone, Debug)]
+pub struct PolicyInput<'a> {
+    /// The mandate.
+    pub context: PolicyContext<'a>,
+    /// What is to be paid or held.
+    pub payment: Proposal,
+    /// The card that it is held for, if it is a hold.
+    pub card: Option<CardProposal>,
+    /// The chain's and the host's own addresses.
+    pub deployment: Deployment,
+    /// What the host sets.
+    pub limits: Limits,
+    /// The later of the head's time and the clock's.
+    pub now: Seconds,
 }
 
 /// Allow or deny, with every rule's verdict.
@@ -106,136 +126,185 @@ impl Decision {
     }
 }
 
-/// Decides about `payment` at time `now`, which is the later of the head's and the clock's.
+/// What a rule found.
+struct Finding {
+    code: Option<Code>,
+    detail: String,
+}
+
+impl Finding {
+    /// Denies with the first of these codes whose condition holds.
+    fn new<const N: usize>(denials: [(bool, Code); N], detail: String) -> Option<Self> {
+        let code = denials.into_iter().find_map(|(broken, code)| broken.then_some(code));
+        Some(Self { code, detail })
+    }
+}
+
+/// A rule finds nothing where it does not apply.
+type Rule = fn(&PolicyInput<'_>) -> Option<Finding>;
+
+/// The rules, in the order in which they are shown; the first that denies gives the problem its code.
+const RULES: [(&str, Rule); 15] = [
+    ("state", state),
+    ("guardian", guardian),
+    ("intent", intent),
+    ("start", start),
+    ("expiry", expiry),
+    ("deadline", deadline),
+    ("amount", amount),
+    ("payee", payee),
+    ("per_payment", per_payment),
+    ("budget", budget),
+    ("window", window),
+    ("nonce", nonce),
+    ("cents", cents),
+    ("capture_by", capture_by),
+    ("gas", gas),
+];
+
+/// Asks every rule.
 #[must_use]
-pub fn decide(
-    context: &PolicyContext<'_>,
-    payment: &Proposal,
-    deployment: &Deployment,
-    limits: &Limits,
-    now: Seconds,
-) -> Decision {
-    let terms = context.terms;
-    let mut rules = Vec::new();
-    let mut rule = |rule: &str, code, detail| rules.push(Verdict { rule: rule.into(), code, detail });
-    let deny = |broken: bool, code: Code| broken.then_some(code);
-
-    rule(
-        "state",
-        match context.state {
-            MandateState::Opening => Some(Code::NotYetOpen),
-            MandateState::Open => None,
-            MandateState::Frozen => Some(Code::Frozen),
-            MandateState::Ended => Some(Code::Ended),
-        },
-        format!(
-            "the mandate is {}",
-            match context.state {
-                MandateState::Opening => "not confirmed yet",
-                MandateState::Open => "open",
-                MandateState::Frozen => "frozen",
-                MandateState::Ended => "ended",
-            }
-        ),
-    );
-    rule(
-        "guardian",
-        deny(!terms.guardian.is_zero() && terms.guardian != deployment.guardian, Code::ForeignGuardian),
-        format!("guardian {}, this relayer acts for {}", terms.guardian, deployment.guardian),
-    );
-    rule(
-        "intent",
-        deny(context.intent.is_none(), Code::IntentUnknown),
-        match context.intent {
-            Some(_) => "the document matches the terms".into(),
-            None => "no document matches the terms".into(),
-        },
-    );
-    rule("start", deny(now < terms.start, Code::NotStarted), format!("start {}, now {now}", terms.start));
-    rule("expiry", deny(now >= terms.expiry, Code::Expired), format!("expiry {}, now {now}", terms.expiry));
-    rule(
-        "deadline",
-        deny(payment.deadline <= now, Code::DeadlinePassed)
-            .or(deny(payment.deadline < now.saturating_add(limits.deadline_min), Code::DeadlineTooSoon))
-            .or(deny(payment.deadline > now.saturating_add(limits.deadline_max), Code::DeadlineTooLate))
-            .or(deny(payment.deadline > terms.expiry, Code::DeadlinePastExpiry)),
-        format!(
-            "deadline {}, allowed from {} to {}",
-            payment.deadline,
-            now.saturating_add(limits.deadline_min),
-            now.saturating_add(limits.deadline_max).min(terms.expiry)
-        ),
-    );
-    rule(
-        "amount",
-        deny(payment.amount.is_zero(), Code::AmountZero)
-            .or(deny(payment.amount < limits.payment_min, Code::BelowMinimum)),
-        format!("amount {}, minimum {}", payment.amount, limits.payment_min),
-    );
-    rule(
-        "payee",
-        deny(
-            payment.payee.is_zero() || payment.payee == deployment.escrow || payment.payee == deployment.token,
-            Code::BadPayee,
-        )
-        .or(deny(!may_be_paid(context, payment.payee), Code::PayeeNotAllowed)),
-        match context.intent.and_then(|intent| intent.policy.payees.as_ref()) {
-            Some(payees) => format!("payee {}, {} allowed", payment.payee, payees.len()),
-            None => format!("payee {}, anyone allowed", payment.payee),
-        },
-    );
-    rule(
-        "per_payment",
-        deny(!terms.per_payment.is_zero() && payment.amount > terms.per_payment, Code::AbovePerPayment),
-        if terms.per_payment.is_zero() {
-            "no maximum of one payment".into()
-        } else {
-            format!("amount {}, at most {} in one payment", payment.amount, terms.per_payment)
-        },
-    );
-    rule(
-        "budget",
-        deny(payment.amount > context.available, Code::InsufficientBudget),
-        format!("amount {}, available {}", payment.amount, context.available),
-    );
-    let (code, detail) = window(context, payment, limits, now);
-    rule("window", code, detail);
-    let floor = context.highest_nonce.map_or(0, NonceWindow::floor);
-    rule(
-        "nonce",
-        deny(payment.nonce < floor, Code::NonceRetired),
-        format!("nonce {}, lowest live one {floor}", payment.nonce),
-    );
-
+pub fn decide(input: &PolicyInput<'_>) -> Decision {
+    let verdict = |(rule, check): (&str, Rule)| {
+        check(input).map(|Finding { code, detail }| Verdict { rule: rule.into(), code, detail })
+    };
+    let rules: Vec<Verdict> = RULES.into_iter().filter_map(verdict).collect();
     Decision { allow: rules.iter().all(|verdict| verdict.code.is_none()), rules }
+}
+
+fn state(PolicyInput { context, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let (code, name) = match context.state {
+        MandateState::Opening => (Some(Code::NotYetOpen), "not confirmed yet"),
+        MandateState::Open => (None, "open"),
+        MandateState::Frozen => (Some(Code::Frozen), "frozen"),
+        MandateState::Ended => (Some(Code::Ended), "ended"),
+    };
+    Some(Finding { code, detail: format!("the mandate is {name}") })
+}
+
+fn guardian(PolicyInput { context, deployment, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let (theirs, ours) = (context.terms.guardian, deployment.guardian);
+    let foreign = !theirs.is_zero() && theirs != ours;
+    Finding::new([(foreign, Code::ForeignGuardian)], format!("guardian {theirs}, this relayer acts for {ours}"))
+}
+
+fn intent(PolicyInput { context, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let found = if context.intent.is_some() { "the document matches" } else { "no document matches" };
+    Finding::new([(context.intent.is_none(), Code::IntentUnknown)], format!("{found} the terms"))
+}
+
+fn start(PolicyInput { context, now, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let start = context.terms.start;
+    Finding::new([(*now < start, Code::NotStarted)], format!("start {start}, now {now}"))
+}
+
+fn expiry(PolicyInput { context, now, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let expiry = context.terms.expiry;
+    Finding::new([(*now >= expiry, Code::Expired)], format!("expiry {expiry}, now {now}"))
+}
+
+fn deadline(PolicyInput { context, payment, limits, now, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let (deadline, expiry) = (payment.deadline, context.terms.expiry);
+    let (earliest, latest) = (now.saturating_add(limits.deadline_min), now.saturating_add(limits.deadline_max));
+    Finding::new(
+        [
+            (deadline <= *now, Code::DeadlinePassed),
+            (deadline < earliest, Code::DeadlineTooSoon),
+            (deadline > latest, Code::DeadlineTooLate),
+            (deadline > expiry, Code::DeadlinePastExpiry),
+        ],
+        format!("deadline {deadline}, allowed from {earliest} to {}", latest.min(expiry)),
+    )
+}
+
+fn amount(PolicyInput { payment, limits, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let (amount, minimum) = (payment.amount, limits.payment_min);
+    Finding::new(
+        [(amount.is_zero(), Code::AmountZero), (amount < minimum, Code::BelowMinimum)],
+        format!("amount {amount}, minimum {minimum}"),
+    )
+}
+
+fn payee(PolicyInput { context, payment, deployment, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let payee = payment.payee;
+    let unpayable = payee.is_zero() || payee == deployment.escrow || payee == deployment.token;
+    // A document that is known matches the terms: its payees have their root.
+    let payees = context.intent.and_then(|intent| intent.policy.payees.as_deref());
+    let allowed = context.terms.payees.is_zero() || payees.is_some_and(|payees| payees.contains(&payee));
+    let whom = payees.map_or("anyone".to_owned(), |payees| payees.len().to_string());
+    Finding::new(
+        [(unpayable, Code::BadPayee), (!allowed, Code::PayeeNotAllowed)],
+        format!("payee {payee}, {whom} allowed"),
+    )
+}
+
+fn per_payment(PolicyInput { context, payment, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let (amount, most) = (payment.amount, context.terms.per_payment);
+    if most.is_zero() {
+        return Finding::new([], "no maximum of one payment".into());
+    }
+    Finding::new([(amount > most, Code::AbovePerPayment)], format!("amount {amount}, at most {most} in one payment"))
+}
+
+fn budget(PolicyInput { context, payment, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let (amount, available) = (payment.amount, context.available);
+    Finding::new([(amount > available, Code::InsufficientBudget)], format!("amount {amount}, available {available}"))
 }
 
 /// The contract counts in buckets and by the times of blocks, which nobody knows beforehand. So this
 /// refuses what exceeds the window's cap with all that a block has taken in that time and all that
 /// waits, and what would not fit into the contract's buckets in time, or would keep out what waits.
 /// What passes may have to wait for up to a sixth of the window: the chain says so, and it is sent again.
-fn window(context: &PolicyContext<'_>, payment: &Proposal, limits: &Limits, now: Seconds) -> (Option<Code>, String) {
-    let (terms, committed) = (context.terms, context.committed);
+fn window(PolicyInput { context, payment, limits, now, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let (terms, usage) = (context.terms, context.window);
     if terms.window == 0 {
-        return (None, "no rolling window".into());
+        return Finding::new([], "no rolling window".into());
     }
-    let recent = committed.recent(terms, now);
+    let recent = usage.recent(terms, *now);
     let exceeds = recent.checked_add(payment.amount).is_none_or(|sum| sum > terms.window_cap);
-    let fits_in_time = committed.has_room(terms, (payment.amount, payment.deadline), (now, limits.deadline_min));
-    let detail = format!(
-        "amount {}, {recent} in the last {} seconds, at most {} in that time{}",
-        payment.amount,
-        terms.window,
-        terms.window_cap,
-        if exceeds || fits_in_time { "" } else { "; the contract has no room for it in time, or for what waits" }
-    );
-    ((exceeds || !fits_in_time).then_some(Code::WindowExceeded), detail)
+    let wanted = Pending { deadline: payment.deadline, amount: payment.amount };
+    let fits = usage.fits_before_deadlines(terms, wanted, *now, limits.deadline_min);
+    let late = if exceeds || fits { "" } else { "; the contract has no room for it in time, or for what waits" };
+    Finding::new(
+        [(exceeds || !fits, Code::WindowExceeded)],
+        format!(
+            "amount {}, {recent} in the last {} seconds, at most {} in that time{late}",
+            payment.amount, terms.window, terms.window_cap
+        ),
+    )
 }
 
-fn may_be_paid(context: &PolicyContext<'_>, payee: Address) -> bool {
-    // A document that is known matches the terms: its payees have their root.
-    let payees = context.intent.and_then(|intent| intent.policy.payees.as_deref());
-    context.terms.payees.is_zero() || payees.is_some_and(|payees| payees.contains(&payee))
+fn nonce(PolicyInput { context, payment, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let floor = context.highest_nonce.map_or(0, NonceWindow::floor);
+    let nonce = payment.nonce;
+    Finding::new([(nonce < floor, Code::NonceRetired)], format!("nonce {nonce}, lowest live one {floor}"))
+}
+
+/// Cards are charged in cents.
+fn cents(PolicyInput { payment, card, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    card.as_ref()?;
+    let broken = payment.amount.cents().is_none_or(|cents| cents == 0);
+    Finding::new([(broken, Code::NotWholeCents)], format!("amount {}", payment.amount))
+}
+
+/// A clearing can come long after the card has expired: the hold must outlive it.
+fn capture_by(PolicyInput { context, card, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let CardProposal { capture_by, expires_at } = (*card)?;
+    let (earliest, latest) = (expires_at.saturating_add(CLEARING_RESERVE), context.terms.capture_end);
+    Finding::new(
+        [(capture_by < earliest, Code::CaptureByTooSoon), (capture_by > latest, Code::CaptureByTooLate)],
+        format!("capture by {capture_by}, allowed from {earliest} to {latest}"),
+    )
+}
+
+/// Gas counts when its transaction is final.
+fn gas(PolicyInput { context, .. }: &PolicyInput<'_>) -> Option<Finding> {
+    let GasUsage { spent, budget, renews_at } = context.gas?;
+    let ether = |wei: u128| format_ether(U256::from(wei));
+    Finding::new(
+        [(spent >= budget, Code::GasBudgetExceeded)],
+        format!("gas for {} ETH today, at most {}, anew at {renews_at}", ether(spent), ether(budget)),
+    )
 }
 
 #[cfg(test)]
@@ -244,10 +313,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::intent::Policy;
+    use crate::{intent::Policy, window::Mined};
 
     const NOW: Seconds = 1_000_000;
     const DEPLOYMENT: Deployment = Deployment {
+        chain_id: 1,
         escrow: Address::repeat_byte(0xee),
         token: Address::repeat_byte(0xdd),
         guardian: Address::repeat_byte(0xcc),
@@ -258,14 +328,20 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn pending(deadline: Seconds, amount: &str) -> Vec<Pending> {
+        vec![Pending { deadline, amount: usdc(amount) }]
+    }
+
     struct Case {
         terms: Terms,
         intent: Option<Intent>,
         state: MandateState,
         available: Amount,
         highest_nonce: Option<u32>,
-        committed: Committed,
+        window: WindowUsage,
         payment: Proposal,
+        card: Option<CardProposal>,
+        gas: Option<GasUsage>,
         limits: Limits,
         now: Seconds,
     }
@@ -298,7 +374,9 @@ mod tests {
                 state: MandateState::Open,
                 available: usdc("20"),
                 highest_nonce: Some(100),
-                committed: Committed::default(),
+                window: WindowUsage::default(),
+                card: None,
+                gas: None,
                 payment: Proposal { payee: PAYEE, amount: usdc("10"), nonce: 101, deadline: NOW + 600 },
                 limits: Limits::default(),
                 now: NOW,
@@ -312,9 +390,11 @@ mod tests {
                 state: self.state,
                 available: self.available,
                 highest_nonce: self.highest_nonce,
-                committed: &self.committed,
+                window: &self.window,
+                gas: self.gas,
             };
-            decide(&context, &self.payment, &DEPLOYMENT, &self.limits, self.now)
+            let Self { payment, card, limits, now, .. } = *self;
+            decide(&PolicyInput { context, payment, card, deployment: DEPLOYMENT, limits, now })
         }
 
         fn refusal(change: impl FnOnce(&mut Self)) -> Option<Code> {
@@ -360,6 +440,31 @@ mod tests {
     }
 
     #[test]
+    fn a_card_needs_whole_cents_and_a_hold_that_outlives_it() {
+        let card = |change: fn(&mut Case)| {
+            Case::refusal(|case| {
+                let expires_at = NOW + 3_600;
+                let capture_by = expires_at + CLEARING_RESERVE;
+                case.terms.capture_end = capture_by + 1;
+                case.card = Some(CardProposal { capture_by, expires_at });
+                change(case);
+            })
+        };
+        assert_eq!(card(|_| ()), None);
+        assert_eq!(card(|case| case.payment.amount = usdc("9.999")), Some(Code::NotWholeCents));
+        assert_eq!(card(|case| case.card.as_mut().unwrap().capture_by -= 1), Some(Code::CaptureByTooSoon));
+        assert_eq!(card(|case| case.card.as_mut().unwrap().capture_by += 1), None);
+        assert_eq!(card(|case| case.card.as_mut().unwrap().capture_by += 2), Some(Code::CaptureByTooLate));
+    }
+
+    #[test]
+    fn a_mandate_that_cost_its_gas_budget_waits_for_the_next_day() {
+        let gas = |spent| Case::refusal(|case| case.gas = Some(GasUsage { spent, budget: 10, renews_at: NOW + 1 }));
+        assert_eq!(gas(9), None);
+        assert_eq!(gas(10), Some(Code::GasBudgetExceeded));
+    }
+
+    #[test]
     fn every_rule_is_shown_whatever_the_others_say() {
         let mut case = Case::good();
         case.payment.amount = usdc("50");
@@ -371,10 +476,10 @@ mod tests {
 
     #[test]
     fn the_window_counts_what_was_admitted_within_it() {
-        let windowed = |committed: &[(Seconds, &str)], change: fn(&mut Case)| {
+        let windowed = |mined: &[(Seconds, &str)], change: fn(&mut Case)| {
             Case::refusal(|case| {
                 (case.terms.window, case.terms.window_cap) = (600, usdc("15"));
-                case.committed.taken = committed.iter().map(|(at, amount)| (*at, usdc(amount))).collect();
+                case.window.mined = mined.iter().map(|(at, amount)| Mined { at: *at, amount: usdc(amount) }).collect();
                 change(case);
             })
         };
@@ -391,12 +496,12 @@ mod tests {
         );
         assert_eq!(windowed(&[(NOW - 600, "15")], |case| case.payment.deadline = NOW + 220), None);
         // Nor may it take the room of what waits and is due before it.
-        let beside: fn(&mut Case) = |case| case.committed.waiting = vec![(NOW + 219, usdc("5"))];
+        let beside: fn(&mut Case) = |case| case.window.pending = pending(NOW + 219, "5");
         assert_eq!(windowed(&[(NOW - 600, "5")], beside), Some(Code::WindowExceeded));
-        assert_eq!(windowed(&[(NOW - 600, "5")], |case| case.committed.waiting = vec![(NOW + 220, usdc("5"))]), None);
+        assert_eq!(windowed(&[(NOW - 600, "5")], |case| case.window.pending = pending(NOW + 220, "5")), None);
         // What waits counts, however long ago it was accepted and whatever becomes of it.
         assert_eq!(
-            windowed(&[], |case| case.committed.waiting = vec![(NOW - 1, usdc("5.000001"))]),
+            windowed(&[], |case| case.window.pending = pending(NOW - 1, "5.000001")),
             Some(Code::WindowExceeded)
         );
         let brief: fn(&mut Case) = |case| {

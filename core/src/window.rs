@@ -45,45 +45,58 @@ impl RollingWindow {
     }
 }
 
-/// What of a mandate counts in its rolling window. Empty where its terms have none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Committed {
-    /// What a block has, oldest first: the block's time, and how much.
-    pub taken: Vec<(Seconds, Amount)>,
-    /// What was accepted and no block has: until when one can take it, and how much.
-    pub waiting: Vec<(Seconds, Amount)>,
+/// What a block has taken out of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mined {
+    /// The block's time.
+    pub at: Seconds,
+    /// How much.
+    pub amount: Amount,
 }
 
-impl Committed {
-    /// What counts in the last `window` seconds, exactly to the second. What waits counts as from now,
-    /// whenever it was accepted.
+/// What was accepted and no block has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Until when a block can take it.
+    pub deadline: Seconds,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// What of a mandate counts in its rolling window. Empty where its terms have none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WindowUsage {
+    /// Oldest first.
+    pub mined: Vec<Mined>,
+    /// In any order.
+    pub pending: Vec<Pending>,
+}
+
+impl WindowUsage {
+    /// What counts in the last `window` seconds, exactly to the second. What is pending counts as from
+    /// now, whenever it was accepted.
     #[must_use]
     pub fn recent(&self, terms: &Terms, now: Seconds) -> Amount {
         let since = now.saturating_sub(terms.window.into());
-        let taken = self.taken.iter().filter(|(at, _)| *at > since);
-        let amounts = taken.chain(&self.waiting).map(|(_, amount)| *amount);
+        let mined = self.mined.iter().filter(|mined| mined.at > since).map(|mined| mined.amount);
+        let amounts = mined.chain(self.pending.iter().map(|pending| pending.amount));
         amounts.fold(Amount::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(Amount::MAX))
     }
 
-    /// Whether the contract has room for one more amount by its deadline, and for all that waits by
-    /// theirs, in whatever order they come, with `to_settle` seconds left for it: when the first of them
-    /// is due, there must be room for all of them at once.
+    /// Whether the contract has room for `wanted` by its deadline, and for all that is pending by
+    /// theirs, in whatever order they come, with `to_settle` seconds left for it: when the first of
+    /// them is due, there must be room for all of them at once.
     #[must_use]
-    pub fn has_room(
-        &self,
-        terms: &Terms,
-        (amount, deadline): (Amount, Seconds),
-        (now, to_settle): (Seconds, Seconds),
-    ) -> bool {
+    pub fn fits_before_deadlines(&self, terms: &Terms, wanted: Pending, now: Seconds, to_settle: Seconds) -> bool {
         // What is too late is not waited for; until that is final it counts.
-        let deadlines = self.waiting.iter().map(|(deadline, _)| *deadline).filter(|deadline| *deadline > now);
-        let due = deadlines.fold(deadline, Seconds::min).saturating_sub(to_settle).max(now);
-        let taken = self.taken.iter().copied();
-        let waiting = self.waiting.iter().map(|(_, amount)| (due, *amount));
-        let register = taken
-            .chain(waiting)
+        let deadlines = self.pending.iter().map(|pending| pending.deadline).filter(|deadline| *deadline > now);
+        let due = deadlines.fold(wanted.deadline, Seconds::min).saturating_sub(to_settle).max(now);
+        let mined = self.mined.iter().map(|mined| (mined.at, mined.amount));
+        let pending = self.pending.iter().map(|pending| (due, pending.amount));
+        let register = mined
+            .chain(pending)
             .fold(RollingWindow::default(), |register, (at, amount)| register.add(terms, amount, at).1);
-        register.add(terms, amount, due).0
+        register.add(terms, wanted.amount, due).0
     }
 }
 
@@ -205,16 +218,16 @@ mod tests {
         ) {
             const TO_SETTLE: Seconds = 120;
             let terms = terms(window, cap);
-            let (mut contract, mut committed) = (RollingWindow::default(), Committed::default());
+            let (mut contract, mut usage) = (RollingWindow::default(), WindowUsage::default());
             // Takes what there is room for, beginning anywhere.
-            let mut block = |committed: &mut Committed, time: Seconds, order: u64| {
-                let count = committed.waiting.len();
-                committed.waiting.rotate_left(usize::try_from(order).unwrap().checked_rem(count).unwrap_or_default());
-                committed.waiting.retain(|(deadline, amount)| {
+            let mut block = |usage: &mut WindowUsage, time: Seconds, order: u64| {
+                let count = usage.pending.len();
+                usage.pending.rotate_left(usize::try_from(order).unwrap().checked_rem(count).unwrap_or_default());
+                usage.pending.retain(|Pending { deadline, amount }| {
                     let (fits, added) = contract.add(&terms, *amount, time);
                     if fits && time < *deadline {
                         contract = added;
-                        committed.taken.push((time, *amount));
+                        usage.mined.push(Mined { at: time, amount: *amount });
                     }
                     !(fits && time < *deadline)
                 });
@@ -222,20 +235,21 @@ mod tests {
             let mut now = 1_800_000_000;
             for (pause, part, life, order) in steps {
                 let until = now + u64::from(window) * pause / 1_000;
-                let due = |all: &Committed| all.waiting.iter().map(|(deadline, _)| deadline - TO_SETTLE).min();
-                while let Some(time) = due(&committed).filter(|due| *due <= until) {
-                    block(&mut committed, time.max(now), order);
-                    prop_assert!(due(&committed).is_none_or(|due| due > time), "{committed:?}");
+                let due = |usage: &WindowUsage| usage.pending.iter().map(|pending| pending.deadline - TO_SETTLE).min();
+                while let Some(time) = due(&usage).filter(|due| *due <= until) {
+                    block(&mut usage, time.max(now), order);
+                    prop_assert!(due(&usage).is_none_or(|due| due > time), "{usage:?}");
                 }
                 now = until;
                 if order % 3 == 0 {
-                    block(&mut committed, now, order / 3);
+                    block(&mut usage, now, order / 3);
                 }
                 let units = u64::try_from(part * u128::from(cap) / 1_000).unwrap().max(1);
                 let deadline = now + TO_SETTLE + u64::from(window) * life / 1_000;
-                let recent = committed.recent(&terms, now).units();
-                if recent + units <= cap && committed.has_room(&terms, (amount(units), deadline), (now, TO_SETTLE)) {
-                    committed.waiting.push((deadline, amount(units)));
+                let recent = usage.recent(&terms, now).units();
+                let wanted = Pending { deadline, amount: amount(units) };
+                if recent + units <= cap && usage.fits_before_deadlines(&terms, wanted, now, TO_SETTLE) {
+                    usage.pending.push(wanted);
                 }
             }
         }

@@ -141,7 +141,7 @@ async fn pages_hold_every_card_once_in_both_directions() {
     assert_eq!(page, tokens[2..5]);
     assert_eq!(issuer.get("/v1/cards?memo=%25%20off_").await.1["data"].as_array().unwrap().len(), 1);
 
-    // The bounds of a span are outside it.
+    // The bounds of a time_range are outside it.
     let (_, list) = issuer.get("/v1/cards").await;
     let created = list["data"][3]["created"].as_str().unwrap();
     let (_, later) = issuer.get(&format!("/v1/cards?begin={created}")).await;

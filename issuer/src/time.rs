@@ -59,8 +59,8 @@ impl Time {
         self.back(1.year())
     }
 
-    fn back(self, span: jiff::Span) -> Self {
-        let then = self.date_time().saturating_sub(span).to_zoned(TimeZone::UTC);
+    fn back(self, time_range: jiff::Span) -> Self {
+        let then = self.date_time().saturating_sub(time_range).to_zoned(TimeZone::UTC);
         then.map_or(Self(0), |then| Self(then.timestamp().as_microsecond()))
     }
 

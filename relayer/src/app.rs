@@ -3,17 +3,16 @@
 
 use std::{path::PathBuf, pin::pin, time::Duration};
 
-use alloy::{eips::BlockId, signers::local::PrivateKeySigner};
+use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::Address;
-use alloy_sol_types::SolCall;
-use stipend_bindings::{abi::MandateEscrow, is_mandate_escrow};
-use stipend_core::policy::Limits;
+use stipend_core::{Deployment, policy::Limits};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use crate::chain::follow::Finality;
 use crate::{
+    alarms::Alarms,
     api,
     cards::{
         CardsConfig,
@@ -23,12 +22,11 @@ use crate::{
     chain::{
         error::FollowError,
         follow::{Follower, Head},
-        rpc::{EthCall, Rpc, RpcError},
+        rpc::Rpc,
     },
     failpoint::{self, Point},
-    health::Health,
-    ledger::{Deployment, Ledger, LedgerError},
-    preflight,
+    ledger::{Ledger, LedgerError},
+    preflight::{self, DeploymentError, Identity},
     projection::Projector,
     send::{SendError, Sender},
     service::{Cards, Deps, Service},
@@ -73,47 +71,17 @@ pub struct Config {
 /// Why the relayer did not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The node.
-    #[error(transparent)]
-    Rpc(#[from] RpcError),
-    /// No HTTP client.
     #[error("no HTTP client: {0}")]
     Client(#[from] reqwest::Error),
-    /// Another chain.
-    #[error("the node {node} is on chain {found}, not on {expected}: check the RPC URL and the chain id")]
-    OtherChain {
-        /// Its host and port.
-        node: String,
-        /// The node's.
-        found: u64,
-        /// The settings'.
-        expected: u64,
-    },
-    /// Nothing there, or something else.
-    #[error(
-        "what stands at {0} is not the MandateEscrow that this program was built with: check the escrow's address and the chain"
-    )]
-    NotAnEscrow(Address),
-    /// The guardian did not allow any of the submitters.
-    #[error(
-        "the guardian {guardian} has not allowed the submitter {submitter}: send setSubmitter({submitter}, true) to the escrow from the guardian"
-    )]
-    NotSubmitter {
-        /// The guardian.
-        guardian: Address,
-        /// The submitter.
-        submitter: Address,
-    },
+    #[error(transparent)]
+    Deployment(#[from] DeploymentError),
     /// The card issuer.
     #[error("cards can't be offered: {0}: check the issuer's URL and key")]
     Issuer(#[from] IssuerError),
-    /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The chain.
     #[error(transparent)]
     Follow(#[from] FollowError),
-    /// The sender.
     #[error(transparent)]
     Send(#[from] SendError),
     /// The API's socket.
@@ -141,18 +109,23 @@ const HEALTH_CHECK_EVERY_N_POLLS: u32 = 10;
 /// a worker ends by itself.
 pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
     failpoint::arm().map_err(AppError::Failpoint)?;
-    let health = Health::default();
-    let rpc = Rpc::new(&config.rpc_urls, config.chain_id, health.clone())?;
-    let submitters: Vec<Address> = config.submitters.iter().map(PrivateKeySigner::address).collect();
-    let identity = (config.chain_id, config.escrow, config.guardian, submitters.as_slice());
-    let Some(deployment) = stop.run_until_cancelled(inspect(&rpc, identity)).await.transpose()? else { return Ok(()) };
+    let alarms = Alarms::default();
+    let rpc = Rpc::new(&config.rpc_urls, config.chain_id, alarms.clone())?;
+    let identity = Identity {
+        chain_id: config.chain_id,
+        escrow: config.escrow,
+        guardian: config.guardian,
+        submitters: config.submitters.iter().map(PrivateKeySigner::address).collect(),
+    };
+    let inspected = stop.run_until_cancelled(preflight::inspect(&rpc, &identity)).await.transpose()?;
+    let Some(deployment) = inspected else { return Ok(()) };
     let ledger = Ledger::open(&config.database, deployment)?;
     failpoint::pass(Point::StartOpened);
 
     // A start that is broken off has done nothing that the next one does not do again.
-    let parts = (rpc, ledger.clone(), deployment, health);
-    let outcome = match stop.run_until_cancelled(Runtime::new(config, parts)).await.transpose()? {
-        Some(prepared) => prepared.serve(listener, stop).await,
+    let started = Runtime::start(config, rpc, ledger.clone(), deployment, alarms);
+    let outcome = match stop.run_until_cancelled(started).await.transpose()? {
+        Some(runtime) => runtime.serve(listener, stop).await,
         None => Ok(()),
     };
     if let Err(error) = ledger.checkpoint().await {
@@ -173,9 +146,12 @@ struct Runtime {
 }
 
 impl Runtime {
-    async fn new(
+    async fn start(
         config: Config,
-        (rpc, ledger, deployment, health): (Rpc, Ledger, Deployment, Health),
+        rpc: Rpc,
+        ledger: Ledger,
+        deployment: Deployment,
+        alarms: Alarms,
     ) -> Result<Self, AppError> {
         let submitters: Vec<Address> = config.submitters.iter().map(PrivateKeySigner::address).collect();
         let follower = Follower {
@@ -184,12 +160,12 @@ impl Runtime {
             projector: Projector { deployment },
             finality: config.finality,
             poll: config.poll,
-            health: health.clone(),
+            alarms: alarms.clone(),
         };
         let head = match follower.catch_up(config.start_block).await {
             // Nothing will be signed; what is known can still be read.
             Err(error @ FollowError::PastFinality { .. }) => {
-                health.halt("finality", error.to_string());
+                alarms.halt("finality", error.to_string());
                 follower.last_known().await?
             }
             head => head?,
@@ -202,12 +178,12 @@ impl Runtime {
             submitters: config.submitters,
             confirmations: config.confirmations,
             fee_ceiling: config.fee_ceiling,
-            health: health.clone(),
+            alarms: alarms.clone(),
         };
         sender.start().await?;
         failpoint::pass(Point::StartSender);
-        for doubt in preflight::check_against_chain(&rpc, &ledger, &submitters).await? {
-            health.halt(doubt.alarm(), doubt.to_string());
+        for inconsistency in preflight::check_against_chain(&rpc, &ledger, &submitters).await? {
+            alarms.halt(inconsistency.alarm(), inconsistency.to_string());
         }
         let cards = match config.cards {
             None => None,
@@ -219,13 +195,13 @@ impl Runtime {
 
     async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
         let Self { follower, head, sender, cards, limits, gas_budget, api } = self;
-        let (rpc, ledger, health) = (sender.rpc.clone(), sender.ledger.clone(), sender.health.clone());
+        let (rpc, ledger, alarms) = (sender.rpc.clone(), sender.ledger.clone(), sender.alarms.clone());
         let worker = cards.as_ref().map(|cards| CardWorker {
             issuer: cards.issuer.clone(),
             ledger: ledger.clone(),
             confirmations: sender.confirmations,
             poll: cards.config.poll,
-            health: health.clone(),
+            alarms: alarms.clone(),
         });
         let (heads, head) = watch::channel(head);
         let service = Service::new(Deps {
@@ -236,7 +212,7 @@ impl Runtime {
             gas_budget,
             confirmations: sender.confirmations,
             heads: head.clone(),
-            alarms: health.clone(),
+            alarms: alarms.clone(),
             cards,
         });
         let mut workers = Workers::default();
@@ -259,7 +235,7 @@ impl Runtime {
             // Before the workers, which end with it.
             () = ledger.writer().stopped() => Err(AppError::LedgerStopped),
             ended = workers.ended() => {
-                health.halt("worker", ended.to_string());
+                alarms.halt("worker", ended.to_string());
                 stop.cancel();
                 // Who is being answered learns it.
                 serving.as_mut().await.map_err(AppError::from).and(Err(ended.into()))
@@ -277,31 +253,4 @@ async fn register_webhooks(config: CardsConfig) -> Result<Cards, AppError> {
     let issuer = Issuer::new(&config)?;
     let (asa_secret, webhook_secret) = issuer.register_webhooks(&config.callback).await?;
     Ok(Cards { config, issuer, asa_secret, webhook_secret })
-}
-
-/// Asks the chain whether this is the deployment that the settings describe: chain id, escrow, guardian
-/// and submitters, of which one must be allowed.
-pub(crate) async fn inspect(
-    rpc: &Rpc,
-    (chain_id, escrow, guardian, submitters): (u64, Address, Address, &[Address]),
-) -> Result<Deployment, AppError> {
-    if let Some((node, found)) = rpc.verify_chain_ids().await? {
-        return Err(AppError::OtherChain { node, found, expected: chain_id });
-    }
-    if !is_mandate_escrow(&rpc.code(escrow).await?) {
-        return Err(AppError::NotAnEscrow(escrow));
-    }
-    let ask = |data: Vec<u8>| EthCall { from: None, to: escrow, data: data.into(), gas: None };
-    let token =
-        rpc.call::<MandateEscrow::tokenCall>(ask(MandateEscrow::tokenCall {}.abi_encode()), BlockId::latest()).await?;
-    let mut refused = None;
-    for submitter in submitters {
-        let (guardian, submitter) = (guardian, *submitter);
-        let question = MandateEscrow::isSubmitterCall { guardian, submitter }.abi_encode();
-        if rpc.call::<MandateEscrow::isSubmitterCall>(ask(question), BlockId::latest()).await? {
-            return Ok(Deployment { chain_id, escrow, token, guardian });
-        }
-        refused = Some(submitter);
-    }
-    Err(AppError::NotSubmitter { guardian, submitter: refused.unwrap_or_default() })
 }

@@ -33,11 +33,11 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::Address;
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use stipend_core::Deployment;
 use tokio::sync::{Semaphore, watch};
 
-use sql::{Sql, insert, row};
+use sql::{Columns, FromColumns, Sql, Statements, insert};
 pub use writer::Writer;
 
 /// The version of schema.sql that this program reads and writes.
@@ -48,21 +48,6 @@ const READERS: usize = 4;
 const STATEMENTS: usize = 256;
 /// How long one try to write waits for another process to unlock the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-
-row! {
-    /// What a ledger belongs to.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-    pub struct Deployment in "deployment" {
-        /// The chain.
-        pub chain_id: u64 = "chain_id",
-        /// The escrow.
-        pub escrow: Address = "escrow",
-        /// The token.
-        pub token: Address = "token",
-        /// The guardian.
-        pub guardian: Address = "guardian",
-    }
-}
 
 /// Why the ledger can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -292,9 +277,21 @@ fn must_be_known(connection: &Connection, path: &Path, known: RangeInclusive<i64
     if known.contains(&found) { Ok(()) } else { Err(LedgerError::Version { path: path.to_owned(), found }) }
 }
 
+impl FromColumns for Deployment {
+    fn from_columns(columns: &mut Columns<'_>) -> Result<Self, LedgerError> {
+        Ok(Self {
+            chain_id: columns.take()?,
+            escrow: columns.take()?,
+            token: columns.take()?,
+            guardian: columns.take()?,
+        })
+    }
+}
+
 /// Whose ledger it is, if that is said.
 fn deployment(connection: &Connection) -> Result<Option<Deployment>, LedgerError> {
-    let mut deployments = Deployment::select(connection, "", [])?;
+    let mut deployments: Vec<Deployment> =
+        connection.rows("SELECT chain_id, escrow, token, guardian FROM deployment", [])?;
     let deployment = deployments.pop();
     if deployments.is_empty() {
         Ok(deployment)

@@ -3,13 +3,13 @@
 //!
 //! Imports point one way: `ledger ← projection ← chain ← send ← service ← api ← app`.
 
+pub mod alarms;
 pub mod api;
 pub mod app;
 pub mod cards;
 pub mod chain;
 pub mod clock;
 pub mod failpoint;
-pub mod health;
 pub mod ledger;
 pub mod preflight;
 pub mod projection;

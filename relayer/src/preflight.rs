@@ -1,18 +1,75 @@
-//! An old or copied ledger is detected, not trusted: what the chain says that no ledger of ours
-//! could have missed.
+//! Before anything is signed: is this the deployment that the settings describe, and is this its
+//! ledger? An old or copied one is detected, not trusted.
 
 use std::collections::BTreeSet;
 
+use alloy::eips::BlockId;
 use alloy_primitives::{Address, B256};
-use stipend_core::MandateId;
+use alloy_sol_types::SolCall;
+use stipend_bindings::{abi::MandateEscrow, is_mandate_escrow};
+use stipend_core::{Deployment, MandateId};
 
 use crate::{
-    chain::{error::FollowError, rpc::Rpc},
+    chain::{
+        error::FollowError,
+        rpc::{EthCall, Rpc, RpcError},
+    },
     ledger::{Ledger, LedgerError, blocks, mandates, transactions},
 };
 
 /// What to do about any of it.
 const REPAIR: &str = "if this ledger is old, lost or a copy, stop whatever else uses the submitter's key and run `stipend ledger repair`";
+
+/// What the settings say of a deployment.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub chain_id: u64,
+    pub escrow: Address,
+    pub guardian: Address,
+    /// Of which one must be allowed.
+    pub submitters: Vec<Address>,
+}
+
+/// Why this is not the deployment that the settings describe.
+#[derive(Debug, thiserror::Error)]
+pub enum DeploymentError {
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    #[error("the node {node} is on chain {found}, not on {expected}: check the RPC URL and the chain id")]
+    OtherChain { node: String, found: u64, expected: u64 },
+    #[error(
+        "what stands at {0} is not the MandateEscrow that this program was built with: check the escrow's address and the chain"
+    )]
+    NotAnEscrow(Address),
+    #[error(
+        "the guardian {guardian} has not allowed the submitter {submitter}: send setSubmitter({submitter}, true) to the escrow from the guardian"
+    )]
+    NotSubmitter { guardian: Address, submitter: Address },
+}
+
+/// Asks the chain for the deployment: chain id, escrow, guardian and submitters, of which one must be
+/// allowed.
+pub async fn inspect(rpc: &Rpc, identity: &Identity) -> Result<Deployment, DeploymentError> {
+    let Identity { chain_id, escrow, guardian, ref submitters } = *identity;
+    if let Some((node, found)) = rpc.verify_chain_ids().await? {
+        return Err(DeploymentError::OtherChain { node, found, expected: chain_id });
+    }
+    if !is_mandate_escrow(&rpc.code(escrow).await?) {
+        return Err(DeploymentError::NotAnEscrow(escrow));
+    }
+    let call = |data: Vec<u8>| EthCall { from: None, to: escrow, data: data.into(), gas: None };
+    let token = call(MandateEscrow::tokenCall {}.abi_encode());
+    let token = rpc.call::<MandateEscrow::tokenCall>(token, BlockId::latest()).await?;
+    let mut refused = None;
+    for submitter in submitters.iter().copied() {
+        let allowed = call(MandateEscrow::isSubmitterCall { guardian, submitter }.abi_encode());
+        if rpc.call::<MandateEscrow::isSubmitterCall>(allowed, BlockId::latest()).await? {
+            return Ok(Deployment { chain_id, escrow, token, guardian });
+        }
+        refused = Some(submitter);
+    }
+    Err(DeploymentError::NotSubmitter { guardian, submitter: refused.unwrap_or_default() })
+}
 
 /// Why nothing may be signed with this ledger.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,18 +133,18 @@ pub async fn check_against_chain(
     ledger: &Ledger,
     ours: &[Address],
 ) -> Result<Vec<Inconsistency>, FollowError> {
-    let mut doubts = Vec::new();
+    let mut found = Vec::new();
     if let Some(block) = lost_final_block(rpc, ledger).await? {
-        doubts.push(Inconsistency::Final { number: block.number, hash: block.hash });
+        found.push(Inconsistency::Final { number: block.number, hash: block.hash });
     }
     for submitter in submitters(ledger, ours).await? {
-        doubts.extend(foreign(rpc, ledger, submitter).await?);
+        found.extend(external(rpc, ledger, submitter).await?);
     }
     for mandate in ledger.read(mandates::unexplained).await? {
         let why = mandate.frozen.unwrap_or_default();
-        doubts.push(Inconsistency::Outflow { mandate: mandate.id, why });
+        found.push(Inconsistency::Outflow { mandate: mandate.id, why });
     }
-    Ok(doubts)
+    Ok(found)
 }
 
 /// `ours`, and every submitter that this ledger ever used.
@@ -105,8 +162,8 @@ pub(crate) async fn lost_final_block(rpc: &Rpc, ledger: &Ledger) -> Result<Optio
     Ok(found.filter(|found| found.hash != stored.hash).map(|_| stored))
 }
 
-/// Nonces of a submitter that the chain counts, and that are not the ledger's.
-async fn foreign(rpc: &Rpc, ledger: &Ledger, submitter: Address) -> Result<Option<Inconsistency>, FollowError> {
+/// Nonces of a submitter that the chain counts and the ledger does not have.
+async fn external(rpc: &Rpc, ledger: &Ledger, submitter: Address) -> Result<Option<Inconsistency>, FollowError> {
     let chain = rpc.nonce(submitter).await?;
     let (expected, pending) = ledger
         .read(move |ledger| {

@@ -4,7 +4,7 @@
 use alloy_primitives::Address;
 use rusqlite::Connection;
 use serde_json::json;
-use stipend_core::{Amount, Code, MandateId, Seconds, Terms, api::PaymentState, nonce::NonceWindow};
+use stipend_core::{Amount, Code, Deployment, MandateId, Seconds, Terms, api::PaymentState, nonce::NonceWindow};
 
 mod escrow_event;
 
@@ -13,7 +13,7 @@ use escrow_event::{EscrowEvent, Refund};
 use crate::{
     failpoint::{self, Point},
     ledger::{
-        Deployment, LedgerError, audit,
+        LedgerError, audit,
         balances::{LedgerEvent, Transition},
         blocks::{self, Block, Log, Receipt},
         booking, cards, gas,

@@ -7,20 +7,19 @@ use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 use alloy_primitives::Address;
 use serde::Serialize;
 use serde_json::json;
-use stipend_core::{Amount, MandateId, Seconds};
+use stipend_core::{Amount, Deployment, MandateId, Seconds};
 use url::Url;
 
 use crate::{
-    app::{self, AppError, Finality},
+    alarms::Alarms,
     chain::{
         error::FollowError,
-        follow::{Follower, Head},
+        follow::{Finality, Follower, Head},
         rpc::{Rpc, RpcError},
     },
     clock,
-    health::Health,
-    ledger::{self, Deployment, Ledger, LedgerError, Lock, audit, blocks, check, mandates, payments, transactions},
-    preflight::{self, Inconsistency},
+    ledger::{self, Ledger, LedgerError, Lock, audit, blocks, check, mandates, payments, transactions},
+    preflight::{self, DeploymentError, Identity, Inconsistency},
     projection::Projector,
 };
 
@@ -51,16 +50,14 @@ pub struct Config {
 /// Why a ledger was not repaired. Nothing was changed, unless it is said.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
-    /// The deployment.
+    #[error("no HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
     #[error(transparent)]
-    Deployment(#[from] AppError),
-    /// The node.
+    Deployment(#[from] DeploymentError),
     #[error(transparent)]
     Rpc(#[from] RpcError),
-    /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The chain.
     #[error(transparent)]
     Follow(#[from] FollowError),
     /// Somebody goes on signing.
@@ -158,9 +155,14 @@ impl Drop for Scratch {
 
 /// Repairs the ledger; without `apply` a copy of it, which is thrown away.
 pub async fn run(config: Config, apply: bool) -> Result<Repaired, RepairError> {
-    let rpc = Rpc::new(&config.rpc_urls, config.chain_id, Health::default()).map_err(AppError::Client)?;
-    let identity = (config.chain_id, config.escrow, config.guardian, config.submitters.as_slice());
-    let deployment = app::inspect(&rpc, identity).await?;
+    let rpc = Rpc::new(&config.rpc_urls, config.chain_id, Alarms::default())?;
+    let identity = Identity {
+        chain_id: config.chain_id,
+        escrow: config.escrow,
+        guardian: config.guardian,
+        submitters: config.submitters.clone(),
+    };
+    let deployment = preflight::inspect(&rpc, &identity).await?;
     let lock = Lock::take(&config.database)?;
     let exists = fs::metadata(&config.database).is_ok_and(|file| file.len() > 0);
     let beside = |what: &str| config.database.with_added_extension(format!("{what}-{}", clock::now()));
@@ -198,7 +200,7 @@ impl Repair<'_> {
             projector: self.projector(),
             finality: self.config.finality,
             poll: POLL,
-            health: Health::default(),
+            alarms: Alarms::default(),
         };
         let head = self.rpc.height().await?;
         if let Some(known) =

@@ -25,6 +25,7 @@ use std::{collections::HashMap, time::Duration};
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256};
 use futures_util::future::join_all;
+use stipend_core::Deployment;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -34,13 +35,13 @@ use self::{
     lane::{Lane, list},
 };
 use crate::{
+    alarms::Alarms,
     chain::{
         follow::Head,
         rpc::{Rpc, RpcError, SendOutcome},
     },
-    health::Health,
     ledger::{
-        Deployment, Ledger, LedgerError, blocks,
+        Ledger, LedgerError, blocks,
         transactions::{self, Attempt},
     },
 };
@@ -79,7 +80,7 @@ pub struct Sender {
     pub confirmations: u64,
     /// The most that is paid, in wei per gas.
     pub fee_ceiling: u64,
-    pub health: Health,
+    pub alarms: Alarms,
 }
 
 /// A stored transaction that no block holds.
@@ -149,10 +150,10 @@ impl Sender {
             };
             let mut retry = state.as_mut().is_some_and(|state| std::mem::take(&mut state.retry));
             match stepped {
-                Ok(()) => self.health.clear("sender"),
+                Ok(()) => self.alarms.clear("sender"),
                 Err(error) => {
                     retry = true;
-                    self.health.warn("sender", error.to_string());
+                    self.alarms.warn("sender", error.to_string());
                 }
             }
             tokio::select! {
@@ -201,7 +202,7 @@ impl Sender {
         };
         let refreshed = self.refresh_lanes(head, &view, fees, state).await;
         self.publish_alarms(&state.lanes);
-        if self.health.halted().is_some() {
+        if self.alarms.halted().is_some() {
             return refreshed;
         }
         let sent = self.rebroadcast_all(head, &view, market.as_ref().ok().copied(), state).await;

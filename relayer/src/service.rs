@@ -1,5 +1,6 @@
 //! What the relayer can be asked for. The API, and later other skins, decide nothing themselves.
 
+mod admission;
 pub mod cards;
 mod mandates;
 mod payments;
@@ -8,32 +9,27 @@ mod revocations;
 use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, Bytes};
-use rusqlite::Connection;
 use stipend_bindings::{Domain, recover};
 use stipend_core::{
-    Code, MandateId, Seconds,
+    Code, Deployment, MandateId, Seconds,
     api::{AuditEntry, Health, Info, Mandate, Page, Problem},
     policy::Limits,
 };
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::{
+    alarms::Alarms,
     chain::{
         follow::Head,
         rpc::{Rpc, RpcError},
     },
     clock,
-    health::Health as Alarms,
-    ledger::{
-        Deployment, Ledger, LedgerError, audit,
-        mandates::{self as records, MandateRow},
-        requests::IdempotentCall,
-    },
+    ledger::{Ledger, LedgerError, audit, mandates::MandateRow},
 };
 
-pub use cards::{AuthorizationRequest, Cards, SignedHold};
-pub use payments::{PaymentFilter, SignedPayment};
+pub use admission::Signed;
+pub use cards::{AuthorizationRequest, Cards};
+pub use payments::PaymentFilter;
 pub use revocations::SignedRevocation;
 
 /// The answer to something that creates: what there is now, and whether it was there before.
@@ -127,14 +123,12 @@ impl Service {
         Self { deps: Arc::new(deps) }
     }
 
-    /// Where this relayer stands.
-    ///
-    /// # Errors
-    /// None yet; the signature is that of its peers.
-    pub async fn info(&self) -> Result<Info, Problem> {
+    /// What this relayer serves, and how far it has followed the chain.
+    #[must_use]
+    pub fn info(&self) -> Info {
         let Deps { deployment, limits, confirmations, .. } = *self.deps;
         let head = *self.deps.heads.borrow();
-        Ok(Info {
+        Info {
             chain_id: deployment.chain_id,
             escrow: deployment.escrow,
             token: deployment.token,
@@ -144,11 +138,12 @@ impl Service {
             cards: self.deps.cards.as_ref().map(Cards::info),
             head: head.block,
             finalized: head.finalized,
-        })
+        }
     }
 
     /// Whether new work is taken, and what is wrong.
-    pub async fn health(&self) -> Health {
+    #[must_use]
+    pub fn health(&self) -> Health {
         self.deps.alarms.view()
     }
 
@@ -210,33 +205,6 @@ async fn signer(digest: B256, signature: Bytes) -> Result<Address, Problem> {
         .await
         .map_err(|_| Problem::new(Code::Internal, "the signature could not be checked"))?
         .map_err(|error| Problem::new(Code::BadSignature, error.to_string()))
-}
-
-/// The mandate of this agent. Another agent's is answered like none at all.
-fn of_agent(ledger: &Connection, id: MandateId, agent: Address) -> Result<Result<MandateRow, Problem>, LedgerError> {
-    let mandate = records::get(ledger, id)?.filter(|mandate| mandate.terms.agent == agent);
-    Ok(mandate.ok_or_else(|| {
-        let detail = format!(
-            "the agent {agent} has no mandate {id}; it was recovered from the signature, so if it is not the one expected, the signed message differs"
-        );
-        Problem::new(Code::NotFound, detail)
-    }))
-}
-
-/// The answer to an idempotency key that came before.
-fn replayed<T>(
-    earlier: IdempotentCall,
-    fingerprint: B256,
-    key: &str,
-    find: impl FnOnce(Uuid) -> Result<Option<T>, LedgerError>,
-) -> Result<Result<Accepted<T>, Problem>, LedgerError> {
-    if earlier.fingerprint != fingerprint {
-        let detail = format!("the key {key:?} came before with other content");
-        return Ok(Err(Problem::new(Code::IdempotencyKeyReused, detail)));
-    }
-    let object =
-        find(earlier.subject)?.ok_or_else(|| LedgerError::inconsistent("an idempotency key whose object is gone"))?;
-    Ok(Ok(Accepted { object, replayed: true }))
 }
 
 /// A page of `list`, which was asked for one more than `limit`.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    input::{Body, Query, Token, page, span},
+    input::{Body, Query, Token, page, time_range},
     serve::Lost,
 };
 use crate::{
@@ -66,8 +66,8 @@ pub(super) struct Filter {
 
 pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filter>) -> Result<Json<Value>, Refusal> {
     let page = page(query.page_size, query.starting_after, query.ending_before)?;
-    let span = span(query.begin.as_deref(), query.end.as_deref())?;
-    let filter = CardFilter { account: query.account_token, state: query.state, memo: query.memo, span };
+    let time_range = time_range(query.begin.as_deref(), query.end.as_deref())?;
+    let filter = CardFilter { account: query.account_token, state: query.state, memo: query.memo, time_range };
     let found = issuer.read(move |books| Ok(cards::cards(books.store, filter, &page)?)).await?;
     let (cards, more) = found.ok_or(Refusal::NotFound("card to page from"))?;
     Ok(Json(json!({ "data": cards.iter().map(Card::view).collect::<Vec<_>>(), "has_more": more })))

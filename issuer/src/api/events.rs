@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::input::{Body, Query, page, span};
+use super::input::{Body, Query, page, time_range};
 use crate::{
     issuer::{Issuer, Refusal, StoreSession},
     signing::{self, Secrets},
@@ -38,9 +38,9 @@ pub(super) struct Filter {
 
 pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filter>) -> Result<Json<Value>, Refusal> {
     let page = page(query.page_size, query.starting_after, query.ending_before)?;
-    let span = span(query.begin.as_deref(), query.end.as_deref())?;
+    let time_range = time_range(query.begin.as_deref(), query.end.as_deref())?;
     let types: Vec<_> = query.event_types.split(',').filter(|kind| !kind.is_empty()).map(str::to_owned).collect();
-    let found = issuer.read(move |books| Ok(outbox::events(books.store, &types, span, &page)?));
+    let found = issuer.read(move |books| Ok(outbox::events(books.store, &types, time_range, &page)?));
     let (events, more) = found.await?.ok_or(Refusal::NotFound("event to page from"))?;
     let view = |event| event_view(event, query.with_content);
     Ok(Json(json!({ "data": events.into_iter().map(view).collect::<Vec<_>>(), "has_more": more })))
@@ -169,9 +169,9 @@ pub(super) async fn recover(
     Path(token): Path<String>,
     Query(query): Query<SpanOnly>,
 ) -> Result<StatusCode, Refusal> {
-    let span = span(query.begin.as_deref(), query.end.as_deref())?;
+    let time_range = time_range(query.begin.as_deref(), query.end.as_deref())?;
     find(&issuer, token.clone()).await?;
-    issuer.write(move |books| Ok(outbox::recover(books.store, &token, span, books.now)?)).await?;
+    issuer.write(move |books| Ok(outbox::recover(books.store, &token, time_range, books.now)?)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -180,9 +180,9 @@ pub(super) async fn replay_missing(
     Path(token): Path<String>,
     Query(query): Query<SpanOnly>,
 ) -> Result<StatusCode, Refusal> {
-    let span = span(query.begin.as_deref(), query.end.as_deref())?;
+    let time_range = time_range(query.begin.as_deref(), query.end.as_deref())?;
     find(&issuer, token.clone()).await?;
-    issuer.write(move |books| Ok(outbox::replay_missing(books.store, &token, span, books.now)?)).await?;
+    issuer.write(move |books| Ok(outbox::replay_missing(books.store, &token, time_range, books.now)?)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

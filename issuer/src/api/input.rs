@@ -18,7 +18,7 @@ use super::BODY_MAX;
 use crate::{
     issuer::Refusal,
     number::masked,
-    store::{Cursor, Page, cards::Span},
+    store::{Cursor, Page, cards::TimeRange},
     time::{Time, TimeError},
 };
 
@@ -96,11 +96,11 @@ pub(super) fn page(size: Option<u32>, after: Option<String>, before: Option<Stri
     Ok(Page { size, cursor })
 }
 
-/// The span that a call asks for.
-pub(super) fn span(begin: Option<&str>, end: Option<&str>) -> Result<Span, Refusal> {
+/// The time_range that a call asks for.
+pub(super) fn time_range(begin: Option<&str>, end: Option<&str>) -> Result<TimeRange, Refusal> {
     let time = |name: &str, text: Option<&str>| {
         let parsed = text.map(str::parse::<Time>).transpose();
         parsed.map_err(|error: TimeError| Refusal::BadRequest(format!("{name}: {error}")))
     };
-    Ok(Span { begin: time("begin", begin)?, end: time("end", end)? })
+    Ok(TimeRange { begin: time("begin", begin)?, end: time("end", end)? })
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     debugging_id,
-    input::{Body, Query, Token, page, span},
+    input::{Body, Query, Token, page, time_range},
 };
 use crate::{
     issuer::{Issuer, Refusal, Target},
@@ -51,7 +51,7 @@ pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filte
         card: query.card_token,
         status: query.status,
         approved: query.result.map(|outcome| outcome == Outcome::Approved),
-        span: span(query.begin.as_deref(), query.end.as_deref())?,
+        time_range: time_range(query.begin.as_deref(), query.end.as_deref())?,
     };
     let found = issuer.read(move |books| Ok(cards::transactions(books.store, filter, &page)?));
     let (list, more) = found.await?.ok_or(Refusal::NotFound("transaction to page from"))?;

@@ -19,7 +19,7 @@ pub(crate) struct CardFilter {
     pub(crate) state: Option<CardState>,
     /// A part of the memo.
     pub(crate) memo: Option<String>,
-    pub(crate) span: Span,
+    pub(crate) time_range: TimeRange,
 }
 
 /// Which transactions.
@@ -29,17 +29,17 @@ pub(crate) struct TransactionFilter {
     pub(crate) card: Option<Uuid>,
     pub(crate) status: Option<Status>,
     pub(crate) approved: Option<bool>,
-    pub(crate) span: Span,
+    pub(crate) time_range: TimeRange,
 }
 
 /// What was created after `begin` and before `end`; both are outside, as Lithic has it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Span {
+pub(crate) struct TimeRange {
     pub(crate) begin: Option<Time>,
     pub(crate) end: Option<Time>,
 }
 
-impl Span {
+impl TimeRange {
     pub(super) fn conditions(self) -> impl Iterator<Item = (&'static str, Sql)> {
         let begin = self.begin.map(|begin| ("created > ?", Sql::from(begin.0)));
         begin.into_iter().chain(self.end.map(|end| ("created < ?", Sql::from(end.0))))
@@ -119,7 +119,7 @@ pub(crate) fn cards(
     filter: CardFilter,
     wanted: &Page,
 ) -> Result<Option<(Vec<Card>, bool)>, StoreError> {
-    let mut conditions: Vec<(&str, Sql)> = filter.span.conditions().collect();
+    let mut conditions: Vec<(&str, Sql)> = filter.time_range.conditions().collect();
     conditions.extend(filter.account.map(|account| ("account = ?", account.to_string().into())));
     if let Some(state) = filter.state {
         conditions.push(("state = ?", word(&state)?.into()));
@@ -181,7 +181,7 @@ pub(crate) fn transactions(
     filter: TransactionFilter,
     wanted: &Page,
 ) -> Result<Option<(Vec<Transaction>, bool)>, StoreError> {
-    let mut conditions: Vec<(&str, Sql)> = filter.span.conditions().collect();
+    let mut conditions: Vec<(&str, Sql)> = filter.time_range.conditions().collect();
     conditions.extend(filter.account.map(|account| ("account = ?", account.to_string().into())));
     conditions.extend(filter.card.map(|card| ("card = ?", card.to_string().into())));
     if let Some(status) = filter.status {

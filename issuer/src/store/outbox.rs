@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Page, StoreError, cards::Span, json, page, to_json};
+use super::{Page, StoreError, cards::TimeRange, json, page, to_json};
 use crate::{
     signing::{OVERLAP, Secrets, new_secret},
     time::Time,
@@ -82,10 +82,10 @@ pub(crate) fn event(connection: &Connection, token: &str) -> Result<Option<Outbo
 pub(crate) fn events(
     connection: &Connection,
     types: &[String],
-    span: Span,
+    time_range: TimeRange,
     wanted: &Page,
 ) -> Result<Option<(Vec<OutboxEvent>, bool)>, StoreError> {
-    let mut conditions: Vec<(&str, Sql)> = span.conditions().collect();
+    let mut conditions: Vec<(&str, Sql)> = time_range.conditions().collect();
     if !types.is_empty() {
         conditions.push(("type IN (SELECT value FROM json_each(?))", to_json(&types)?.into()));
     }
@@ -191,19 +191,29 @@ pub(crate) fn resend(connection: &Connection, event: &str, to: &str, now: Time) 
 }
 
 /// Tries once more what was given up.
-pub(crate) fn recover(connection: &Connection, to: &str, span: Span, now: Time) -> Result<(), StoreError> {
+pub(crate) fn recover(connection: &Connection, to: &str, time_range: TimeRange, now: Time) -> Result<(), StoreError> {
     connection
         .prepare_cached(
             "UPDATE delivery SET due = ?1, attempts = 0
              WHERE due IS NULL AND NOT delivered AND subscription = (SELECT seq FROM subscription WHERE token = ?2)
                AND event IN (SELECT seq FROM event WHERE created > ?3 AND created < ?4)",
         )?
-        .execute((now.0, to, span.begin.map_or(i64::MIN, |at| at.0), span.end.map_or(i64::MAX, |at| at.0)))?;
+        .execute((
+            now.0,
+            to,
+            time_range.begin.map_or(i64::MIN, |at| at.0),
+            time_range.end.map_or(i64::MAX, |at| at.0),
+        ))?;
     Ok(())
 }
 
 /// Delivers what never was: from before the subscription, or while it was disabled.
-pub(crate) fn replay_missing(connection: &Connection, to: &str, span: Span, now: Time) -> Result<(), StoreError> {
+pub(crate) fn replay_missing(
+    connection: &Connection,
+    to: &str,
+    time_range: TimeRange,
+    now: Time,
+) -> Result<(), StoreError> {
     connection
         .prepare_cached(
             "INSERT INTO delivery (event, subscription, due)
@@ -212,7 +222,12 @@ pub(crate) fn replay_missing(connection: &Connection, to: &str, span: Span, now:
                AND (event_types IS NULL OR event.type IN (SELECT value FROM json_each(event_types)))
              ON CONFLICT DO NOTHING",
         )?
-        .execute((now.0, to, span.begin.map_or(i64::MIN, |at| at.0), span.end.map_or(i64::MAX, |at| at.0)))?;
+        .execute((
+            now.0,
+            to,
+            time_range.begin.map_or(i64::MIN, |at| at.0),
+            time_range.end.map_or(i64::MAX, |at| at.0),
+        ))?;
     Ok(())
 }
 

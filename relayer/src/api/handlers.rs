@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use stipend_core::{
     CardId, MandateId, PaymentId, RequestId,
     api::{
-        AuditEntry, Card, Info, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest, NewPayment,
-        NewRevocation, Page, Payment, PaymentState,
+        AuditEntry, Card, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest, NewPayment, NewRevocation,
+        Page, Payment, PaymentState,
     },
 };
 
@@ -32,17 +32,17 @@ const AUDIT_PAGE: u32 = 20;
 type Answer<T> = Result<Json<T>, Refusal>;
 
 pub(super) async fn healthz(State(api): State<Api>, _: Query<NoQuery>) -> Response {
-    Json(api.service.health().await).into_response()
+    Json(api.service.health()).into_response()
 }
 
 pub(super) async fn readyz(State(api): State<Api>, _: Query<NoQuery>) -> Response {
-    let health = api.service.health().await;
+    let health = api.service.health();
     let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
 }
 
-pub(super) async fn info(State(api): State<Api>, _: Query<NoQuery>) -> Answer<Info> {
-    Ok(Json(api.service.info().await?))
+pub(super) async fn info(State(api): State<Api>, _: Query<NoQuery>) -> Response {
+    Json(api.service.info()).into_response()
 }
 
 pub(super) async fn request_mandate(

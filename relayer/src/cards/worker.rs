@@ -3,16 +3,20 @@
 
 use std::time::Duration;
 
-use stipend_core::{Amount, Code, MandateId, Seconds, card::CardState, policy::MandateState};
+use stipend_core::{
+    Amount, Code,
+    card::{CardAction, CardProgress, CardState},
+    policy::MandateState,
+};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::issuer::{Issuer, IssuerError};
 use crate::{
+    alarms::Alarms,
     chain::follow::Head,
     clock,
     failpoint::{self, Point},
-    health::Health,
     ledger::{
         Ledger, LedgerError,
         cards::{self, CardRow},
@@ -20,13 +24,8 @@ use crate::{
     },
 };
 
-/// A charge is cleared within so long: hotels and cars take longest.
-const CLEARED_WITHIN: Seconds = 31 * 86_400;
-/// What a clearing left open is cleared within so long, or never.
-const REST_WITHIN: Seconds = 7 * 86_400;
-
-/// After a round that failed, so long nothing is asked of the issuer.
-const PAUSE: Duration = Duration::from_secs(2);
+/// How long the issuer is left alone after a round that failed.
+const FAILURE_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a step was not taken. The next round tries again.
 #[derive(Debug, thiserror::Error)]
@@ -51,29 +50,29 @@ pub struct CardWorker {
     /// How often to ask the issuer what webhooks should have told.
     pub poll: Duration,
     /// Where to say what is wrong.
-    pub health: Health,
+    pub alarms: Alarms,
 }
 
 impl CardWorker {
     /// Keeps cards until `stop`.
     pub async fn run(self, mut heads: watch::Receiver<Head>, stop: CancellationToken) {
         let mut changes = self.ledger.changes();
-        let mut asked = Instant::now();
+        let mut polled = Instant::now();
         loop {
             let head = heads.borrow_and_update().block.number;
             changes.mark_unchanged();
-            let ask = asked.elapsed() >= self.poll;
-            if ask {
-                asked = Instant::now();
+            let poll = polled.elapsed() >= self.poll;
+            if poll {
+                polled = Instant::now();
             }
-            match self.round(head, ask).await {
-                Ok(()) => self.health.clear("cards"),
+            match self.round(head, poll).await {
+                Ok(()) => self.alarms.clear("cards"),
                 Err(error) => {
-                    self.health.warn("cards", error.to_string());
+                    self.alarms.warn("cards", error.to_string());
                     // An issuer in trouble is not asked again with every payment that is made.
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = tokio::time::sleep(self.poll.min(PAUSE)) => {}
+                        () = tokio::time::sleep(self.poll.min(FAILURE_PAUSE)) => {}
                     }
                 }
             }
@@ -87,59 +86,33 @@ impl CardWorker {
     }
 
     /// One step of every card; a card that fails does not hold up the others.
-    async fn round(&self, head: u64, ask: bool) -> Result<(), CardWorkerError> {
+    async fn round(&self, head: u64, poll: bool) -> Result<(), CardWorkerError> {
         let mut first_error = None;
         for card in self.ledger.read(cards::live).await? {
-            if let Err(error) = self.keep(&card, head, ask).await {
-                tracing::warn!(card = %card.id, %error, "a card waits");
+            let id = card.id;
+            if let Err(error) = self.advance(card, head, poll).await {
+                tracing::warn!(card = %id, %error, "a card waits");
                 first_error.get_or_insert(error);
             }
         }
         first_error.map_or(Ok(()), Err)
     }
 
-    async fn keep(&self, card: &CardRow, head: u64, ask: bool) -> Result<(), CardWorkerError> {
-        let held = card.held.filter(|location| {
-            head.checked_sub(location.block).is_some_and(|blocks| blocks >= self.confirmations.saturating_sub(1))
-        });
-        match card.state {
-            CardState::Requested if held.is_some() => self.step(card, CardState::Held, None).await,
-            CardState::Held if card.held.is_none() => self.step(card, CardState::Requested, None).await,
-            CardState::Held => match self.over(card, head).await? {
-                Some(reason) => self.step(card, CardState::Closing, Some(reason)).await,
-                None => self.issue(card).await,
-            },
-            CardState::Active | CardState::Used => {
-                self.follow_hold(card).await?;
-                if ask {
-                    self.ask(card).await?;
-                }
-                match self.over(card, head).await? {
-                    // Of a charge too: whether it still comes to anything is settled while closing.
-                    Some(reason) => self.step(card, CardState::Closing, Some(reason)).await,
-                    None => Ok(()),
-                }
+    /// Takes a card as far as it can go now; `poll`: whether to ask the issuer what happened to it.
+    async fn advance(&self, card: CardRow, head: u64, poll: bool) -> Result<(), CardWorkerError> {
+        let confirmations = self.confirmations;
+        let (progress, card) =
+            self.ledger.read(move |ledger| Ok((progress(ledger, &card, head, confirmations)?, card))).await?;
+        for action in progress.next_actions(poll) {
+            match action {
+                CardAction::Become(state, reason) => self.step(&card, state, reason).await?,
+                CardAction::Issue => self.issue(&card).await?,
+                CardAction::SetPaused(paused) => self.set_paused(&card, paused).await?,
+                CardAction::FetchEvents => self.fetch_events(&card).await?,
+                CardAction::Conclude => self.conclude(&card).await?,
             }
-            CardState::Closing if card.to_capture.is_none() => {
-                let seq = card.seq;
-                let waits = self.ledger.read(move |ledger| is_pending(ledger, seq, clock::now())).await?;
-                // A clearing may take days: no hurry to ask for it.
-                if waits && !ask { Ok(()) } else { self.finalize_with_issuer(card).await }
-            }
-            _ => Ok(()),
         }
-    }
-
-    /// Why no card should be made of the hold, or the card should be closed unused.
-    async fn over(&self, card: &CardRow, head: u64) -> Result<Option<Code>, CardWorkerError> {
-        if clock::now() >= card.expires_at {
-            return Ok(Some(Code::CardExpired));
-        }
-        let id: MandateId = card.mandate;
-        let mandate = self.ledger.read(move |ledger| mandates::get(ledger, id)).await?;
-        let ended =
-            mandate.is_some_and(|mandate| mandate.state_for_new(head, self.confirmations) == MandateState::Ended);
-        Ok(ended.then_some(Code::Ended))
+        Ok(())
     }
 
     /// Has the issuer make the card. Asked twice, it makes one.
@@ -170,11 +143,8 @@ impl CardWorker {
     }
 
     /// A card whose hold was unmined is paused until it is mined again.
-    async fn follow_hold(&self, card: &CardRow) -> Result<(), CardWorkerError> {
-        let (Some(token), paused) = (&card.token, card.held.is_none()) else { return Ok(()) };
-        if paused == card.paused {
-            return Ok(());
-        }
+    async fn set_paused(&self, card: &CardRow, paused: bool) -> Result<(), CardWorkerError> {
+        let Some(token) = &card.token else { return Ok(()) };
         failpoint::pass(Point::CardPausing);
         self.issuer.set_state(token, if paused { "PAUSED" } else { "OPEN" }).await?;
         failpoint::pass(Point::CardPaused);
@@ -183,20 +153,20 @@ impl CardWorker {
     }
 
     /// Asks the issuer what happened to a card.
-    async fn ask(&self, card: &CardRow) -> Result<(), CardWorkerError> {
+    async fn fetch_events(&self, card: &CardRow) -> Result<(), CardWorkerError> {
         let Some(token) = &card.token else { return Ok(()) };
         let transactions = self.issuer.transactions(token).await?;
         let seq = card.seq;
-        let ingest_events = move |ledger: &rusqlite::Transaction<'_>| {
+        let ingest = move |ledger: &rusqlite::Transaction<'_>| {
             let events: Vec<_> = transactions.iter().flat_map(|transaction| transaction.events()).collect();
-            ingest_events(ledger, seq, &events)
+            charges::ingest(ledger, seq, &events)
         };
-        Ok(self.ledger.writer().write(ingest_events).await?)
+        Ok(self.ledger.writer().write(ingest).await?)
     }
 
-    /// Settles it with the issuer: the card is closed, nothing of it is open, and so it is certain
-    /// what is to be captured. A hold is never released before.
-    async fn finalize_with_issuer(&self, card: &CardRow) -> Result<(), CardWorkerError> {
+    /// Concludes a card with the issuer: it is closed there, nothing of it is pending, and so it is
+    /// certain what is to be captured. A hold is never released before.
+    async fn conclude(&self, card: &CardRow) -> Result<(), CardWorkerError> {
         let token = match &card.token {
             Some(token) => Some(token.clone()),
             // The answer to its creation may have been lost.
@@ -209,13 +179,13 @@ impl CardWorker {
             }
             failpoint::pass(Point::CardClosed);
             let known = CardRow { token: Some(token), ..card.clone() };
-            self.ask(&known).await?;
+            self.fetch_events(&known).await?;
         }
         let seq = card.seq;
         let settle = move |ledger: &rusqlite::Transaction<'_>| {
             let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
             let all = charges::tally(ledger, seq, None)?;
-            if is_pending(ledger, seq, clock::now())? {
+            if charges::awaits_clearing(ledger, seq, clock::now())? {
                 return Ok(());
             }
             // Only what we approved is captured, and only up to the hold: an issuer that errs or lies
@@ -255,78 +225,26 @@ impl CardWorker {
     }
 }
 
-/// Whether something of the card's charges may still come: what is pending is given up when nothing
-/// has come for longer than the networks allow.
-fn is_pending(ledger: &rusqlite::Connection, seq: u64, now: Seconds) -> Result<bool, LedgerError> {
-    let tally = charges::tally(ledger, seq, None)?;
-    let patience = if tally.cleared > 0 { REST_WITHIN } else { CLEARED_WITHIN };
-    let silent = |since: Seconds| now.saturating_sub(since) >= patience;
-    Ok(tally.pending > 0 && !charges::last_event_at(ledger, seq)?.is_some_and(silent))
-}
-
-/// Takes in what the issuer tells of a card, in any order and any number of times, and draws the
-/// conclusion: a charge that is over takes the card to closing.
-pub fn ingest_events(
+/// What is known of a card, at a head.
+fn progress(
     ledger: &rusqlite::Connection,
-    seq: u64,
-    events: &[charges::ChargeEvent],
-) -> Result<(), LedgerError> {
+    card: &CardRow,
+    head: u64,
+    confirmations: u64,
+) -> Result<CardProgress, LedgerError> {
     let now = clock::now();
-    let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
-    let mut news = false;
-    for event in events {
-        if charges::add_event(ledger, seq, event, now)? {
-            news = true;
-            let data = serde_json::json!({
-                "event": event.kind, "cents": event.cents, "approved": event.approved, "transaction": event.transaction,
-            });
-            cards::note(ledger, &card, "card.issuer_event", None, data, now)?;
-        }
-    }
-    if !news {
-        return Ok(());
-    }
-    let charged = events.iter().any(|event| event.approved);
-    let ours = |event: &&charges::ChargeEvent| card.charge.as_deref() == Some(&event.transaction);
-    // Our approval came too late for the issuer.
-    let lost = events.iter().filter(ours).any(|event| !event.approved && event.kind == "AUTHORIZATION");
-    let over = match card.state {
-        // An approval that is not ours: nothing more may be charged.
-        CardState::Active => charged,
-        CardState::Used => lost || (charged && charges::tally(ledger, seq, None)?.pending == 0),
-        _ => false,
-    };
-    if over { cards::step(ledger, &card, CardState::Closing, None, None, now) } else { Ok(()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_pending_is_given_up_after_the_networks_time() {
-        let ledger = rusqlite::Connection::open_in_memory().unwrap();
-        ledger.execute_batch(include_str!("../ledger/schema.sql")).unwrap();
-        ledger.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
-        let tell = |token: &str, kind: &str, cents, at| {
-            let event = charges::ChargeEvent {
-                token: token.into(),
-                transaction: "t".into(),
-                created: token.into(),
-                kind: kind.into(),
-                cents,
-                approved: true,
-            };
-            charges::add_event(&ledger, 1, &event, at).unwrap();
-        };
-        assert!(!is_pending(&ledger, 1, 0).unwrap());
-        tell("a", "AUTHORIZATION", 900, 100);
-        assert!(is_pending(&ledger, 1, 100 + CLEARED_WITHIN - 1).unwrap());
-        assert!(!is_pending(&ledger, 1, 100 + CLEARED_WITHIN).unwrap());
-        tell("b", "CLEARING", 500, 200);
-        assert!(is_pending(&ledger, 1, 200 + REST_WITHIN - 1).unwrap());
-        assert!(!is_pending(&ledger, 1, 200 + REST_WITHIN).unwrap());
-        tell("c", "CLEARING", 400, 300);
-        assert!(!is_pending(&ledger, 1, 300).unwrap());
-    }
+    let mandate = mandates::get(ledger, card.mandate)?;
+    let ended = mandate.is_some_and(|mandate| mandate.state_for_new(head, confirmations) == MandateState::Ended);
+    let expired = (now >= card.expires_at).then_some(Code::CardExpired);
+    let depth = card.held.and_then(|location| head.checked_sub(location.block));
+    Ok(CardProgress {
+        state: card.state,
+        held: card.held.is_some(),
+        confirmed: depth.is_some_and(|blocks| blocks >= confirmations.saturating_sub(1)),
+        issued: card.token.is_some(),
+        paused: card.paused,
+        close: expired.or(ended.then_some(Code::Ended)),
+        concluded: card.to_capture.is_some(),
+        awaits_clearing: card.state == CardState::Closing && charges::awaits_clearing(ledger, card.seq, now)?,
+    })
 }

@@ -20,9 +20,9 @@ use super::{
     rpc::{Chosen, FullBlock, Node, Rpc, RpcError},
 };
 use crate::{
+    alarms::Alarms,
     clock,
     failpoint::{self, Point},
-    health::Health,
     ledger::{
         Ledger, LedgerError,
         blocks::{self, Block, Log},
@@ -72,7 +72,7 @@ pub struct Follower {
     /// How often to ask for the head.
     pub poll: Duration,
     /// Where to say what is wrong.
-    pub health: Health,
+    pub alarms: Alarms,
 }
 
 impl Follower {
@@ -136,10 +136,10 @@ impl Follower {
             match step {
                 Ok((head, caught_up)) => {
                     failures = 0;
-                    self.health.clear("chain");
+                    self.alarms.clear("chain");
                     if let Ok(Some(frozen)) = self.ledger.read(mandates::any_frozen).await {
                         let why = frozen.frozen.unwrap_or_default();
-                        self.health.warn("frozen", format!("{} is frozen: {why}", frozen.id));
+                        self.alarms.warn("frozen", format!("{} is frozen: {why}", frozen.id));
                     }
                     // Nothing is simulated or judged at a block that is known to be an old one.
                     if !caught_up {
@@ -147,12 +147,12 @@ impl Follower {
                     }
                     heads.send_if_modified(|last| std::mem::replace(last, head) != head);
                 }
-                Err(error @ FollowError::PastFinality { .. }) => self.health.halt("finality", error.to_string()),
+                Err(error @ FollowError::PastFinality { .. }) => self.alarms.halt("finality", error.to_string()),
                 Err(error) => {
                     failures = failures.saturating_add(1);
                     // One lost answer is weather; several are news.
                     if failures >= 3 {
-                        self.health.warn("chain", error.to_string());
+                        self.alarms.warn("chain", error.to_string());
                     }
                 }
             }

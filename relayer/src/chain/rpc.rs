@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
-    health::Health,
+    alarms::Alarms,
     ledger::blocks::{Block, Receipt},
 };
 
@@ -50,7 +50,7 @@ pub struct Rpc {
 struct Shared {
     nodes: Vec<Node>,
     ranking: Mutex<NodeRanking>,
-    health: Health,
+    alarms: Alarms,
     /// Told when a node tells of a new block.
     new_heads: Notify,
 }
@@ -65,10 +65,10 @@ pub struct Chosen {
 
 impl Rpc {
     /// The nodes at these addresses, the preferred one first, which must be on this chain.
-    pub fn new(urls: &[Url], chain_id: u64, health: Health) -> Result<Self, reqwest::Error> {
+    pub fn new(urls: &[Url], chain_id: u64, alarms: Alarms) -> Result<Self, reqwest::Error> {
         let nodes = urls.iter().cloned().map(Node::new).collect::<Result<Vec<_>, _>>()?;
         let ranking = Mutex::new(NodeRanking::new(nodes.len(), chain_id));
-        Ok(Self { shared: Arc::new(Shared { nodes, ranking, health, new_heads: Notify::new() }) })
+        Ok(Self { shared: Arc::new(Shared { nodes, ranking, alarms, new_heads: Notify::new() }) })
     }
 
     /// Asks every node for its chain. Returns the first that is on another one, with that.
@@ -380,17 +380,17 @@ impl Rpc {
 
     /// Says which nodes are not used, and why.
     fn report(&self) {
-        let health = &self.shared.health;
+        let alarms = &self.shared.alarms;
         if self.ranking().all_on_other_chain() {
-            health.halt("nodes", format!("{}: check --rpc-url and --chain-id", self.unhealthy_report().join("; ")));
+            alarms.halt("nodes", format!("{}: check --rpc-url and --chain-id", self.unhealthy_report().join("; ")));
         } else if self.count() > 1 {
             match self.unhealthy_report().as_slice() {
-                [] => health.clear("nodes"),
-                unhealthy_report => health.warn("nodes", unhealthy_report.join("; ")),
+                [] => alarms.clear("nodes"),
+                unhealthy_report => alarms.warn("nodes", unhealthy_report.join("; ")),
             }
         } else {
             // Of a single one the follower complains, when it has tried more than once.
-            health.clear("nodes");
+            alarms.clear("nodes");
         }
     }
 

@@ -1,15 +1,17 @@
 //! What the issuer asked about cards and was answered, and what it told: each once, in any order.
 
 use rusqlite::Connection;
+use serde_json::json;
 use stipend_core::{
     Code, Seconds,
-    card::{Move, Tally},
+    card::{CardState, Move, Tally},
 };
 
 use super::{
-    LedgerError,
+    LedgerError, cards,
     sql::{Sql, Statements, insert, row},
 };
+use crate::clock;
 
 row! {
     /// An answer that the issuer was given.
@@ -63,8 +65,8 @@ pub struct ChargeEvent {
     pub approved: bool,
 }
 
-/// Takes in an event; whether it is new.
-pub fn add_event(connection: &Connection, card: u64, event: &ChargeEvent, now: Seconds) -> Result<bool, LedgerError> {
+/// Stores an event; whether it is new.
+fn add_event(connection: &Connection, card: u64, event: &ChargeEvent, now: Seconds) -> Result<bool, LedgerError> {
     let added = insert!(connection, "issuer_event", {
         "token": event.token,
         "card": card,
@@ -78,9 +80,42 @@ pub fn add_event(connection: &Connection, card: u64, event: &ChargeEvent, now: S
     Ok(added > 0)
 }
 
-/// When the last news of a card was taken in.
-pub fn last_event_at(connection: &Connection, card: u64) -> Result<Option<Seconds>, LedgerError> {
-    connection.value("SELECT max(at) FROM issuer_event WHERE card = ? AND approved", [card])
+/// Whether something of the card's charges may still come.
+pub fn awaits_clearing(connection: &Connection, card: u64, now: Seconds) -> Result<bool, LedgerError> {
+    let query = "SELECT max(at) FROM issuer_event WHERE card = ? AND approved";
+    let last_event_at: Option<Seconds> = connection.value(query, [card])?;
+    Ok(tally(connection, card, None)?.awaits_clearing(last_event_at, now))
+}
+
+/// Takes in what the issuer tells of a card, in any order and any number of times. A charge that has
+/// come to its end takes the card to closing.
+pub fn ingest(connection: &Connection, seq: u64, events: &[ChargeEvent]) -> Result<(), LedgerError> {
+    let now = clock::now();
+    let Some(card) = cards::by_seq(connection, seq)? else { return Ok(()) };
+    let mut changed = false;
+    for event in events {
+        if add_event(connection, seq, event, now)? {
+            changed = true;
+            let data = json!({
+                "event": event.kind, "cents": event.cents, "approved": event.approved, "transaction": event.transaction,
+            });
+            cards::note(connection, &card, "card.issuer_event", None, data, now)?;
+        }
+    }
+    if !changed {
+        return Ok(());
+    }
+    let charged = events.iter().any(|event| event.approved);
+    let ours = |event: &&ChargeEvent| card.charge.as_deref() == Some(&event.transaction);
+    // Our approval came too late for the issuer.
+    let lost = events.iter().filter(ours).any(|event| !event.approved && event.kind == "AUTHORIZATION");
+    let ended = match card.state {
+        // An approval that is not ours: nothing more may be charged.
+        CardState::Active => charged,
+        CardState::Used => lost || (charged && tally(connection, seq, None)?.pending == 0),
+        _ => false,
+    };
+    if ended { cards::step(connection, &card, CardState::Closing, None, None, now) } else { Ok(()) }
 }
 
 /// What the card's charges come to, or this one of them. Refunds are not charges.
@@ -94,7 +129,7 @@ pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> R
     let mut moves: Vec<(String, Vec<Move>)> = Vec::new();
     for (transaction, kind, cents) in rows {
         let step = match kind.as_str() {
-            "AUTHORIZATION" | "FINANCIAL_AUTHORIZATION" => Move::Authorised(cents),
+            "AUTHORIZATION" | "FINANCIAL_AUTHORIZATION" => Move::Authorized(cents),
             "AUTHORIZATION_ADVICE" => Move::Adjusted(cents),
             "AUTHORIZATION_REVERSAL" => Move::Reversed(cents),
             "AUTHORIZATION_EXPIRY" => Move::Expired,

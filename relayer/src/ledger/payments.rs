@@ -7,7 +7,7 @@ use stipend_core::{
     Amount, Code, MandateId, PaymentId, Seconds,
     api::{self, PaymentState},
     nonce::NonceWindow,
-    window::{Committed, RollingWindow},
+    window::{Mined, Pending, RollingWindow, WindowUsage},
 };
 
 use super::{
@@ -147,26 +147,28 @@ pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<PaymentRo
 
 /// What of a mandate counts in its rolling window at `now`, or would if a block took it: payments and
 /// cards' holds. Empty without a window.
-pub fn committed(
+pub fn window_usage(
     connection: &Connection,
     mandate: &mandates::MandateRow,
     now: Seconds,
-) -> Result<Committed, LedgerError> {
+) -> Result<WindowUsage, LedgerError> {
     if mandate.terms.window == 0 {
-        return Ok(Committed::default());
+        return Ok(WindowUsage::default());
     }
-    let taken = "SELECT mined_at, amount FROM payment WHERE mandate = ?1 AND mined_at > ?2
+    let mined = "SELECT mined_at, amount FROM payment WHERE mandate = ?1 AND mined_at > ?2
         UNION ALL SELECT held_at, amount FROM card WHERE mandate = ?1 AND held_at > ?2
         UNION ALL SELECT at, amount FROM external_outflow WHERE mandate = ?1 AND at > ?2 ORDER BY 1";
-    let waiting = format!(
+    let pending = format!(
         "SELECT deadline, amount FROM payment
             WHERE {LIVE} AND state IN ('reserved', 'submitted') AND mandate = ?1
          UNION ALL SELECT deadline, amount FROM card WHERE mandate = ?1 AND {AWAITING_HOLD}"
     );
     let counts_since = now.saturating_sub(RollingWindow::memory(&mandate.terms));
-    Ok(Committed {
-        taken: connection.rows(taken, (Sql(mandate.id), counts_since))?,
-        waiting: connection.rows(&waiting, [Sql(mandate.id)])?,
+    let mined: Vec<(Seconds, Amount)> = connection.rows(mined, (Sql(mandate.id), counts_since))?;
+    let pending: Vec<(Seconds, Amount)> = connection.rows(&pending, [Sql(mandate.id)])?;
+    Ok(WindowUsage {
+        mined: mined.into_iter().map(|(at, amount)| Mined { at, amount }).collect(),
+        pending: pending.into_iter().map(|(deadline, amount)| Pending { deadline, amount }).collect(),
     })
 }
 

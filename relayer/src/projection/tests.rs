@@ -712,7 +712,6 @@ fn an_unaccepted_hold_freezes_a_guarded_mandate() {
 
 #[test]
 fn issuer_events_converge_in_any_order_and_number() {
-    use crate::cards::worker::ingest_events;
     let event = |token: &str, kind: &str, cents, created: &str, approved| charges::ChargeEvent {
         token: token.into(),
         transaction: "t".into(),
@@ -721,13 +720,13 @@ fn issuer_events_converge_in_any_order_and_number() {
         cents,
         approved,
     };
-    let authorised = event("a", "AUTHORIZATION", 184, "2026-01-01T00:00:00Z", true);
+    let authorized = event("a", "AUTHORIZATION", 184, "2026-01-01T00:00:00Z", true);
     let cleared = event("c", "CLEARING", 184, "2026-01-02T00:00:00Z", true);
     let declined = event("d", "AUTHORIZATION", 10, "2026-01-03T00:00:00Z", false);
     for order in [
-        vec![&authorised, &cleared],
-        vec![&cleared, &authorised],
-        vec![&authorised, &authorised, &declined, &cleared, &cleared],
+        vec![&authorized, &cleared],
+        vec![&cleared, &authorized],
+        vec![&authorized, &authorized, &declined, &cleared, &cleared],
     ] {
         let mut scene = Scene::new(GUARDIAN);
         let id = admit_card(&scene, 0, 250, DEADLINE);
@@ -735,10 +734,10 @@ fn issuer_events_converge_in_any_order_and_number() {
         walk(&scene, id, &[CardState::Held, CardState::Active, CardState::Used]);
         let seq = card(&scene, id).seq;
         for event in &order {
-            ingest_events(&scene.ledger, seq, std::slice::from_ref(*event)).unwrap();
+            charges::ingest(&scene.ledger, seq, std::slice::from_ref(*event)).unwrap();
         }
         // All of them at once, as asking gives them.
-        ingest_events(&scene.ledger, seq, &[authorised.clone(), cleared.clone(), declined.clone()]).unwrap();
+        charges::ingest(&scene.ledger, seq, &[authorized.clone(), cleared.clone(), declined.clone()]).unwrap();
         assert_eq!(card(&scene, id).state, CardState::Closing);
         let tally = charges::tally(&scene.ledger, seq, Some("t")).unwrap();
         assert_eq!((tally.pending, tally.cleared), (0, 184));

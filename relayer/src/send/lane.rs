@@ -154,8 +154,8 @@ impl Sender {
             ))
         });
         match list(external) {
-            Some(what) => self.health.halt("nonce", what),
-            None if lanes.iter().all(|lane| lane.account.is_some()) => self.health.clear("nonce"),
+            Some(what) => self.alarms.halt("nonce", what),
+            None if lanes.iter().all(|lane| lane.account.is_some()) => self.alarms.clear("nonce"),
             None => {}
         }
         let ours = || lanes.iter().filter(|lane| lane.key.is_some());
@@ -175,16 +175,16 @@ impl Sender {
         });
         self.warn_or_clear("submitter", list(removed));
         if ours().any(|lane| !is_short(&lane) && !is_removed(&lane)) || !ours().any(|lane| is_short(&lane)) {
-            self.health.clear("sending");
+            self.alarms.clear("sending");
         } else {
-            self.health.refuse("sending", "no submitter has enough ETH to send anything");
+            self.alarms.refuse("sending", "no submitter has enough ETH to send anything");
         }
     }
 
     pub(super) fn warn_or_clear(&self, name: &'static str, what: Option<String>) {
         match what {
-            Some(what) => self.health.warn(name, what),
-            None => self.health.clear(name),
+            Some(what) => self.alarms.warn(name, what),
+            None => self.alarms.clear(name),
         }
     }
 }

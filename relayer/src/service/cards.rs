@@ -2,31 +2,34 @@
 
 use alloy_primitives::{Address, B256, keccak256};
 use rusqlite::Connection;
-use serde_json::json;
+use serde_json::{Value, json};
 use stipend_bindings::Hold;
 use stipend_core::{
     Amount, CardId, Code, MandateId, Seconds,
     api::{Card, CardSecrets, CardsInfo, NewCard, Page, Problem},
-    card::{self, CLEARING_RESERVE, CardStanding, CardState, Charge},
-    policy::{Decision, Proposal, Verdict},
+    card::{self, CLEARING_RESERVE, CardState, Charge, ChargeContext},
+    policy::{CardProposal, Proposal},
 };
+use uuid::Uuid;
 
-use super::{Accepted, PageQuery, Service, invalid, not_found, of_agent, paged, payments::taken, replayed, signer};
+use super::{
+    Accepted, PageQuery, Service,
+    admission::{Admission, Admitted, Signed, Spending},
+    invalid, not_found, paged, signer,
+};
 use crate::{
     cards::{
         CardsConfig,
         issuer::{Issuer, Transaction},
         signature::SigningSecret,
-        worker,
     },
     clock,
     failpoint::{self, Point},
     ledger::{
-        LedgerError, audit,
-        cards::{self as records, Admission},
+        LedgerError,
+        cards::{self as records, CardRow},
         charges::{self, Answer},
-        mandates,
-        requests::{self, IdempotentCall},
+        mandates::MandateRow,
     },
 };
 
@@ -46,22 +49,6 @@ pub struct Cards {
 impl Cards {
     pub(super) const fn info(&self) -> CardsInfo {
         CardsInfo { treasury: self.config.treasury, ttl: self.config.ttl, clearing_reserve: CLEARING_RESERVE }
-    }
-}
-
-/// A hold whose signer is known.
-#[derive(Debug, Clone)]
-pub struct SignedHold {
-    body: NewCard,
-    digest: B256,
-    agent: Address,
-}
-
-impl SignedHold {
-    /// Who signed it.
-    #[must_use]
-    pub const fn agent(&self) -> Address {
-        self.agent
     }
 }
 
@@ -91,14 +78,14 @@ impl Service {
     ///
     /// # Errors
     /// `cards_not_offered`, `invalid_request` and `bad_signature`.
-    pub async fn authenticate_hold(&self, body: NewCard) -> Result<SignedHold, Problem> {
+    pub async fn authenticate_hold(&self, body: NewCard) -> Result<Signed<NewCard>, Problem> {
         let treasury = self.cards_offered()?.config.treasury;
         let times = (body.deadline, body.capture_by);
         let hold = Hold::new(body.mandate, (treasury, body.amount), body.nonce, times, body.reference)
             .map_err(|error| invalid(&error))?;
         let digest = self.domain().hold_digest(&hold);
         let agent = signer(digest, body.signature.clone()).await?;
-        Ok(SignedHold { body, digest, agent })
+        Ok(Signed { body, digest, agent })
     }
 
     /// A card for a signed hold: stored and reserved before this returns, or refused.
@@ -106,85 +93,11 @@ impl Service {
     /// # Errors
     /// Every code of the policy, with the decision; `not_found`, `nonce_taken`,
     /// `idempotency_key_reused`, and those of the ledger.
-    pub async fn create_card(
-        &self,
-        hold: SignedHold,
-        idempotency_key: Option<String>,
-    ) -> Result<Accepted<Card>, Problem> {
-        // What was accepted is answered whatever has happened since.
-        let (repeated, key) = (hold.clone(), idempotency_key.clone());
-        let known =
-            self.deps.ledger.read(move |ledger| match of_agent(ledger, repeated.body.mandate, repeated.agent)? {
-                Ok(_) => known(ledger, &repeated, key.as_deref()),
-                Err(_) => Ok(None),
-            });
-        if let Some(known) = known.await? {
-            return known;
-        }
-        self.running()?;
-        let this = self.clone();
-        let (head, now) = (self.deps.heads.borrow().block.number, self.now());
-        let admit = move |ledger: &rusqlite::Transaction<'_>| {
-            this.admit_card(ledger, &hold, idempotency_key.as_deref(), (head, now))
-        };
-        let answer = self.deps.ledger.writer().write(admit).await?;
-        failpoint::pass(Point::CardCommitted);
-        answer
+    pub async fn create_card(&self, hold: Signed<NewCard>, key: Option<String>) -> Result<Accepted<Card>, Problem> {
+        self.admit(hold, key).await
     }
 
-    fn admit_card(
-        &self,
-        ledger: &Connection,
-        hold: &SignedHold,
-        idempotency_key: Option<&str>,
-        (head, now): (u64, Seconds),
-    ) -> Result<Result<Accepted<Card>, Problem>, LedgerError> {
-        let SignedHold { body, digest, agent } = hold;
-        let config = match self.cards_offered() {
-            Ok(cards) => &cards.config,
-            Err(problem) => return Ok(Err(problem)),
-        };
-        let mandate = match of_agent(ledger, body.mandate, *agent)? {
-            Ok(mandate) => mandate,
-            Err(problem) => return Ok(Err(problem)),
-        };
-        if let Some(known) = known(ledger, hold, idempotency_key)? {
-            return Ok(known);
-        }
-        if let Some(taken) = taken(ledger, body.mandate, body.nonce)? {
-            return Ok(Err(taken));
-        }
-
-        let (payee, expires_at) = (config.treasury, now.saturating_add(config.ttl));
-        let proposal = Proposal { payee, amount: body.amount, nonce: body.nonce, deadline: body.deadline };
-        let mut decision = self.decide(ledger, &mandate, &proposal, (head, now))?;
-        add_card_rules(&mut decision, &mandate, body, expires_at);
-        self.add_gas_rule(ledger, &mut decision, &mandate, now)?;
-        if let Some((verdict, code)) = decision.refusal() {
-            let mut problem = Problem::new(code, verdict.detail.clone());
-            let data = json!({ "amount": body.amount, "nonce": body.nonce, "code": code, "decision": decision });
-            audit::append(ledger, now, audit::NewAuditEntry { data, ..mandate.event("card.denied") })?;
-            problem.decision = Some(decision);
-            return Ok(Err(problem));
-        }
-        let (id, body, digest) = (CardId::generate(), body.clone(), *digest);
-        let admission = Admission { id, body, digest, payee, expires_at };
-        records::admit(ledger, &mandate, &admission, &decision, now)?;
-        if let Some(key) = idempotency_key {
-            let fingerprint = fingerprint(&admission.body)?;
-            requests::remember(
-                ledger,
-                mandate.id.0.as_slice(),
-                key,
-                IdempotentCall { fingerprint, subject: admission.id.0 },
-            )?;
-        }
-        let card = records::by_id(ledger, admission.id)?
-            .ok_or_else(|| LedgerError::inconsistent("a card that was just stored is gone"))?;
-        Ok(Ok(Accepted { object: card.view(), replayed: false }))
-    }
-
-    async fn card_of(&self, caller: Address, id: CardId, agent_only: bool) -> Result<records::CardRow, Problem> {
+    async fn card_of(&self, caller: Address, id: CardId, agent_only: bool) -> Result<CardRow, Problem> {
         let found = self.deps.ledger.read(move |ledger| {
             let Some(card) = records::by_id(ledger, id)? else { return Ok(None) };
             let terms = records::mandate_of(ledger, &card)?.terms;
@@ -211,7 +124,7 @@ impl Service {
     ) -> Result<Page<Card>, Problem> {
         let (limit, before) = (page.limit(), page.cursor()?);
         let list = self.deps.ledger.read(move |ledger| records::list(ledger, caller, mandate, before, limit + 1));
-        Ok(paged(list.await?, limit, |card| card.seq.to_string(), records::CardRow::view))
+        Ok(paged(list.await?, limit, |card| card.seq.to_string(), CardRow::view))
     }
 
     /// A card's number, for its agent alone. The look is in the trail before the number is fetched.
@@ -241,7 +154,8 @@ impl Service {
     pub async fn close_card(&self, caller: Address, id: CardId) -> Result<Card, Problem> {
         self.card_of(caller, id, false).await?;
         let close = move |ledger: &rusqlite::Transaction<'_>| {
-            let card = records::by_id(ledger, id)?.ok_or_else(|| LedgerError::inconsistent("a card that is gone"))?;
+            let gone = || LedgerError::inconsistent("a card that is gone");
+            let card = records::by_id(ledger, id)?.ok_or_else(gone)?;
             match card.state {
                 CardState::Held | CardState::Active => {
                     records::step(ledger, &card, CardState::Closing, None, None, clock::now())?;
@@ -249,12 +163,12 @@ impl Service {
                 CardState::Closing | CardState::Closed => {}
                 state => {
                     let detail = format!("{id} is {}: it can't be closed now", state.name());
-                    return Ok(Err(Problem::new(Code::CardNotActive, detail)));
+                    return Ok(Admission::Refused(Problem::new(Code::CardNotActive, detail)));
                 }
             }
-            Ok(Ok(records::by_id(ledger, id)?.map(records::CardRow::view)))
+            records::by_id(ledger, id)?.map(|card| Admission::Accepted(card.view())).ok_or_else(gone)
         };
-        self.deps.ledger.writer().write(close).await??.ok_or_else(|| not_found("card"))
+        Ok(self.deps.ledger.writer().write(close).await?.into_result()?.object)
     }
 
     /// Answers the issuer's question about a charge from what the ledger knows; the answer is stored
@@ -286,7 +200,7 @@ impl Service {
             }
             let Some(transaction) = transaction else { return Ok(()) };
             match records::by_token(ledger, &transaction.card_token)? {
-                Some(card) => worker::ingest_events(ledger, card.seq, &transaction.events().collect::<Vec<_>>()),
+                Some(card) => charges::ingest(ledger, card.seq, &transaction.events().collect::<Vec<_>>()),
                 // A card that is not ours, or whose creation is not stored yet: asking tells later.
                 None => Ok(()),
             }
@@ -324,7 +238,7 @@ pub(crate) fn decide_charge(
         return Ok(verdict);
     };
     let mandate = records::mandate_of(ledger, &card)?;
-    let standing = CardStanding {
+    let context = ChargeContext {
         state: card.state,
         held_now: card.held.is_some() && !at.halted,
         amount: card.amount,
@@ -332,7 +246,7 @@ pub(crate) fn decide_charge(
         mandate: mandate.state_for_new(at.head, at.confirmations),
         intent: mandate.intent.as_ref(),
     };
-    let verdict = card::authorise(&standing, &charge, at.now);
+    let verdict = card::authorize(&context, &charge, at.now);
     let answer = Answer { card: Some(card.seq), cents: charge.cents, declined: verdict };
     charges::remember_answer(ledger, &transaction, answer, at.now)?;
     let amount = Amount::from_cents(charge.cents);
@@ -350,41 +264,50 @@ pub(crate) fn decide_charge(
     Ok(verdict)
 }
 
-/// What is asked for, whatever signs for it.
-fn fingerprint(body: &NewCard) -> Result<B256, LedgerError> {
-    let asked = json!({ "card": true, "amount": body.amount, "ref": body.reference });
-    Ok(keccak256(serde_jcs::to_vec(&asked).map_err(LedgerError::inconsistent)?))
-}
+impl Spending for NewCard {
+    type Object = Card;
+    const DENIED: &'static str = "card.denied";
+    const COMMITTED: Point = Point::CardCommitted;
 
-/// The answer to a card that was asked for before, by its hold's digest or its key; changes nothing.
-fn known(
-    ledger: &Connection,
-    SignedHold { body, digest, .. }: &SignedHold,
-    idempotency_key: Option<&str>,
-) -> Result<Option<Result<Accepted<Card>, Problem>>, LedgerError> {
-    if let Some(known) = records::by_digest(ledger, *digest)? {
-        return Ok(Some(Ok(Accepted { object: known.view(), replayed: true })));
+    fn mandate(&self) -> MandateId {
+        self.mandate
     }
-    let Some(key) = idempotency_key else { return Ok(None) };
-    let Some(earlier) = requests::recall(ledger, body.mandate.0.as_slice(), key)? else { return Ok(None) };
-    let card = |id| Ok(records::by_id(ledger, CardId(id))?.map(records::CardRow::view));
-    replayed(earlier, fingerprint(body)?, key, card).map(Some)
-}
 
-/// What the policy asks of a card beyond what it asks of a payment.
-fn add_card_rules(decision: &mut Decision, mandate: &mandates::MandateRow, body: &NewCard, expires_at: Seconds) {
-    let mut rule = |rule: &str, code: Option<Code>, detail: String| {
-        decision.rules.push(Verdict { rule: rule.into(), code, detail });
-    };
-    let broken = body.amount.cents().is_none_or(|cents| cents == 0);
-    rule("cents", broken.then_some(Code::NotWholeCents), format!("amount {}", body.amount));
-    let earliest = expires_at.saturating_add(CLEARING_RESERVE);
-    let latest = mandate.terms.capture_end;
-    let code = if body.capture_by < earliest {
-        Some(Code::CaptureByTooSoon)
-    } else {
-        (body.capture_by > latest).then_some(Code::CaptureByTooLate)
-    };
-    rule("capture_by", code, format!("capture by {}, allowed from {earliest} to {latest}", body.capture_by));
-    decision.allow = decision.rules.iter().all(|verdict| verdict.code.is_none());
+    fn proposal(&self, service: &Service, now: Seconds) -> Result<(Proposal, Option<CardProposal>), Problem> {
+        let CardsConfig { treasury, ttl, .. } = service.cards_offered()?.config;
+        let proposal = Proposal { payee: treasury, amount: self.amount, nonce: self.nonce, deadline: self.deadline };
+        let card = CardProposal { capture_by: self.capture_by, expires_at: now.saturating_add(ttl) };
+        Ok((proposal, Some(card)))
+    }
+
+    fn fingerprint(&self) -> Result<B256, LedgerError> {
+        let asked = json!({ "card": true, "amount": self.amount, "ref": self.reference });
+        Ok(keccak256(serde_jcs::to_vec(&asked).map_err(LedgerError::inconsistent)?))
+    }
+
+    fn denied(&self, _: B256) -> Value {
+        json!({ "amount": self.amount, "nonce": self.nonce })
+    }
+
+    fn store(
+        &self,
+        ledger: &Connection,
+        mandate: &MandateRow,
+        Admitted { digest, proposal, card, decision }: &Admitted<'_>,
+        now: Seconds,
+    ) -> Result<Uuid, LedgerError> {
+        let expires_at =
+            card.map(|card| card.expires_at).ok_or_else(|| LedgerError::inconsistent("a card without a term"))?;
+        let (id, body, digest, payee) = (CardId::generate(), self.clone(), *digest, proposal.payee);
+        records::admit(ledger, mandate, &records::Admission { id, body, digest, payee, expires_at }, decision, now)?;
+        Ok(id.0)
+    }
+
+    fn by_digest(ledger: &Connection, digest: B256) -> Result<Option<Card>, LedgerError> {
+        Ok(records::by_digest(ledger, digest)?.map(CardRow::view))
+    }
+
+    fn by_id(ledger: &Connection, id: Uuid) -> Result<Option<Card>, LedgerError> {
+        Ok(records::by_id(ledger, CardId(id))?.map(CardRow::view))
+    }
 }

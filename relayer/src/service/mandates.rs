@@ -12,7 +12,7 @@ use stipend_core::{
     intent::{MCCS_MAX, PAYEES_MAX, PURPOSE_MAX, Policy},
 };
 
-use super::{Accepted, Deps, PageQuery, Service, invalid, not_found, paged, replayed};
+use super::{Accepted, Deps, PageQuery, Service, admission::Admission, invalid, not_found, paged};
 use crate::{
     chain::rpc::{EthCall, RpcError},
     clock,
@@ -52,7 +52,7 @@ impl Service {
                 if let Some(key) = &idempotency_key
                     && let Some(earlier) = requests::recall(ledger, scope, key)?
                 {
-                    return replayed(earlier, fingerprint, key, |id| requests::get(ledger, RequestId(id)));
+                    return Admission::replay(&earlier, fingerprint, key, |id| requests::get(ledger, RequestId(id)));
                 }
                 let now = clock::now();
                 let id = RequestId::generate();
@@ -78,13 +78,14 @@ impl Service {
                     ..audit::NewAuditEntry::default()
                 };
                 audit::append(ledger, now, event)?;
-                let object = requests::get(ledger, id)?
-                    .ok_or_else(|| LedgerError::inconsistent("a request that was just stored is gone"))?;
-                Ok(Ok(Accepted { object, replayed: false }))
+                let request = requests::get(ledger, id)?;
+                request
+                    .map(Admission::Accepted)
+                    .ok_or_else(|| LedgerError::inconsistent("a request that was just stored is gone"))
             })
             .await?;
         failpoint::pass(Point::RequestCommitted);
-        answer
+        answer.into_result()
     }
 
     fn check_request(&self, body: &NewMandateRequest) -> Result<(), Problem> {
@@ -193,10 +194,10 @@ impl Service {
                 if let Some(request) = requests::get(ledger, request)?
                     && request.mandate.is_some_and(|other| other != id)
                 {
-                    return Ok(Err(approved_already(&request)));
+                    return Ok(Admission::Refused(approved_already(&request)));
                 }
                 if let Some(other) = openings::of_request(ledger, request)?.filter(|other| *other != id) {
-                    return under_way(ledger, request, other, operator).map(Err);
+                    return under_way(ledger, request, other, operator).map(Admission::Refused);
                 }
                 mandates::ensure(ledger, id, &terms, now)?;
                 openings::add(ledger, &opening, valid_before)?;
@@ -204,11 +205,11 @@ impl Service {
                     .ok_or_else(|| LedgerError::inconsistent("a mandate that was just stored is gone"))?;
                 let data = json!({ "cap": terms.cap, "operator": terms.operator.to_string() });
                 audit::append(ledger, now, audit::NewAuditEntry { data, ..record.event("mandate.approved") })?;
-                Ok(Ok(record))
+                Ok(Admission::Accepted(record))
             })
-            .await??;
+            .await?;
         failpoint::pass(Point::ApprovalCommitted);
-        Ok(Accepted { object: self.view(record), replayed: false })
+        record.map(|record| self.view(record)).into_result()
     }
 
     /// That terms and authorisation are what the operator may ask this relayer to send for this

@@ -10,7 +10,7 @@ use stipend_core::{
     api::{Mandate, NewRevocation, Problem},
 };
 
-use super::{Accepted, Service, not_found, signer};
+use super::{Accepted, Service, admission::Admission, not_found, signer};
 use crate::{
     clock,
     ledger::{
@@ -63,24 +63,23 @@ impl Service {
                 let detail = format!(
                     "the operator {by} has no mandate {id}; it was recovered from the signature, so if it is not the one expected, the signed message differs"
                 );
-                return Ok(Err(Problem { detail, ..not_found("mandate") }));
+                return Ok(Admission::Refused(Problem { detail, ..not_found("mandate") }));
             };
             if record.terms.guardian != guardian {
                 let detail = format!("guardian {}, this relayer acts for {guardian}", record.terms.guardian);
-                return Ok(Err(Problem::new(Code::ForeignGuardian, detail)));
+                return Ok(Admission::Refused(Problem::new(Code::ForeignGuardian, detail)));
             }
             let terms = terms_on_chain(&record.terms).map_err(LedgerError::inconsistent)?;
             let calldata = MandateEscrow::revokeWithSignatureCall { terms, signature }.abi_encode().into();
             if record.ended.is_some() || !revocations::add(ledger, &Revocation { mandate: id, calldata })? {
-                return Ok(Ok((record, true)));
+                return Ok(Admission::Replayed(record));
             }
             let data = json!({ "by": by.to_string() });
             audit::append(ledger, clock::now(), audit::NewAuditEntry { data, ..record.event("mandate.revoking") })?;
             let record = mandates::get(ledger, id)?
                 .ok_or_else(|| LedgerError::inconsistent("a mandate that was just read is gone"))?;
-            Ok(Ok((record, false)))
+            Ok(Admission::Accepted(record))
         };
-        let (record, replayed) = self.deps.ledger.writer().write(accept).await??;
-        Ok(Accepted { object: self.view(record), replayed })
+        self.deps.ledger.writer().write(accept).await?.map(|record| self.view(record)).into_result()
     }
 }

@@ -1,28 +1,26 @@
 //! Steps between nodes that follow scripts.
 
 use alloy_primitives::Address;
+use stipend_core::Deployment;
 use url::Url;
 
 use super::*;
-use crate::{
-    chain::rpc::scripted::{CONTRACT, Scripted},
-    ledger::Deployment,
-};
+use crate::chain::rpc::scripted::{CONTRACT, Scripted};
 
 /// A follower on an empty ledger, with finality two blocks deep.
 fn follower(nodes: &[&Scripted]) -> (Follower, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let urls: Vec<Url> = nodes.iter().map(|node| node.url.clone()).collect();
-    let health = Health::default();
+    let alarms = Alarms::default();
     let deployment =
         Deployment { chain_id: 1, escrow: CONTRACT, token: Address::ZERO, guardian: Address::repeat_byte(0xcc) };
     let follower = Follower {
-        rpc: Rpc::new(&urls, 1, health.clone()).unwrap(),
+        rpc: Rpc::new(&urls, 1, alarms.clone()).unwrap(),
         ledger: Ledger::open(&dir.path().join("ledger.db"), deployment).unwrap(),
         projector: Projector { deployment },
         finality: Finality::Depth(2),
         poll: Duration::from_millis(1),
-        health,
+        alarms,
     };
     (follower, dir)
 }
@@ -40,7 +38,7 @@ impl Follower {
     }
 
     fn alarm(&self) -> String {
-        self.health.view().alarms.join("\n")
+        self.alarms.view().alarms.join("\n")
     }
 }
 

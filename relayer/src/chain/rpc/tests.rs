@@ -7,15 +7,15 @@ use super::{scripted::Scripted, *};
 const ACCOUNT: Address = Address::repeat_byte(7);
 
 /// So many nodes with ten blocks each, and the relayer's view of them.
-async fn several<const N: usize>() -> ([Scripted; N], Rpc, Health) {
+async fn several<const N: usize>() -> ([Scripted; N], Rpc, Alarms) {
     let mut nodes = Vec::new();
     for _ in 0..N {
         nodes.push(Scripted::start(10).await);
     }
     let urls: Vec<Url> = nodes.iter().map(|node| node.url.clone()).collect();
-    let health = Health::default();
-    let rpc = Rpc::new(&urls, 1, health.clone()).unwrap();
-    (nodes.try_into().unwrap(), rpc, health)
+    let alarms = Alarms::default();
+    let rpc = Rpc::new(&urls, 1, alarms.clone()).unwrap();
+    (nodes.try_into().unwrap(), rpc, alarms)
 }
 
 fn asked(node: &Scripted, method: &str) -> usize {
@@ -30,7 +30,7 @@ async fn look_at_all(rpc: &Rpc) {
 
 #[tokio::test]
 async fn another_node_answers_when_the_preferred_one_fails() {
-    let ([first, second], rpc, health) = several().await;
+    let ([first, second], rpc, alarms) = several().await;
     rpc.balance(ACCOUNT).await.unwrap_err();
     first.script().balance = Some(1);
     second.script().balance = Some(2);
@@ -39,11 +39,11 @@ async fn another_node_answers_when_the_preferred_one_fails() {
     for status in [429, 500, 404] {
         first.script().fails = vec![("eth_getBalance", status)];
         assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 2);
-        let alarms = health.view().alarms;
+        let raised = alarms.view().alarms;
         let name = format!("127.0.0.1:{}", first.url.port().unwrap());
-        assert!(alarms.len() == 1 && alarms[0].starts_with(&format!("nodes: {name} is not used: ")), "{alarms:?}");
-        assert!(alarms[0].contains(&status.to_string()) && !alarms[0].contains("secret"), "{alarms:?}");
-        assert!(health.halted().is_none());
+        assert!(raised.len() == 1 && raised[0].starts_with(&format!("nodes: {name} is not used: ")), "{raised:?}");
+        assert!(raised[0].contains(&status.to_string()) && !raised[0].contains("secret"), "{raised:?}");
+        assert!(alarms.halted().is_none());
 
         // It is back when it has shown its chain and its head.
         first.script().fails = Vec::new();
@@ -52,33 +52,33 @@ async fn another_node_answers_when_the_preferred_one_fails() {
         look_at_all(&rpc).await;
         assert_eq!(asked(&first, "eth_chainId"), before + 1);
         assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
-        assert!(health.view().alarms.is_empty());
+        assert!(alarms.view().alarms.is_empty());
     }
 }
 
 #[tokio::test]
 async fn a_node_on_another_chain_is_asked_only_for_its_chain_id() {
-    let ([first, second], rpc, health) = several().await;
+    let ([first, second], rpc, alarms) = several().await;
     first.script().balance = Some(1);
     second.script().chain_id = 5;
     first.script().fails = vec![("eth_getBalance", 500)];
     rpc.balance(ACCOUNT).await.unwrap_err();
     assert_eq!((asked(&second, "eth_chainId"), asked(&second, "eth_getBalance")), (1, 0));
-    assert!(health.view().alarms[0].contains("it is on chain 5, not on 1"), "{:?}", health.view());
+    assert!(alarms.view().alarms[0].contains("it is on chain 5, not on 1"), "{:?}", alarms.view());
     rpc.send(&[1]).await;
     assert_eq!(asked(&second, "eth_sendRawTransaction"), 0);
-    assert!(health.halted().is_none());
+    assert!(alarms.halted().is_none());
 
     // None is left: nothing is taken until one is back.
     first.script().chain_id = 5;
     first.script().fails = Vec::new();
     look_at_all(&rpc).await;
     rpc.balance(ACCOUNT).await.unwrap_err();
-    assert!(health.halted().unwrap().contains("--chain-id"));
+    assert!(alarms.halted().unwrap().contains("--chain-id"));
     first.script().chain_id = 1;
     assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
     look_at_all(&rpc).await;
-    assert!(health.halted().is_none());
+    assert!(alarms.halted().is_none());
 }
 
 #[tokio::test]
@@ -96,17 +96,17 @@ async fn startup_names_a_wrong_chain_and_tolerates_a_silent_node() {
 
 #[tokio::test]
 async fn a_node_that_lags_is_not_asked_while_a_fresher_one_is_there() {
-    let ([first, second], rpc, health) = several().await;
+    let ([first, second], rpc, alarms) = several().await;
     [(&first, 1), (&second, 2)].into_iter().for_each(|(node, wei)| node.script().balance = Some(wei));
     second.mine(60, 0);
     look_at_all(&rpc).await;
     assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 2);
-    assert!(health.view().alarms[0].contains("its head is block 10 where another has 70"), "{:?}", health.view());
+    assert!(alarms.view().alarms[0].contains("its head is block 10 where another has 70"), "{:?}", alarms.view());
     assert_eq!(rpc.choose().await.unwrap().node.name(), second.node().name());
     first.mine(60, 0);
     look_at_all(&rpc).await;
     assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
-    assert!(health.view().alarms.is_empty());
+    assert!(alarms.view().alarms.is_empty());
 }
 
 #[tokio::test]
@@ -147,13 +147,13 @@ async fn the_highest_nonce_of_all_nodes_counts() {
 
 #[tokio::test]
 async fn a_block_that_one_node_does_not_know_is_asked_of_the_next() {
-    let ([first, second], rpc, health) = several().await;
+    let ([first, second], rpc, alarms) = several().await;
     second.mine(1, 0);
     let call = EthCall { from: None, to: ACCOUNT, data: Bytes::new(), gas: None };
     let at = BlockId::hash(second.block(11).hash);
     let token = rpc.call::<stipend_bindings::abi::MandateEscrow::tokenCall>(call.clone(), at).await;
     assert_eq!(token.unwrap(), ACCOUNT);
-    assert!(health.view().alarms.is_empty());
+    assert!(alarms.view().alarms.is_empty());
     let unknown = rpc.call::<stipend_bindings::abi::MandateEscrow::tokenCall>(call, B256::repeat_byte(1)).await;
     assert!(matches!(unknown, Err(RpcError::NoSuchBlock { .. })));
     assert_eq!(asked(&first, "eth_call"), 2);

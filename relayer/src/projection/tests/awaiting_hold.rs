@@ -34,8 +34,9 @@ fn finalize_with_issuer(scene: &Scene, id: stipend_core::CardId, cleared: u64) {
 fn counted(scene: &Scene) -> Vec<u64> {
     let mut mandate = scene.mandate();
     (mandate.terms.window, mandate.terms.window_cap) = (3_600, usdc(250));
-    let committed = payments::committed(&scene.ledger, &mandate, 100).unwrap();
-    committed.taken.iter().chain(&committed.waiting).map(|(_, amount)| amount.units()).collect()
+    let usage = payments::window_usage(&scene.ledger, &mandate, 100).unwrap();
+    let mined = usage.mined.iter().map(|mined| mined.amount);
+    mined.chain(usage.pending.iter().map(|pending| pending.amount)).map(Amount::units).collect()
 }
 
 #[test]

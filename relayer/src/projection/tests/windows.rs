@@ -1,7 +1,7 @@
 //! Rolling windows: what is accepted is taken by the contract before its deadline.
 
 use stipend_core::{
-    policy::{self, Limits, MandateState, PolicyContext, Proposal},
+    policy::{self, Limits, MandateState, PolicyContext, PolicyInput, Proposal},
     window::RollingWindow,
 };
 
@@ -22,24 +22,21 @@ fn windowed(guardian: Address) -> Scene {
 }
 
 /// What the window's rule says of a payment.
-fn refusal(scene: &Scene, amount: u64, (now, deadline): (Seconds, Seconds)) -> Option<Code> {
+fn refusal(scene: &Scene, amount: u64, now: Seconds, deadline: Seconds) -> Option<Code> {
     let mandate = scene.mandate();
-    let committed = payments::committed(&scene.ledger, &mandate, now).unwrap();
-    let standing = PolicyContext {
+    let window = payments::window_usage(&scene.ledger, &mandate, now).unwrap();
+    let context = PolicyContext {
         terms: &mandate.terms,
         intent: None,
         state: MandateState::Open,
         available: mandate.balances.available,
         highest_nonce: mandate.highest_nonce,
-        committed: &committed,
+        window: &window,
+        gas: None,
     };
-    let deployment = policy::Deployment {
-        escrow: PROJECTOR.deployment.escrow,
-        token: PROJECTOR.deployment.token,
-        guardian: GUARDIAN,
-    };
-    let proposal = Proposal { payee: PAYEE, amount: usdc(amount), nonce: 0, deadline };
-    let decision = policy::decide(&standing, &proposal, &deployment, &Limits::default(), now);
+    let payment = Proposal { payee: PAYEE, amount: usdc(amount), nonce: 0, deadline };
+    let (deployment, limits) = (PROJECTOR.deployment, Limits::default());
+    let decision = policy::decide(&PolicyInput { context, payment, card: None, deployment, limits, now });
     decision.rules.into_iter().find(|verdict| verdict.rule == "window").unwrap().code
 }
 
@@ -52,7 +49,7 @@ fn windows_lag_and_no_unpayable_spend_is_accepted() {
     let mut accepted = Vec::new();
     for step in 0..20 * 6 {
         let now = START + step * BUCKET;
-        if step % 6 == 0 && refusal(&scene, 20, (now, now + HOUR)).is_none() {
+        if step % 6 == 0 && refusal(&scene, 20, now, now + HOUR).is_none() {
             let nonce = u32::try_from(accepted.len()).unwrap();
             scene.admit_at(nonce, 20, now + HOUR, now);
             accepted.push(nonce);
@@ -83,7 +80,7 @@ fn pending_spend_counts_until_mined_then_from_block_time() {
     let first = START + HOUR + 10;
     for card in [false, true] {
         let mut scene = windowed(GUARDIAN);
-        let exceeded = |scene: &Scene, now| refusal(scene, 1, (now, now + 3 * HOUR)) == Some(Code::WindowExceeded);
+        let exceeded = |scene: &Scene, now| refusal(scene, 1, now, now + 3 * HOUR) == Some(Code::WindowExceeded);
         assert!(!exceeded(&scene, START));
         if card {
             admit_card(&scene, 0, 20, START + 2 * HOUR);
@@ -111,7 +108,7 @@ fn external_payments_of_unguarded_mandates_count_once_final() {
     for log in [spent(7, 20, B256::ZERO), held(7, 20)] {
         let mut scene = windowed(Address::ZERO);
         scene.mine_at(START, vec![log]);
-        let code = |scene: &Scene, now| refusal(scene, 1, (now, now + 3 * HOUR));
+        let code = |scene: &Scene, now| refusal(scene, 1, now, now + 3 * HOUR);
         assert_eq!(code(&scene, START), None);
         scene.finalize();
         assert_eq!(code(&scene, START + HOUR - 1), Some(Code::WindowExceeded));

@@ -17,11 +17,11 @@ enum Severity {
 
 /// The relayer's state of health. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct Health {
+pub struct Alarms {
     alarms: Arc<Mutex<BTreeMap<&'static str, (Severity, String)>>>,
 }
 
-impl Health {
+impl Alarms {
     /// Something needs a look; work goes on.
     pub fn warn(&self, name: &'static str, what: impl Into<String>) {
         self.raise(name, Severity::Warns, what.into());

@@ -1,0 +1,17 @@
+//! Mandates, without any I/O.
+
+use serde::{Deserialize, Serialize};
+
+/// The state of a mandate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MandateState {
+    /// Its opening is not confirmed yet.
+    Opening,
+    /// It can be spent.
+    Open,
+    /// The relayer stopped it: something on chain can't be explained.
+    Frozen,
+    /// Revoked or swept.
+    Ended,
+}

@@ -1,0 +1,271 @@
+//! One way in for whatever an agent signs to take from a mandate's budget: payments and the holds of
+//! cards.
+//!
+//! ```text
+//! signature ─▶ known already? ─▶ running? ─▶ one commit: known? nonce free? policy ─▶ reserved, stored, journaled
+//!                  replayed        refused                 replayed     refused, and written down
+//! ```
+
+use alloy_primitives::{Address, B256};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use stipend_core::{
+    Code, MandateId, Seconds,
+    api::Problem,
+    policy::{self, CardProposal, Decision, GasUsage, PolicyContext, PolicyInput, Proposal},
+};
+use uuid::Uuid;
+
+use super::{Accepted, Service};
+use crate::{
+    failpoint::{self, Point},
+    ledger::{
+        LedgerError, audit, cards, gas,
+        mandates::{self, MandateRow},
+        payments,
+        requests::{self, IdempotentCall},
+    },
+};
+
+/// What became of a call that creates something.
+#[derive(Debug)]
+pub(super) enum Admission<T> {
+    /// It was created.
+    Accepted(T),
+    /// An earlier call created it.
+    Replayed(T),
+    /// It was not, and nothing of it was stored but the refusal.
+    Refused(Problem),
+}
+
+impl<T> Admission<T> {
+    pub(super) fn into_result(self) -> Result<Accepted<T>, Problem> {
+        match self {
+            Self::Accepted(object) => Ok(Accepted { object, replayed: false }),
+            Self::Replayed(object) => Ok(Accepted { object, replayed: true }),
+            Self::Refused(problem) => Err(problem),
+        }
+    }
+
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Admission<U> {
+        match self {
+            Self::Accepted(object) => Admission::Accepted(change(object)),
+            Self::Replayed(object) => Admission::Replayed(change(object)),
+            Self::Refused(problem) => Admission::Refused(problem),
+        }
+    }
+
+    /// The answer to an idempotency key that was used before; `find` looks its object up.
+    pub(super) fn replay(
+        earlier: &IdempotentCall,
+        fingerprint: B256,
+        key: &str,
+        find: impl FnOnce(Uuid) -> Result<Option<T>, LedgerError>,
+    ) -> Result<Self, LedgerError> {
+        if earlier.fingerprint != fingerprint {
+            let detail = format!("the key {key:?} came before with other content");
+            return Ok(Self::Refused(Problem::new(Code::IdempotencyKeyReused, detail)));
+        }
+        let object = find(earlier.subject)?;
+        object.map(Self::Replayed).ok_or_else(|| LedgerError::inconsistent("an idempotency key whose object is gone"))
+    }
+}
+
+/// Something signed whose signer is known.
+#[derive(Debug, Clone)]
+pub struct Signed<T> {
+    pub(super) body: T,
+    pub(super) digest: B256,
+    pub(super) agent: Address,
+}
+
+impl<T> Signed<T> {
+    /// Who signed it.
+    #[must_use]
+    pub const fn agent(&self) -> Address {
+        self.agent
+    }
+}
+
+/// What an agent signs to take from a mandate's budget.
+pub(super) trait Spending: Clone + Send + Sync + 'static {
+    /// As the API shows it.
+    type Object: Send + 'static;
+    /// The audit entry of a refusal.
+    const DENIED: &'static str;
+    /// Where a test may kill the process after the commit.
+    const COMMITTED: Point;
+
+    fn mandate(&self) -> MandateId;
+    /// What the policy is asked about, at `now`.
+    fn proposal(&self, service: &Service, now: Seconds) -> Result<(Proposal, Option<CardProposal>), Problem>;
+    /// What is asked for, whatever signs for it: a caller that repeats itself signs a new nonce.
+    fn fingerprint(&self) -> Result<B256, LedgerError>;
+    /// What the audit entry of a refusal says of it.
+    fn denied(&self, digest: B256) -> Value;
+    /// Reserves the amount and stores it; returns its id.
+    fn store(
+        &self,
+        ledger: &Connection,
+        mandate: &MandateRow,
+        admitted: &Admitted<'_>,
+        now: Seconds,
+    ) -> Result<Uuid, LedgerError>;
+    fn by_digest(ledger: &Connection, digest: B256) -> Result<Option<Self::Object>, LedgerError>;
+    fn by_id(ledger: &Connection, id: Uuid) -> Result<Option<Self::Object>, LedgerError>;
+}
+
+/// What the policy let pass.
+pub(super) struct Admitted<'a> {
+    pub(super) digest: B256,
+    pub(super) proposal: Proposal,
+    pub(super) card: Option<CardProposal>,
+    pub(super) decision: &'a Decision,
+}
+
+/// Where and when a mandate is judged.
+#[derive(Debug, Clone, Copy)]
+struct ChainClock {
+    head: u64,
+    /// The later of the head's time and the clock's.
+    now: Seconds,
+}
+
+impl Service {
+    /// Something signed: stored and reserved before this returns, or refused with the reasons.
+    pub(super) async fn admit<S: Spending>(
+        &self,
+        signed: Signed<S>,
+        idempotency_key: Option<String>,
+    ) -> Result<Accepted<S::Object>, Problem> {
+        // What was accepted is answered whatever has happened since; and a repeated call costs no commit.
+        let (repeated, key) = (signed.clone(), idempotency_key.clone());
+        let known = self.deps.ledger.read(move |ledger| {
+            match mandate_of_agent(ledger, repeated.body.mandate(), repeated.agent)? {
+                Some(_) => known(ledger, &repeated, key.as_deref()),
+                None => Ok(None),
+            }
+        });
+        if let Some(known) = known.await? {
+            return known.into_result();
+        }
+        self.running()?;
+        let this = self.clone();
+        let at = ChainClock { head: self.deps.heads.borrow().block.number, now: self.now() };
+        let decide = move |ledger: &rusqlite::Transaction<'_>| {
+            this.admit_within(ledger, &signed, idempotency_key.as_deref(), at)
+        };
+        let answer = self.deps.ledger.writer().write(decide).await?;
+        failpoint::pass(S::COMMITTED);
+        answer.into_result()
+    }
+
+    /// Decides and reserves, within the writer's commit. A refusal by the policy is written down too.
+    fn admit_within<S: Spending>(
+        &self,
+        ledger: &Connection,
+        signed: &Signed<S>,
+        idempotency_key: Option<&str>,
+        at: ChainClock,
+    ) -> Result<Admission<S::Object>, LedgerError> {
+        let Signed { body, digest, agent } = signed;
+        let Some(mandate) = mandate_of_agent(ledger, body.mandate(), *agent)? else {
+            let detail = format!(
+                "the agent {agent} has no mandate {}; it was recovered from the signature, so if it is not the one expected, the signed message differs",
+                body.mandate()
+            );
+            return Ok(Admission::Refused(Problem::new(Code::NotFound, detail)));
+        };
+        if let Some(known) = known(ledger, signed, idempotency_key)? {
+            return Ok(known);
+        }
+        let (proposal, card) = match body.proposal(self, at.now) {
+            Ok(proposal) => proposal,
+            Err(problem) => return Ok(Admission::Refused(problem)),
+        };
+        if let Some(by) = nonce_owner(ledger, mandate.id, proposal.nonce)? {
+            let detail = format!("nonce {} belongs to {by}", proposal.nonce);
+            return Ok(Admission::Refused(Problem::new(Code::NonceTaken, detail)));
+        }
+        let decision = self.decide(ledger, &mandate, proposal, card, at)?;
+        if let Some((verdict, code)) = decision.refusal() {
+            let mut problem = Problem::new(code, verdict.detail.clone());
+            let mut data = body.denied(*digest);
+            if let Some(data) = data.as_object_mut() {
+                data.insert("code".into(), json!(code));
+                data.insert("decision".into(), json!(decision));
+            }
+            audit::append(ledger, at.now, audit::NewAuditEntry { data, ..mandate.event(S::DENIED) })?;
+            problem.decision = Some(decision);
+            return Ok(Admission::Refused(problem));
+        }
+        let admitted = Admitted { digest: *digest, proposal, card, decision: &decision };
+        let id = body.store(ledger, &mandate, &admitted, at.now)?;
+        if let Some(key) = idempotency_key {
+            let call = IdempotentCall { fingerprint: body.fingerprint()?, subject: id };
+            requests::remember(ledger, mandate.id.0.as_slice(), key, call)?;
+        }
+        let object = S::by_id(ledger, id)?;
+        object.map(Admission::Accepted).ok_or_else(|| LedgerError::inconsistent("what was just stored is gone"))
+    }
+
+    fn decide(
+        &self,
+        ledger: &Connection,
+        mandate: &MandateRow,
+        payment: Proposal,
+        card: Option<CardProposal>,
+        ChainClock { head, now }: ChainClock,
+    ) -> Result<Decision, LedgerError> {
+        let deps = &self.deps;
+        let window = payments::window_usage(ledger, mandate, now)?;
+        let gas = match deps.gas_budget {
+            Some(budget) => {
+                Some(GasUsage { spent: gas::spent(ledger, mandate.id, now)?, budget, renews_at: gas::day_end(now) })
+            }
+            None => None,
+        };
+        let context = PolicyContext {
+            terms: &mandate.terms,
+            intent: mandate.intent.as_ref(),
+            state: mandate.state_for_new(head, deps.confirmations),
+            available: mandate.balances.available,
+            highest_nonce: mandate.highest_nonce,
+            window: &window,
+            gas,
+        };
+        let (deployment, limits) = (deps.deployment, deps.limits);
+        Ok(policy::decide(&PolicyInput { context, payment, card, deployment, limits, now }))
+    }
+}
+
+/// The mandate of this agent. Another agent's is answered like none at all.
+fn mandate_of_agent(ledger: &Connection, id: MandateId, agent: Address) -> Result<Option<MandateRow>, LedgerError> {
+    Ok(mandates::get(ledger, id)?.filter(|mandate| mandate.terms.agent == agent))
+}
+
+/// The answer to something that came before, by its digest or its key; changes nothing.
+fn known<S: Spending>(
+    ledger: &Connection,
+    Signed { body, digest, .. }: &Signed<S>,
+    idempotency_key: Option<&str>,
+) -> Result<Option<Admission<S::Object>>, LedgerError> {
+    if let Some(known) = S::by_digest(ledger, *digest)? {
+        return Ok(Some(Admission::Replayed(known)));
+    }
+    let Some(key) = idempotency_key else { return Ok(None) };
+    let Some(earlier) = requests::recall(ledger, body.mandate().0.as_slice(), key)? else { return Ok(None) };
+    Admission::replay(&earlier, body.fingerprint()?, key, |id| S::by_id(ledger, id)).map(Some)
+}
+
+/// What a nonce belongs to already: payments and cards share one sequence.
+fn nonce_owner(ledger: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<String>, LedgerError> {
+    if let Some(payment) = payments::by_nonce(ledger, mandate, nonce)? {
+        return Ok(Some(payment.id.to_string()));
+    }
+    if let Some(card) = cards::by_nonce(ledger, mandate, nonce)? {
+        return Ok(Some(card.id.to_string()));
+    }
+    let external = payments::is_external(ledger, mandate, nonce)?;
+    Ok(external.then(|| "a payment or a hold on chain that was not accepted here".to_owned()))
+}
