@@ -1,19 +1,31 @@
 //! The stream of audit entries (server-sent events), which goes on where it broke off.
 
-use std::{fmt, pin::Pin, time::Duration};
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use futures_util::{Stream, StreamExt, stream};
+use bytes::Bytes;
+use futures_util::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
+use sse_stream::{Sse, SseStream};
 use stipend_core::{MandateId, api::AuditEntry};
 use url::Url;
 
 use crate::{Client, Error};
 
-/// A connection that stays silent for so long, without even a comment, is given up.
-const SILENCE: Duration = Duration::from_secs(60);
+/// A connection that stays silent for this long, without even a comment, is given up.
+const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// No event is that long.
-const LONGEST: usize = 1 << 20;
+const MAX_EVENT_BYTES: usize = 1 << 20;
 
 /// The caller's audit entries as they come. It connects again by itself, and misses nothing: every
 /// connection after the first starts behind the last entry seen.
@@ -24,11 +36,9 @@ pub struct Events {
     connection: Option<Connection>,
 }
 
-type Body = Pin<Box<dyn Stream<Item = reqwest::Result<Vec<u8>>> + Send>>;
-
 struct Connection {
-    body: Body,
-    parser: Parser,
+    events: BoxStream<'static, Result<Sse, sse_stream::Error>>,
+    budget: Budget,
 }
 
 impl fmt::Debug for Events {
@@ -58,21 +68,21 @@ impl Events {
                 self.reconnect().await?;
             }
             let Some(connection) = &mut self.connection else { continue };
-            if let Some(data) = connection.parser.next() {
-                let entry: AuditEntry = serde_json::from_str(&data).map_err(|error| self.odd(&error))?;
-                self.last = Some(entry.seq);
-                return Ok(entry);
-            }
-            match tokio::time::timeout(SILENCE, connection.body.next()).await {
-                Ok(Some(Ok(bytes))) if connection.parser.len() + bytes.len() <= LONGEST => {
-                    connection.parser.push(&bytes);
+            match tokio::time::timeout(STREAM_IDLE_TIMEOUT, connection.events.next()).await {
+                Ok(Some(Ok(event))) => {
+                    connection.budget.renew();
+                    // One without data says where a stream starts.
+                    self.last = event.id.and_then(|id| id.parse().ok()).or(self.last);
+                    if let Some(data) = event.data {
+                        let entry: AuditEntry = serde_json::from_str(&data).map_err(|error| self.odd(&error))?;
+                        self.last = Some(entry.seq);
+                        return Ok(entry);
+                    }
                 }
-                Ok(Some(Ok(_))) => return Err(self.odd(&"an event without an end")),
                 // Ended, broken or silent: all the same.
-                Ok(Some(Err(_)) | None) | Err(_) => {
-                    self.last = connection.parser.last_id.or(self.last);
-                    self.connection = None;
-                }
+                Ok(Some(Err(sse_stream::Error::Body(error)))) if !is_invalid(&*error) => self.connection = None,
+                Ok(None) | Err(_) => self.connection = None,
+                Ok(Some(Err(error))) => return Err(self.odd(&error)),
             }
         }
     }
@@ -99,8 +109,8 @@ impl Events {
             let identity = self.client.identity().await?;
             match self.client.inner.http.open(&self.url, &identity, self.last).await {
                 Ok(response) => {
-                    let body = response.bytes_stream().map(|bytes| bytes.map(Vec::from)).boxed();
-                    self.connection = Some(Connection { body, parser: Parser::default() });
+                    let body = response.bytes_stream().map(|bytes| bytes.map(Vec::from).map_err(io::Error::other));
+                    self.connection = Some(parse(body));
                     return Ok(());
                 }
                 Err(error) if error.is_transient() => match delays.next() {
@@ -117,89 +127,74 @@ impl Events {
     }
 }
 
-/// Cuts a stream into the data of its events (WHATWG HTML, 9.2.6). Types are in the data as well.
-#[derive(Debug, Default)]
-struct Parser {
-    /// What has come and is not a whole line yet.
-    rest: Vec<u8>,
-    data: Option<String>,
-    id: Option<u64>,
-    /// The id of the last event that ended. One without data says where a stream starts.
-    last_id: Option<u64>,
-    events: std::collections::VecDeque<String>,
+/// Whether the body was given up by us.
+fn is_invalid(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
 }
 
-impl Parser {
-    fn len(&self) -> usize {
-        self.rest.len() + self.data.as_ref().map_or(0, String::len)
+/// What came since the last event, which no event of ours reaches.
+#[derive(Clone, Debug, Default)]
+struct Budget(Arc<AtomicUsize>);
+
+impl Budget {
+    fn take(&self, bytes: &[u8]) -> io::Result<()> {
+        let used = self.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        let within = used.checked_add(bytes.len()).is_some_and(|sum| sum <= MAX_EVENT_BYTES);
+        if within { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "an event without an end")) }
     }
 
-    fn push(&mut self, bytes: &[u8]) {
-        self.rest.extend_from_slice(bytes);
-        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            self.line(line.trim_end_matches(['\r', '\n']));
-        }
+    fn renew(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
+}
 
-    fn line(&mut self, line: &str) {
-        if line.is_empty() {
-            self.events.extend(self.data.take());
-            self.last_id = self.id;
-            return;
-        }
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
-        match (field, &mut self.data) {
-            ("data", Some(data)) => {
-                data.push('\n');
-                data.push_str(value);
-            }
-            ("data", data @ None) => *data = Some(value.to_owned()),
-            ("id", _) => self.id = value.parse().ok().or(self.id),
-            _ => {}
-        }
-    }
-
-    fn next(&mut self) -> Option<String> {
-        self.events.pop_front()
-    }
+/// The events of a body.
+fn parse(body: impl Stream<Item = io::Result<Vec<u8>>> + Send + 'static) -> Connection {
+    let budget = Budget::default();
+    let spent = budget.clone();
+    let bytes = body.map(move |chunk| {
+        let chunk = chunk?;
+        spent.take(&chunk)?;
+        Ok::<_, io::Error>(Bytes::from(chunk))
+    });
+    Connection { events: SseStream::from_bytes_stream(bytes).boxed(), budget }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(chunks: &[&str]) -> Vec<String> {
-        let mut parser = Parser::default();
-        for chunk in chunks {
-            parser.push(chunk.as_bytes());
-        }
-        std::iter::from_fn(|| parser.next()).collect()
+    async fn events(chunks: Vec<String>) -> Vec<Result<Sse, sse_stream::Error>> {
+        parse(stream::iter(chunks.into_iter().map(|chunk| Ok(chunk.into_bytes())))).events.collect().await
     }
 
-    #[test]
-    fn events_are_whole_wherever_the_stream_is_cut() {
+    #[tokio::test]
+    async fn events_are_whole_wherever_the_stream_is_cut() {
         let text =
             ": hello\n\nid: 7\nevent: payment.mined\ndata: {\"seq\":7}\n\nid: 8\r\ndata:{\"seq\":\r\ndata: 8}\r\n\r\n";
-        let whole = parse(&[text]);
-        assert_eq!(whole, ["{\"seq\":7}", "{\"seq\":\n8}"]);
         for cut in 0..text.len() {
             let (head, tail) = text.split_at(cut);
-            assert_eq!(parse(&[head, tail]), whole, "cut at {cut}");
+            let found = events(vec![head.into(), tail.into()]).await;
+            let data: Vec<_> = found.into_iter().map(|event| event.unwrap().data.unwrap()).collect();
+            assert_eq!(data, ["{\"seq\":7}", "{\"seq\":\n8}"], "cut at {cut}");
         }
     }
 
-    #[test]
-    fn an_event_that_did_not_end_does_not_count() {
-        assert!(parse(&["data: {\"seq\":7}\n"]).is_empty());
+    #[tokio::test]
+    async fn an_event_that_did_not_end_does_not_count() {
+        assert!(events(vec!["data: {\"seq\":7}\n".into()]).await.is_empty());
     }
 
-    #[test]
-    fn a_stream_can_say_where_it_starts() {
-        let mut parser = Parser::default();
-        parser.push(b"id: 41\n: from here on\n\nid: 42\ndata: {}\n");
-        assert_eq!((parser.last_id, parser.next()), (Some(41), None), "42 has not ended");
+    #[tokio::test]
+    async fn a_stream_can_say_where_it_starts() {
+        let found = events(vec!["id: 41\n: from here on\n\nid: 42\ndata: {}\n".into()]).await;
+        assert_eq!(found.len(), 1, "42 has not ended");
+        assert_eq!(found[0].as_ref().unwrap().id.as_deref(), Some("41"));
+    }
+
+    #[tokio::test]
+    async fn an_event_without_an_end_is_given_up() {
+        let found = events(vec!["data: ".into(), "x".repeat(MAX_EVENT_BYTES), "\n\n".into()]).await;
+        assert!(found.iter().any(|event| matches!(event, Err(sse_stream::Error::Body(_)))));
     }
 }
