@@ -29,7 +29,7 @@ for (const [path, text] of read("docs", ".md")) {
 
 // Rust: a place is a file, without what they all share: `e2e/restart`, `chain/rpc/send_outcome`, `core/amount`.
 const rust = new Map(
-  ["tests/tests", "relayer/src", "core/src", "client/src", "cli/src", "bindings/src"]
+  ["tests/tests", "relayer/src", "core/src", "client/src", "cli/src", "bindings/src", "http/src", "issuer/src"]
     .flatMap((folder) => read(folder, ".rs"))
     .map(([path, text]) => [
       path.replace(/^(tests\/tests|relayer\/src)\/|\.rs$/g, "").replace("/src/", "/"),

@@ -4,33 +4,49 @@ mod cards;
 mod events;
 mod input;
 mod mock;
-mod serve;
 mod transactions;
 
-use std::sync::Arc;
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
-    middleware::{self, Next},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use stipend_http::Failure;
 use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::issuer::{Issuer, Refusal};
 
-pub(crate) use serve::serve;
-
 /// The largest body that is read.
 const BODY_MAX: usize = 64 * 1024;
 
+/// How long an answer may take: longer than the real-time question.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How many connections there are at once.
+const MAX_CONNECTIONS: usize = 1_024;
+
+/// Serves until `stop` is cancelled; then what is being answered may finish.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    issuer: Issuer,
+    api_key: SecretString,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    stipend_http::serve(listener, routes(issuer, api_key), MAX_CONNECTIONS, stop).await
+}
+
 fn routes(issuer: Issuer, api_key: SecretString) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/v1/cards", post(cards::create).get(cards::list))
         .route("/v1/cards/{token}", get(cards::get).patch(cards::update))
         .route("/v1/cards/{token}/spend_limits", get(cards::spend_limits))
@@ -61,14 +77,17 @@ fn routes(issuer: Issuer, api_key: SecretString) -> Router {
         .route("/_mock", get(mock::show).patch(mock::change))
         .route("/_mock/reset", post(mock::reset))
         .route("/_mock/force_post", post(mock::force_post))
-        .route_layer(middleware::from_fn_with_state(Arc::new(api_key), authenticate))
+        .route_layer(from_fn_with_state(Arc::new(api_key), authenticate))
         // Open, as at Lithic's.
         .route("/v1/status", get(async || Json(json!({ "message": "OK" }))))
         .fallback(async || Refusal::NotFound("path"))
         .method_not_allowed_fallback(async || Refusal::Method)
-        .layer(middleware::from_fn(log))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(issuer)
+        .with_state(issuer);
+    stipend_http::observed(routes, RESPONSE_TIMEOUT, |failure| match failure {
+        Failure::Panicked => Refusal::Panicked.into_response(),
+        Failure::TimedOut => Refusal::TimedOut.into_response(),
+    })
 }
 
 /// The bare key, as Lithic has it: no scheme before it.
@@ -79,16 +98,6 @@ async fn authenticate(State(key): State<Arc<SecretString>>, request: Request, ne
     } else {
         Refusal::Unauthorised.into_response()
     }
-}
-
-/// Method, route and status: never a path, a query or a body, which may hold anything.
-async fn log(request: Request, next: Next) -> Response {
-    let method = request.method().clone();
-    let route = request.extensions().get::<axum::extract::MatchedPath>().cloned();
-    let response = next.run(request).await;
-    let route = route.as_ref().map_or("-", |route| route.as_str());
-    tracing::debug!(%method, route, status = response.status().as_u16(), "answered");
-    response
 }
 
 fn debugging_id() -> Uuid {
@@ -105,7 +114,8 @@ impl IntoResponse for Refusal {
             Self::KeyReused => StatusCode::CONFLICT,
             Self::Unprocessable(_) | Self::Declined { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Store(_) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
         };
         let message = match &self {
             Self::Store(error) => {

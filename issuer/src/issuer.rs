@@ -44,6 +44,10 @@ pub(crate) enum Refusal {
     Declined { token: Uuid, detail: String },
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
+    #[error("the issuer failed: see its log")]
+    Panicked,
+    #[error("the issuer did not answer in time")]
+    TimedOut,
     #[error(transparent)]
     Store(#[from] StoreError),
 }

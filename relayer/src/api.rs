@@ -7,27 +7,29 @@ mod events;
 mod extract;
 mod handlers;
 mod limits;
-mod middleware;
 mod problem;
-mod serve;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    middleware::{from_fn, from_fn_with_state},
+    middleware::from_fn_with_state,
+    response::IntoResponse,
     routing::{get, post},
 };
+use stipend_core::Code;
+use stipend_http::Failure;
+use tokio::{net::TcpListener, time::interval};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use limits::{Limits, Rate};
-pub use serve::serve;
 
 use crate::service::Service;
 use auth::Authenticator;
 use limits::RateLimiters;
+use problem::Refusal;
 
 /// The largest body that is read.
 const BODY_MAX: usize = 64 * 1024;
@@ -37,6 +39,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an answer may take: longer than the longest `?wait=`.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How often limits forget who has not called lately.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a host sets about the API.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +56,30 @@ pub struct ApiConfig {
 /// The API without its connections. Its event streams end when `stop` is cancelled.
 pub fn router(service: Service, config: &ApiConfig, stop: CancellationToken) -> Router {
     routes(Api::new(service, config, stop))
+}
+
+/// Serves the API until `stop` is cancelled. Then event streams end, requests that are being answered
+/// may finish for ten seconds, and no connection is left when it returns.
+pub async fn serve(
+    listener: TcpListener,
+    service: Service,
+    config: ApiConfig,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let api = Api::new(service, &config, stop.clone());
+    api.authenticator.second_after_start().await;
+    let limiters = api.limiters.clone();
+    let housekeeping = async {
+        let mut ticks = interval(HOUSEKEEPING_INTERVAL);
+        loop {
+            ticks.tick().await;
+            limiters.forget_idle();
+        }
+    };
+    tokio::select! {
+        served = stipend_http::serve(listener, routes(api), config.limits.connections, stop) => served,
+        () = housekeeping => Ok(()),
+    }
 }
 
 /// What the calls share.
@@ -85,7 +114,7 @@ fn routes(api: Api) -> Router {
         .route("/v1/events", get(events::events))
         .route_layer(from_fn_with_state(api.clone(), auth::authenticate));
 
-    signed
+    let routes = signed
         // A payment carries its own authority: the agent's EIP-712 signature.
         .route("/v1/payments", post(handlers::pay))
         .route("/v1/cards", post(handlers::create_card))
@@ -102,7 +131,10 @@ fn routes(api: Api) -> Router {
         .route("/healthz", get(handlers::healthz))
         .route("/readyz", get(handlers::readyz))
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(from_fn(middleware::observe))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(api)
+        .with_state(api);
+    stipend_http::observed(routes, RESPONSE_TIMEOUT, |failure| match failure {
+        Failure::Panicked => Refusal::new(Code::Internal, "this call met a defect of the relayer").into_response(),
+        Failure::TimedOut => Refusal::new(Code::Unavailable, "the relayer did not answer in time").into_response(),
+    })
 }

@@ -8,12 +8,10 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use stipend_http::Unanswered;
 use uuid::Uuid;
 
-use super::{
-    input::{Body, Query, Token, page, time_range},
-    serve::Lost,
-};
+use super::input::{Body, Query, Token, page, time_range};
 use crate::{
     card::{Card, CardState, CardUpdate, NewCard},
     issuer::{Issuer, Refusal},
@@ -33,7 +31,7 @@ pub(super) async fn create(
     });
     let card = issuer.create_card(new, key.transpose()?).await?;
     if issuer.faults().take(|faults| &mut faults.cards.lose_create_answer) {
-        return Ok(Extension(Lost).into_response());
+        return Ok(Extension(Unanswered).into_response());
     }
     Ok(Json(card).into_response())
 }
