@@ -314,7 +314,7 @@ def play_cards(story, chain, cli, house):
     """The second act: what can't be paid on chain is paid by card. Returns the mandate."""
     story.heading("A merchant takes only cards: a mandate for software shops (category 5734)")
     request = cli.run(
-        "agent", "mandate", "request", "--amount", "60.00", "--intent", "Licences for the team", "--duration", "30d",
+        "agent", "mandate", "request", "--amount", "60.00", "--intent", "Licenses for the team", "--duration", "30d",
         "--mcc", "5734",
     )
     mandate = cli.run("operator", "mandate", "approve", request["id"], "--yes")["id"]

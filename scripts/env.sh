@@ -43,8 +43,8 @@ foundry_binary() {
 
 find_tools
 
-# Installs the analysers that contracts/requirements.txt pins, once and again whenever it changes. PYTHON_TOOLS is where.
-ensure_analysers() {
+# Installs the analyzers that contracts/requirements.txt pins, once and again whenever it changes. PYTHON_TOOLS is where.
+ensure_analyzers() {
   local requirements="$ROOT/contracts/requirements.txt"
   PYTHON_TOOLS="$ROOT/contracts/.venv"
   if ! cmp -s "$requirements" "$PYTHON_TOOLS/requirements.txt"; then
@@ -55,7 +55,7 @@ ensure_analysers() {
   fi
 }
 
-# Copies what the contracts are built from, so that analysers may clean and build as they like. COPY is where.
+# Copies what the contracts are built from, so that analyzers may clean and build as they like. COPY is where.
 copy_contracts() {
   COPY="$(mktemp -d)" || return
   mkdir "$COPY/scripts" "$COPY/bindings" &&

@@ -169,7 +169,7 @@ def edits(source, tokens, function, first, last):
         for text in texts if index not in whole_conditions else texts[:-1]:
             yield token.start, token.end, text
         if token.kind == "number":
-            yield from ((token.start, token.end, text) for text in neighbours(token.text))
+            yield from ((token.start, token.end, text) for text in neighbors(token.text))
         elif token.kind == "word" and token.text in WORDS:
             yield token.start, token.end, WORDS[token.text]
         elif token.kind == "word" and before.text == "." and token.text in FIELDS:
@@ -206,7 +206,7 @@ def fixed_conditions(tokens, index):
         yield tokens[index + 1].end, tokens[end].start, text
 
 
-def neighbours(number):
+def neighbors(number):
     if number.startswith("0x"):
         value, width = int(number, 16), len(number) - 2
         return [f"0x{value + 1:0{width}x}"] if width < 40 else []

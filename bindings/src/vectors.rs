@@ -183,7 +183,7 @@ fn operator_message_digests_match_solidity() {
 }
 
 #[test]
-fn authorisations_have_the_digests_of_the_token() {
+fn authorizations_have_the_digests_of_the_token() {
     let vectors = vectors();
     let token: Address = get(&vectors["tokenDomain"]["domain"]["verifyingContract"]);
     let operator: Address = get(&vectors["operator"]["address"]);

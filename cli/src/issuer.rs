@@ -45,7 +45,7 @@ pub(crate) struct Args {
     /// How long to wait before each attempt to deliver an event; without it: Lithic's, eight within a day
     #[arg(long, value_name = "MILLISECONDS,…", env = "STIPEND_ISSUER_RETRY_SCHEDULE_MS", value_delimiter = ',')]
     retry_schedule_ms: Option<Vec<u64>>,
-    /// How long the program may take to decide about an authorisation before it is declined
+    /// How long the program may take to decide about an authorization before it is declined
     #[arg(long, value_name = "MILLISECONDS", env = "STIPEND_ISSUER_ASA_LIMIT_MS", default_value_t = 6_000)]
     asa_limit_ms: u64,
     /// How to write the log

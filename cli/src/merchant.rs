@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Charge a card: fetch its number as its agent, ask for authorisation, and clear it if approved
+    /// Charge a card: fetch its number as its agent, ask for authorization, and clear it if approved
     #[command(after_help = "\
 Examples, with the key that `stipend dev` prints in STIPEND_ISSUER_API_KEY:
   stipend merchant charge --card card_… --amount 18.40 --descriptor \"ADS INC\" --mcc 5734
@@ -161,7 +161,7 @@ impl Terminal {
         Ok(Self { base: issuer_url, key: issuer_key, http })
     }
 
-    /// Asks for authorisation. A declined one is a transaction too.
+    /// Asks for authorization. A declined one is a transaction too.
     async fn authorize(&self, secrets: &CardSecrets, amount: Amount, descriptor: &str, mcc: Mcc) -> eyre::Result<Uuid> {
         let body = json!({ "pan": secrets.number, "amount": amount.cents(), "descriptor": descriptor, "mcc": mcc.to_string() });
         let (status, answer) = self.call(Method::POST, "/v1/simulate/authorize", Some(body)).await?;

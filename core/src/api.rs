@@ -187,9 +187,9 @@ impl MandateRequest {
 pub struct NewMandate {
     /// The request that is approved.
     pub request: RequestId,
-    /// The terms; their hash is the authorisation's nonce.
+    /// The terms; their hash is the authorization's nonce.
     pub terms: Terms,
-    /// The EIP-3009 authorisation.
+    /// The EIP-3009 authorization.
     pub authorization: Authorization,
 }
 

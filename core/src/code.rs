@@ -148,7 +148,7 @@ codes! {
     /// Another approval of the request is under way.
     ApprovalUnderWay, "approval_under_way", 409, "wait until the mandate of that approval is open, or its message has lapsed: a second one would take the cap twice";
     /// The opening would fail on chain.
-    OpenWouldFail, "open_would_fail", 422, "check that the operator holds the cap in USDC and that the authorisation is for exactly these terms";
+    OpenWouldFail, "open_would_fail", 422, "check that the operator holds the cap in USDC and that the authorization is for exactly these terms";
     /// Too many calls.
     RateLimited, "rate_limited", 429, "wait as long as retry_after says";
     /// More work than can be taken.

@@ -116,7 +116,7 @@ async fn drop_unusable_request_id(mut request: Request) -> Request {
     request
 }
 
-/// Serves `app` until `stop` is cancelled; above `max_connections`, new ones are closed at once. Then
+/// Serves `app` until `stop` is canceled; above `max_connections`, new ones are closed at once. Then
 /// requests that are being answered may finish for ten seconds, and no connection is left when it
 /// returns. Handlers find the peer's address as [`ConnectInfo`].
 pub async fn serve(

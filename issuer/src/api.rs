@@ -35,7 +35,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(40);
 /// How many connections there are at once.
 const MAX_CONNECTIONS: usize = 1_024;
 
-/// Serves until `stop` is cancelled; then what is being answered may finish.
+/// Serves until `stop` is canceled; then what is being answered may finish.
 pub(crate) async fn serve(
     listener: TcpListener,
     issuer: Issuer,
@@ -71,7 +71,7 @@ fn routes(issuer: Issuer, api_key: SecretString) -> Router {
         .route("/v1/event_subscriptions/{token}/secret/rotate", post(events::rotate))
         .route("/v1/event_subscriptions/{token}/recover", post(events::recover))
         .route("/v1/event_subscriptions/{token}/replay_missing", post(events::replay_missing))
-        .route("/v1/responder_endpoints", post(events::enrol).get(events::enrolled).delete(events::disenrol))
+        .route("/v1/responder_endpoints", post(events::enroll).get(events::enrolled).delete(events::disenroll))
         .route("/v1/auth_stream/secret", get(events::asa_secret))
         .route("/v1/auth_stream/secret/rotate", post(events::rotate_asa))
         .route("/_mock", get(mock::show).patch(mock::change))
@@ -96,7 +96,7 @@ async fn authenticate(State(key): State<Arc<SecretString>>, request: Request, ne
     if given.ct_eq(key.expose_secret().as_bytes()).into() {
         next.run(request).await
     } else {
-        Refusal::Unauthorised.into_response()
+        Refusal::Unauthorized.into_response()
     }
 }
 
@@ -108,7 +108,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match &self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorised => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::KeyReused => StatusCode::CONFLICT,

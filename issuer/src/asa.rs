@@ -1,4 +1,4 @@
-//! The real-time question: the program says what becomes of an authorisation, within seconds, or it
+//! The real-time question: the program says what becomes of an authorization, within seconds, or it
 //! is declined (Auth Stream Access).
 
 use std::time::Duration;

@@ -27,7 +27,7 @@ const TEXT_MAX: usize = 500;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum CardType {
-    /// Closes with its first approved authorisation.
+    /// Closes with its first approved authorization.
     SingleUse,
     Virtual,
 }
@@ -72,7 +72,7 @@ pub(crate) struct Card {
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) exp_month: String,
     pub(crate) exp_year: String,
-    /// Whether an approved authorisation has used it up.
+    /// Whether an approved authorization has used it up.
     pub(crate) used: bool,
 }
 
@@ -158,7 +158,7 @@ pub(crate) enum CardError {
     Closed,
 }
 
-/// Why an authorisation is declined, in Lithic's words.
+/// Why an authorization is declined, in Lithic's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decline {
     pub(crate) result: &'static str,
@@ -227,8 +227,8 @@ impl Card {
         Ok((card, previous))
     }
 
-    /// The card after an approved authorisation, and what the changed fields were before it.
-    pub(crate) fn authorised(&self) -> (Self, Map<String, Value>) {
+    /// The card after an approved authorization, and what the changed fields were before it.
+    pub(crate) fn authorized(&self) -> (Self, Map<String, Value>) {
         let mut card = self.clone();
         if card.kind == CardType::SingleUse {
             card.state = CardState::Closed;
@@ -238,7 +238,7 @@ impl Card {
         (card, previous)
     }
 
-    /// What the issuer itself has to say about an authorisation of so many cents, before anybody
+    /// What the issuer itself has to say about an authorization of so many cents, before anybody
     /// is asked.
     pub(crate) fn admits(&self, amount: i64, spent: &Velocity, now: Time) -> Result<(), Decline> {
         let decline = |result, detail| Err(Decline { result, detail });
@@ -424,7 +424,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_single_use_card_closes_with_its_first_approval() {
-        let (used, previous) = single_use().authorised();
+        let (used, previous) = single_use().authorized();
         assert_eq!(used.state, CardState::Closed);
         assert_eq!(Value::Object(previous), json!({ "state": "OPEN" }));
         let decline = used.admits(1, &spent(0), NOW).unwrap_err();
@@ -434,7 +434,7 @@ pub(crate) mod tests {
     #[test]
     fn a_virtual_card_stays_open() {
         let open = card(json!({ "type": "VIRTUAL" })).unwrap();
-        assert_eq!(open.authorised(), (open.clone(), Map::new()));
+        assert_eq!(open.authorized(), (open.clone(), Map::new()));
     }
 
     #[test]

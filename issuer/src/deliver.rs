@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(60);
 /// How old the timestamp of a delivery is that the switchboard makes stale.
 const STALE: Duration = Duration::from_secs(600);
 
-/// Delivers until `stop` is cancelled. Attempts that are then on their way are cut off, and made again
+/// Delivers until `stop` is canceled. Attempts that are then on their way are cut off, and made again
 /// after the next start.
 pub(crate) async fn run(issuer: Issuer, stop: CancellationToken) {
     let mut attempts = JoinSet::new();

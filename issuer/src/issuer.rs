@@ -30,7 +30,7 @@ pub(crate) enum Refusal {
     #[error("{0}")]
     BadRequest(String),
     #[error("provide the API key in the Authorization header")]
-    Unauthorised,
+    Unauthorized,
     #[error("there is no such {0}")]
     NotFound(&'static str),
     #[error("this path does not take this method")]
@@ -40,7 +40,7 @@ pub(crate) enum Refusal {
     #[error("{0}")]
     Unprocessable(String),
     /// The transaction exists and is declined.
-    #[error("the authorisation was declined: {detail}")]
+    #[error("the authorization was declined: {detail}")]
     Declined { token: Uuid, detail: String },
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
@@ -203,18 +203,18 @@ impl Issuer {
         .await
     }
 
-    /// A merchant asks for an authorisation. The card's own rules come first, then the program is
+    /// A merchant asks for an authorization. The card's own rules come first, then the program is
     /// asked, with no lock held; whether the card still allows it is settled when the answer is
     /// written down, so that of two that race for one card only one can win. It comes to its end even
     /// if the caller hangs up: a terminal that does has not unasked the program.
     ///
     /// # Errors
     /// [`Refusal::Declined`]: there is a transaction all the same.
-    pub(crate) async fn authorise(&self, number: CardNumber, purchase: Purchase) -> Result<Uuid, Refusal> {
+    pub(crate) async fn authorize(&self, number: CardNumber, purchase: Purchase) -> Result<Uuid, Refusal> {
         purchase.check()?;
         let this = self.clone();
-        let authorisation = self.0.tasks.spawn(async move { this.decide(number, purchase).await });
-        authorisation.await.map_err(|_| StoreError::CutOff)?
+        let authorization = self.0.tasks.spawn(async move { this.decide(number, purchase).await });
+        authorization.await.map_err(|_| StoreError::CutOff)?
     }
 
     async fn decide(&self, number: CardNumber, purchase: Purchase) -> Result<Uuid, Refusal> {
@@ -241,7 +241,7 @@ impl Issuer {
                 let transaction = transaction.begun(request, decision, Uuid::new_v4(), session.now);
                 session.record(&transaction)?;
                 if decision.is_ok() && request != Request::BalanceInquiry {
-                    let (card, previous) = card.authorised();
+                    let (card, previous) = card.authorized();
                     session.changed(&card, previous)?;
                 }
                 Ok(transaction)
@@ -261,7 +261,7 @@ impl Issuer {
         .await
     }
 
-    /// Posts something to a card that no authorisation came before.
+    /// Posts something to a card that no authorization came before.
     pub(crate) async fn post(&self, card: Target, kind: EventKind, purchase: Purchase) -> Result<Uuid, Refusal> {
         purchase.check()?;
         if purchase.amount == 0 {

@@ -42,7 +42,7 @@ pub struct Config {
     /// How long to wait before each attempt to deliver an event, the first one included. After the
     /// last one it is given up.
     pub retry_schedule: Vec<Duration>,
-    /// How long the real-time question may take before the authorisation is declined.
+    /// How long the real-time question may take before the authorization is declined.
     pub asa_limit: Duration,
 }
 
@@ -73,7 +73,7 @@ pub enum IssuerError {
     Client(#[from] reqwest::Error),
 }
 
-/// Runs an issuer until `stop` is cancelled; nothing of it is left when this returns. What could not
+/// Runs an issuer until `stop` is canceled; nothing of it is left when this returns. What could not
 /// be delivered by then is delivered after the next start. A default `CryptoProvider` of rustls must
 /// be installed.
 ///

@@ -108,7 +108,7 @@ pub(crate) enum Cursor {
     Before(String),
 }
 
-/// The rows of `table` that fulfil all `conditions`, newest first, as their `body`; and whether
+/// The rows of `table` that fulfill all `conditions`, newest first, as their `body`; and whether
 /// there are more in the direction of the page. `None` if the cursor's item does not exist.
 fn page<T: DeserializeOwned>(
     connection: &Connection,

@@ -155,12 +155,12 @@ async fn an_approval_closes_a_single_use_card() {
     let issuer = TestIssuer::start().await;
     issuer.register().await;
     let card = issuer.create(new_card(2_500)).await;
-    let (status, authorised) = issuer.post("/v1/simulate/authorize", charge(&card, 1_840)).await;
-    assert_eq!(status, 201, "{authorised}");
+    let (status, authorized) = issuer.post("/v1/simulate/authorize", charge(&card, 1_840)).await;
+    assert_eq!(status, 201, "{authorized}");
     let question = issuer.receiver.questions().pop().unwrap();
     assert!(issuer.receiver.verify(&question, &issuer.asa_secret().await));
     assert_eq!(question.body["event_type"], "card_authorization.approval_request");
-    assert_eq!(question.body["token"], authorised["token"]);
+    assert_eq!(question.body["token"], authorized["token"]);
     assert_eq!(question.body["amounts"]["hold"]["amount"], 1_840);
     assert!(question.body.to_string().find(card["pan"].as_str().unwrap()).is_none());
 
@@ -172,7 +172,7 @@ async fn an_approval_closes_a_single_use_card() {
     assert_eq!(transaction["events"][0]["detailed_results"], json!(["SINGLE_USE_CARD_REATTEMPTED"]));
 
     let (status, _) =
-        issuer.post("/v1/simulate/clearing", json!({ "token": authorised["token"], "amount": 1_840 })).await;
+        issuer.post("/v1/simulate/clearing", json!({ "token": authorized["token"], "amount": 1_840 })).await;
     assert_eq!(status, 201);
     let (_, limits) = issuer.get(&format!("/v1/cards/{}/spend_limits", card["token"].as_str().unwrap())).await;
     assert_eq!(limits["available_spend_limit"]["forever"], 660);
@@ -204,7 +204,7 @@ async fn whatever_is_no_clear_yes_in_time_declines() {
         assert_eq!(transaction["events"][0]["detailed_results"], json!([detail]), "{answer:?}");
         assert_eq!(issuer.receiver.questions().len() - before, asked, "{answer:?}");
         let (_, card) = issuer.get(&format!("/v1/cards/{}", card["token"].as_str().unwrap())).await;
-        assert_eq!(card["state"], "OPEN", "a declined authorisation uses nothing up");
+        assert_eq!(card["state"], "OPEN", "a declined authorization uses nothing up");
     }
     issuer.stop().await;
 }
@@ -228,18 +228,18 @@ async fn mock_faults_delay_drop_double_or_forge_requests() {
     let issuer = TestIssuer::with_limit(Duration::from_secs(1)).await;
     issuer.register().await;
     let secret = issuer.asa_secret().await;
-    let authorise = async || {
+    let authorize = async || {
         let card = issuer.create(new_card(2_500)).await;
         issuer.post("/v1/simulate/authorize", charge(&card, 500)).await.0
     };
     issuer.mock(json!({ "asa": { "absent": 1 } })).await;
-    assert_eq!((authorise().await, issuer.receiver.questions().len()), (422, 0));
+    assert_eq!((authorize().await, issuer.receiver.questions().len()), (422, 0));
     issuer.mock(json!({ "asa": { "delay_ms": 5_000 } })).await;
-    assert_eq!((authorise().await, issuer.receiver.questions().len()), (422, 1), "approved, and too late");
+    assert_eq!((authorize().await, issuer.receiver.questions().len()), (422, 1), "approved, and too late");
     issuer.mock(json!({ "asa": { "delay_ms": 0, "duplicate": 1 } })).await;
-    assert_eq!((authorise().await, issuer.receiver.questions().len()), (201, 3));
+    assert_eq!((authorize().await, issuer.receiver.questions().len()), (201, 3));
     issuer.mock(json!({ "asa": { "corrupt_signature": 1 } })).await;
-    authorise().await;
+    authorize().await;
     let questions = issuer.receiver.questions();
     assert!(issuer.receiver.verify(&questions[2], &secret) && !issuer.receiver.verify(&questions[3], &secret));
     issuer.stop().await;
@@ -299,8 +299,8 @@ async fn every_step_is_told_signed_and_with_all_events_so_far() {
     let issuer = TestIssuer::start().await;
     let secret = issuer.subscribe(json!(["card_transaction.updated"])).await;
     let card = issuer.create(new_card(2_500)).await;
-    let (_, authorised) = issuer.post("/v1/simulate/authorize", charge(&card, 1_000)).await;
-    issuer.post("/v1/simulate/clearing", json!({ "token": authorised["token"], "amount": 600 })).await;
+    let (_, authorized) = issuer.post("/v1/simulate/authorize", charge(&card, 1_000)).await;
+    issuer.post("/v1/simulate/clearing", json!({ "token": authorized["token"], "amount": 600 })).await;
     let events = issuer.receiver.wait_for_events(2).await;
     assert!(events.iter().all(|event| issuer.receiver.verify(event, &secret)));
     let last = events.iter().max_by_key(|event| event.body["events"].as_array().unwrap().len()).unwrap();
@@ -405,7 +405,7 @@ async fn a_restart_forgets_nothing_and_delivers_what_it_still_owes() {
     issuer.subscribe(Value::Null).await;
     issuer.mock(json!({ "webhooks": { "paused": true } })).await;
     let card = issuer.create(new_card(2_500)).await;
-    let (_, authorised) = issuer.post("/v1/simulate/authorize", charge(&card, 1_000)).await;
+    let (_, authorized) = issuer.post("/v1/simulate/authorize", charge(&card, 1_000)).await;
     assert!(issuer.receiver.events().is_empty());
     issuer.restart().await;
     let mut told: Vec<_> = issuer.receiver.wait_for_events(3).await;
@@ -414,7 +414,7 @@ async fn a_restart_forgets_nothing_and_delivers_what_it_still_owes() {
     assert_eq!(kinds, ["card.created", "card.updated", "card_transaction.updated"]);
     let (_, known) = issuer.get(&format!("/v1/cards/{}", card["token"].as_str().unwrap())).await;
     assert_eq!((&known["pan"], &known["cvv"], &known["state"]), (&card["pan"], &card["cvv"], &json!("CLOSED")));
-    let clearing = json!({ "token": authorised["token"] });
+    let clearing = json!({ "token": authorized["token"] });
     assert_eq!(issuer.post("/v1/simulate/clearing", clearing).await.0, 201);
     issuer.stop().await;
 }
@@ -471,7 +471,10 @@ async fn no_number_is_in_a_log_or_can_be_read_from_the_file() {
     issuer.receiver.wait_for_events(7).await;
     let files = issuer.stop().await;
     let log = log.text();
-    assert!(log.contains("finished processing request") && log.contains("/v1/simulate/authorize"), "something was logged");
+    assert!(
+        log.contains("finished processing request") && log.contains("/v1/simulate/authorize"),
+        "something was logged"
+    );
     for secret in &secrets {
         assert!(!log.contains(secret.as_str()), "in the log");
     }

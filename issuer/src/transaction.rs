@@ -173,7 +173,7 @@ pub(crate) enum Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) status: Status,
-    pub(crate) authorised: i64,
+    pub(crate) authorized: i64,
     /// Below zero for money that came back.
     pub(crate) cleared: i64,
 }
@@ -181,7 +181,7 @@ pub(crate) struct Totals {
 impl Totals {
     /// What is set aside. A return sets nothing aside.
     pub(crate) fn hold(&self) -> i64 {
-        self.authorised.saturating_sub(self.cleared.max(0)).max(0)
+        self.authorized.saturating_sub(self.cleared.max(0)).max(0)
     }
 
     /// What the card's limits count.
@@ -192,28 +192,28 @@ impl Totals {
 
 /// Adds events up, in the order in which they happened. Only approved ones count.
 pub(crate) fn fold(events: &[TransactionEvent]) -> Totals {
-    let start = Totals { status: Status::Declined, authorised: 0, cleared: 0 };
+    let start = Totals { status: Status::Declined, authorized: 0, cleared: 0 };
     events.iter().filter(|event| event.result == "APPROVED").fold(start, |standing, event| {
-        let Totals { status, authorised, cleared } = standing;
+        let Totals { status, authorized, cleared } = standing;
         let amount = event.amount;
         match event.kind {
-            EventKind::Authorization => Totals { status: Status::Pending, authorised: amount, cleared },
+            EventKind::Authorization => Totals { status: Status::Pending, authorized: amount, cleared },
             EventKind::BalanceInquiry => Totals { status: Status::Settled, ..standing },
-            EventKind::AuthorizationAdvice => Totals { authorised: amount, ..standing },
+            EventKind::AuthorizationAdvice => Totals { authorized: amount, ..standing },
             EventKind::AuthorizationReversal => {
-                let authorised = authorised.saturating_sub(amount);
-                let status = if authorised == 0 && status == Status::Pending { Status::Voided } else { status };
-                Totals { status, authorised, cleared }
+                let authorized = authorized.saturating_sub(amount);
+                let status = if authorized == 0 && status == Status::Pending { Status::Voided } else { status };
+                Totals { status, authorized, cleared }
             }
             EventKind::AuthorizationExpiry => {
                 let status = if status == Status::Pending { Status::Expired } else { status };
-                Totals { status, authorised: cleared.max(0).min(authorised), cleared }
+                Totals { status, authorized: cleared.max(0).min(authorized), cleared }
             }
             EventKind::Clearing | EventKind::FinancialAuthorization | EventKind::ReturnReversal => {
-                Totals { status: Status::Settled, authorised, cleared: cleared.saturating_add(amount) }
+                Totals { status: Status::Settled, authorized, cleared: cleared.saturating_add(amount) }
             }
             EventKind::Return => {
-                Totals { status: Status::Settled, authorised, cleared: cleared.saturating_sub(amount) }
+                Totals { status: Status::Settled, authorized, cleared: cleared.saturating_sub(amount) }
             }
         }
     })
@@ -222,14 +222,14 @@ pub(crate) fn fold(events: &[TransactionEvent]) -> Totals {
 /// What can happen to a transaction after it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transition {
-    /// So many cents; none: all that is pending. More than was authorised is legal, and so is
+    /// So many cents; none: all that is pending. More than was authorized is legal, and so is
     /// coming again or late.
     Clear(Option<i64>),
     /// The new total.
     Advise(i64),
     /// So many cents; none: all that is pending.
     Reverse(Option<i64>),
-    /// The authorisation runs out, as a void.
+    /// The authorization runs out, as a void.
     Expire,
     /// What is still held runs out, even if something was cleared.
     ExpireHold,
@@ -319,7 +319,7 @@ impl Transaction {
         self
     }
 
-    /// With an event that no authorisation came before: a return, or a clearing by force.
+    /// With an event that no authorization came before: a return, or a clearing by force.
     pub(crate) fn posted(mut self, kind: EventKind, event: Uuid, now: Time) -> Self {
         self.approve(kind, self.requested, event, now);
         self

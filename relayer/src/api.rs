@@ -53,12 +53,12 @@ pub struct ApiConfig {
     pub limits: Limits,
 }
 
-/// The API without its connections. Its event streams end when `stop` is cancelled.
+/// The API without its connections. Its event streams end when `stop` is canceled.
 pub fn router(service: Service, config: &ApiConfig, stop: CancellationToken) -> Router {
     routes(Api::new(service, config, stop))
 }
 
-/// Serves the API until `stop` is cancelled. Then event streams end, requests that are being answered
+/// Serves the API until `stop` is canceled. Then event streams end, requests that are being answered
 /// may finish for ten seconds, and no connection is left when it returns.
 pub async fn serve(
     listener: TcpListener,

@@ -56,7 +56,7 @@ points! {
     SettleStored = "settle.stored",
     /// A batch is sent, and nobody has looked at the answer; so for the others.
     SettleSent = "settle.sent",
-    /// An opening by authorisation is stored, and not sent.
+    /// An opening by authorization is stored, and not sent.
     OpenStored = "open.stored",
     /// An opening is sent.
     OpenSent = "open.sent",

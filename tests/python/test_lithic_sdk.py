@@ -125,7 +125,7 @@ class IssuerTest(unittest.TestCase):
         self.numbers.append(card.pan)
         return card
 
-    def authorise(self, card, amount, **more):
+    def authorize(self, card, amount, **more):
         answer = self.client.transactions.simulate_authorization(
             amount=amount, descriptor="COFFEE SHOP", pan=card.pan, **more
         )
@@ -133,10 +133,10 @@ class IssuerTest(unittest.TestCase):
 
     def decline(self, card, amount, **more):
         with self.assertRaises(lithic.UnprocessableEntityError) as caught:
-            self.authorise(card, amount, **more)
+            self.authorize(card, amount, **more)
         return self.client.transactions.retrieve(caught.exception.body["token"])
 
-    def enrol(self):
+    def enroll(self):
         # Nothing is signed before the secret was fetched.
         self.asa_secret = self.client.auth_stream_enrollment.retrieve_secret().secret
         enrolled = self.client.responder_endpoints.create(
@@ -243,7 +243,7 @@ class Cards(IssuerTest):
         self.assertEqual([card.token for card in newer], created[:-3:-1])
         self.assertEqual(list(self.client.cards.list(state="CLOSED")), [])
         for card in created[:5]:
-            self.authorise(self.client.cards.retrieve(card), 100)
+            self.authorize(self.client.cards.retrieve(card), 100)
         transactions = list(self.client.transactions.list(page_size=2, status="PENDING", result="APPROVED"))
         self.assertEqual([transaction.card_token for transaction in transactions], created[4::-1])
         self.assertEqual(len(list(self.client.transactions.list(card_token=created[0]))), 1)
@@ -251,10 +251,10 @@ class Cards(IssuerTest):
 
 class Purchases(IssuerTest):
     def test_an_approval_closes_the_card_and_clearings_settle_it(self):
-        self.enrol()
+        self.enroll()
         self.subscribe()
         card = self.create(tags={"hold": "1"})
-        transaction = self.authorise(card, 1840, mcc="5814", merchant_acceptor_id="M1", merchant_acceptor_city="BERLIN",
+        transaction = self.authorize(card, 1840, mcc="5814", merchant_acceptor_id="M1", merchant_acceptor_city="BERLIN",
                                      merchant_acceptor_country="DEU")
         question = self.next_question()
         self.assertEqual((question.token, question.card.token), (transaction.token, card.token))
@@ -279,7 +279,7 @@ class Purchases(IssuerTest):
         self.assertEqual(kinds, [("AUTHORIZATION", 1840, "DEBIT"), ("CLEARING", 1000, "DEBIT"), ("CLEARING", 900, "DEBIT")])
         self.assertEqual(self.client.cards.retrieve_spend_limits(card.token).available_spend_limit.forever, 600)
 
-        # Created and closed; authorised, declined, cleared twice.
+        # Created and closed; authorized, declined, cleared twice.
         events = self.next_events(6)
         counted = sorted(event.event_type for event in events)
         self.assertEqual(counted, ["card.created", "card.updated"] + ["card_transaction.updated"] * 4)
@@ -289,7 +289,7 @@ class Purchases(IssuerTest):
         self.assertEqual(self.amounts(last), ("SETTLED", 0, -1900))
 
     def test_the_program_declines(self):
-        self.enrol()
+        self.enroll()
         card = self.create()
         for verdict, result, detail in [
             ({"result": "UNAUTHORIZED_MERCHANT"}, "UNAUTHORIZED_MERCHANT", "UNAUTHORIZED_MERCHANT"),
@@ -304,10 +304,10 @@ class Purchases(IssuerTest):
             self.assertEqual((declined.result, declined.events[0].detailed_results), (result, [detail]))
             self.assertEqual(self.amounts(declined), ("DECLINED", 0, 0))
         self.receiver.verdict = {"result": "APPROVED"}
-        self.authorise(card, 500)
+        self.authorize(card, 500)
 
     def test_a_program_that_does_not_answer_declines(self):
-        self.enrol()
+        self.enroll()
         card = self.create()
         self.mock("PATCH", "/_mock", {"asa": {"absent": 1}})
         declined = self.decline(card, 500)
@@ -317,16 +317,16 @@ class Purchases(IssuerTest):
         status = self.client.responder_endpoints.check_status(type="AUTH_STREAM_ACCESS")
         self.assertEqual((status.enrolled, status.url), (True, self.receiver.url("/asa")))
         self.client.responder_endpoints.delete(type="AUTH_STREAM_ACCESS")
-        self.authorise(card, 500)
+        self.authorize(card, 500)
 
     def test_a_part_is_approved_where_the_terminal_can_take_it(self):
-        self.enrol()
+        self.enroll()
         self.receiver.verdict = {"result": "APPROVED", "approved_amount": 400}
-        transaction = self.authorise(self.create(), 1000, partial_approval_capable=True)
+        transaction = self.authorize(self.create(), 1000, partial_approval_capable=True)
         self.assertEqual(self.amounts(transaction), ("PENDING", -400, 0))
 
     def test_advice_void_and_expiry(self):
-        advised = self.authorise(self.create(), 1000)
+        advised = self.authorize(self.create(), 1000)
         self.client.transactions.simulate_authorization_advice(token=advised.token, amount=1200)
         self.assertEqual(self.amounts(self.client.transactions.retrieve(advised.token)), ("PENDING", -1200, 0))
         self.client.transactions.simulate_void(token=advised.token, amount=300)
@@ -334,13 +334,13 @@ class Purchases(IssuerTest):
         self.client.transactions.simulate_void(token=advised.token)
         self.assertEqual(self.amounts(self.client.transactions.retrieve(advised.token)), ("VOIDED", 0, 0))
 
-        expired = self.authorise(self.create(), 1000)
+        expired = self.authorize(self.create(), 1000)
         self.client.transactions.simulate_void(token=expired.token, type="AUTHORIZATION_EXPIRY")
         self.assertEqual(self.amounts(self.client.transactions.retrieve(expired.token)), ("EXPIRED", 0, 0))
         self.client.transactions.simulate_clearing(token=expired.token, amount=1000)
         self.assertEqual(self.amounts(self.client.transactions.retrieve(expired.token)), ("SETTLED", 0, -1000))
 
-        partly = self.authorise(self.create(), 1000)
+        partly = self.authorize(self.create(), 1000)
         self.client.transactions.simulate_clearing(token=partly.token, amount=600)
         with self.assertRaises(lithic.UnprocessableEntityError):
             self.client.transactions.simulate_void(token=partly.token)
@@ -349,10 +349,10 @@ class Purchases(IssuerTest):
 
     def test_returns_single_messages_and_inquiries(self):
         card = self.create()
-        inquiry = self.authorise(card, 0, status="BALANCE_INQUIRY")
+        inquiry = self.authorize(card, 0, status="BALANCE_INQUIRY")
         self.assertEqual(inquiry.events[0].type, "BALANCE_INQUIRY")
         self.assertEqual(self.client.cards.retrieve(card.token).state, "OPEN")
-        paid = self.authorise(card, 700, status="FINANCIAL_AUTHORIZATION")
+        paid = self.authorize(card, 700, status="FINANCIAL_AUTHORIZATION")
         self.assertEqual(self.amounts(paid), ("SETTLED", 0, -700))
         answer = self.client.transactions.simulate_return(amount=700, descriptor="COFFEE SHOP", pan=card.pan)
         back = self.client.transactions.retrieve(answer.token)
@@ -361,7 +361,7 @@ class Purchases(IssuerTest):
         self.assertEqual(self.amounts(self.client.transactions.retrieve(back.token)), ("SETTLED", 0, 0))
 
     def test_another_currency(self):
-        foreign = self.authorise(self.create(), 1100, merchant_amount=1000, merchant_currency="EUR")
+        foreign = self.authorize(self.create(), 1100, merchant_amount=1000, merchant_currency="EUR")
         self.assertEqual((foreign.merchant_currency, foreign.amounts.merchant.amount), ("EUR", -1000))
         self.assertEqual(foreign.amounts.cardholder.conversion_rate, "1.100000")
 
@@ -418,7 +418,7 @@ class Events(IssuerTest):
     def test_a_restart_forgets_nothing(self):
         subscription = self.subscribe()
         card = self.create()
-        transaction = self.authorise(card, 1000)
+        transaction = self.authorize(card, 1000)
         self.next_events(3)
         self.process.kill()
         self.process.wait()

@@ -169,7 +169,7 @@ impl Escrow {
         Ok(self.chain.send(operator, self.domain.escrow, &call).await?.transaction_hash)
     }
 
-    /// Signs what opens a mandate without ETH: an EIP-3009 authorisation whose nonce is the
+    /// Signs what opens a mandate without ETH: an EIP-3009 authorization whose nonce is the
     /// mandate's id, so that it fits these terms and no others.
     pub fn authorize(
         &self,

@@ -10,7 +10,7 @@ interface IUSDC is IERC20 {
     function permit(address owner, address spender, uint256 value, uint256 deadline, bytes memory signature) external;
 
     /// @notice Pulls a signed amount to the caller (EIP-3009). Only the payee, `to`, may call it, so nobody can take the
-    /// authorisation elsewhere.
+    /// authorization elsewhere.
     /// @param from Payer and signer; an account with code must answer ERC-1271
     /// @param to Payee, and necessarily the caller
     /// @param value Amount

@@ -58,8 +58,8 @@ abstract contract Model is EscrowTest {
             if (logs[i].emitter == address(usdc) && logs[i].topics[0] == IERC20.Transfer.selector) {
                 _require(_unexplained[_address(logs[i].topics[2])] == 0, "I9: moved without a word");
             } else if (logs[i].emitter == address(escrow)) {
-                if (logs[i].topics[0] != IMandateEscrow.SubmitterSet.selector) _requireAsModelled(logs[i].topics[1]);
-                else _requireSetAsModelled(_address(logs[i].topics[1]), _address(logs[i].topics[2]));
+                if (logs[i].topics[0] != IMandateEscrow.SubmitterSet.selector) _requireAsModeled(logs[i].topics[1]);
+                else _requireSetAsModeled(_address(logs[i].topics[1]), _address(logs[i].topics[2]));
             }
         }
         _require(_unexplained[INTO_THE_ESCROW] == 0, "I9: a word for nothing");
@@ -222,7 +222,7 @@ abstract contract Model is EscrowTest {
 
     // ---------------------------------------------------------------- comparison
 
-    function _requireAsModelled(bytes32 id) internal {
+    function _requireAsModeled(bytes32 id) internal {
         Entry storage entry = entries[id];
         if (entry.terms.cap == 0) return; // a row of a mandate that nobody opened was skipped
         _require(
@@ -248,7 +248,7 @@ abstract contract Model is EscrowTest {
         }
     }
 
-    function _requireSetAsModelled(address guardian, address submitter) private {
+    function _requireSetAsModeled(address guardian, address submitter) private {
         _require(escrow.isSubmitter(guardian, submitter) == _allowed[guardian][submitter], "I12: another submitter");
     }
 
@@ -269,11 +269,11 @@ abstract contract Model is EscrowTest {
 
     /// @dev I1 exactly: the escrow holds what mandates have, and donations. I4: what a mandate holds is what its holds
     /// have left, until a sweep takes it.
-    function _requireAllAsModelled() internal {
+    function _requireAllAsModeled() internal {
         uint256 has = donated;
         for (uint256 i = 0; i < ids.length; ++i) {
             Entry storage entry = entries[ids[i]];
-            _requireAsModelled(ids[i]);
+            _requireAsModeled(ids[i]);
             has += entry.remaining + entry.held;
             uint256 left = 0;
             for (uint256 j = 0; j < entry.holds.length; ++j) {

@@ -197,7 +197,7 @@ contract Orderly is Suited {
 
     function check() external returns (string memory) {
         vm.warp(time);
-        _requireAllAsModelled();
+        _requireAllAsModeled();
         return breach;
     }
 }

@@ -377,7 +377,7 @@ contract Unruly is Suited {
 
     function check() external returns (string memory) {
         vm.warp(time);
-        _requireAllAsModelled();
+        _requireAllAsModeled();
         return breach;
     }
 }

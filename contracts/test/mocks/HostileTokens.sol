@@ -158,7 +158,7 @@ contract TokenIgnoringPermits is MockUSDC {
     function permit(address, address, uint256, uint256, bytes memory) public pure override {}
 }
 
-/// @dev Calls its caller back in the place of what was authorised to move, and does not mind when that fails.
+/// @dev Calls its caller back in the place of what was authorized to move, and does not mind when that fails.
 contract TokenReenteringFromAuthorizations is MockUSDC {
     bytes private _reentry;
     bool public reentered;

@@ -208,12 +208,12 @@ pub(super) struct ResponderQuery {
     _kind: ResponderType,
 }
 
-pub(super) async fn enrol(
+pub(super) async fn enroll(
     State(issuer): State<Issuer>,
     Body(body): Body<NewResponder>,
 ) -> Result<Json<Value>, Refusal> {
     let url = checked(&body.url)?;
-    issuer.write(move |books| Ok(outbox::enrol(books.store, Some(&url))?)).await?;
+    issuer.write(move |books| Ok(outbox::enroll(books.store, Some(&url))?)).await?;
     Ok(Json(json!({ "enrolled": true })))
 }
 
@@ -225,11 +225,11 @@ pub(super) async fn enrolled(
     Ok(Json(json!({ "enrolled": url.is_some(), "url": url })))
 }
 
-pub(super) async fn disenrol(
+pub(super) async fn disenroll(
     State(issuer): State<Issuer>,
     Query(_): Query<ResponderQuery>,
 ) -> Result<StatusCode, Refusal> {
-    issuer.write(|books| Ok(outbox::enrol(books.store, None)?)).await?;
+    issuer.write(|books| Ok(outbox::enroll(books.store, None)?)).await?;
     Ok(StatusCode::OK)
 }
 

@@ -47,7 +47,7 @@ pub(super) struct ForcePost {
     merchant_currency: Option<String>,
 }
 
-/// A clearing that no authorisation came before. Whatever the card's state: it posts.
+/// A clearing that no authorization came before. Whatever the card's state: it posts.
 pub(super) async fn force_post(
     State(issuer): State<Issuer>,
     Body(body): Body<ForcePost>,

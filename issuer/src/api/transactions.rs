@@ -103,7 +103,7 @@ pub(super) async fn authorize(State(issuer): State<Issuer>, Body(body): Body<Aut
         partial_approval_capable: body.partial_approval_capable,
         pin_entered: body.pin.is_some(),
     };
-    Ok(created(Some(issuer.authorise(number(&body.pan)?, purchase).await?)))
+    Ok(created(Some(issuer.authorize(number(&body.pan)?, purchase).await?)))
 }
 
 #[derive(Deserialize)]

@@ -19,7 +19,7 @@ fn asked(purchase: &Purchase) -> Transaction {
     Transaction::asked(&card(json!({ "type": "SINGLE_USE" })).unwrap(), purchase, Uuid::from_u128(1), NOW)
 }
 
-fn authorised(amount: i64) -> Transaction {
+fn authorized(amount: i64) -> Transaction {
     asked(&purchase(amount)).begun(Request::Authorization, Ok(amount), Uuid::from_u128(2), NOW)
 }
 
@@ -40,7 +40,7 @@ fn at(status: &str, hold: i64, settlement: i64) -> (String, i64, i64) {
 
 #[test]
 fn partial_clearings_settle_as_measured_in_the_sandbox() {
-    let transaction = authorised(1_000);
+    let transaction = authorized(1_000);
     assert_eq!(shown(&transaction), at("PENDING", -1_000, 0));
     let transaction = step(&transaction, Transition::Clear(Some(600))).unwrap();
     assert_eq!(shown(&transaction), at("SETTLED", -400, -600));
@@ -52,21 +52,21 @@ fn partial_clearings_settle_as_measured_in_the_sandbox() {
 }
 
 #[test]
-fn a_clearing_may_be_more_than_was_authorised() {
-    let transaction = step(&authorised(5_000), Transition::Clear(Some(7_340))).unwrap();
+fn a_clearing_may_be_more_than_was_authorized() {
+    let transaction = step(&authorized(5_000), Transition::Clear(Some(7_340))).unwrap();
     assert_eq!(shown(&transaction), at("SETTLED", 0, -7_340));
 }
 
 #[test]
 fn an_advice_is_the_new_total() {
-    let transaction = step(&authorised(1_000), Transition::Advise(1_200)).unwrap();
+    let transaction = step(&authorized(1_000), Transition::Advise(1_200)).unwrap();
     assert_eq!(shown(&transaction), at("PENDING", -1_200, 0));
     assert_eq!(shown(&step(&transaction, Transition::Advise(800)).unwrap()), at("PENDING", -800, 0));
 }
 
 #[test]
 fn a_reversal_in_parts_ends_voided() {
-    let transaction = step(&authorised(1_000), Transition::Reverse(Some(400))).unwrap();
+    let transaction = step(&authorized(1_000), Transition::Reverse(Some(400))).unwrap();
     assert_eq!(shown(&transaction), at("PENDING", -600, 0));
     assert_eq!(
         step(&transaction, Transition::Reverse(Some(601))),
@@ -80,7 +80,7 @@ fn a_reversal_in_parts_ends_voided() {
 #[test]
 fn a_late_clearing_after_a_void_or_an_expiry_posts() {
     for end in [Transition::Reverse(None), Transition::Expire, Transition::ExpireHold] {
-        let transaction = step(&authorised(1_000), end).unwrap();
+        let transaction = step(&authorized(1_000), end).unwrap();
         assert_eq!(transaction.standing().hold(), 0);
         let transaction = step(&transaction, Transition::Clear(Some(900))).unwrap();
         assert_eq!(shown(&transaction), at("SETTLED", 0, -900), "{end:?}");
@@ -89,7 +89,7 @@ fn a_late_clearing_after_a_void_or_an_expiry_posts() {
 
 #[test]
 fn what_is_left_after_a_clearing_can_expire_but_not_be_voided() {
-    let transaction = step(&authorised(1_000), Transition::Clear(Some(600))).unwrap();
+    let transaction = step(&authorized(1_000), Transition::Clear(Some(600))).unwrap();
     assert_eq!(step(&transaction, Transition::Reverse(None)), Err(TransitionError::NotPending(Status::Settled)));
     assert_eq!(step(&transaction, Transition::Expire), Err(TransitionError::NotPending(Status::Settled)));
     let transaction = step(&transaction, Transition::ExpireHold).unwrap();
@@ -105,7 +105,7 @@ fn a_return_sets_nothing_aside_and_is_reversed_once() {
     let again = step(&back, Transition::ReverseReturn).unwrap();
     assert_eq!(shown(&again), at("SETTLED", 0, 0));
     assert_eq!(step(&again, Transition::ReverseReturn), Err(TransitionError::NotReturned));
-    assert_eq!(step(&authorised(1), Transition::ReverseReturn), Err(TransitionError::NotReturned));
+    assert_eq!(step(&authorized(1), Transition::ReverseReturn), Err(TransitionError::NotReturned));
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn any_step() -> impl Strategy<Value = Transition> {
 proptest! {
     #[test]
     fn whatever_happens_the_amounts_add_up(amount in 1..2_000i64, steps in prop::collection::vec(any_step(), 0..12)) {
-        let mut transaction = authorised(amount);
+        let mut transaction = authorized(amount);
         let mut cleared = 0;
         for next in steps {
             let before = transaction.standing();
@@ -182,8 +182,8 @@ proptest! {
             // What was cleared stays cleared, and nothing but a clearing settles.
             prop_assert_eq!(standing.cleared, cleared);
             prop_assert_eq!(standing.status == Status::Settled, cleared > 0);
-            // A hold is what is authorised and not cleared, and grows by an advice alone.
-            prop_assert!(standing.hold() >= 0 && standing.hold() <= standing.authorised);
+            // A hold is what is authorized and not cleared, and grows by an advice alone.
+            prop_assert!(standing.hold() >= 0 && standing.hold() <= standing.authorized);
             if !matches!(next, Transition::Advise(_)) {
                 prop_assert!(standing.hold() <= before.hold());
             }
@@ -196,7 +196,7 @@ proptest! {
 
     #[test]
     fn a_stored_transaction_is_the_same_transaction(amount in 1..2_000i64, steps in prop::collection::vec(any_step(), 0..6)) {
-        let mut transaction = authorised(amount);
+        let mut transaction = authorized(amount);
         for next in steps {
             transaction = step(&transaction, next).unwrap_or(transaction);
         }

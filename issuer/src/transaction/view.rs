@@ -31,8 +31,8 @@ impl Transaction {
         let standing = self.standing();
         let (hold, cleared) = (standing.hold(), standing.cleared);
         let estimated = hold.saturating_add(cleared);
-        let authorised = if standing.status == Status::Declined { self.requested } else { standing.authorised };
-        let amount = if standing.status == Status::Settled { cleared } else { authorised };
+        let authorized = if standing.status == Status::Declined { self.requested } else { standing.authorized };
+        let amount = if standing.status == Status::Settled { cleared } else { authorized };
         json!({
             "token": self.token,
             "account_token": self.account_token,
@@ -45,7 +45,7 @@ impl Transaction {
                 "merchant": { "amount": -self.at_merchant(estimated), "currency": self.merchant_currency },
                 "settlement": { "amount": -cleared, "currency": CURRENCY },
             },
-            "authorization_amount": authorised,
+            "authorization_amount": authorized,
             "authorization_code": self.authorization_code,
             "avs": null,
             "card_token": self.card_token,
@@ -54,7 +54,7 @@ impl Transaction {
             "financial_account_token": null,
             "merchant": self.merchant.view(),
             "merchant_amount": self.at_merchant(amount),
-            "merchant_authorization_amount": self.at_merchant(authorised),
+            "merchant_authorization_amount": self.at_merchant(authorized),
             "merchant_currency": self.merchant_currency,
             "network": "VISA",
             "network_risk_score": 0,

@@ -170,7 +170,7 @@ CREATE TABLE idempotency (
     PRIMARY KEY (scope, key)
 ) STRICT;
 
--- Openings by an operator's authorisation that were accepted and are not final.
+-- Openings by an operator's authorization that were accepted and are not final.
 CREATE TABLE opening (
     mandate      BLOB PRIMARY KEY REFERENCES mandate (id),
     calldata     BLOB    NOT NULL,

@@ -15,7 +15,7 @@ use super::{
 pub enum Kind {
     /// Settles a batch of payments.
     Settle,
-    /// Opens this mandate by its operator's authorisation.
+    /// Opens this mandate by its operator's authorization.
     Open(MandateId),
     /// Ends this mandate by its operator's message.
     Revoke(MandateId),

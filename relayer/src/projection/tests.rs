@@ -543,7 +543,7 @@ fn an_unknown_guardian_history_may_hold_other_submitters() {
 
 /// The nonce is used, the call was not made: nothing of it is dead.
 #[test]
-fn what_a_cancelled_transaction_held_waits_again() {
+fn what_a_canceled_transaction_held_waits_again() {
     let mut scene = Scene::new(GUARDIAN);
     scene.admit(0, 100, DEADLINE);
     scene.submit(0, &[0]);

@@ -26,7 +26,7 @@ use crate::{
 
 /// A mandate lives at least and at most so long.
 const DURATION: std::ops::RangeInclusive<Seconds> = 60..=366 * 86_400;
-/// An opening's authorisation must be good for at least so long: it has to be mined before.
+/// An opening's authorization must be good for at least so long: it has to be mined before.
 const AUTHORIZATION_MIN: Seconds = 120;
 
 impl Service {
@@ -212,7 +212,7 @@ impl Service {
         record.map(|record| self.view(record)).into_result()
     }
 
-    /// That terms and authorisation are what the operator may ask this relayer to send for this
+    /// That terms and authorization are what the operator may ask this relayer to send for this
     /// request; their mandate's id.
     fn check_opening(
         &self,
@@ -243,7 +243,7 @@ impl Service {
         let authorization = &body.authorization;
         if authorization.valid_after >= now || authorization.valid_before < now.saturating_add(AUTHORIZATION_MIN) {
             return refuse(format!(
-                "the authorisation is valid after {} and before {}; it must be so from now ({now}) for {AUTHORIZATION_MIN} seconds",
+                "the authorization is valid after {} and before {}; it must be so from now ({now}) for {AUTHORIZATION_MIN} seconds",
                 authorization.valid_after, authorization.valid_before
             ));
         }
@@ -256,7 +256,7 @@ impl Service {
             Ok(signer) if signer == operator => Ok(id),
             Ok(signer) => Err(Problem::new(
                 Code::BadSignature,
-                format!("the authorisation was signed by {signer}, or for other terms than {id}"),
+                format!("the authorization was signed by {signer}, or for other terms than {id}"),
             )),
             Err(error) => Err(Problem::new(Code::BadSignature, error.to_string())),
         }

@@ -69,7 +69,7 @@ async fn approval_by(
     let start = world.time().await? + later;
     let terms: Terms = request.terms(operator.address(), world.keys.guardian.address(), start);
     let authorization = world.escrow.authorize(operator, &terms, start + 3_600)?;
-    world.secrets.signature("the operator's authorisation", &authorization.signature);
+    world.secrets.signature("the operator's authorization", &authorization.signature);
     Ok(NewMandate { request: request.id, terms, authorization })
 }
 

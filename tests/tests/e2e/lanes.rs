@@ -239,7 +239,7 @@ async fn other_submitters_pay_for_a_removed_one() -> Result<()> {
 /// used up for nothing, and the submitter goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn obsolete_transactions_are_canceled_under_the_ceiling() -> Result<()> {
-    let world = lanes("cancelled", 0, &["--fee-ceiling-gwei", "5", "--deadline-min", "10"]).await?;
+    let world = lanes("canceled", 0, &["--fee-ceiling-gwei", "5", "--deadline-min", "10"]).await?;
     let agent = world.agent()?;
     let mandate = opened(&world, &agent).await?;
     let submitter = world.keys.submitter.address();

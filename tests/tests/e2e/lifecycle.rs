@@ -115,7 +115,7 @@ async fn an_operator_without_eth_approves_by_one_message() -> Result<()> {
         authorization: world.escrow.authorize(&world.keys.gasless, &terms, terms.start + 3_600)?,
         terms: terms.clone(),
     };
-    world.secrets.signature("the operator's authorisation", &approval.authorization.signature);
+    world.secrets.signature("the operator's authorization", &approval.authorization.signature);
 
     // Terms other than those that were asked for open nothing, nor do terms other than those that were signed.
     let greedy = Terms { cap: usdc("6")?, ..terms.clone() };

@@ -18,7 +18,7 @@ async fn an_operator_without_eth_ends_a_mandate_by_one_message() -> Result<()> {
     let request = agent.request_mandate(&asking("10")?).await?.object;
     let terms = request.terms(operator.address(), world.keys.guardian.address(), world.time().await?);
     let authorization = world.escrow.authorize(&world.keys.gasless, &terms, terms.start + 3_600)?;
-    world.secrets.signature("the operator's authorisation", &authorization.signature);
+    world.secrets.signature("the operator's authorization", &authorization.signature);
     let approval = NewMandate { request: request.id, authorization, terms: terms.clone() };
     let id = operator.open_mandate(&approval).await?.object.id;
     world.mandate_in(&agent, id, MandateState::Open).await?;

@@ -132,7 +132,7 @@ contract OpenWithAuthorizationTest is EscrowTest {
         _openAs(operator, terms, signature);
     }
 
-    /// @dev The authorisation does not open the terms a second time, nor pay for them after an opening by allowance.
+    /// @dev The authorization does not open the terms a second time, nor pay for them after an opening by allowance.
     function test_reverts_whenOpenedByAllowanceBefore() public {
         Terms memory terms = _terms();
         bytes memory signature = _authorize(terms);
@@ -156,7 +156,7 @@ contract OpenWithAuthorizationTest is EscrowTest {
     }
 
     /// @dev An operator who thinks better of it withdraws the message at the token.
-    function test_reverts_onceTheOperatorCancelledIt() public {
+    function test_reverts_onceTheOperatorCanceledIt() public {
         Terms memory terms = _terms();
         bytes memory signature = _authorize(terms);
         bytes32 structHash = keccak256(abi.encode(usdc.CANCEL_AUTHORIZATION_TYPEHASH(), operator, _idOf(terms)));

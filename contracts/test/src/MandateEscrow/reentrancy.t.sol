@@ -92,7 +92,7 @@ contract ReentrancyTest is OperatorTest {
     }
 
     /// @dev One opening's money funds no other: what the token brings for a mandate of its own does not count for the one that
-    /// was authorised.
+    /// was authorized.
     function test_reverts_whenAnotherOpeningBringsTheMoney() public {
         TokenReenteringFromAuthorizations token_ = TokenReenteringFromAuthorizations(address(usdc));
         _upgradeToken(address(new TokenReenteringFromAuthorizations()));

@@ -507,7 +507,7 @@ contract SettleTest is EscrowTest {
 
     // ---------------------------------------------------------------- gas
 
-    /// @dev I10: a wallet that burns its gas costs its row, not its neighbours.
+    /// @dev I10: a wallet that burns its gas costs its row, not its neighbors.
     function test_skipsARowWhoseWalletBurnsGas() public {
         Terms memory burning = _otherTerms(1);
         burning.agent = address(new WalletBurningGas());

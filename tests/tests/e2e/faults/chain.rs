@@ -139,8 +139,8 @@ async fn a_row_the_token_refuses_returns_and_others_are_paid() -> Result<()> {
     anvil.mine(1).await?;
     world.payment_in(&agent, &first, PaymentState::Mined).await?;
     let batch = world.payment_in(&agent, &refused, PaymentState::Submitted).await?.tx_hash;
-    for neighbour in [&left, &right] {
-        ensure!(world.payment_in(&agent, neighbour, PaymentState::Submitted).await?.tx_hash == batch);
+    for neighbor in [&left, &right] {
+        ensure!(world.payment_in(&agent, neighbor, PaymentState::Submitted).await?.tx_hash == batch);
     }
     // It was simulated, and is mined only after the token has changed its mind.
     let sent = anvil.arrived().await?;
@@ -150,8 +150,8 @@ async fn a_row_the_token_refuses_returns_and_others_are_paid() -> Result<()> {
     let blacklist = MockUSDC::blacklistCall { account: REFUSED };
     world.escrow.chain().send(&world.keys.guardian, world.escrow.token(), &blacklist).await?;
 
-    for neighbour in [&left, &right] {
-        world.payment_in(&agent, neighbour, PaymentState::Mined).await?;
+    for neighbor in [&left, &right] {
+        world.payment_in(&agent, neighbor, PaymentState::Mined).await?;
     }
     anvil.mine(1).await?;
     world.followed(&agent).await?;
@@ -161,8 +161,8 @@ async fn a_row_the_token_refuses_returns_and_others_are_paid() -> Result<()> {
     anvil.mine(2).await?;
     let failed = world.payment_in(&agent, &refused, PaymentState::Failed).await?;
     ensure!(failed.reason == Some(Code::TransferFailed) && failed.tx_hash == batch, "{failed:?}");
-    for neighbour in [&left, &right] {
-        world.payment_in(&agent, neighbour, PaymentState::Settled).await?;
+    for neighbor in [&left, &right] {
+        world.payment_in(&agent, neighbor, PaymentState::Settled).await?;
     }
     let found = reconcile(&world, &[Account { client: agent.clone(), mandates: vec![mandate.id] }], &accepted).await?;
     ensure!((found.settled, found.failed) == (3, 1), "{found:?}");
