@@ -1,9 +1,7 @@
 //! Between the core's types and the ABI's.
 
-use alloy_primitives::{
-    B256,
-    aliases::{U40, U88},
-};
+use crate::CompactSignature;
+use alloy_primitives::aliases::{U40, U88};
 use stipend_core::{Amount, Seconds, Terms};
 
 use crate::{Hold, Spend, abi::MandateEscrow};
@@ -72,29 +70,29 @@ pub fn terms_from_chain(terms: &MandateEscrow::Terms) -> Result<Terms, OutOfRang
 
 /// A signed payment as a row of a batch: the message and its signature in ERC-2098's two words.
 #[must_use]
-pub fn row(spend: &Spend, (r, vs): (B256, B256)) -> MandateEscrow::Payment {
+pub fn row(spend: &Spend, signature: CompactSignature) -> MandateEscrow::Payment {
     MandateEscrow::Payment {
         payee: spend.payee,
         amount: spend.amount,
         nonce: spend.nonce,
         deadline: spend.deadline,
         r#ref: spend.reference,
-        r,
-        vs,
+        r: signature.r,
+        vs: signature.vs,
     }
 }
 
 /// A signed hold as the contract takes it.
 #[must_use]
-pub fn hold_row(hold: &Hold, (r, vs): (B256, B256)) -> MandateEscrow::Hold {
+pub fn hold_row(hold: &Hold, signature: CompactSignature) -> MandateEscrow::Hold {
     let payment = MandateEscrow::Payment {
         payee: hold.payee,
         amount: hold.amount,
         nonce: hold.nonce,
         deadline: hold.deadline,
         r#ref: hold.reference,
-        r,
-        vs,
+        r: signature.r,
+        vs: signature.vs,
     };
     MandateEscrow::Hold { payment, captureBy: hold.captureBy }
 }

@@ -103,26 +103,13 @@ impl Hold {
     pub const TYPE: &str =
         "Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)";
 
-    /// The message for a hold from `mandate`.
+    /// The message that sets aside, until `capture_by`, what `spend` would pay.
     ///
     /// # Errors
     /// [`OutOfRange`] for a time beyond 40 bits.
-    pub fn new(
-        mandate: MandateId,
-        (payee, amount): (Address, Amount),
-        nonce: u32,
-        (deadline, capture_by): (Seconds, Seconds),
-        reference: B256,
-    ) -> Result<Self, OutOfRange> {
-        Ok(Self {
-            mandate: mandate.0,
-            payee,
-            amount: amount.units(),
-            nonce,
-            deadline: time("deadline", deadline)?,
-            captureBy: time("capture_by", capture_by)?,
-            reference,
-        })
+    pub fn new(spend: Spend, capture_by: Seconds) -> Result<Self, OutOfRange> {
+        let Spend { mandate, payee, amount, nonce, deadline, reference } = spend;
+        Ok(Self { mandate, payee, amount, nonce, deadline, captureBy: time("capture_by", capture_by)?, reference })
     }
 }
 
@@ -200,7 +187,8 @@ impl Domain {
 pub fn permit_digest(
     at: Domain,
     token: Address,
-    (operator, cap): (Address, Amount),
+    operator: Address,
+    cap: Amount,
     nonce: U256,
     deadline: Seconds,
 ) -> B256 {
@@ -214,24 +202,33 @@ pub fn permit_digest(
     message.eip712_signing_hash(&domain("USD Coin", "2", at.chain_id, token))
 }
 
-/// The EIP-3009 message that funds `mandate` with `cap`, and its digest under the domain of USDC
-/// (name "USD Coin", version "2") at `token`.
+/// When an EIP-3009 authorization is valid: both ends are excluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// Not at this time or before.
+    pub after: Seconds,
+    /// Not at this time or later.
+    pub before: Seconds,
+}
+
+/// The digest of the EIP-3009 message by which `operator` funds `mandate` with `cap`, under the domain
+/// of USDC (name "USD Coin", version "2") at `token`.
 #[must_use]
-pub fn receive_with_authorization(
+pub fn authorization_digest(
     at: Domain,
     token: Address,
-    (operator, cap): (Address, Amount),
-    (valid_after, valid_before): (Seconds, Seconds),
+    operator: Address,
+    cap: Amount,
+    validity: Validity,
     mandate: MandateId,
-) -> (ReceiveWithAuthorization, B256) {
+) -> B256 {
     let message = ReceiveWithAuthorization {
         from: operator,
         to: at.escrow,
         value: U256::from(cap.units()),
-        validAfter: U256::from(valid_after),
-        validBefore: U256::from(valid_before),
+        validAfter: U256::from(validity.after),
+        validBefore: U256::from(validity.before),
         nonce: mandate.0,
     };
-    let digest = message.eip712_signing_hash(&domain("USD Coin", "2", at.chain_id, token));
-    (message, digest)
+    message.eip712_signing_hash(&domain("USD Coin", "2", at.chain_id, token))
 }

@@ -14,9 +14,9 @@ mod vectors;
 pub use code::is_mandate_escrow;
 pub use convert::{OutOfRange, hold_row, row, terms_from_chain, terms_on_chain};
 pub use digest::{
-    Domain, Hold, ReceiveWithAuthorization, Revoke, Spend, Sweep, permit_digest, receive_with_authorization,
+    Domain, Hold, ReceiveWithAuthorization, Revoke, Spend, Sweep, Validity, authorization_digest, permit_digest,
 };
-pub use signature::{SignatureError, compact, recover};
+pub use signature::{CompactSignature, SignatureError, compact, recover};
 
 /// The contracts' interfaces and creation code, from `bindings/abi`.
 #[expect(missing_docs, reason = "generated from the ABI; Solidity's interfaces document it")]

@@ -45,12 +45,21 @@ pub fn recover(digest: B256, signature: &[u8]) -> Result<Address, SignatureError
     if signer.is_zero() { Err(SignatureError::Unrecoverable) } else { Ok(signer) }
 }
 
-/// The signature in two words, `r` and `vs` (ERC-2098).
+/// A signature in two words (ERC-2098).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactSignature {
+    /// The first half.
+    pub r: B256,
+    /// `s`, and the parity of `v` as its highest bit.
+    pub vs: B256,
+}
+
+/// The signature in two words.
 ///
 /// # Errors
 /// [`SignatureError`] if the bytes are no signature.
-pub fn compact(signature: &[u8]) -> Result<(B256, B256), SignatureError> {
+pub fn compact(signature: &[u8]) -> Result<CompactSignature, SignatureError> {
     let signature = parse(signature)?;
     let parity = U256::from(signature.v()) << 255;
-    Ok((B256::from(signature.r()), B256::from(signature.s() | parity)))
+    Ok(CompactSignature { r: B256::from(signature.r()), vs: B256::from(signature.s() | parity) })
 }

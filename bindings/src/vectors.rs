@@ -1,6 +1,8 @@
 //! Rust against the golden vectors that Solidity checks too (contracts/test). They were made by an
 //! independent implementation.
 
+use crate::CompactSignature;
+use crate::Validity;
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolStruct;
 use serde::de::DeserializeOwned;
@@ -12,7 +14,7 @@ use crate::{
     SignatureError::{HighS, Length, RecoveryId, Unrecoverable},
     Spend, Sweep,
     abi::MandateEscrow,
-    compact, receive_with_authorization, recover, terms_from_chain, terms_on_chain,
+    authorization_digest, compact, recover, terms_from_chain, terms_on_chain,
 };
 
 fn vectors() -> Value {
@@ -134,7 +136,7 @@ fn payment_digests_and_signers_match_solidity() {
         let (r, vs): (B256, B256) = (get(&vector["r"]), get(&vector["vs"]));
         let signature = wire(r, vs);
         assert_eq!(recover(digest, &signature), Ok(agent), "{}", vector["name"]);
-        assert_eq!(compact(&signature), Ok((r, vs)));
+        assert_eq!(compact(&signature), Ok(CompactSignature { r, vs }));
         assert_ne!(recover(B256::ZERO, &signature), Ok(agent));
     }
 }
@@ -197,11 +199,11 @@ fn authorizations_have_the_digests_of_the_token() {
             continue;
         };
         let Ok(cap) = Amount::from_units(value) else { continue };
-        let validity = (number(&authorization["validAfter"]), valid_before);
+        let validity = Validity { after: number(&authorization["validAfter"]), before: valid_before };
         let mandate = MandateId(get(&authorization["nonce"]));
         let from = get(&authorization["from"]);
         let home = Domain { escrow: get(&authorization["to"]), ..home(&vectors) };
-        let (_, digest) = receive_with_authorization(home, token, (from, cap), validity, mandate);
+        let digest = authorization_digest(home, token, from, cap, validity, mandate);
         assert_eq!(digest, get::<B256>(&vector["digest"]), "{}", vector["name"]);
         assert_eq!(recover(digest, &get::<Bytes>(&vector["signature"])), Ok(operator));
     }

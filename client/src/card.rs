@@ -6,7 +6,7 @@ use alloy::signers::SignerSync;
 use alloy_primitives::{B256, Bytes};
 use reqwest::Method;
 use serde::Serialize;
-use stipend_bindings::Hold;
+use stipend_bindings::{Hold, Spend};
 use stipend_core::{
     Amount, CardId, Code, MandateId, Seconds,
     api::{Card, CardSecrets, CardsInfo, Metadata, NewCard, Page, Problem},
@@ -122,8 +122,8 @@ impl Client {
         let deadline = card.deadline.unwrap_or_else(|| nonces::deadline(now, LIFETIME, ends, &info.limits));
         let capture_by = card.capture_by.unwrap_or_else(|| capture_by(now, &cards, ends));
         let reference = card.reference.unwrap_or_default();
-        let payee = cards.treasury;
-        let hold = Hold::new(card.mandate, (payee, card.amount), nonce, (deadline, capture_by), reference)
+        let hold = Spend::new(card.mandate, cards.treasury, card.amount, nonce, deadline, reference)
+            .and_then(|spend| Hold::new(spend, capture_by))
             .map_err(|error| Error::Setup(error.to_string()))?;
         let signature = self.inner.signer.sign_hash_sync(&domain.hold_digest(&hold));
         let signature = signature.map_err(|error| Error::Signing(error.to_string()))?;

@@ -184,9 +184,9 @@ async fn a_card_carries_the_agent_signature_over_a_treasury_hold() {
     let requests = served.await.unwrap();
     assert!(requests[2].starts_with("POST /v1/cards HTTP/1.1"));
     let sent: NewCard = serde_json::from_str(body(&requests[2])).unwrap();
-    let times = (sent.deadline, sent.capture_by);
-    let hold = Hold::new(sent.mandate, (Address::repeat_byte(4), sent.amount), sent.nonce, times, sent.reference);
-    let digest = client.domain().await.unwrap().hold_digest(&hold.unwrap());
+    let treasury = Address::repeat_byte(4);
+    let spend = Spend::new(sent.mandate, treasury, sent.amount, sent.nonce, sent.deadline, sent.reference).unwrap();
+    let digest = client.domain().await.unwrap().hold_digest(&Hold::new(spend, sent.capture_by).unwrap());
     assert_eq!(recover(digest, &sent.signature).unwrap(), client.address());
     assert_eq!(sent.capture_by - sent.deadline, 3_600 + 86_400 + 300 - 600);
 }

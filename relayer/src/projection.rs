@@ -1,7 +1,8 @@
 //! Projects what the chain says onto the ledger; never talks to a node. A block is mined, reverted or
 //! finalized; only the last moves money for good. All of it runs inside one commit of the ledger.
 
-use alloy_primitives::Address;
+use crate::projection::cards::HoldOutcome;
+use crate::projection::journal::GasPayer;
 use rusqlite::Connection;
 use serde_json::json;
 use stipend_core::{Amount, Code, Deployment, MandateId, Seconds, Terms, api::PaymentState, nonce::NonceWindow};
@@ -107,9 +108,7 @@ impl Projector {
             match EscrowEvent::read(log) {
                 Some(EscrowEvent::Opened(id, terms)) => self.opened(ledger, id, &terms, location, now)?,
                 Some(EscrowEvent::Spent(spent)) => spent_mined(ledger, spent, location, now)?,
-                Some(EscrowEvent::Held { mandate, nonce, payee, amount, capture_by }) => {
-                    held_mined(ledger, mandate, (nonce, payee, amount, capture_by), location, now)?;
-                }
+                Some(EscrowEvent::Held { hold, capture_by }) => held_mined(ledger, hold, capture_by, location, now)?,
                 // They follow from a hold that is known, or come from outside; what they move is booked when
                 // final.
                 Some(EscrowEvent::Captured { .. } | EscrowEvent::Released { .. } | EscrowEvent::Refunded(_)) => {}
@@ -176,27 +175,39 @@ impl Projector {
             let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
             match EscrowEvent::read(&log) {
                 Some(EscrowEvent::Spent(spent)) => spent_final(ledger, spent, location, now)?,
-                Some(EscrowEvent::Held { mandate, nonce, payee, amount, .. }) => {
-                    held_final(ledger, Spent { mandate, nonce, payee, amount }, location, now)?;
-                }
+                Some(EscrowEvent::Held { hold, .. }) => held_final(ledger, hold, location, now)?,
                 Some(EscrowEvent::Captured { mandate, nonce, amount }) => {
-                    hold_ended(ledger, mandate, nonce, (amount, Amount::ZERO), location, now)?;
+                    hold_settled(
+                        ledger,
+                        mandate,
+                        nonce,
+                        HoldOutcome { captured: amount, released: Amount::ZERO },
+                        location,
+                        now,
+                    )?;
                 }
                 Some(EscrowEvent::Released { mandate, nonce, amount }) => {
-                    hold_ended(ledger, mandate, nonce, (Amount::ZERO, amount), location, now)?;
+                    hold_settled(
+                        ledger,
+                        mandate,
+                        nonce,
+                        HoldOutcome { captured: Amount::ZERO, released: amount },
+                        location,
+                        now,
+                    )?;
                 }
                 Some(EscrowEvent::Refunded(refund)) => refunded_final(ledger, refund, location, now)?,
                 Some(EscrowEvent::Revoked { mandate, .. }) => fail_all(ledger, mandate, Code::Ended, now)?,
                 Some(EscrowEvent::Returned { mandate, from_remaining, from_held, .. }) => {
                     fail_all(ledger, mandate, Code::Ended, now)?;
-                    returned_final(ledger, mandate, (from_remaining, from_held), location, now)?;
+                    returned_final(ledger, mandate, Returned { from_remaining, from_held }, location, now)?;
                 }
                 _ => {}
             }
         }
         for tx in transactions::finalize(ledger, block.hash)? {
-            gas::bear(ledger, &tx, block.time)?;
-            burnt(ledger, &tx, block.number, now)?;
+            gas::charge(ledger, &tx, block.time)?;
+            charge_gas(ledger, &tx, block.number, now)?;
             match tx.kind {
                 Kind::Settle => self.batch_final(ledger, &tx, now)?,
                 // Dead unless it succeeded; then the opening's own event has said all.
@@ -271,7 +282,7 @@ impl Projector {
             }
             let skipped = transactions::skipped(ledger, tx.id, payment.seq)?;
             let context =
-                TransitionContext { reason: skipped, tx_hash: tx.mined.map(|location| location.tx), block: None };
+                TransitionContext { reason: skipped, tx_hash: tx.mined.map(|location| location.tx), mined: None };
             // Nobody else can send it, and every transaction that held it is final: the money may
             // go back, and this very commit makes sure that it is never sent again. What only came
             // too early, as when a reorg moved the opening behind it or the rolling window was full,
@@ -286,7 +297,7 @@ impl Projector {
     }
 
     /// Others have used a transaction's nonce for good: what rode in it waits again.
-    pub fn dead(
+    pub fn superseded(
         &self,
         ledger: &Connection,
         tx: &transactions::TransactionRow,
@@ -338,8 +349,7 @@ fn settled_by(ledger: &Connection, spent: Spent) -> Result<Option<payments::Paym
 
 fn spent_mined(ledger: &Connection, spent: Spent, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
-    let context =
-        TransitionContext { reason: None, tx_hash: Some(location.tx), block: Some((location.block, location.hash)) };
+    let context = TransitionContext::mined(location);
     match settled_by(ledger, spent)? {
         Some(payment) if matches!(payment.state, PaymentState::Reserved | PaymentState::Submitted) => {
             payments::step(ledger, &payment, Transition::Mine, context, now)
@@ -362,12 +372,7 @@ fn spent_final(ledger: &Connection, spent: Spent, location: TxLocation, now: Sec
     let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
     match settled_by(ledger, spent)? {
         Some(payment) if payment.state == PaymentState::Mined => {
-            let context = TransitionContext {
-                reason: None,
-                tx_hash: Some(location.tx),
-                block: Some((location.block, location.hash)),
-            };
-            payments::step(ledger, &payment, Transition::Settle, context, now)?;
+            payments::step(ledger, &payment, Transition::Settle, TransitionContext::mined(location), now)?;
         }
         _ => {
             payments::insert_external(ledger, ExternalOutflow::Payment, &spent, location)?;
@@ -395,12 +400,13 @@ fn nonce_final(ledger: &Connection, mandate: MandateId, nonce: u32, now: Seconds
 
 fn held_mined(
     ledger: &Connection,
-    mandate: MandateId,
-    (nonce, payee, amount, capture_by): (u32, Address, Amount, Seconds),
+    hold: Spent,
+    capture_by: Seconds,
     location: TxLocation,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
+    let Spent { nonce, payee, amount, .. } = hold;
+    let Some(mandate) = mandates::get(ledger, hold.mandate)? else { return Ok(()) };
     let card = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| {
         let is_this = (card.payee, card.amount, card.capture_by) == (payee, amount, capture_by);
         is_this && !card.state.is_final() && !card.left().is_zero()
@@ -439,11 +445,11 @@ fn held_final(ledger: &Connection, hold: Spent, location: TxLocation, now: Secon
 }
 
 /// Part of a hold was finally captured or released, by us or by whoever may.
-fn hold_ended(
+fn hold_settled(
     ledger: &Connection,
     mandate: MandateId,
     nonce: u32,
-    (captured, released): (Amount, Amount),
+    HoldOutcome { captured, released }: HoldOutcome,
     location: TxLocation,
     now: Seconds,
 ) -> Result<(), LedgerError> {
@@ -456,12 +462,12 @@ fn hold_ended(
     journal::credit_treasury(ledger, mandate.seq, captured, refs, now)?;
     let sum =
         |a: Amount, b: Amount| a.checked_add(b).ok_or_else(|| LedgerError::inconsistent("more than a hold holds"));
-    let settled = (sum(card.captured, captured)?, sum(card.released, released)?);
+    let settled = HoldOutcome { captured: sum(card.captured, captured)?, released: sum(card.released, released)? };
     cards::set_settled(ledger, card.seq, settled, Some(location.tx))?;
     let data = json!({ "captured": captured, "released": released });
     cards::note(ledger, &card, "card.settled", Some(location.tx), data, now)?;
-    let (captured, released) = settled;
-    cards::finish(ledger, cards::CardRow { captured, released, ..card }, (None, Some(location.tx)), now)
+    let HoldOutcome { captured, released } = settled;
+    cards::finish(ledger, cards::CardRow { captured, released, ..card }, None, Some(location.tx), now)
 }
 
 /// A sweep has taken what cards of the mandate still held: so much.
@@ -474,11 +480,11 @@ fn holds_swept(ledger: &Connection, id: MandateId, location: TxLocation, now: Se
         let mandate = cards::mandate_of(ledger, &card)?;
         let refs = EntryRefs::card(card.seq).at(location.block);
         booking::book(ledger, &mandate, LedgerEvent::ReturnHeld(left), refs, now)?;
-        cards::set_settled(ledger, card.seq, (card.captured, released), Some(location.tx))?;
+        cards::set_settled(ledger, card.seq, HoldOutcome { captured: card.captured, released }, Some(location.tx))?;
         let data = json!({ "captured": Amount::ZERO, "released": left });
         cards::note(ledger, &card, "card.settled", Some(location.tx), data, now)?;
         swept = swept.checked_add(left).ok_or_else(too_much)?;
-        cards::finish(ledger, cards::CardRow { released, ..card }, (None, Some(location.tx)), now)?;
+        cards::finish(ledger, cards::CardRow { released, ..card }, None, Some(location.tx), now)?;
     }
     Ok(swept)
 }
@@ -498,10 +504,16 @@ fn ended(
     audit::append(ledger, now, audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) })
 }
 
+/// What went back to the operator, by where it came from.
+struct Returned {
+    from_remaining: Amount,
+    from_held: Amount,
+}
+
 fn returned_final(
     ledger: &Connection,
     id: MandateId,
-    (from_remaining, from_held): (Amount, Amount),
+    Returned { from_remaining, from_held }: Returned,
     location: TxLocation,
     now: Seconds,
 ) -> Result<(), LedgerError> {
@@ -538,14 +550,21 @@ fn refunded_final(ledger: &Connection, refund: Refund, location: TxLocation, now
 }
 
 /// A final transaction of ours was paid for, whatever it did.
-fn burnt(ledger: &Connection, tx: &transactions::TransactionRow, block: u64, now: Seconds) -> Result<(), LedgerError> {
+fn charge_gas(
+    ledger: &Connection,
+    tx: &transactions::TransactionRow,
+    block: u64,
+    now: Seconds,
+) -> Result<(), LedgerError> {
     let seq_of = |id: MandateId| Ok::<_, LedgerError>(mandates::get(ledger, id)?.map(|mandate| mandate.seq));
     let mut refs = EntryRefs { tx: Some(tx.id), ..EntryRefs::default() }.at(block);
-    let (mut payments, mut mandate) = (Vec::new(), None);
+    let mut payers = Vec::new();
+    let mut mandate = None;
     match tx.kind {
         Kind::Settle => {
             for payment in payments::payments_in_tx(ledger, tx.id)? {
-                payments.extend(seq_of(payment.mandate)?.map(|mandate| (mandate, payment.seq)));
+                let refs = EntryRefs { payment: Some(payment.seq), ..refs };
+                payers.extend(seq_of(payment.mandate)?.map(|mandate| GasPayer { mandate: Some(mandate), refs }));
             }
         }
         Kind::Open(id) | Kind::Revoke(id) | Kind::Sweep(id) => mandate = seq_of(id)?,
@@ -556,7 +575,10 @@ fn burnt(ledger: &Connection, tx: &transactions::TransactionRow, block: u64, now
             }
         }
     }
-    journal::charge_gas(ledger, tx.cost.unwrap_or_default(), &payments, (mandate, refs), now)
+    if payers.is_empty() {
+        payers.push(GasPayer { mandate, refs });
+    }
+    journal::charge_gas(ledger, tx.cost.unwrap_or_default(), &payers, now)
 }
 
 fn fail_all(ledger: &Connection, mandate: MandateId, reason: Code, now: Seconds) -> Result<(), LedgerError> {

@@ -365,7 +365,7 @@ fn overtake(
     let (mut adopted, mut dead) = (Vec::new(), Vec::new());
     for (submitter, nonce) in nonces.iter().copied() {
         for tx in transactions::pending_of(ledger, submitter)?.into_iter().filter(|tx| tx.nonce < nonce) {
-            projector.dead(ledger, &tx, now)?;
+            projector.superseded(ledger, &tx, now)?;
             dead.push(tx.nonce);
         }
         if transactions::next_nonce(ledger, submitter)?.is_none_or(|expected| expected < nonce) {

@@ -318,7 +318,7 @@ pub fn dollars(cents: i64) -> Result<Amount> {
 ///
 /// # Errors
 /// If the secret is none.
-pub fn signed_by_issuer(secret: &str, (url, body): (Url, &str), id: &str, at: u64) -> Result<Call> {
+pub fn signed_by_issuer(secret: &str, url: Url, body: &str, id: &str, at: u64) -> Result<Call> {
     let webhook = standardwebhooks::Webhook::new(secret).wrap_err("a secret")?;
     let signature = webhook.sign(id, i64::try_from(at)?, body.as_bytes()).wrap_err("a signature")?;
     Call::post(url, body)

@@ -95,7 +95,8 @@ impl Relayer {
     /// Starts one on an empty ledger below `dir`.
     pub(crate) async fn start(
         dir: &Path,
-        (node, issuer): (&Url, Option<&Issuer>),
+        node: &Url,
+        issuer: Option<&Issuer>,
         domain: Domain,
         keys: &Keys,
         settings: &Settings,

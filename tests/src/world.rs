@@ -103,7 +103,7 @@ impl World {
             false => None,
         };
         let node = proxy.as_ref().map_or(anvil.url(), FaultProxy::url);
-        let relayer = Relayer::start(&dir, (node, issuer.as_deref()), escrow.domain(), &keys, settings).await?;
+        let relayer = Relayer::start(&dir, node, issuer.as_deref(), escrow.domain(), &keys, settings).await?;
         if let Some(issuer) = &issuer {
             for secret in issuer.signing_secrets().await? {
                 secrets.of_the_issuer("what the issuer signs with", &secret);

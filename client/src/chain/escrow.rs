@@ -6,9 +6,9 @@ use alloy::{
 use alloy_primitives::{Address, B256, Bytes, U256, aliases::U40};
 use alloy_sol_types::{SolCall, SolEvent};
 use stipend_bindings::{
-    Domain, Spend,
+    Domain, Spend, Validity,
     abi::{MandateEscrow, MockUSDC},
-    compact, is_mandate_escrow, permit_digest, receive_with_authorization, row, terms_from_chain, terms_on_chain,
+    authorization_digest, compact, is_mandate_escrow, permit_digest, row, terms_from_chain, terms_on_chain,
 };
 use stipend_core::{Amount, Intent, MandateId, Seconds, Terms, api::Authorization, merkle};
 
@@ -178,8 +178,8 @@ impl Escrow {
         valid_before: Seconds,
     ) -> Result<Authorization, ChainError> {
         let id = self.domain.mandate_id(terms)?;
-        let from = (operator.address(), terms.cap);
-        let (_, digest) = receive_with_authorization(self.domain, self.token, from, (0, valid_before), id);
+        let validity = Validity { after: 0, before: valid_before };
+        let digest = authorization_digest(self.domain, self.token, operator.address(), terms.cap, validity, id);
         Ok(Authorization { valid_after: 0, valid_before, signature: sign(operator, digest)? })
     }
 
@@ -192,7 +192,7 @@ impl Escrow {
     ) -> Result<B256, ChainError> {
         let owner = operator.address();
         let nonce = self.chain.view(self.token, &MockUSDC::noncesCall { owner }).await?;
-        let digest = permit_digest(self.domain, self.token, (owner, terms.cap), nonce, deadline);
+        let digest = permit_digest(self.domain, self.token, owner, terms.cap, nonce, deadline);
         let call = MandateEscrow::openWithPermitCall {
             terms: terms_on_chain(terms)?,
             deadline: U256::from(deadline),

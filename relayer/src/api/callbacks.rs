@@ -1,6 +1,7 @@
 //! The issuer calls: before it approves a charge, and after everything that happens. Lithic's forms;
 //! whatever else they carry is passed over.
 
+use crate::cards::signature::SignatureHeaders;
 use axum::{
     Json,
     body::Bytes,
@@ -135,11 +136,15 @@ async fn checked(
     let headers = request.headers().clone();
     let body = extract::read(request).await?;
     let header = |name: &str| one(&headers, name);
-    let (id, timestamp, signatures) = (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
+    let headers = SignatureHeaders {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signatures: header("webhook-signature"),
+    };
     secret
-        .check((&id, &timestamp, &signatures), &body, clock::now())
+        .check(&headers, &body, clock::now())
         .map_err(|error| Refusal::new(Code::Unauthenticated, error.to_string()))?;
-    Ok((id, body))
+    Ok((headers.id, body))
 }
 
 /// A header's one value; empty if there is none, or more than one.

@@ -33,6 +33,17 @@ pub enum SignatureError {
     Wrong,
 }
 
+/// The headers of a signed call, as they came; empty where there is none.
+#[derive(Clone, Debug)]
+pub struct SignatureHeaders {
+    /// `webhook-id`.
+    pub id: String,
+    /// `webhook-timestamp`.
+    pub timestamp: String,
+    /// `webhook-signature`.
+    pub signatures: String,
+}
+
 impl SigningSecret {
     /// From `whsec_` and base64. `None` for anything else.
     #[must_use]
@@ -44,17 +55,12 @@ impl SigningSecret {
         Webhook::new(text).ok().map(Arc::new).map(Self)
     }
 
-    /// Checks a call: its id, the time it says, the signatures it carries, and the bytes of its
-    /// body.
-    pub fn check(
-        &self,
-        (id, timestamp, signatures): (&str, &str, &str),
-        body: &[u8],
-        now: Seconds,
-    ) -> Result<(), SignatureError> {
+    /// Checks what a call's headers and the bytes of its body say against each other.
+    pub fn check(&self, headers: &SignatureHeaders, body: &[u8], now: Seconds) -> Result<(), SignatureError> {
+        let SignatureHeaders { id, timestamp, signatures } = headers;
         let time: i64 = timestamp.parse().map_err(|_| SignatureError::Headers)?;
         // As it was signed, and not as it could be written too.
-        if id.is_empty() || id.len() > 255 || time.to_string() != timestamp {
+        if id.is_empty() || id.len() > 255 || time.to_string() != *timestamp {
             return Err(SignatureError::Headers);
         }
         if u64::try_from(time).map_or(true, |time| time.abs_diff(now) > TOLERANCE) {
@@ -79,7 +85,8 @@ mod tests {
     const BODY: &[u8] = br#"{"test": 2432232314}"#;
 
     fn check(id: &str, signatures: &str, body: &[u8], now: Seconds) -> Result<(), SignatureError> {
-        SigningSecret::parse(SECRET).unwrap().check((id, &TIME.to_string(), signatures), body, now)
+        let headers = SignatureHeaders { id: id.into(), timestamp: TIME.to_string(), signatures: signatures.into() };
+        SigningSecret::parse(SECRET).unwrap().check(&headers, body, now)
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The card worker: takes every card that is not final one step further, over and over. Each step asks
 //! the ledger what is so and can be repeated, so that a crash between any two lines costs only time.
 
+use crate::ledger::cards::Clearing;
 use std::time::Duration;
 
 use stipend_core::{
@@ -197,7 +198,7 @@ impl CardWorker {
             let cleared = Amount::from_cents(ours).unwrap_or(Amount::MAX);
             let to_capture = cleared.min(card.amount);
             let told = Amount::from_cents(all.cleared).unwrap_or(Amount::MAX);
-            cards::record_shortfall(ledger, &card, (told, to_capture), clock::now())?;
+            cards::record_shortfall(ledger, &card, Clearing { cleared: told, captured: to_capture }, clock::now())?;
             // Into the trail as well: it is what wakes the sender, on a chain where no block comes by itself too.
             let release = card.amount.checked_sub(to_capture).unwrap_or_default();
             let data = serde_json::json!({ "capture": to_capture, "release": release });
@@ -205,7 +206,7 @@ impl CardWorker {
             cards::set_to_capture(ledger, seq, to_capture)?;
             // Where somebody else has emptied the hold, nothing of it waits for a transaction.
             let tx_hash = card.settle_tx;
-            cards::finish(ledger, CardRow { to_capture: Some(to_capture), ..card }, (None, tx_hash), clock::now())
+            cards::finish(ledger, CardRow { to_capture: Some(to_capture), ..card }, None, tx_hash, clock::now())
         };
         self.ledger.writer().write(settle).await?;
         failpoint::pass(Point::CardConcluded);

@@ -64,7 +64,8 @@ impl RangeSize {
 pub async fn range(
     node: &Node,
     contract: Address,
-    (known, to): (Block, u64),
+    known: Block,
+    to: u64,
     range_size: &mut RangeSize,
 ) -> Result<Vec<(FullBlock, Vec<Log>)>, FollowError> {
     let end = known.number.saturating_add(MAX_RANGE_BLOCKS as u64).min(to);

@@ -223,7 +223,7 @@ impl Follower {
 
         let walk_limit = known.number.saturating_add(MAX_LINEAR_CATCHUP);
         if walk_limit < finalized {
-            let range = backfill::range(node, self.projector.deployment.escrow, (known, finalized), range_size).await?;
+            let range = backfill::range(node, self.projector.deployment.escrow, known, finalized, range_size).await?;
             if let Some((last, _)) = range.last() {
                 let base_fee = last.base_fee;
                 let Applied { head, finalized, .. } = self.commit(node, known, range, finalized).await?;

@@ -15,7 +15,7 @@ use super::{
     mandates::{self, TxLocation},
     sql::{AWAITING_HOLD, Sql, Statements, insert, row},
 };
-pub use ends::{finish, give_up_hold, record_shortfall};
+pub use ends::{Clearing, finish, give_up_hold, record_shortfall};
 
 row! {
     /// A card.
@@ -279,11 +279,20 @@ pub fn set_hold_final(connection: &Connection, seq: u64) -> Result<(), LedgerErr
     connection.change("UPDATE card SET hold_final = 1 WHERE seq = ?", [seq]).map(drop)
 }
 
+/// What became of a hold, or of a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldOutcome {
+    /// Paid to the treasury.
+    pub captured: Amount,
+    /// Back in the mandate.
+    pub released: Amount,
+}
+
 /// What was captured and released for good, and by which transaction, if it took one.
 pub fn set_settled(
     connection: &Connection,
     seq: u64,
-    (captured, released): (Amount, Amount),
+    HoldOutcome { captured, released }: HoldOutcome,
     tx: Option<B256>,
 ) -> Result<(), LedgerError> {
     connection

@@ -27,7 +27,7 @@ const fn day(time: Seconds) -> u64 {
 
 /// A transaction is final, in a block of this time: each mandate bears the share of its rows, whether
 /// they were paid or not.
-pub fn bear(connection: &Connection, tx: &TransactionRow, time: Seconds) -> Result<(), LedgerError> {
+pub fn charge(connection: &Connection, tx: &TransactionRow, time: Seconds) -> Result<(), LedgerError> {
     let cost = tx.cost.unwrap_or_default();
     let gas_payers = transactions::gas_payers(connection, tx)?;
     let day = day(time);

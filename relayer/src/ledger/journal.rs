@@ -237,35 +237,35 @@ pub(super) fn reverse_shortfall(
     )
 }
 
-/// A final transaction cost so many wei; each of its payments (mandate, payment) bears its share.
-/// Without payments it is about its own mandate or card.
-pub fn charge_gas(
-    connection: &Connection,
-    cost: u128,
-    payments: &[(u64, u64)],
-    (mandate, refs): (Option<u64>, EntryRefs),
-    now: Seconds,
-) -> Result<(), LedgerError> {
+/// What bears a share of a transaction's gas.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GasPayer {
+    /// The mandate.
+    pub mandate: Option<u64>,
+    /// What its entries are about.
+    pub refs: EntryRefs,
+}
+
+/// A final transaction cost so many wei, shared evenly by its payers.
+pub fn charge_gas(connection: &Connection, cost: u128, payers: &[GasPayer], now: Seconds) -> Result<(), LedgerError> {
     if cost == 0 {
         return Ok(());
     }
     let host = host(connection)?;
     let gas = host.gas.checked_add(cost).ok_or_else(|| LedgerError::inconsistent("gas overflow"))?;
     set_host(connection, Host { gas, ..host })?;
-    let gas_payers: Vec<(Option<u64>, EntryRefs)> = if payments.is_empty() {
-        vec![(mandate, refs)]
-    } else {
-        payments
-            .iter()
-            .map(|(mandate, payment)| (Some(*mandate), EntryRefs { payment: Some(*payment), ..refs }))
-            .collect()
-    };
-    for ((mandate, refs), share) in gas_payers.iter().zip(shares(cost, gas_payers.len())) {
+    for (payer, share) in payers.iter().zip(shares(cost, payers.len())) {
         let mut rest = share;
         while rest > 0 {
             let part = rest.min(MAX_ENTRY_AMOUNT);
             let amount = u64::try_from(part).map_err(LedgerError::inconsistent)?;
-            append(connection, *mandate, Line { cause: "gas", debit: "host", credit: "gas", amount }, *refs, now)?;
+            append(
+                connection,
+                payer.mandate,
+                Line { cause: "gas", debit: "host", credit: "gas", amount },
+                payer.refs,
+                now,
+            )?;
             rest = rest.saturating_sub(part);
         }
     }

@@ -347,8 +347,15 @@ pub struct TransitionContext {
     pub reason: Option<Code>,
     /// The transaction.
     pub tx_hash: Option<B256>,
-    /// The block, as height and hash.
-    pub block: Option<(u64, B256)>,
+    /// Where it was mined.
+    pub mined: Option<TxLocation>,
+}
+
+impl TransitionContext {
+    /// Of a transaction in a block.
+    pub const fn mined(location: TxLocation) -> Self {
+        Self { reason: None, tx_hash: Some(location.tx), mined: Some(location) }
+    }
 }
 
 /// Takes a step: state, booking and audit entry in one. A step that is impossible from the
@@ -368,7 +375,7 @@ pub fn step(
     let mandate = mandates::get(connection, payment.mandate)?
         .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", payment.id)))?;
     if let Some(event) = balances::event_of_state(state, payment.amount) {
-        let refs = EntryRefs { block: context.block.map(|(number, _)| number), ..EntryRefs::payment(payment.seq) };
+        let refs = EntryRefs { block: context.mined.map(|location| location.block), ..EntryRefs::payment(payment.seq) };
         booking::book(connection, &mandate, event, refs, now)?;
     }
     let tx_hash = context.tx_hash.or(payment.tx_hash);
@@ -379,14 +386,14 @@ pub fn step(
             state.name(),
             context.reason.map(Sql),
             tx_hash.map(Sql),
-            context.block.map(|(number, _)| number),
-            context.block.map(|(_, hash)| Sql(hash)),
+            context.mined.map(|location| location.block),
+            context.mined.map(|location| Sql(location.hash)),
             now,
             payment.seq,
         ),
     )?;
     let mut data = json!({ "amount": payment.amount, "nonce": payment.nonce, "payee": payment.payee.to_string() });
-    if let (Some(data), Some((number, hash))) = (data.as_object_mut(), context.block) {
+    if let (Some(data), Some(TxLocation { block: number, hash, .. })) = (data.as_object_mut(), context.mined) {
         data.insert("block".into(), json!({ "number": number, "hash": hash }));
     }
     if let (Some(data), Some(reason)) = (data.as_object_mut(), context.reason) {

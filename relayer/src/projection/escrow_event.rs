@@ -40,14 +40,8 @@ pub(super) enum EscrowEvent {
     },
     /// A hold was placed.
     Held {
-        /// Its mandate.
-        mandate: MandateId,
-        /// Its nonce.
-        nonce: u32,
-        /// For whom.
-        payee: Address,
-        /// How much.
-        amount: Amount,
+        /// What is set aside.
+        hold: Spent,
         /// Until when it may be captured.
         capture_by: Seconds,
     },
@@ -130,10 +124,12 @@ impl EscrowEvent {
             topic if topic == MandateEscrow::Held::SIGNATURE_HASH => {
                 let event = MandateEscrow::Held::decode_raw_log(topics(), data).ok()?;
                 Self::Held {
-                    mandate: MandateId(event.mandate),
-                    nonce: event.nonce,
-                    payee: event.payee,
-                    amount: amount(event.amount)?,
+                    hold: Spent {
+                        mandate: MandateId(event.mandate),
+                        nonce: event.nonce,
+                        payee: event.payee,
+                        amount: amount(event.amount)?,
+                    },
                     capture_by: event.captureBy.to(),
                 }
             }

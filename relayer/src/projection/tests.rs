@@ -7,7 +7,7 @@ mod proof;
 mod unswept;
 mod windows;
 
-use alloy_primitives::{B256, Bytes, keccak256};
+use alloy_primitives::{Address, B256, Bytes, keccak256};
 use alloy_sol_types::SolEvent;
 use proptest::{collection::vec, prelude::*};
 use stipend_bindings::{abi::MandateEscrow, terms_on_chain};

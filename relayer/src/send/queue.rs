@@ -8,7 +8,7 @@ use std::{
 use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall;
 use rusqlite::Connection;
-use stipend_bindings::{Hold, abi::MandateEscrow, compact, hold_row, terms_on_chain};
+use stipend_bindings::{Hold, Spend, abi::MandateEscrow, compact, hold_row, terms_on_chain};
 use stipend_core::{MandateId, merkle, policy::MandateState};
 
 use super::{
@@ -223,8 +223,8 @@ pub(super) fn nonce_owners(
 }
 
 fn hold_calldata(card: &cards::CardRow, mandate: &mandates::MandateRow) -> Option<Bytes> {
-    let times = (card.deadline, card.capture_by);
-    let hold = Hold::new(card.mandate, (card.payee, card.amount), card.nonce, times, card.reference).ok()?;
+    let spend = Spend::new(card.mandate, card.payee, card.amount, card.nonce, card.deadline, card.reference).ok()?;
+    let hold = Hold::new(spend, card.capture_by).ok()?;
     let payees = mandate.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref()).unwrap_or_default();
     let call = MandateEscrow::hold_1Call {
         terms: terms_on_chain(&mandate.terms).ok()?,

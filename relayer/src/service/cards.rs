@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256, keccak256};
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use stipend_bindings::Hold;
+use stipend_bindings::{Hold, Spend};
 use stipend_core::{
     Amount, CardId, Code, MandateId, Seconds,
     api::{Card, CardSecrets, CardsInfo, NewCard, Page, Problem},
@@ -80,8 +80,8 @@ impl Service {
     /// `cards_not_offered`, `invalid_request` and `bad_signature`.
     pub async fn authenticate_hold(&self, body: NewCard) -> Result<Signed<NewCard>, Problem> {
         let treasury = self.cards_offered()?.config.treasury;
-        let times = (body.deadline, body.capture_by);
-        let hold = Hold::new(body.mandate, (treasury, body.amount), body.nonce, times, body.reference)
+        let hold = Spend::new(body.mandate, treasury, body.amount, body.nonce, body.deadline, body.reference)
+            .and_then(|spend| Hold::new(spend, body.capture_by))
             .map_err(|error| invalid(&error))?;
         let digest = self.domain().hold_digest(&hold);
         let agent = signer(digest, body.signature.clone()).await?;

@@ -5,7 +5,7 @@ use alloy_primitives::{Address, B256, keccak256};
 use alloy_sol_types::{SolCall, SolInterface};
 use rusqlite::Connection;
 use serde_json::json;
-use stipend_bindings::{abi::MandateEscrow, receive_with_authorization, recover, terms_on_chain};
+use stipend_bindings::{Validity, abi::MandateEscrow, authorization_digest, recover, terms_on_chain};
 use stipend_core::{
     Code, Intent, MandateId, RequestId, Seconds,
     api::{Mandate, MandateRequest, NewMandate, NewMandateRequest, Page, Problem, RequestState},
@@ -249,9 +249,8 @@ impl Service {
         }
         let domain = self.domain();
         let id = domain.mandate_id(&body.terms).map_err(|error| invalid(&error))?;
-        let validity = (authorization.valid_after, authorization.valid_before);
-        let (_, digest) =
-            receive_with_authorization(domain, deployment.token, (operator, body.terms.cap), validity, id);
+        let validity = Validity { after: authorization.valid_after, before: authorization.valid_before };
+        let digest = authorization_digest(domain, deployment.token, operator, body.terms.cap, validity, id);
         match recover(digest, &authorization.signature) {
             Ok(signer) if signer == operator => Ok(id),
             Ok(signer) => Err(Problem::new(

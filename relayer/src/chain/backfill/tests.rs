@@ -10,7 +10,7 @@ async fn all(scripted: &Scripted) -> Result<Vec<(u64, usize)>, FollowError> {
     let (node, to) = (scripted.node(), scripted.script().chain.len() as u64 - 1);
     let (mut known, mut range_size, mut found) = (scripted.block(0), RangeSize::default(), Vec::new());
     while known.number < to {
-        let range = range(&node, CONTRACT, (known, to), &mut range_size).await?;
+        let range = range(&node, CONTRACT, known, to, &mut range_size).await?;
         known = range.last().expect("it goes on").0.block;
         found.extend(range.into_iter().map(|(header, logs)| (header.block.number, logs.len())));
     }
@@ -48,7 +48,7 @@ async fn a_range_that_is_refused_is_split_and_ranges_grow_again() {
     // The limit is gone: what was split grows to the full size.
     let (node, mut range_size) = (scripted.node(), RangeSize { blocks: 1, cooldown: 0 });
     scripted.script().max_range = None;
-    range(&node, CONTRACT, (scripted.block(0), 900), &mut range_size).await.unwrap();
+    range(&node, CONTRACT, scripted.block(0), 900, &mut range_size).await.unwrap();
     assert_eq!(range_size.blocks, MAX_RANGE_BLOCKS);
 }
 
@@ -105,6 +105,6 @@ async fn a_chain_that_took_another_way_gives_nothing() {
     let scripted = Scripted::start(5).await;
     let mut known = scripted.block(0);
     known.hash = B256::repeat_byte(9);
-    let range = range(&scripted.node(), CONTRACT, (known, 5), &mut RangeSize::default()).await.unwrap();
+    let range = range(&scripted.node(), CONTRACT, known, 5, &mut RangeSize::default()).await.unwrap();
     assert!(range.is_empty());
 }

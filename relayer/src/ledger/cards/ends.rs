@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use stipend_core::{Amount, Code, Seconds, card::CardState};
 
-use super::{CardRow, mandate_of, note, set_settled, step};
+use super::{CardRow, HoldOutcome, mandate_of, note, set_settled, step};
 use crate::ledger::{
     LedgerError,
     balances::LedgerEvent,
@@ -25,9 +25,9 @@ pub fn give_up_hold(connection: &Connection, card: CardRow, reason: Code, now: S
         return step(connection, &card, CardState::Failed, Some(reason), None, now);
     }
     let released = card.amount;
-    set_settled(connection, card.seq, (Amount::ZERO, released), None)?;
+    set_settled(connection, card.seq, HoldOutcome { captured: Amount::ZERO, released }, None)?;
     note(connection, &card, "card.hold_lost", None, json!({ "released": released, "reason": reason }), now)?;
-    finish(connection, CardRow { released, ..card }, (Some(reason), None), now)
+    finish(connection, CardRow { released, ..card }, Some(reason), None, now)
 }
 
 /// Ends a card whose hold is empty. It is closed when the issuer has said so too, which the card worker
@@ -38,7 +38,8 @@ pub fn give_up_hold(connection: &Connection, card: CardRow, reason: Code, now: S
 pub fn finish(
     connection: &Connection,
     mut card: CardRow,
-    (reason, tx_hash): (Option<Code>, Option<B256>),
+    reason: Option<Code>,
+    tx_hash: Option<B256>,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     if !card.left().is_zero() || card.state.is_final() {
@@ -55,15 +56,24 @@ pub fn finish(
     }
     let Some(to_capture) = card.to_capture else { return Ok(()) };
     // It was to be captured, and never can be.
-    record_shortfall(connection, &card, (to_capture, card.captured), now)?;
+    record_shortfall(connection, &card, Clearing { cleared: to_capture, captured: card.captured }, now)?;
     step(connection, &card, CardState::Closed, None, tx_hash, now)
 }
 
-/// The issuer has taken so much for a card, of which so much is captured: the rest is the host's.
+/// What the issuer has taken for a card, and what of it is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clearing {
+    /// What the issuer has taken.
+    pub cleared: Amount,
+    /// What the treasury gets of the hold.
+    pub captured: Amount,
+}
+
+/// What the issuer has taken for a card beyond what is captured is the host's loss.
 pub fn record_shortfall(
     connection: &Connection,
     card: &CardRow,
-    (cleared, captured): (Amount, Amount),
+    Clearing { cleared, captured }: Clearing,
     now: Seconds,
 ) -> Result<(), LedgerError> {
     let Some(shortfall) = cleared.checked_sub(captured).filter(|shortfall| !shortfall.is_zero()) else {

@@ -27,7 +27,7 @@ fn shortfall(scene: &Scene) -> u64 {
 /// It is certain what the issuer took.
 fn finalize_with_issuer(scene: &Scene, id: stipend_core::CardId, cleared: u64) {
     cards::set_to_capture(&scene.ledger, card(scene, id).seq, usdc(cleared)).unwrap();
-    cards::finish(&scene.ledger, card(scene, id), (None, None), 0).unwrap();
+    cards::finish(&scene.ledger, card(scene, id), None, None, 0).unwrap();
 }
 
 /// What counts in a rolling window of an hour.

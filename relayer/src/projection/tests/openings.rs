@@ -82,7 +82,7 @@ fn a_sent_opening_is_obsolete_once_its_request_is_answered() {
     assert!(transactions::is_obsolete(&scene.ledger, &tx).unwrap());
 
     // It is dead in the end, and does not wait again.
-    PROJECTOR.dead(&scene.ledger, &tx, 0).unwrap();
+    PROJECTOR.superseded(&scene.ledger, &tx, 0).unwrap();
     assert_eq!(waiting(&scene), []);
 }
 

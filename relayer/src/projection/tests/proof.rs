@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ledger::{VERSION, check::Report, journal, rebuild};
+use crate::projection::journal::GasPayer;
 
 /// A day with a bit of everything: paid, paid elsewhere, failed, held, captured and released,
 /// waiting in a transaction, and waiting without one.
@@ -155,7 +156,7 @@ fn gas_beyond_one_number_is_booked_to_the_last_wei() {
     let scene = Scene::new(GUARDIAN);
     let cost = 3 * u128::from(u64::MAX) + 11;
     for _ in 0..2 {
-        journal::charge_gas(&scene.ledger, cost, &[], (Some(1), Default::default()), 0).unwrap();
+        journal::charge_gas(&scene.ledger, cost, &[GasPayer { mandate: Some(1), ..Default::default() }], 0).unwrap();
     }
     assert_eq!(journal::host(&scene.ledger).unwrap().gas, 2 * cost);
 }

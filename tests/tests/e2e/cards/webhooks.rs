@@ -96,7 +96,7 @@ struct Forger<'a> {
 
 impl Forger<'_> {
     fn signed(&self, body: &str, id: &str, at: u64) -> Result<Call> {
-        signed_by_issuer(self.secret, (self.world.url(self.path)?, body), id, at)
+        signed_by_issuer(self.secret, self.world.url(self.path)?, body, id, at)
     }
 
     /// Every way to get it wrong. None may be taken.
@@ -109,7 +109,7 @@ impl Forger<'_> {
         };
         let nobody_s = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
         let with_secret =
-            |secret: &str| signed_by_issuer(secret, (self.world.url(self.path)?, body), "msg_forged", now());
+            |secret: &str| signed_by_issuer(secret, self.world.url(self.path)?, body, "msg_forged", now());
         for (what, call) in [
             ("unsigned", Call::post(self.world.url(self.path)?, body)),
             ("no id", without("webhook-id")?),
