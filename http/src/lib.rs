@@ -34,9 +34,9 @@ use tower::{ServiceBuilder, timeout::TimeoutLayer};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
-    trace::{DefaultOnResponse, TraceLayer},
+    trace::TraceLayer,
 };
-use tracing::{Level, Span};
+use tracing::Span;
 
 /// How long a client may take to send a head, and a kept connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -81,7 +81,9 @@ pub fn observed(routes: Router, response_timeout: Duration, respond_to: fn(Failu
             TraceLayer::new_for_http()
                 .make_span_with(span)
                 .on_request(())
-                .on_response(DefaultOnResponse::new().level(Level::DEBUG))
+                .on_response(|response: &axum::http::Response<_>, latency: Duration, _span: &Span| {
+                    tracing::debug!(status = response.status().as_u16(), ?latency, "answered");
+                })
                 .on_body_chunk(())
                 .on_eos(())
                 // Whatever fails says so where it does, with its cause.
@@ -102,8 +104,8 @@ pub fn observed(routes: Router, response_timeout: Duration, respond_to: fn(Failu
 
 fn span(request: &Request) -> Span {
     let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str);
-    let request_id = request.extensions().get::<RequestId>().map(RequestId::header_value);
-    tracing::info_span!("request", method = %request.method(), route, request_id = ?request_id)
+    let request_id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok());
+    tracing::info_span!("request", method = %request.method(), route, request_id)
 }
 
 async fn drop_unusable_request_id(mut request: Request) -> Request {

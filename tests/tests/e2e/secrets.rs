@@ -43,7 +43,7 @@ async fn a_whole_life_leaves_no_secret_behind() -> Result<()> {
 
     // The log is there to be searched, and says what went on.
     let log = fs::read_to_string(world.dir().join("relayer.log"))?;
-    assert!(log.contains("serving the API") && log.len() > 1_000, "{log}");
+    assert!(log.contains("serving HTTP") && log.len() > 1_000, "{log}");
     world.secrets.scan(world.dir())?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The story: one card, one purchase, and the rest is back.
 
-use eyre::Result;
+use alloy::providers::Provider;
+use eyre::{OptionExt as _, Result};
 use stipend_client::CreateCard;
 use stipend_core::{Code, api::NewMandateRequest, card::CardState};
 use stipend_e2e::{CardSettings, Purchase, Settings, TREASURY, World, balance};
@@ -8,7 +9,7 @@ use stipend_e2e::{CardSettings, Purchase, Settings, TREASURY, World, balance};
 use super::{closes, trail};
 use crate::{asking, usdc};
 
-/// From the request to a usable card: the bar.
+/// From the request to the block with the hold.
 const BLOCKS: u64 = 2;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +26,9 @@ async fn a_card_is_charged_once_and_the_rest_comes_back() -> Result<()> {
     let accepted = world.create_card(&agent, &order).await??;
     assert!(!accepted.replayed);
     let card = world.card_in(&agent, accepted.object.id, CardState::Active).await?;
-    assert!(world.escrow.chain().head().await?.number - before <= BLOCKS);
+    let hold = card.hold_tx.ok_or_eyre("active without a hold")?;
+    let hold = world.anvil.provider().get_transaction_receipt(hold).await?.ok_or_eyre("not mined")?;
+    assert!(hold.block_number.is_some_and(|block| block - before <= BLOCKS), "ordered in block {before}: {hold:?}");
     let during = agent.mandate(mandate.id).await?;
     assert_eq!((during.available, during.reserved, during.held), (usdc("75")?, usdc("25")?, usdc("0")?));
     let issued = issuer.card_for(card.id).await?;
