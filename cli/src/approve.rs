@@ -14,8 +14,8 @@ use stipend_core::{
 use crate::{
     context::{Caller, Context},
     keys::DevAccount,
-    prompt, show,
-    terms::Readable,
+    output, prompt,
+    terms::ApprovalSummary,
 };
 
 /// How long a gasless approval may be used.
@@ -54,7 +54,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     // An approval that was interrupted may have opened a mandate that the relayer has not seen yet; a second one
     // would escrow the cap twice.
     if let Some(id) = escrow.opened_for(caller.address(), &request.intent).await? {
-        show::note(&format!("{id} was opened for this request before"));
+        output::note(&format!("{id} was opened for this request before"));
         return finish(context, &caller, id).await;
     }
 
@@ -62,8 +62,11 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     // back, and another mandate would take the cap a second time.
     let under_way = under_way(caller.mandates().await?, request.id, caller.address());
     if let Some(mandate) = &under_way {
-        let until = show::time(mandate.opening_until.unwrap_or_default());
-        show::note(&format!("{} was approved for this request before: the relayer sends it until {until}", mandate.id));
+        let until = output::time(mandate.opening_until.unwrap_or_default());
+        output::note(&format!(
+            "{} was approved for this request before: the relayer sends it until {until}",
+            mandate.id
+        ));
         if args.gasless {
             return finish(context, &caller, mandate.id).await;
         }
@@ -82,7 +85,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         None => request.terms(caller.address(), caller.info.guardian, start),
     };
     terms.check(start)?;
-    let readable = Readable::new(&terms, &request.intent, escrow.domain())?;
+    let readable = ApprovalSummary::new(&terms, &request.intent, escrow.domain())?;
     let id = readable.id();
     ensure!(
         under_way.as_ref().is_none_or(|mandate| {
@@ -104,7 +107,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     } else {
         "By your own transactions: an allowance of exactly the total, if there is none, and the opening."
     };
-    prompt::confirm(context, args.yes, &format!("{}\n{how}", show::facts(readable.rows())), "Approve?")?;
+    prompt::confirm(context, args.yes, &format!("{}\n{how}", output::key_value_table(readable.rows())), "Approve?")?;
 
     let progress = context.progress("approving");
     if args.gasless {
@@ -146,12 +149,12 @@ async fn finish(context: &Context, caller: &Caller, id: MandateId) -> eyre::Resu
     let progress = context.progress("waiting until the relayer sees it open");
     let mandate = wait_until_open(caller, id).await?;
     drop(progress);
-    show::result(context.json(), &mandate, |mandate| {
+    output::result(context.json(), &mandate, |mandate| {
         let opened = mandate.opened_tx.map(|tx| format!("transaction {tx}\n")).unwrap_or_default();
         format!(
             "{} is {}: {} USDC available\n{opened}\nThe agent pays by: stipend pay --mandate {} --to 0x… --amount 4.20",
             mandate.id,
-            show::mandate_state(mandate.state),
+            output::mandate_state(mandate.state),
             mandate.available,
             mandate.id
         )
@@ -181,7 +184,7 @@ async fn wait_until_open(caller: &Caller, id: MandateId) -> eyre::Result<Mandate
             match until {
                 Some(until) => bail!(
                     "{id} is not open after {waited} s: the relayer has your message, and sends it until {}; to wait on, run the same again; to send it yourself, run it without --gasless: that opens this very mandate, and never a second one",
-                    show::time(until)
+                    output::time(until)
                 ),
                 None => {
                     bail!("{id} is not open at the relayer after {waited} s: `stipend mandate show {id}` says when")

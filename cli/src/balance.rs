@@ -5,7 +5,7 @@ use serde::Serialize;
 use stipend_client::chain::OnChain;
 use stipend_core::{Amount, MandateId, api::Mandate, policy::MandateState};
 
-use crate::{context::Context, keys::DevAccount, show};
+use crate::{context::Context, keys::DevAccount, output};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -69,7 +69,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<()> {
     let escrow = match context.escrow(&caller.info).await {
         Ok(escrow) => Some(escrow),
         Err(error) => {
-            show::note(&format!("the chain is not asked: {error:#}"));
+            output::note(&format!("the chain is not asked: {error:#}"));
             None
         }
     };
@@ -81,7 +81,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<()> {
         };
         balances.push(balance(&mandate, chain));
     }
-    show::result(context.json(), &balances, |balances| in_words(balances))
+    output::result(context.json(), &balances, |balances| to_human(balances))
 }
 
 fn balance(mandate: &Mandate, chain: Option<OnChain>) -> Balance {
@@ -126,11 +126,11 @@ fn agrees(mandate: &Mandate, chain: OnChain) -> Agrees {
     }
 }
 
-fn in_words(balances: &[Balance]) -> String {
+fn to_human(balances: &[Balance]) -> String {
     if balances.is_empty() {
         return "no mandates".into();
     }
-    let mut table = show::table(&[
+    let mut table = output::table(&[
         "mandate",
         "state",
         "cap",
@@ -148,7 +148,7 @@ fn in_words(balances: &[Balance]) -> String {
         let chain = balance.chain.as_ref();
         table.add_row([
             balance.mandate.to_string(),
-            show::mandate_state(balance.state).into(),
+            output::mandate_state(balance.state).into(),
             balance.cap.to_string(),
             balance.available.to_string(),
             balance.reserved.to_string(),
@@ -167,7 +167,7 @@ fn in_words(balances: &[Balance]) -> String {
             .into(),
         ]);
     }
-    show::text(&table)
+    output::text(&table)
 }
 
 #[cfg(test)]

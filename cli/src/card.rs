@@ -1,4 +1,4 @@
-//! `stipend card`: create, list, show, reveal, close.
+//! `stipend card`: create, list, output, reveal, close.
 
 use std::{
     io::{self, IsTerminal},
@@ -16,7 +16,7 @@ use stipend_core::{
 };
 use uuid::Uuid;
 
-use crate::{context::Context, keys::DevAccount, show};
+use crate::{context::Context, keys::DevAccount, output};
 
 /// How long a card is waited for.
 const WAIT: Duration = Duration::from_secs(180);
@@ -102,7 +102,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()>
         Command::List(args) => list(context, args).await,
         Command::Show { card } => {
             let caller = context.caller(DevAccount::Agent).await?;
-            show::result(context.json(), &caller.client.card(card).await?, in_words)
+            output::result(context.json(), &caller.client.card(card).await?, to_human)
         }
         Command::Reveal { card } => reveal(context, card).await,
         Command::Close { card } => close(context, card).await,
@@ -120,10 +120,10 @@ async fn create(context: &Context, args: Create) -> eyre::Result<()> {
     };
     let accepted = caller.client.create_card(card).await.map_err(|error| repeatable(error, &key))?;
     if accepted.replayed {
-        show::note("already known: this card was asked for before, and there is one");
+        output::note("already known: this card was asked for before, and there is one");
     }
     let mut card = accepted.object;
-    if !args.no_wait && !CardWait::Active.is_over(card.state) {
+    if !args.no_wait && !CardWait::Active.is_satisfied_by(card.state) {
         let progress = context.progress(format!("{} is accepted, waiting for its hold", card.id));
         let waited = caller.client.wait_for_card(card.id, CardWait::Active, WAIT).await;
         drop(progress);
@@ -135,16 +135,16 @@ async fn create(context: &Context, args: Create) -> eyre::Result<()> {
             }
             Err(error) => format!("the relayer does not say what became of it ({error})"),
         };
-        if !CardWait::Active.is_over(card.state) {
+        if !CardWait::Active.is_satisfied_by(card.state) {
             let id = card.id;
-            show::note(&format!(
+            output::note(&format!(
                 "accepted, and {what}: don't ask for another one, `stipend card show {id}` follows it"
             ));
         }
     }
-    show::result(context.json(), &card, |card| {
+    output::result(context.json(), &card, |card| {
         let reveal = format!("\nIts number: stipend card reveal {}\n", card.id);
-        in_words(card) + if card.state == CardState::Active { &reveal } else { "" }
+        to_human(card) + if card.state == CardState::Active { &reveal } else { "" }
     })?;
     if let Some(end) = end_without_use(&card) {
         bail!("{end}");
@@ -167,7 +167,7 @@ fn end_without_use(card: &Card) -> Option<String> {
 /// With the same key, the same command gives the same card.
 fn repeatable(error: Error, key: &str) -> Error {
     let Error::Unknown { .. } = error else { return error };
-    let mut problem = Problem::new(Code::Unavailable, show::causes(&error.into()));
+    let mut problem = Problem::new(Code::Unavailable, output::causes(&error.into()));
     problem.hint = format!("run the same command again with --idempotency-key {key}: there is never a second card");
     Error::Problem(Box::new(problem))
 }
@@ -179,7 +179,7 @@ async fn list(context: &Context, args: List) -> eyre::Result<()> {
         None => None,
     };
     let page = caller.client.cards(mandate, &PageQuery { cursor: args.cursor, limit: args.limit }).await?;
-    show::result(context.json(), &page, list_in_words)
+    output::result(context.json(), &page, list_in_words)
 }
 
 fn list_in_words(page: &Page<Card>) -> String {
@@ -187,7 +187,7 @@ fn list_in_words(page: &Page<Card>) -> String {
         return "no cards".into();
     }
     let mut table =
-        show::table(&["card", "state", "amount", "charged", "captured", "released", "last four", "accepted"]);
+        output::table(&["card", "state", "amount", "charged", "captured", "released", "last four", "accepted"]);
     for card in &page.data {
         table.add_row([
             card.id.to_string(),
@@ -197,19 +197,19 @@ fn list_in_words(page: &Page<Card>) -> String {
             card.captured.to_string(),
             card.released.to_string(),
             last_four(card),
-            show::time(card.created_at),
+            output::time(card.created_at),
         ]);
     }
     let more = page.next_cursor.as_ref().map(|cursor| format!("more: --cursor {cursor}\n")).unwrap_or_default();
-    show::text(&table) + &more
+    output::text(&table) + &more
 }
 
 fn last_four(card: &Card) -> String {
-    card.last_four.as_deref().map(show::plain).unwrap_or_default()
+    card.last_four.as_deref().map(output::sanitize).unwrap_or_default()
 }
 
 /// A card, line by line.
-fn in_words(card: &Card) -> String {
+fn to_human(card: &Card) -> String {
     let mut rows = Vec::new();
     let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
     row("card", card.id.to_string());
@@ -226,10 +226,10 @@ fn in_words(card: &Card) -> String {
     }
     row("captured", format!("{} USDC", card.captured));
     row("released", format!("{} USDC", card.released));
-    row("until", format!("{} (excluded)", show::time(card.expires_at)));
+    row("until", format!("{} (excluded)", output::time(card.expires_at)));
     row("mandate", card.mandate.to_string());
     row("nonce", card.nonce.to_string());
-    row("capture by", show::time(card.capture_by));
+    row("capture by", output::time(card.capture_by));
     if !card.reference.is_zero() {
         row("ref", card.reference.to_string());
     }
@@ -238,36 +238,36 @@ fn in_words(card: &Card) -> String {
             row(name, tx.to_string());
         }
     }
-    show::facts(rows)
+    output::key_value_table(rows)
 }
 
 async fn reveal(context: &Context, card: CardId) -> eyre::Result<()> {
     let caller = context.caller(DevAccount::Agent).await?;
     let secrets = caller.client.card_secrets(card).await?;
     if io::stdout().is_terminal() {
-        show::note("this look is in the audit trail; whoever sees the number can charge the card: clear the screen");
+        output::note("this look is in the audit trail; whoever sees the number can charge the card: clear the screen");
     }
-    show::result(context.json(), &secrets, secrets_in_words)
+    output::result(context.json(), &secrets, secrets_in_words)
 }
 
 fn secrets_in_words(secrets: &CardSecrets) -> String {
     let CardSecrets { number, cvv, exp_month, exp_year } = secrets;
-    show::facts([
-        ("number", show::plain(number)),
-        ("expiry", show::plain(&format!("{exp_month}/{exp_year}"))),
-        ("cvv", show::plain(cvv)),
+    output::key_value_table([
+        ("number", output::sanitize(number)),
+        ("expiry", output::sanitize(&format!("{exp_month}/{exp_year}"))),
+        ("cvv", output::sanitize(cvv)),
     ])
 }
 
 async fn close(context: &Context, card: CardId) -> eyre::Result<()> {
     let caller = context.caller(DevAccount::Agent).await?;
     let card = caller.client.close_card(card).await?;
-    show::result(context.json(), &card, |card| {
+    output::result(context.json(), &card, |card| {
         let rest = match card.state {
             CardState::Closed => "",
             _ => "\nIts amount returns to the mandate once the issuer confirms that nothing of it is open.\n",
         };
-        in_words(card) + rest
+        to_human(card) + rest
     })
 }
 
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_card_is_shown_with_where_its_money_is() {
-        let text = in_words(&Card {
+        let text = to_human(&Card {
             authorized: Some("18.40".parse().unwrap()),
             captured: "18.40".parse().unwrap(),
             released: "6.60".parse().unwrap(),

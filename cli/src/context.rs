@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::{
     keys::{DevAccount, KeyArgs},
-    show,
+    output,
 };
 
 /// The fewest hex digits that stand for an id.
@@ -94,7 +94,7 @@ impl Context {
     pub(crate) async fn chain(&self) -> eyre::Result<Chain> {
         let url = self.node_url()?;
         let chain = Chain::connect(url.clone()).await;
-        chain.wrap_err_with(|| format!("no node at {}: set --rpc-url or STIPEND_RPC_URL", show::url(url)))
+        chain.wrap_err_with(|| format!("no node at {}: set --rpc-url or STIPEND_RPC_URL", output::url(url)))
     }
 
     /// The preferred node.
@@ -109,7 +109,7 @@ impl Context {
         ensure!(
             chain.id() == info.chain_id,
             "the node at {} is on chain id {}, the relayer on {}: set --rpc-url to a node of the relayer's chain",
-            show::url(self.node_url()?),
+            output::url(self.node_url()?),
             chain.id(),
             info.chain_id
         );
@@ -179,7 +179,7 @@ fn prefix(text: &str) -> eyre::Result<&str> {
     ensure!(
         digits.len() >= PREFIX_MIN && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
         "{} is no mandate: give mand_ and at least {PREFIX_MIN} lower-case hex digits",
-        show::plain(text)
+        output::sanitize(text)
     );
     Ok(digits)
 }

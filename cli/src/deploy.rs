@@ -12,7 +12,7 @@ use stipend_core::address;
 use crate::{
     context::Context,
     keys::{DEV_CHAIN, DevAccount},
-    show,
+    output,
 };
 
 #[derive(Debug, clap::Args)]
@@ -72,7 +72,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         submitters: Some(args.submitters),
         start_block,
     };
-    show::result(context.json(), &deployment, |deployment| {
+    output::result(context.json(), &deployment, |deployment| {
         let mut rows = vec![
             ("chain id", deployment.chain_id.to_string()),
             ("escrow", deployment.escrow.to_string()),
@@ -81,7 +81,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         ];
         rows.extend(deployment.submitters.iter().flatten().map(|submitter| ("submitter", submitter.to_string())));
         rows.push(("start block", deployment.start_block.to_string()));
-        show::facts(rows)
+        output::key_value_table(rows)
     })
 }
 

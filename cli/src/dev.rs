@@ -37,7 +37,7 @@ use crate::{
     deploy,
     keys::{DEV_CHAIN, DEV_TREASURY, DevAccount},
     logging::{self, LogFormat},
-    serve, show, signals,
+    output, serve, signals,
 };
 
 /// How long anvil may take to answer.
@@ -212,20 +212,20 @@ async fn play(
         }),
     };
     let issuer = stipend_issuer::Config::new(ready.issuer_key.clone().into(), data.issuer());
-    let house = run_both(config, issuer, listeners, stop);
-    tokio::pin!(house);
+    let servers = run_both(config, issuer, listeners, stop);
+    tokio::pin!(servers);
     let announced = async {
         let base: Url = ready.relayer.parse()?;
         // Answered once the ledger is open and the chain is checked.
         stipend_client::Client::info_at(base).await?;
         drop(progress);
-        show::result(context.json(), &ready, in_words)
+        output::result(context.json(), &ready, to_human)
     };
     tokio::select! {
-        ended = &mut house => return ended,
+        ended = &mut servers => return ended,
         announced = announced => announced?,
     }
-    house.await
+    servers.await
 }
 
 /// Relayer and issuer, until one of them ends: then the other does.
@@ -252,8 +252,8 @@ async fn run_both(
     Ok(relayer?)
 }
 
-fn in_words(ready: &Ready) -> String {
-    let facts = show::facts([
+fn to_human(ready: &Ready) -> String {
+    let table = output::key_value_table([
         ("relayer", ready.relayer.clone()),
         ("node", format!("{} (chain id {})", ready.rpc_url, ready.chain_id)),
         ("escrow", ready.escrow.to_string()),
@@ -280,7 +280,7 @@ fn in_words(ready: &Ready) -> String {
     }
     settings += &format!("  export STIPEND_ISSUER_API_KEY={}\n", ready.issuer_key);
     format!(
-        "{facts}\nIn another terminal:\n{settings}  \
+        "{table}\nIn another terminal:\n{settings}  \
          stipend mandate request --amount 100.00 --intent \"Automate marketing ops spend\" --duration 30d\n  \
          stipend mandate approve req_…\n  \
          stipend pay --mandate mand_… --to {payee} --amount 4.20\n  \

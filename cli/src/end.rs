@@ -20,7 +20,7 @@ use stipend_core::{Amount, MandateId, Terms, address, policy::MandateState};
 use crate::{
     context::{self, Context},
     keys::DevAccount,
-    prompt, show,
+    output, prompt,
 };
 
 /// How long a relayed revocation is waited for.
@@ -103,14 +103,18 @@ impl EndedView {
         Self { mandate, tx_hash: ended.tx_hash, returned: Some(ended.returned) }
     }
 
-    fn in_words(&self, done: &str, to: Address) -> String {
+    fn to_human(&self, done: &str, to: Address) -> String {
         let returned = self.returned.map(|amount| format!("{amount} USDC went back to {to}\n")).unwrap_or_default();
         format!("{done} {}\n{returned}transaction {}", self.mandate, self.tx_hash)
     }
 }
 
 /// A mandate's escrow and terms, and the caller's key: from the relayer, or from the chain alone.
-async fn found(context: &Context, id: MandateId, source: &Source) -> eyre::Result<(Escrow, Terms, PrivateKeySigner)> {
+async fn resolve_mandate(
+    context: &Context,
+    id: MandateId,
+    source: &Source,
+) -> eyre::Result<(Escrow, Terms, PrivateKeySigner)> {
     let (escrow, terms, signer) = match source.escrow {
         Some(address) => {
             let key = context.globals.keys.key(DevAccount::Operator)?;
@@ -158,14 +162,14 @@ pub(crate) async fn revoke(context: &Context, args: Revoke) -> eyre::Result<()> 
     if args.gasless {
         return revoke_gasless(context, id, args.yes).await;
     }
-    let (escrow, terms, signer) = found(context, id, &args.source).await?;
+    let (escrow, terms, signer) = resolve_mandate(context, id, &args.source).await?;
     if args.print {
         must_be_operator(&terms, signer.address())?;
         let domain = escrow.domain();
         prompt::confirm(context, args.yes, &format!("{id}\nends, for good, when anyone sends this."), "Sign?")?;
         let signature = escrow.sign_revocation(&signer, id)?;
         let message = Message { chain_id: domain.chain_id, escrow: domain.escrow, terms, signature };
-        return show::line(&serde_json::to_string(&message)?);
+        return output::line(&serde_json::to_string(&message)?);
     }
     ensure!(
         [terms.operator, terms.agent].contains(&signer.address()),
@@ -178,7 +182,7 @@ pub(crate) async fn revoke(context: &Context, args: Revoke) -> eyre::Result<()> 
     let progress = context.progress("waiting for the transaction");
     let view = EndedView::new(id, escrow.revoke(&signer, &terms).await?);
     drop(progress);
-    show::result(context.json(), &view, |view| view.in_words("revoked", terms.operator))
+    output::result(context.json(), &view, |view| view.to_human("revoked", terms.operator))
 }
 
 async fn confirm_end(context: &Context, escrow: &Escrow, id: MandateId, terms: &Terms, yes: bool) -> eyre::Result<()> {
@@ -210,7 +214,7 @@ async fn revoke_gasless(context: &Context, id: MandateId, yes: bool) -> eyre::Re
     let signature = caller.client.sign_revocation(id).await?;
     let taken = caller.client.revoke_mandate(id, signature).await;
     if taken.is_err() && !context.json() {
-        show::note(&format!("`stipend mandate revoke {id} --print` makes the same message for anyone to send"));
+        output::note(&format!("`stipend mandate revoke {id} --print` makes the same message for anyone to send"));
     }
     let mut mandate = taken?.object;
     let progress = context.progress("the relayer sends it");
@@ -228,7 +232,7 @@ async fn revoke_gasless(context: &Context, id: MandateId, yes: bool) -> eyre::Re
     drop(progress);
     let tx_hash = mandate.ended_tx.ok_or_eyre("a mandate that ended in no transaction")?;
     let view = EndedView { mandate: id, tx_hash, returned: None };
-    show::result(context.json(), &view, |view| view.in_words("revoked", mandate.terms.operator))
+    output::result(context.json(), &view, |view| view.to_human("revoked", mandate.terms.operator))
 }
 
 /// Sends what an operator printed, from any account.
@@ -258,11 +262,11 @@ async fn send_message(context: &Context, file: &Path, yes: bool) -> eyre::Result
     let ended = escrow.revoke_with_signature(&signer, &message.terms, message.signature).await?;
     drop(progress);
     let view = EndedView::new(id, ended);
-    show::result(context.json(), &view, |view| view.in_words("revoked", message.terms.operator))
+    output::result(context.json(), &view, |view| view.to_human("revoked", message.terms.operator))
 }
 
 pub(crate) async fn sweep(context: &Context, args: Sweep) -> eyre::Result<()> {
-    let (escrow, terms, signer) = found(context, args.mandate, &args.source).await?;
+    let (escrow, terms, signer) = resolve_mandate(context, args.mandate, &args.source).await?;
     let to = args.to.unwrap_or(terms.operator);
     if args.to.is_some() {
         must_be_operator(&terms, signer.address())?;
@@ -273,7 +277,7 @@ pub(crate) async fn sweep(context: &Context, args: Sweep) -> eyre::Result<()> {
         state.ended || time >= terms.expiry,
         "{} has not ended: it does at {}, or when it is revoked",
         args.mandate,
-        show::time(terms.expiry)
+        output::time(terms.expiry)
     );
     let what = format!(
         "{}\nWhat is left and not held, {} USDC, goes to {to}; the {} USDC in holds with it, once captures are over.",
@@ -290,7 +294,7 @@ pub(crate) async fn sweep(context: &Context, args: Sweep) -> eyre::Result<()> {
     };
     drop(progress);
     let view = EndedView::new(args.mandate, ended);
-    show::result(context.json(), &view, |view| view.in_words("swept", to))
+    output::result(context.json(), &view, |view| view.to_human("swept", to))
 }
 
 fn must_be_operator(terms: &Terms, caller: Address) -> eyre::Result<()> {

@@ -18,7 +18,7 @@ use crate::{
     context::Context,
     keys,
     logging::{self, LogFormat},
-    show, signals,
+    output, signals,
 };
 
 #[derive(Debug, clap::Args)]
@@ -91,7 +91,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         ended = &mut issuer => return Ok(ended?),
         () = std::future::ready(()) => {}
     }
-    show::result(context.json(), &ready, in_words)?;
+    output::result(context.json(), &ready, to_human)?;
     tokio::select! {
         ended = &mut issuer => return Ok(ended?),
         asked = signals::stop() => asked?,
@@ -100,7 +100,11 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     Ok(issuer.await?)
 }
 
-fn in_words(ready: &Ready) -> String {
+fn to_human(ready: &Ready) -> String {
     let key = ready.api_key.clone().unwrap_or_else(|| "as given".into());
-    show::facts([("issuer", ready.issuer.clone()), ("key", key), ("database", ready.database.display().to_string())])
+    output::key_value_table([
+        ("issuer", ready.issuer.clone()),
+        ("key", key),
+        ("database", ready.database.display().to_string()),
+    ])
 }

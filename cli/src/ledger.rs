@@ -13,7 +13,7 @@ use crate::{
     context::Context,
     keys::DevAccount,
     logging::{self, LogFormat},
-    serve, show,
+    output, serve,
 };
 
 #[derive(Debug, Subcommand)]
@@ -67,7 +67,7 @@ async fn check(context: &Context, CheckArgs { database }: CheckArgs) -> eyre::Re
     let file = database.clone();
     let report = tokio::task::spawn_blocking(move || check::check(&file)).await?;
     let report = report.wrap_err_with(|| format!("can't examine {}", database.display()))?;
-    show::result(context.json(), &report, in_words)?;
+    output::result(context.json(), &report, to_human)?;
     match report.differences() {
         0 => Ok(()),
         1 => bail!("the ledger has 1 difference"),
@@ -75,16 +75,16 @@ async fn check(context: &Context, CheckArgs { database }: CheckArgs) -> eyre::Re
     }
 }
 
-fn in_words(report: &Report) -> String {
-    let mut table = show::table(&["what must be so", "examined", "differences"]);
+fn to_human(report: &Report) -> String {
+    let mut table = output::table(&["what must be so", "examined", "differences"]);
     for check in &report.checks {
         table.add_row([check.name.to_owned(), check.examined.to_string(), check.differences.len().to_string()]);
     }
-    let mut text = show::text(&table);
+    let mut text = output::text(&table);
     for check in report.checks.iter().filter(|check| !check.differences.is_empty()) {
         text.push_str(&format!("\n{}, but:\n", check.name));
         for difference in &check.differences {
-            text.push_str(&format!("  {}\n", show::plain(difference)));
+            text.push_str(&format!("  {}\n", output::sanitize(difference)));
         }
     }
     text
@@ -106,7 +106,7 @@ async fn repair(context: &Context, RepairArgs { yes, serve }: RepairArgs) -> eyr
         finality: serve.finality,
     };
     let repaired = repair::run(config, yes).await?;
-    show::result(context.json(), &repaired, repaired_in_words)?;
+    output::result(context.json(), &repaired, repaired_in_words)?;
     match repaired.differences.len() {
         0 => Ok(()),
         count => bail!("the ledger has {count} differences after the repair: see `stipend ledger check`"),
@@ -118,12 +118,12 @@ fn repaired_in_words(repaired: &Repaired) -> String {
     let adopted = repaired.adopted.iter().map(|adopted| format!("{} from nonce {}", adopted.submitter, adopted.nonce));
     let known = &repaired.known;
     let mut rows = vec![
-        ("against it", list(repaired.doubts.clone())),
+        ("against it", list(repaired.inconsistencies.clone())),
         ("booked up to block", format!("{}{}", repaired.block, if repaired.rebuilt { ", all anew" } else { "" })),
         ("mandates", known.mandates.to_string()),
         ("outflows without a row", format!("{}, {} USDC", known.outflows, known.amount)),
         ("submitters taken over", list(adopted.collect())),
-        ("transactions given up", list(repaired.dead.iter().map(|nonce| format!("nonce {nonce}")).collect())),
+        ("transactions abandoned", list(repaired.abandoned.iter().map(|nonce| format!("nonce {nonce}")).collect())),
         ("usable again", list(repaired.unfrozen.iter().map(ToString::to_string).collect())),
         ("still frozen", list(repaired.frozen.iter().map(ToString::to_string).collect())),
         ("differences", list(repaired.differences.clone())),
@@ -132,7 +132,7 @@ fn repaired_in_words(repaired: &Repaired) -> String {
     if let Some(backup) = &repaired.backup {
         rows.push(("as it was", backup.display().to_string()));
     }
-    let mut text = show::facts(rows.into_iter().map(|(name, value)| (name, show_lines(&value))));
+    let mut text = output::key_value_table(rows.into_iter().map(|(name, value)| (name, show_lines(&value))));
     if !repaired.done {
         text.push_str("\nNothing was changed. With --yes it is done.\n");
     }
@@ -141,5 +141,5 @@ fn repaired_in_words(repaired: &Repaired) -> String {
 
 /// Lines of others' words, each made harmless.
 fn show_lines(text: &str) -> String {
-    text.lines().map(show::plain).collect::<Vec<_>>().join("\n")
+    text.lines().map(output::sanitize).collect::<Vec<_>>().join("\n")
 }

@@ -13,12 +13,12 @@ mod ledger;
 mod logging;
 mod mandate;
 mod merchant;
+mod output;
 mod pay;
 mod payment;
 mod prompt;
 mod refund;
 mod serve;
-mod show;
 mod signals;
 mod submitter;
 mod terms;
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
     let json = cli.globals.json;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(report) => show::failure(&report, json),
+        Err(report) => output::failure(&report, json),
     }
 }
 

@@ -17,8 +17,8 @@ use crate::{
     context::Context,
     end,
     keys::DevAccount,
-    show,
-    terms::{self, Readable},
+    output,
+    terms::{self, ApprovalSummary},
 };
 
 #[derive(Debug, Subcommand)]
@@ -141,7 +141,7 @@ async fn request(context: &Context, args: Request) -> eyre::Result<()> {
         metadata: Default::default(),
     };
     let request = caller.client.request_mandate(&body).await?.object;
-    show::result(context.json(), &request, |request| {
+    output::result(context.json(), &request, |request| {
         request_in_words(request) + &format!("\nThe operator approves it by: stipend mandate approve {}\n", request.id)
     })
 }
@@ -149,62 +149,62 @@ async fn request(context: &Context, args: Request) -> eyre::Result<()> {
 async fn list(context: &Context, args: List) -> eyre::Result<()> {
     let caller = context.caller(DevAccount::Agent).await?;
     let page = caller.client.mandates(&PageQuery { cursor: args.cursor, limit: args.limit }).await?;
-    show::result(context.json(), &page, |page| list_in_words(page, caller.address()))
+    output::result(context.json(), &page, |page| list_in_words(page, caller.address()))
 }
 
 fn list_in_words(page: &Page<Mandate>, caller: Address) -> String {
     if page.data.is_empty() {
         return format!("no mandates of {caller} here");
     }
-    let mut table = show::table(&["mandate", "state", "cap", "available", "until", "purpose"]);
+    let mut table = output::table(&["mandate", "state", "cap", "available", "until", "purpose"]);
     for mandate in &page.data {
-        let purpose = mandate.intent.as_ref().map(|intent| show::plain(&intent.purpose)).unwrap_or_default();
+        let purpose = mandate.intent.as_ref().map(|intent| output::sanitize(&intent.purpose)).unwrap_or_default();
         table.add_row([
             mandate.id.to_string(),
-            show::mandate_state(mandate.state).into(),
+            output::mandate_state(mandate.state).into(),
             mandate.terms.cap.to_string(),
             mandate.available.to_string(),
-            show::time(mandate.terms.expiry),
+            output::time(mandate.terms.expiry),
             purpose,
         ]);
     }
     let more = page.next_cursor.as_ref().map(|cursor| format!("more: --cursor {cursor}\n")).unwrap_or_default();
-    show::text(&table) + &more
+    output::text(&table) + &more
 }
 
 async fn show_one(context: &Context, id: &str) -> eyre::Result<()> {
     let caller = context.caller(DevAccount::Agent).await?;
     if id.starts_with(RequestId::PREFIX) {
         let request = caller.client.mandate_request(id.parse()?).await?;
-        return show::result(context.json(), &request, request_in_words);
+        return output::result(context.json(), &request, request_in_words);
     }
     let mandate = caller.find(id).await?;
     let domain = Domain { chain_id: caller.info.chain_id, escrow: caller.info.escrow };
     // Also for programs: what is shown is what the id stands for, or nothing is shown.
-    let words = in_words(&mandate, domain)?;
-    show::result(context.json(), &mandate, |_| words)
+    let words = to_human(&mandate, domain)?;
+    output::result(context.json(), &mandate, |_| words)
 }
 
 /// A mandate with its terms, once they are seen to be those of its id.
-pub(crate) fn in_words(mandate: &Mandate, domain: Domain) -> eyre::Result<String> {
+pub(crate) fn to_human(mandate: &Mandate, domain: Domain) -> eyre::Result<String> {
     ensure!(
         domain.mandate_id(&mandate.terms)? == mandate.id,
         "the relayer shows terms that are not those of {}: do not trust it",
         mandate.id
     );
     let mut rows = match &mandate.intent {
-        Some(intent) => Readable::new(&mandate.terms, intent, domain)?.rows(),
+        Some(intent) => ApprovalSummary::new(&mandate.terms, intent, domain)?.rows(),
         None => vec![("mandate".into(), mandate.id.to_string()), ("intent".into(), "not known to this relayer".into())],
     };
     let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
     row("", String::new());
     let ending = if mandate.revoking { ", its end is on the way" } else { "" };
     let opening = match (mandate.state, mandate.opening_until, mandate.opened_tx) {
-        (MandateState::Opening, Some(until), _) => format!(", by its operator's message until {}", show::time(until)),
+        (MandateState::Opening, Some(until), _) => format!(", by its operator's message until {}", output::time(until)),
         (MandateState::Opening, None, None) => ", and the relayer has nothing that opens it".into(),
         _ => String::new(),
     };
-    row("state", format!("{}{opening}{ending}", show::mandate_state(mandate.state)));
+    row("state", format!("{}{opening}{ending}", output::mandate_state(mandate.state)));
     row("available", mandate.available.to_string());
     row("reserved", mandate.reserved.to_string());
     row("held", mandate.held.to_string());
@@ -218,7 +218,7 @@ pub(crate) fn in_words(mandate: &Mandate, domain: Domain) -> eyre::Result<String
             row(name, tx.to_string());
         }
     }
-    Ok(show::facts(rows))
+    Ok(output::key_value_table(rows))
 }
 
 fn request_in_words(request: &MandateRequest) -> String {
@@ -233,7 +233,7 @@ fn request_in_words(request: &MandateRequest) -> String {
             (RequestState::Approved, None) => "approved".into(),
         },
     );
-    row("purpose", format!("{}  (shown, not enforced)", show::plain(&request.intent.purpose)));
+    row("purpose", format!("{}  (shown, not enforced)", output::sanitize(&request.intent.purpose)));
     row("in total", format!("{} USDC", request.amount));
     if let Some(maximum) = request.per_payment {
         row("per payment", format!("at most {maximum} USDC"));
@@ -253,6 +253,6 @@ fn request_in_words(request: &MandateRequest) -> String {
     row("refunds", terms::refunds(request.refunds_restore_budget).into());
     row("duration", request.duration.to_string());
     row("agent", request.agent.to_string());
-    row("asked", show::time(request.created_at));
-    show::facts(rows)
+    row("asked", output::time(request.created_at));
+    output::key_value_table(rows)
 }

@@ -17,11 +17,11 @@ use uuid::Uuid;
 use crate::{
     context::Context,
     keys::{self, DevAccount},
-    show::{self, Declined},
+    output::{self, Declined},
 };
 
 /// How long the issuer may take to answer: more than it gives the program to decide.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -119,7 +119,7 @@ async fn charge(context: &Context, args: Charge) -> eyre::Result<()> {
     let secrets = caller.client.card_secrets(args.card).await?;
     let transaction = terminal.authorize(&secrets, args.amount, &args.descriptor, args.mcc).await?;
     let receipt = terminal.receipt(transaction).await?;
-    show::result(context.json(), &receipt, Receipt::in_words)?;
+    output::result(context.json(), &receipt, Receipt::to_human)?;
     if !receipt.is_approved() {
         return Err(Declined.into());
     }
@@ -127,7 +127,7 @@ async fn charge(context: &Context, args: Charge) -> eyre::Result<()> {
         return Ok(());
     }
     terminal.simulate("clearing", json!({ "token": transaction })).await?;
-    show::result(context.json(), &terminal.receipt(transaction).await?, Receipt::in_words)
+    output::result(context.json(), &terminal.receipt(transaction).await?, Receipt::to_human)
 }
 
 async fn step(context: &Context, args: Step, what: &str) -> eyre::Result<()> {
@@ -137,7 +137,7 @@ async fn step(context: &Context, args: Step, what: &str) -> eyre::Result<()> {
         fields.insert("amount".into(), amount.cents().into());
     }
     terminal.simulate(what, body).await?;
-    show::result(context.json(), &terminal.receipt(args.transaction).await?, Receipt::in_words)
+    output::result(context.json(), &terminal.receipt(args.transaction).await?, Receipt::to_human)
 }
 
 /// The issuer's API, as far as a terminal needs it.
@@ -157,7 +157,8 @@ struct Answer {
 impl Terminal {
     fn new(IssuerArgs { issuer_url, issuer_key }: IssuerArgs) -> eyre::Result<Self> {
         // What is sent is for this issuer, and not to be carried elsewhere.
-        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE).build()?;
+        let http =
+            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(REQUEST_TIMEOUT).build()?;
         Ok(Self { base: issuer_url, key: issuer_key, http })
     }
 
@@ -187,12 +188,12 @@ impl Terminal {
         if !status.is_success() {
             return Err(refused(status, answer.get("message").and_then(Value::as_str).map(str::to_owned)));
         }
-        let told: Transaction = serde_json::from_value(answer).wrap_err("this is no issuer's transaction")?;
+        let told: IssuerTransaction = serde_json::from_value(answer).wrap_err("this is no issuer's transaction")?;
         told.try_into()
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> eyre::Result<(StatusCode, Value)> {
-        let at = show::url(&self.base);
+        let at = output::url(&self.base);
         let mut request = self.http.request(method, self.base.join(path)?);
         request = request.header(header::AUTHORIZATION, self.key.expose_secret());
         if let Some(body) = body {
@@ -212,12 +213,12 @@ impl Terminal {
 }
 
 fn refused(status: StatusCode, message: Option<String>) -> eyre::Report {
-    eyre!("the issuer refuses ({status}): {}", show::plain(&message.unwrap_or_default()))
+    eyre!("the issuer refuses ({status}): {}", output::sanitize(&message.unwrap_or_default()))
 }
 
 /// A transaction as the issuer tells it: the part that a terminal prints.
 #[derive(Deserialize)]
-struct Transaction {
+struct IssuerTransaction {
     token: Uuid,
     status: String,
     result: String,
@@ -246,10 +247,10 @@ struct Receipt {
     mcc: String,
 }
 
-impl TryFrom<Transaction> for Receipt {
+impl TryFrom<IssuerTransaction> for Receipt {
     type Error = eyre::Report;
 
-    fn try_from(told: Transaction) -> eyre::Result<Self> {
+    fn try_from(told: IssuerTransaction) -> eyre::Result<Self> {
         let (Some(amount), Some(cleared)) = (Amount::from_cents(told.amount), Amount::from_cents(told.settled_amount))
         else {
             bail!("the issuer tells an impossible amount: {} cents, {} cleared", told.amount, told.settled_amount);
@@ -264,15 +265,15 @@ impl Receipt {
         self.result == "APPROVED"
     }
 
-    fn in_words(&self) -> String {
+    fn to_human(&self) -> String {
         let Self { transaction, status, result, amount, cleared, merchant, mcc } = self;
         let what = match status.as_str() {
-            "DECLINED" => format!("declined: {amount} USD: {}", show::plain(result)),
+            "DECLINED" => format!("declined: {amount} USD: {}", output::sanitize(result)),
             "PENDING" => format!("approved: {amount} USD"),
             "SETTLED" => format!("cleared: {cleared} USD"),
-            other => show::plain(&other.to_lowercase()),
+            other => output::sanitize(&other.to_lowercase()),
         };
-        format!("{what} at {} ({})\ntransaction {transaction}", show::plain(merchant), show::plain(mcc))
+        format!("{what} at {} ({})\ntransaction {transaction}", output::sanitize(merchant), output::sanitize(mcc))
     }
 }
 
@@ -285,18 +286,18 @@ mod tests {
             "token": Uuid::nil(), "status": status, "result": result, "amount": 1_840, "settled_amount": settled,
             "merchant": { "descriptor": "ADS\u{1b}[2K", "mcc": "5734", "city": "" }, "events": [],
         });
-        serde_json::from_value::<Transaction>(transaction).unwrap().try_into().unwrap()
+        serde_json::from_value::<IssuerTransaction>(transaction).unwrap().try_into().unwrap()
     }
 
     #[test]
     fn a_receipt_says_what_became_of_the_charge() {
         let declined = told("DECLINED", "UNAUTHORIZED_MERCHANT", 0);
         assert!(!declined.is_approved());
-        let text = declined.in_words();
+        let text = declined.to_human();
         assert!(text.starts_with("declined: 18.40 USD: UNAUTHORIZED_MERCHANT at ADS\\u{1b}[2K (5734)\n"), "{text}");
-        assert!(told("PENDING", "APPROVED", 0).in_words().starts_with("approved: 18.40 USD at"));
-        assert!(told("SETTLED", "APPROVED", 1_000).in_words().starts_with("cleared: 10.00 USD at"));
-        assert!(told("VOIDED", "APPROVED", 0).in_words().starts_with("voided at"));
+        assert!(told("PENDING", "APPROVED", 0).to_human().starts_with("approved: 18.40 USD at"));
+        assert!(told("SETTLED", "APPROVED", 1_000).to_human().starts_with("cleared: 10.00 USD at"));
+        assert!(told("VOIDED", "APPROVED", 0).to_human().starts_with("voided at"));
     }
 
     #[test]

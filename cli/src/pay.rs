@@ -15,7 +15,7 @@ use stipend_core::{
 use crate::{
     context::{Caller, Context},
     keys::DevAccount,
-    payment, show,
+    output, payment,
 };
 
 /// How long a payment is waited for.
@@ -89,7 +89,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     }
     let accepted = caller.client.pay(pay).await?;
     if accepted.replayed {
-        show::note("already known: this payment was sent before, and is paid once");
+        output::note("already known: this payment was sent before, and is paid once");
     }
     let mut paid = accepted.object;
     if !args.no_wait {
@@ -99,7 +99,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         };
         paid = wait_for(context, &caller.client, paid, wait).await;
     }
-    show::result(context.json(), &paid, payment::in_words)?;
+    output::result(context.json(), &paid, payment::to_human)?;
     if paid.state == PaymentState::Failed {
         let reason = paid.reason.map(|code| format!(": {code}; {}", code.hint())).unwrap_or_default();
         bail!("the payment failed, and its amount is back in the budget{reason}");
@@ -109,19 +109,19 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
 
 /// The payment as it was last seen. It is accepted: nothing from here on may look as if it had failed.
 async fn wait_for(context: &Context, client: &Client, paid: Payment, wait: Wait) -> Payment {
-    if wait.is_over(paid.state) {
+    if wait.is_satisfied_by(paid.state) {
         return paid;
     }
     let progress = context.progress(format!("{} is accepted, waiting for a block", paid.id));
     let waited = client.wait_for(paid.id, wait, WAIT).await;
     drop(progress);
     let (paid, what) = match waited {
-        Ok(paid) if wait.is_over(paid.state) => return paid,
+        Ok(paid) if wait.is_satisfied_by(paid.state) => return paid,
         Ok(paid) => (paid, format!("not there yet after {} s", WAIT.as_secs())),
         Err(error) => (paid, format!("the relayer does not say what became of it ({error})")),
     };
     let id = paid.id;
-    show::note(&format!("accepted, and {what}: don't pay again, `stipend payment watch {id}` follows it"));
+    output::note(&format!("accepted, and {what}: don't pay again, `stipend payment watch {id}` follows it"));
     paid
 }
 
@@ -153,7 +153,7 @@ async fn direct(context: &Context, caller: &Caller, mut pay: Pay) -> eyre::Resul
         )),
         error => error.into(),
     })?;
-    show::result(context.json(), &Direct { payment, tx_hash }, |direct| {
+    output::result(context.json(), &Direct { payment, tx_hash }, |direct| {
         format!("paid {} USDC to {}\ntransaction {}", direct.payment.amount, direct.payment.payee, direct.tx_hash)
     })
 }

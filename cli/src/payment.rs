@@ -1,4 +1,4 @@
-//! `stipend payment`: show, list, watch.
+//! `stipend payment`: output, list, watch.
 
 use alloy_primitives::B256;
 use clap::Subcommand;
@@ -9,7 +9,7 @@ use stipend_core::{
     api::{Page, Payment, PaymentState},
 };
 
-use crate::{context::Context, keys::DevAccount, show, trail};
+use crate::{context::Context, keys::DevAccount, output, trail};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -73,7 +73,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()>
         Command::Show { payment } => {
             let caller = context.caller(DevAccount::Agent).await?;
             let payment = caller.client.payment(payment, None).await?;
-            show::result(context.json(), &payment, in_words)
+            output::result(context.json(), &payment, to_human)
         }
         Command::List(args) => list(context, args).await,
         Command::Watch(args) => watch(context, args).await,
@@ -88,14 +88,14 @@ async fn list(context: &Context, args: List) -> eyre::Result<()> {
     };
     let filter = PaymentFilter { mandate, state: args.state, reference: args.reference };
     let page = caller.client.payments(&filter, &PageQuery { cursor: args.cursor, limit: args.limit }).await?;
-    show::result(context.json(), &page, list_in_words)
+    output::result(context.json(), &page, list_in_words)
 }
 
 fn list_in_words(page: &Page<Payment>) -> String {
     if page.data.is_empty() {
         return "no payments".into();
     }
-    let mut table = show::table(&["payment", "state", "amount", "payee", "nonce", "accepted", "transaction"]);
+    let mut table = output::table(&["payment", "state", "amount", "payee", "nonce", "accepted", "transaction"]);
     for payment in &page.data {
         table.add_row([
             payment.id.to_string(),
@@ -103,16 +103,16 @@ fn list_in_words(page: &Page<Payment>) -> String {
             payment.amount.to_string(),
             payment.payee.to_string(),
             payment.nonce.to_string(),
-            show::time(payment.created_at),
+            output::time(payment.created_at),
             payment.tx_hash.map(|hash| hash.to_string()).unwrap_or_default(),
         ]);
     }
     let more = page.next_cursor.as_ref().map(|cursor| format!("more: --cursor {cursor}\n")).unwrap_or_default();
-    show::text(&table) + &more
+    output::text(&table) + &more
 }
 
 /// A payment, line by line.
-pub(crate) fn in_words(payment: &Payment) -> String {
+pub(crate) fn to_human(payment: &Payment) -> String {
     let mut rows = Vec::new();
     let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
     row("payment", payment.id.to_string());
@@ -124,7 +124,7 @@ pub(crate) fn in_words(payment: &Payment) -> String {
     row("payee", payment.payee.to_string());
     row("mandate", payment.mandate.to_string());
     row("nonce", payment.nonce.to_string());
-    row("deadline", show::time(payment.deadline));
+    row("deadline", output::time(payment.deadline));
     if !payment.reference.is_zero() {
         row("ref", payment.reference.to_string());
     }
@@ -134,7 +134,7 @@ pub(crate) fn in_words(payment: &Payment) -> String {
     if let Some(number) = payment.block_number {
         row("block", number.to_string());
     }
-    show::facts(rows)
+    output::key_value_table(rows)
 }
 
 async fn watch(context: &Context, args: Watch) -> eyre::Result<()> {
@@ -151,14 +151,14 @@ async fn watch(context: &Context, args: Watch) -> eyre::Result<()> {
         if payment.state.is_final() {
             return end(context, &payment);
         }
-        show::note(&format!("{id} is {}", payment.state.name()));
+        output::note(&format!("{id} is {}", payment.state.name()));
     }
     loop {
         let entry = events.next().await?;
         if args.payment.is_some() && entry.payment != args.payment {
             continue;
         }
-        show::result(context.json(), &entry, trail::line)?;
+        output::result(context.json(), &entry, trail::line)?;
         if let Some(id) = args.payment {
             let payment = caller.client.payment(id, None).await?;
             if payment.state.is_final() {
@@ -169,7 +169,7 @@ async fn watch(context: &Context, args: Watch) -> eyre::Result<()> {
 }
 
 fn end(context: &Context, payment: &Payment) -> eyre::Result<()> {
-    show::result(context.json(), payment, in_words)?;
+    output::result(context.json(), payment, to_human)?;
     if payment.state == PaymentState::Failed {
         bail!("the payment failed, and its amount is back in the budget");
     }

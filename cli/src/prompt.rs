@@ -4,12 +4,12 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use eyre::ensure;
 
-use crate::{context::Context, show};
+use crate::{context::Context, output};
 
 /// Shows what is about to happen and asks, unless it was said beforehand.
 pub(crate) fn confirm(context: &Context, yes: bool, what: &str, question: &str) -> eyre::Result<()> {
     if !(yes && context.json()) {
-        show::note(what);
+        output::note(what);
     }
     if yes {
         return Ok(());

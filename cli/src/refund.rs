@@ -6,7 +6,7 @@ use serde::Serialize;
 use stipend_client::chain::Escrow;
 use stipend_core::{Amount, MandateId, Terms, address};
 
-use crate::{context::Context, end, keys::DevAccount, prompt, show};
+use crate::{context::Context, end, keys::DevAccount, output, prompt};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -88,7 +88,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         restored: refunded.restored,
         tx_hash: refunded.tx_hash,
     };
-    show::result(context.json(), &view, |view| {
+    output::result(context.json(), &view, |view| {
         format!(
             "refunded {} USDC to {}\n{} USDC of it can be spent again\ntransaction {}",
             view.amount, view.mandate, view.restored, view.tx_hash

@@ -19,7 +19,7 @@ use crate::{
     context::Context,
     keys::{self, DevAccount},
     logging::{self, LogFormat},
-    show, signals,
+    output, signals,
 };
 
 #[derive(Debug, clap::Args)]
@@ -206,7 +206,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         api,
         cards: args.cards.config(listener.local_addr()?)?,
     };
-    show::note(&format!("starting on http://{}", listener.local_addr()?));
+    output::note(&format!("starting on http://{}", listener.local_addr()?));
 
     let stop = CancellationToken::new();
     let relayer = app::run(config, listener, stop.clone());
@@ -220,7 +220,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
 }
 
 fn api_config(args: &Args) -> ApiConfig {
-    let mut limits = api::Limits::default();
+    let mut limits = api::ApiLimits::default();
     // A burst is two seconds' worth.
     let rate = |calls: u32| api::Rate::new(calls, calls.saturating_mul(2));
     for (limit, calls) in [

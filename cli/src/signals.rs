@@ -9,7 +9,7 @@ use tokio::{
 };
 
 /// How long a child may take to put its things in order.
-const GRACE: Duration = Duration::from_secs(15);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Returns when somebody wants this process to stop: Ctrl-C, SIGTERM, or the terminal is gone.
 pub(crate) async fn stop() -> std::io::Result<()> {
@@ -31,7 +31,7 @@ pub(crate) async fn end(child: &mut Child) -> std::io::Result<()> {
         // A child that is gone already can't be told, and need not be.
         let _ = kill_process(pid, Signal::TERM);
     }
-    match tokio::time::timeout(GRACE, child.wait()).await {
+    match tokio::time::timeout(SHUTDOWN_TIMEOUT, child.wait()).await {
         Ok(status) => status.map(drop),
         Err(_) => child.kill().await,
     }

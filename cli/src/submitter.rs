@@ -5,7 +5,7 @@ use serde::Serialize;
 use stipend_client::chain::Escrow;
 use stipend_core::address;
 
-use crate::{context::Context, keys::DevAccount, prompt, show};
+use crate::{context::Context, keys::DevAccount, output, prompt};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -78,7 +78,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()>
         view.tx_hash = Some(escrow.set_submitter(&guardian, view.submitter, allowed).await?);
         drop(progress);
     }
-    show::result(context.json(), &view, |view| {
+    output::result(context.json(), &view, |view| {
         let is = if view.allowed { "is a submitter" } else { "is no submitter" };
         let how = view.tx_hash.map_or_else(|| "it was so before".into(), |tx| format!("transaction {tx}"));
         format!("{} {is} of the guardian {}\n{how}", view.submitter, view.guardian)

@@ -5,18 +5,18 @@ use eyre::{WrapErr, ensure};
 use stipend_bindings::Domain;
 use stipend_core::{Amount, HumanDuration, Intent, MandateId, Terms, intent::Policy};
 
-use crate::show;
+use crate::output;
 
 /// Terms that have been checked against the document that they commit to, and so can be shown.
 #[derive(Debug)]
-pub(crate) struct Readable<'a> {
+pub(crate) struct ApprovalSummary<'a> {
     terms: &'a Terms,
     intent: &'a Intent,
     domain: Domain,
     id: MandateId,
 }
 
-impl<'a> Readable<'a> {
+impl<'a> ApprovalSummary<'a> {
     /// Recomputes everything that is signed from what will be shown: the intent's hash, the root
     /// of its payees, the id.
     pub(crate) fn new(terms: &'a Terms, intent: &'a Intent, domain: Domain) -> eyre::Result<Self> {
@@ -40,7 +40,7 @@ impl<'a> Readable<'a> {
         let mut rows = Vec::new();
         let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         row("mandate", self.id.to_string());
-        row("purpose", format!("{}  (shown, not enforced)", show::plain(&self.intent.purpose)));
+        row("purpose", format!("{}  (shown, not enforced)", output::sanitize(&self.intent.purpose)));
         row("in total", format!("{} USDC, taken from the operator when it opens", terms.cap));
         row("per payment", maximum(terms.per_payment));
         if terms.window != 0 {
@@ -56,10 +56,10 @@ impl<'a> Readable<'a> {
             }
         }
         row("cards may be used", cards(&self.intent.policy));
-        row("from", show::time(terms.start));
-        row("until", format!("{} (excluded)", show::time(terms.expiry)));
+        row("from", output::time(terms.start));
+        row("until", format!("{} (excluded)", output::time(terms.expiry)));
         row("the rest", "returns to the operator: at once when revoked, by a sweep after the end".into());
-        row("held amounts", format!("return from {} on at the latest", show::time(terms.capture_end)));
+        row("held amounts", format!("return from {} on at the latest", output::time(terms.capture_end)));
         row("refunds", refunds(terms.refunds_restore_budget).into());
         row("operator", format!("{}  pays, and can revoke at any time", terms.operator));
         row("agent", format!("{}  signs payments", terms.agent));
@@ -164,7 +164,7 @@ pub(crate) mod tests {
 
     fn words(request: &MandateRequest) -> String {
         let terms = request.terms(Address::repeat_byte(1), Address::repeat_byte(3), 1_800_000_000);
-        show::facts(Readable::new(&terms, &request.intent, DOMAIN).unwrap().rows())
+        output::key_value_table(ApprovalSummary::new(&terms, &request.intent, DOMAIN).unwrap().rows())
     }
 
     #[test]
@@ -212,8 +212,8 @@ pub(crate) mod tests {
         let honest = request.terms(Address::repeat_byte(1), Address::repeat_byte(3), 1_800_000_000);
         let mut other = request.intent.clone();
         other.purpose = "something else".into();
-        assert!(Readable::new(&honest, &other, DOMAIN).is_err());
+        assert!(ApprovalSummary::new(&honest, &other, DOMAIN).is_err());
         let anyone = Terms { payees: B256::ZERO, ..honest };
-        assert!(Readable::new(&anyone, &request.intent, DOMAIN).is_err());
+        assert!(ApprovalSummary::new(&anyone, &request.intent, DOMAIN).is_err());
     }
 }

@@ -6,7 +6,7 @@ use stipend_core::{
     api::{AuditEntry, Page},
 };
 
-use crate::{context::Context, keys::DevAccount, show};
+use crate::{context::Context, keys::DevAccount, output};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -39,31 +39,31 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
             None => break,
         }
     }
-    show::result(context.json(), &Page { data: entries, next_cursor: None }, in_words)
+    output::result(context.json(), &Page { data: entries, next_cursor: None }, to_human)
 }
 
-fn in_words(page: &Page<AuditEntry>) -> String {
+fn to_human(page: &Page<AuditEntry>) -> String {
     if page.data.is_empty() {
         return "nothing yet".into();
     }
-    let mut table = show::table(&["seq", "time", "what", "amount", "about", "transaction"]);
+    let mut table = output::table(&["seq", "time", "what", "amount", "about", "transaction"]);
     for entry in &page.data {
         table.add_row([
             entry.seq.to_string(),
-            show::time(entry.at),
+            output::time(entry.at),
             what(entry),
             amount(entry),
             subject(entry),
             entry.tx_hash.map(|hash| hash.to_string()).unwrap_or_default(),
         ]);
     }
-    show::text(&table)
+    output::text(&table)
 }
 
 /// An entry on one line, for streams.
 pub(crate) fn line(entry: &AuditEntry) -> String {
     let hash = entry.tx_hash.map(|hash| format!("  {hash}")).unwrap_or_default();
-    format!("{}  {}  {}  {}{hash}", show::time(entry.at), what(entry), amount(entry), subject(entry))
+    format!("{}  {}  {}  {}{hash}", output::time(entry.at), what(entry), amount(entry), subject(entry))
 }
 
 /// What happened, and with a refusal its code, with an end its reason, with money that moved where
@@ -74,7 +74,7 @@ fn what(entry: &AuditEntry) -> String {
     let detail = told("code").or_else(|| told("reason")).or_else(|| told("event"));
     let detail = detail.or_else(|| settled(entry).map(|(name, _)| name));
     let what = detail.map_or_else(|| entry.kind.clone(), |detail| format!("{}: {detail}", entry.kind));
-    show::plain(&what) + if declined { ", declined" } else { "" }
+    output::sanitize(&what) + if declined { ", declined" } else { "" }
 }
 
 /// The amount that it is about, under the name that such entries have for it.
@@ -83,7 +83,7 @@ fn amount(entry: &AuditEntry) -> String {
     // An issuer counts in cents.
     let cents = || Amount::from_cents(entry.data.get("cents")?.as_i64()?).map(|amount| amount.to_string());
     let amount = settled(entry).map(|(_, amount)| amount).or_else(named);
-    amount.map(show::plain).or_else(cents).unwrap_or_default()
+    amount.map(output::sanitize).or_else(cents).unwrap_or_default()
 }
 
 /// What of a hold has moved, and whether to the payee or back to the mandate.

@@ -15,8 +15,8 @@ use stipend_core::{
 
 use crate::{
     Accepted, Client, Error, PageQuery, Signed,
-    http::Call,
-    nonces::{self, Ends, RENEWALS},
+    http::ApiRequest,
+    nonces::{self, MAX_RESIGNS, MandateDeadlines},
 };
 
 /// How long a hold's signature lives by default: whoever asks for a card waits for it.
@@ -76,7 +76,7 @@ pub enum CardWait {
 impl CardWait {
     /// Whether a card in this state need not be waited for any more.
     #[must_use]
-    pub const fn is_over(self, state: CardState) -> bool {
+    pub const fn is_satisfied_by(self, state: CardState) -> bool {
         match self {
             Self::Active => !matches!(state, CardState::Requested | CardState::Held),
             Self::Closed => state.is_final(),
@@ -91,18 +91,18 @@ impl Client {
     /// [`Error::Problem`] with a decision if it was denied; [`Error::Unknown`] carries the signed
     /// hold, for [`Client::send_card`].
     pub async fn create_card(&self, card: CreateCard) -> Result<Accepted<Card>, Error> {
-        let mut renewals = RENEWALS;
+        let mut resigns = MAX_RESIGNS;
         loop {
             let hold = self.sign_card(&card).await?;
             let error = match self.send_card(&hold, card.idempotency_key.clone()).await {
                 Ok(accepted) => return Ok(accepted),
                 Err(error) => error,
             };
-            let again = card.nonce.is_none() && self.renounce(card.mandate, hold.nonce, &error).await?;
-            if !again || renewals == 0 {
+            let again = card.nonce.is_none() && self.release_nonce(card.mandate, hold.nonce, &error).await?;
+            if !again || resigns == 0 {
                 return Err(error);
             }
-            renewals -= 1;
+            resigns -= 1;
         }
     }
 
@@ -115,12 +115,12 @@ impl Client {
             let problem = Problem::new(Code::CardsNotOffered, "this relayer has no card issuer");
             return Err(Error::Problem(Box::new(problem)));
         };
-        let (nonce, ends) = match (card.nonce, card.deadline, card.capture_by) {
-            (Some(nonce), Some(_), Some(_)) => (nonce, Ends::NEVER),
+        let (nonce, deadlines) = match (card.nonce, card.deadline, card.capture_by) {
+            (Some(nonce), Some(_), Some(_)) => (nonce, MandateDeadlines::NEVER),
             (nonce, ..) => self.nonce(card.mandate, nonce).await?,
         };
-        let deadline = card.deadline.unwrap_or_else(|| nonces::deadline(now, LIFETIME, ends, &info.limits));
-        let capture_by = card.capture_by.unwrap_or_else(|| capture_by(now, &cards, ends));
+        let deadline = card.deadline.unwrap_or_else(|| nonces::deadline(now, LIFETIME, deadlines, &info.limits));
+        let capture_by = card.capture_by.unwrap_or_else(|| capture_by(now, &cards, deadlines));
         let reference = card.reference.unwrap_or_default();
         let hold = Spend::new(card.mandate, cards.treasury, card.amount, nonce, deadline, reference)
             .and_then(|spend| Hold::new(spend, capture_by))
@@ -142,8 +142,9 @@ impl Client {
     /// Sends a card's hold that is signed, and sends the same bytes again while the outcome is
     /// unknown: they never give two cards.
     pub async fn send_card(&self, card: &NewCard, idempotency_key: Option<String>) -> Result<Accepted<Card>, Error> {
-        let call = Call::new(Method::POST, self.inner.http.url("v1/cards", &())?).body(card, idempotency_key)?;
-        self.send_signed(call, || Signed::Card(Box::new(card.clone()))).await
+        let request =
+            ApiRequest::new(Method::POST, self.inner.http.url("v1/cards", &())?).body(card, idempotency_key)?;
+        self.send_signed(request, || Signed::Card(Box::new(card.clone()))).await
     }
 
     /// One card of the caller's, as its agent or its operator.
@@ -151,14 +152,14 @@ impl Client {
         self.get(&format!("v1/cards/{id}"), &()).await
     }
 
-    /// One card of the caller's, once `wait` is over, but after `at_most` in any case: look at its
+    /// One card of the caller's, once `wait` is reached, but after `at_most` in any case: look at its
     /// state.
     pub async fn wait_for_card(&self, id: CardId, wait: CardWait, at_most: Duration) -> Result<Card, Error> {
         let start = Instant::now();
         loop {
             let card = self.card(id).await?;
             let waited = start.elapsed();
-            if wait.is_over(card.state) || waited >= at_most {
+            if wait.is_satisfied_by(card.state) || waited >= at_most {
                 return Ok(card);
             }
             // A card is there in a block or two; its end may be days away.
@@ -190,17 +191,17 @@ impl Client {
         })
     }
 
-    /// Ends a card that was not charged: its hold is released.
+    /// MandateDeadlines a card that was not charged: its hold is released.
     pub async fn close_card(&self, id: CardId) -> Result<Card, Error> {
-        let call = Call::new(Method::POST, self.inner.http.url(&format!("v1/cards/{id}/close"), &())?);
-        Ok(self.inner.http.send(call, Some(self.identity().await?)).await?.object)
+        let request = ApiRequest::new(Method::POST, self.inner.http.url(&format!("v1/cards/{id}/close"), &())?);
+        Ok(self.inner.http.send(request, Some(self.identity().await?)).await?.object)
     }
 }
 
 /// As late as the relayer needs it and a little later, but not past the end of captures.
-fn capture_by(now: Seconds, cards: &CardsInfo, ends: Ends) -> Seconds {
+fn capture_by(now: Seconds, cards: &CardsInfo, deadlines: MandateDeadlines) -> Seconds {
     let needed = now.saturating_add(cards.ttl).saturating_add(cards.clearing_reserve);
-    needed.saturating_add(CAPTURE_MARGIN).min(ends.capture_end)
+    needed.saturating_add(CAPTURE_MARGIN).min(deadlines.capture_end)
 }
 
 #[cfg(test)]
@@ -212,16 +213,16 @@ mod tests {
     #[test]
     fn a_hold_lasts_as_long_as_clearings_may_take() {
         let cards = CardsInfo { treasury: Address::ZERO, ttl: 3_600, clearing_reserve: 86_400 };
-        let capture_by = |capture_end| capture_by(1_000, &cards, Ends { expiry: 0, capture_end });
+        let capture_by = |capture_end| capture_by(1_000, &cards, MandateDeadlines { expiry: 0, capture_end });
         assert_eq!(capture_by(1_000_000), 91_300);
         assert_eq!(capture_by(91_200), 91_200, "never past the end of captures");
     }
 
     #[test]
     fn a_wait_for_a_card_ends_when_it_cannot_come() {
-        let over = |wait: CardWait| CardState::ALL.into_iter().filter(move |state| wait.is_over(*state));
+        let over = |wait: CardWait| CardState::ALL.into_iter().filter(move |state| wait.is_satisfied_by(*state));
         assert!(over(CardWait::Closed).eq([CardState::Closed, CardState::Failed]));
-        assert!(!CardWait::Active.is_over(CardState::Held));
+        assert!(!CardWait::Active.is_satisfied_by(CardState::Held));
         assert_eq!(over(CardWait::Active).count(), 5);
     }
 }

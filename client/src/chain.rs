@@ -33,7 +33,7 @@ const POLL: Duration = Duration::from_millis(200);
 const RESEND: Duration = Duration::from_secs(10);
 
 /// How long a node may take to answer.
-const ANSWER: Duration = Duration::from_secs(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why something on chain did not work.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +113,7 @@ impl Chain {
     /// # Errors
     /// [`ChainError`], if it does not answer; so for all calls.
     pub async fn connect(node_url: Url) -> Result<Self, ChainError> {
-        let http = reqwest::Client::builder().timeout(ANSWER).build();
+        let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build();
         let http = http.map_err(|error| ChainError::Other(error.to_string()))?;
         let provider = ProviderBuilder::new().disable_recommended_fillers().connect_reqwest(http, node_url);
         let id = provider.get_chain_id().await.map_err(node("eth_chainId"))?;

@@ -121,7 +121,7 @@ impl Error {
     }
 
     /// The error of a call that changes something, whose earlier attempts may have taken effect or not.
-    pub(crate) fn of_a_change(self, url: Url, earlier_may_have: bool) -> Self {
+    pub(crate) fn for_mutation(self, url: Url, earlier_may_have: bool) -> Self {
         match self {
             Self::Unknown { .. } => self,
             _ if self.may_have_taken_effect() || (earlier_may_have && !self.knows_earlier_attempts()) => {

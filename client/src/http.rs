@@ -1,4 +1,4 @@
-//! One call: signed, sent, and sent again while its outcome is unknown.
+//! One request: signed, sent, and sent again while its outcome is unknown.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use url::Url;
 use crate::{Accepted, Error};
 
 /// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an answer may take: more than the 25 s that the relayer waits at most.
-const ANSWER: Duration = Duration::from_secs(35);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// Five more attempts within about three seconds, or as the relayer says.
 fn backoff() -> ExponentialBuilder {
@@ -32,7 +32,7 @@ fn backoff() -> ExponentialBuilder {
 }
 
 /// The longest that the relayer's `retry_after` is followed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// The connection to a relayer.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(crate) struct Http {
 
 /// A request that can be sent any number of times.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct ApiRequest {
     method: Method,
     url: Url,
     body: Option<Vec<u8>>,
@@ -51,7 +51,7 @@ pub(crate) struct Call {
     any_status: bool,
 }
 
-impl Call {
+impl ApiRequest {
     pub(crate) const fn new(method: Method, url: Url) -> Self {
         Self { method, url, body: None, idempotency_key: None, any_status: false }
     }
@@ -86,7 +86,7 @@ impl Http {
             base.set_path(&format!("{}/", base.path()));
         }
         let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
+            .connect_timeout(CONNECT_TIMEOUT)
             // A signature is for one authority and path: it is not carried elsewhere.
             .redirect(reqwest::redirect::Policy::none())
             .build()
@@ -105,43 +105,43 @@ impl Http {
         Ok(url)
     }
 
-    /// Sends a call until it is answered, within bounds. What may have changed something, and is not
+    /// Sends a request until it is answered, within bounds. What may have changed something, and is not
     /// known to have failed, fails as [`Error::Unknown`].
     pub(crate) async fn send<T: DeserializeOwned>(
         &self,
-        call: Call,
+        request: ApiRequest,
         identity: Option<Identity<'_>>,
     ) -> Result<Accepted<T>, Error> {
         let mut earlier_may_have = false;
-        let answer = (|| self.attempt(&call, identity.as_ref()))
+        let answer = (|| self.attempt(&request, identity.as_ref()))
             .retry(backoff())
             .when(Error::is_transient)
             .notify(|error, _| earlier_may_have |= error.may_have_taken_effect())
             .adjust(|error, delay| {
                 let asked = error.problem().and_then(|problem| problem.retry_after).map(Duration::from_secs);
-                delay.map(|delay| delay.max(asked.unwrap_or_default()).min(PATIENCE))
+                delay.map(|delay| delay.max(asked.unwrap_or_default()).min(MAX_RETRY_AFTER))
             })
             .await;
         let read = answer.and_then(|Answer { status, body, replayed }| match serde_json::from_slice(&body) {
             Ok(object) => Ok(Accepted { object, replayed }),
-            Err(error) => Err(Error::NotARelayer { url: call.url.clone(), status, reason: error.to_string() }),
+            Err(error) => Err(Error::NotARelayer { url: request.url.clone(), status, reason: error.to_string() }),
         });
         match read {
-            Err(error) if call.method != Method::GET => Err(error.of_a_change(call.url, earlier_may_have)),
+            Err(error) if request.method != Method::GET => Err(error.for_mutation(request.url, earlier_may_have)),
             read => read,
         }
     }
 
-    async fn attempt(&self, call: &Call, identity: Option<&Identity<'_>>) -> Result<Answer, Error> {
-        let response = self.request(call, identity).await?.timeout(ANSWER).send().await;
-        let response = response.map_err(|source| sending(&call.url, source))?;
+    async fn attempt(&self, request: &ApiRequest, identity: Option<&Identity<'_>>) -> Result<Answer, Error> {
+        let response = self.signed(request, identity).await?.timeout(REQUEST_TIMEOUT).send().await;
+        let response = response.map_err(|source| sending(&request.url, source))?;
         let status = response.status();
         let replayed = response.headers().contains_key("idempotent-replayed");
-        let body = response.bytes().await.map_err(|source| sending(&call.url, source))?;
-        if status.is_success() || call.any_status {
+        let body = response.bytes().await.map_err(|source| sending(&request.url, source))?;
+        if status.is_success() || request.any_status {
             return Ok(Answer { status, body: body.into(), replayed });
         }
-        Err(refusal(&call.url, status, &body))
+        Err(refusal(&request.url, status, &body))
     }
 
     /// Opens a stream: the answer's head is read, its body is left to the caller.
@@ -151,12 +151,12 @@ impl Http {
         identity: &Identity<'_>,
         last_event_id: Option<u64>,
     ) -> Result<Response, Error> {
-        let call = Call::new(Method::GET, url.clone());
-        let mut request = self.request(&call, Some(identity)).await?.header(ACCEPT, "text/event-stream");
+        let request = ApiRequest::new(Method::GET, url.clone());
+        let mut request = self.signed(&request, Some(identity)).await?.header(ACCEPT, "text/event-stream");
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id);
         }
-        let response = tokio::time::timeout(ANSWER, request.send()).await;
+        let response = tokio::time::timeout(REQUEST_TIMEOUT, request.send()).await;
         let response = match response {
             Ok(response) => response.map_err(|source| sending(url, source))?,
             Err(_) => return Err(Error::Unknown { url: url.clone(), signed: None, source: None }),
@@ -170,29 +170,29 @@ impl Http {
     }
 
     /// The request of one attempt: the same content, a signature of its own.
-    async fn request(&self, call: &Call, identity: Option<&Identity<'_>>) -> Result<RequestBuilder, Error> {
-        let mut request = self.client.request(call.method.clone(), call.url.clone());
+    async fn signed(&self, request: &ApiRequest, identity: Option<&Identity<'_>>) -> Result<RequestBuilder, Error> {
+        let mut builder = self.client.request(request.method.clone(), request.url.clone());
         if let Some(identity) = identity {
             let signed = erc8128::Request {
-                method: call.method.as_str(),
-                url: call.url.as_str(),
+                method: request.method.as_str(),
+                url: request.url.as_str(),
                 headers: &[],
-                body: call.body.as_deref(),
+                body: request.body.as_deref(),
             };
             let signed = erc8128::sign_request(&signed, identity, &SignOptions::default()).await;
             let signed = signed.map_err(|error| Error::Signing(error.to_string()))?;
-            request = request.header("signature-input", signed.signature_input).header("signature", signed.signature);
+            builder = builder.header("signature-input", signed.signature_input).header("signature", signed.signature);
             if let Some(digest) = signed.content_digest {
-                request = request.header("content-digest", digest);
+                builder = builder.header("content-digest", digest);
             }
         }
-        if let Some(key) = &call.idempotency_key {
-            request = request.header("idempotency-key", key);
+        if let Some(key) = &request.idempotency_key {
+            builder = builder.header("idempotency-key", key);
         }
-        if let Some(body) = &call.body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+        if let Some(body) = &request.body {
+            builder = builder.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
-        Ok(request)
+        Ok(builder)
     }
 }
 

@@ -55,8 +55,9 @@ pub use card::{CardWait, CreateCard};
 pub use error::{Error, Signed};
 pub use events::Events;
 pub use pay::Pay;
+pub use stipend_core::api::{Accepted, PageQuery, PaymentFilter};
 
-use http::{Call, Http};
+use http::{ApiRequest, Http};
 
 /// How long what `/v1/info` says about time may be used.
 const CLOCK_TTL: Duration = Duration::from_secs(30);
@@ -75,41 +76,7 @@ struct Inner {
     /// Where signatures are valid: never changes while a relayer runs.
     domain: OnceCell<Domain>,
     clock: Mutex<Option<(Instant, Info)>>,
-    books: nonces::Books,
-}
-
-/// The answer to something that creates: what there is now, and whether it was there before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted<T> {
-    /// The object.
-    pub object: T,
-    /// Whether an earlier call created it.
-    pub replayed: bool,
-}
-
-/// Which page of a list.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct PageQuery {
-    /// The `next_cursor` of the page before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cursor: Option<String>,
-    /// At most so many objects.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u32>,
-}
-
-/// Which payments.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct PaymentFilter {
-    /// Of this mandate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mandate: Option<MandateId>,
-    /// In this state.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub state: Option<PaymentState>,
-    /// With this `ref`.
-    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
-    pub reference: Option<B256>,
+    nonces: nonces::NoncePool,
 }
 
 /// What to wait for. A payment that fails ends every wait.
@@ -125,7 +92,7 @@ pub enum Wait {
 impl Wait {
     /// Whether a payment in this state need not be waited for any more.
     #[must_use]
-    pub const fn is_over(self, state: PaymentState) -> bool {
+    pub const fn is_satisfied_by(self, state: PaymentState) -> bool {
         match self {
             Self::Mined => matches!(state, PaymentState::Mined | PaymentState::Settled | PaymentState::Failed),
             Self::Settled => state.is_final(),
@@ -145,7 +112,7 @@ impl Client {
                 signer,
                 domain: OnceCell::new(),
                 clock: Mutex::new(None),
-                books: nonces::Books::default(),
+                nonces: nonces::NoncePool::default(),
             }),
         })
     }
@@ -162,7 +129,7 @@ impl Client {
     /// See [`Error`]; so for all calls.
     pub async fn info_at(base: Url) -> Result<Info, Error> {
         let http = Http::new(base)?;
-        Ok(http.send(Call::new(Method::GET, http.url("v1/info", &())?), None).await?.object)
+        Ok(http.send(ApiRequest::new(Method::GET, http.url("v1/info", &())?), None).await?.object)
     }
 
     /// Where the relayer stands.
@@ -181,8 +148,8 @@ impl Client {
 
     /// Whether it takes new work, and what is wrong; an answer of 503 is an answer here.
     pub async fn readyz(&self) -> Result<Health, Error> {
-        let call = Call::new(Method::GET, self.inner.http.url("readyz", &())?).any_status();
-        Ok(self.inner.http.send(call, None).await?.object)
+        let request = ApiRequest::new(Method::GET, self.inner.http.url("readyz", &())?).any_status();
+        Ok(self.inner.http.send(request, None).await?.object)
     }
 
     /// Asks for a mandate.
@@ -216,10 +183,10 @@ impl Client {
         Ok(signature.map_err(|error| Error::Signing(error.to_string()))?.as_bytes().into())
     }
 
-    /// Ends a mandate by its operator's signature of [`Domain::revoke_digest`], which the relayer sends.
+    /// MandateDeadlines a mandate by its operator's signature of [`Domain::revoke_digest`], which the relayer sends.
     pub async fn revoke_mandate(&self, id: MandateId, signature: Bytes) -> Result<Accepted<Mandate>, Error> {
-        let call = Call::new(Method::POST, self.inner.http.url(&format!("v1/mandates/{id}/revocation"), &())?);
-        self.inner.http.send(call.body(&NewRevocation { signature }, None)?, None).await
+        let request = ApiRequest::new(Method::POST, self.inner.http.url(&format!("v1/mandates/{id}/revocation"), &())?);
+        self.inner.http.send(request.body(&NewRevocation { signature }, None)?, None).await
     }
 
     /// The caller's mandates, newest first.
@@ -227,7 +194,7 @@ impl Client {
         self.get("v1/mandates", page).await
     }
 
-    /// One payment of the caller's; with `wait`, once that is over, but after 25 s in any case.
+    /// One payment of the caller's; with `wait`, once that is reached, but after 25 s in any case.
     pub async fn payment(&self, id: PaymentId, wait: Option<Wait>) -> Result<Payment, Error> {
         #[derive(Serialize)]
         struct Query {
@@ -237,13 +204,13 @@ impl Client {
         self.get(&format!("v1/payments/{id}"), &Query { wait }).await
     }
 
-    /// One payment of the caller's, once `wait` is over, but after `at_most` in any case: look at
+    /// One payment of the caller's, once `wait` is reached, but after `at_most` in any case: look at
     /// its state.
     pub async fn wait_for(&self, id: PaymentId, wait: Wait, at_most: Duration) -> Result<Payment, Error> {
         let start = Instant::now();
         loop {
             let payment = self.payment(id, Some(wait)).await?;
-            if wait.is_over(payment.state) || start.elapsed() >= at_most {
+            if wait.is_satisfied_by(payment.state) || start.elapsed() >= at_most {
                 return Ok(payment);
             }
             // The relayer does the waiting; this only keeps one that answers at once from being asked all the time.
@@ -307,29 +274,29 @@ impl Client {
     }
 
     async fn unsigned<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let call = Call::new(Method::GET, self.inner.http.url(path, &())?);
-        Ok(self.inner.http.send(call, None).await?.object)
+        let request = ApiRequest::new(Method::GET, self.inner.http.url(path, &())?);
+        Ok(self.inner.http.send(request, None).await?.object)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, query: &impl Serialize) -> Result<T, Error> {
-        let call = Call::new(Method::GET, self.inner.http.url(path, query)?);
-        Ok(self.inner.http.send(call, Some(self.identity().await?)).await?.object)
+        let request = ApiRequest::new(Method::GET, self.inner.http.url(path, query)?);
+        Ok(self.inner.http.send(request, Some(self.identity().await?)).await?.object)
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Accepted<T>, Error> {
         // One key for all attempts: whatever is sent again is done once.
         let key = B256::random().to_string();
-        let call = Call::new(Method::POST, self.inner.http.url(path, &())?).body(body, Some(key))?;
-        self.inner.http.send(call, Some(self.identity().await?)).await
+        let request = ApiRequest::new(Method::POST, self.inner.http.url(path, &())?).body(body, Some(key))?;
+        self.inner.http.send(request, Some(self.identity().await?)).await
     }
 
     /// Sends what carries its own signature: the request needs none.
     async fn send_signed<T: DeserializeOwned>(
         &self,
-        call: Call,
+        request: ApiRequest,
         content: impl FnOnce() -> Signed,
     ) -> Result<Accepted<T>, Error> {
-        self.inner.http.send(call, None).await.map_err(|error| match error {
+        self.inner.http.send(request, None).await.map_err(|error| match error {
             Error::Unknown { url, source, .. } => Error::Unknown { url, signed: Some(content()), source },
             error => error,
         })

@@ -9,32 +9,32 @@ use stipend_core::{Code, MandateId, Seconds, api::Mandate, policy::Limits};
 
 use crate::{Client, Error};
 
-/// How often something is signed again because what was known of the mandate had grown old.
-pub(crate) const RENEWALS: usize = 3;
+/// How often a message is signed again because another process used its nonce.
+pub(crate) const MAX_RESIGNS: usize = 3;
 
-/// What is known of the mandates that nonces are used of.
+/// The nonces of the mandates that this client signs for.
 #[derive(Debug, Default)]
-pub(crate) struct Books(Mutex<HashMap<MandateId, Book>>);
+pub(crate) struct NoncePool(Mutex<HashMap<MandateId, MandateNonces>>);
 
 #[derive(Debug)]
-struct Book {
-    ends: Ends,
+struct MandateNonces {
+    deadlines: MandateDeadlines,
     next: u32,
     /// Nonces below `next` whose message was refused for good: used again, lowest first, so that
     /// the contract's window of nonces stays dense.
     free: BTreeSet<u32>,
 }
 
-/// How late the times in a mandate's messages may be.
+/// The latest times that a mandate allows in its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ends {
+pub(crate) struct MandateDeadlines {
     /// Of a deadline.
     pub(crate) expiry: Seconds,
     /// Of a hold's `capture_by`.
     pub(crate) capture_end: Seconds,
 }
 
-impl Ends {
+impl MandateDeadlines {
     /// For messages whose times are given.
     pub(crate) const NEVER: Self = Self { expiry: Seconds::MAX, capture_end: Seconds::MAX };
 
@@ -43,82 +43,86 @@ impl Ends {
     }
 }
 
-impl Books {
+impl NoncePool {
     /// The next nonce, and when the mandate ends; `None` if the mandate is not known here.
-    fn take(&self, mandate: MandateId) -> Option<(u32, Ends)> {
-        let mut books = self.0.lock().ok()?;
-        let book = books.get_mut(&mandate)?;
-        let nonce = match book.free.pop_first() {
+    fn take(&self, mandate: MandateId) -> Option<(u32, MandateDeadlines)> {
+        let mut pool = self.0.lock().ok()?;
+        let nonces = pool.get_mut(&mandate)?;
+        let nonce = match nonces.free.pop_first() {
             Some(nonce) => nonce,
             None => {
-                let nonce = book.next;
-                book.next = nonce.saturating_add(1);
+                let nonce = nonces.next;
+                nonces.next = nonce.saturating_add(1);
                 nonce
             }
         };
-        Some((nonce, book.ends))
+        Some((nonce, nonces.deadlines))
     }
 
-    fn give_back(&self, mandate: MandateId, nonce: u32) {
-        if let Ok(mut books) = self.0.lock()
-            && let Some(book) = books.get_mut(&mandate)
+    fn release(&self, mandate: MandateId, nonce: u32) {
+        if let Ok(mut pool) = self.0.lock()
+            && let Some(nonces) = pool.get_mut(&mandate)
         {
-            book.free.insert(nonce);
+            nonces.free.insert(nonce);
         }
     }
 
-    fn learn(&self, mandate: &Mandate) {
-        if let Ok(mut books) = self.0.lock() {
-            let book = books.entry(mandate.id).or_insert_with(|| Book {
-                ends: Ends::of(mandate),
+    fn raise(&self, mandate: &Mandate) {
+        if let Ok(mut pool) = self.0.lock() {
+            let nonces = pool.entry(mandate.id).or_insert_with(|| MandateNonces {
+                deadlines: MandateDeadlines::of(mandate),
                 next: mandate.next_nonce,
                 free: BTreeSet::new(),
             });
             // Never backwards: nonces may be on their way that the relayer has not seen yet.
-            book.next = book.next.max(mandate.next_nonce);
+            nonces.next = nonces.next.max(mandate.next_nonce);
         }
     }
 
-    /// Somebody else uses nonces of this mandate: what was given back may be theirs by now.
-    fn distrust(&self, mandate: MandateId) {
-        if let Ok(mut books) = self.0.lock()
-            && let Some(book) = books.get_mut(&mandate)
+    /// Another process uses nonces of this mandate: what was released may be theirs by now.
+    fn forget_released(&self, mandate: MandateId) {
+        if let Ok(mut pool) = self.0.lock()
+            && let Some(nonces) = pool.get_mut(&mandate)
         {
-            book.free.clear();
+            nonces.free.clear();
         }
     }
 }
 
 impl Client {
-    /// The nonce to sign with, the next free one if none is chosen, and when the mandate ends.
-    pub(crate) async fn nonce(&self, mandate: MandateId, chosen: Option<u32>) -> Result<(u32, Ends), Error> {
+    /// The nonce to sign with, the next free one if none is chosen, and when the mandate deadlines.
+    pub(crate) async fn nonce(
+        &self,
+        mandate: MandateId,
+        chosen: Option<u32>,
+    ) -> Result<(u32, MandateDeadlines), Error> {
         if chosen.is_none()
-            && let Some(known) = self.inner.books.take(mandate)
+            && let Some(known) = self.inner.nonces.take(mandate)
         {
             return Ok(known);
         }
         let fresh = self.mandate(mandate).await?;
-        self.inner.books.learn(&fresh);
+        self.inner.nonces.raise(&fresh);
         if let Some(nonce) = chosen {
-            return Ok((nonce, Ends::of(&fresh)));
+            return Ok((nonce, MandateDeadlines::of(&fresh)));
         }
-        Ok(self.inner.books.take(mandate).unwrap_or((fresh.next_nonce, Ends::of(&fresh))))
+        Ok(self.inner.nonces.take(mandate).unwrap_or((fresh.next_nonce, MandateDeadlines::of(&fresh))))
     }
 
     /// What becomes of a nonce that this client chose, now that its message has failed; returns
     /// whether to sign again with another one.
-    pub(crate) async fn renounce(&self, mandate: MandateId, nonce: u32, error: &Error) -> Result<bool, Error> {
+    pub(crate) async fn release_nonce(&self, mandate: MandateId, nonce: u32, error: &Error) -> Result<bool, Error> {
         match error.code() {
             // Another process uses this mandate too. The refusal says that nothing was done, so signing again can't
             // do it twice.
             Some(Code::NonceTaken | Code::NonceUsed | Code::NonceRetired) => {
-                self.inner.books.distrust(mandate);
-                self.inner.books.learn(&self.mandate(mandate).await?);
+                self.inner.nonces.forget_released(mandate);
+                self.inner.nonces.raise(&self.mandate(mandate).await?);
                 Ok(true)
             }
             _ => {
                 if !error.may_have_taken_effect() {
-                    self.inner.books.give_back(mandate, nonce);
+                    self.inner.nonces.release(mandate, nonce);
                 }
                 Ok(false)
             }
@@ -127,11 +131,11 @@ impl Client {
 }
 
 /// After `lifetime`, but within the host's limits and not past the expiry.
-pub(crate) fn deadline(now: Seconds, lifetime: Seconds, ends: Ends, limits: &Limits) -> Seconds {
+pub(crate) fn deadline(now: Seconds, lifetime: Seconds, deadlines: MandateDeadlines, limits: &Limits) -> Seconds {
     // The relayer's clock goes on until it looks at this: stay clear of its limits.
     const MARGIN: Seconds = 30;
     let lifetime = lifetime.min(limits.deadline_max).max(limits.deadline_min.saturating_add(MARGIN));
-    now.saturating_add(lifetime).min(ends.expiry)
+    now.saturating_add(lifetime).min(deadlines.expiry)
 }
 
 #[cfg(test)]
@@ -140,13 +144,13 @@ mod tests {
 
     use super::*;
 
-    const ENDS: Ends = Ends { expiry: 9, capture_end: 99 };
+    const DEADLINES: MandateDeadlines = MandateDeadlines { expiry: 9, capture_end: 99 };
 
     #[test]
     fn a_deadline_stays_within_limits_and_expiry() {
         let deadline = |expiry, deadline_min, deadline_max| {
             let limits = Limits { deadline_min, deadline_max, ..Limits::default() };
-            super::deadline(1_000, 3_600, Ends { expiry, ..ENDS }, &limits)
+            super::deadline(1_000, 3_600, MandateDeadlines { expiry, ..DEADLINES }, &limits)
         };
         assert_eq!(deadline(1_000_000, 120, 86_400), 4_600);
         assert_eq!(deadline(2_000, 120, 86_400), 2_000, "never past the expiry");
@@ -157,18 +161,18 @@ mod tests {
     #[test]
     fn refused_nonces_are_used_again_lowest_first() {
         let id = MandateId(B256::ZERO);
-        let books = Books::default();
-        assert_eq!(books.take(id), None);
-        books.0.lock().unwrap().insert(id, Book { ends: ENDS, next: 4, free: BTreeSet::new() });
-        assert_eq!(books.take(id), Some((4, ENDS)));
-        assert_eq!(books.take(id), Some((5, ENDS)));
-        books.give_back(id, 5);
-        books.give_back(id, 4);
-        assert_eq!(books.take(id), Some((4, ENDS)));
-        assert_eq!(books.take(id), Some((5, ENDS)));
-        assert_eq!(books.take(id), Some((6, ENDS)));
-        books.give_back(id, 6);
-        books.distrust(id);
-        assert_eq!(books.take(id), Some((7, ENDS)));
+        let pool = NoncePool::default();
+        assert_eq!(pool.take(id), None);
+        pool.0.lock().unwrap().insert(id, MandateNonces { deadlines: DEADLINES, next: 4, free: BTreeSet::new() });
+        assert_eq!(pool.take(id), Some((4, DEADLINES)));
+        assert_eq!(pool.take(id), Some((5, DEADLINES)));
+        pool.release(id, 5);
+        pool.release(id, 4);
+        assert_eq!(pool.take(id), Some((4, DEADLINES)));
+        assert_eq!(pool.take(id), Some((5, DEADLINES)));
+        assert_eq!(pool.take(id), Some((6, DEADLINES)));
+        pool.release(id, 6);
+        pool.forget_released(id);
+        assert_eq!(pool.take(id), Some((7, DEADLINES)));
     }
 }

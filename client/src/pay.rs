@@ -11,8 +11,8 @@ use stipend_core::{
 
 use crate::{
     Accepted, Client, Error, Signed,
-    http::Call,
-    nonces::{self, Ends, RENEWALS},
+    http::ApiRequest,
+    nonces::{self, MAX_RESIGNS, MandateDeadlines},
 };
 
 /// How long a payment's signature lives by default.
@@ -64,18 +64,18 @@ impl Client {
     /// [`Error::Problem`] with a decision if it was denied; [`Error::Unknown`] carries the signed
     /// payment, for [`Client::send_payment`].
     pub async fn pay(&self, pay: Pay) -> Result<Accepted<Payment>, Error> {
-        let mut renewals = RENEWALS;
+        let mut resigns = MAX_RESIGNS;
         loop {
             let payment = self.sign_payment(&pay).await?;
             let error = match self.send_payment(&payment, pay.idempotency_key.clone()).await {
                 Ok(accepted) => return Ok(accepted),
                 Err(error) => error,
             };
-            let again = pay.nonce.is_none() && self.renounce(pay.mandate, payment.nonce, &error).await?;
-            if !again || renewals == 0 {
+            let again = pay.nonce.is_none() && self.release_nonce(pay.mandate, payment.nonce, &error).await?;
+            if !again || resigns == 0 {
                 return Err(error);
             }
-            renewals -= 1;
+            resigns -= 1;
         }
     }
 
@@ -83,15 +83,15 @@ impl Client {
     /// same bytes.
     pub async fn sign_payment(&self, pay: &Pay) -> Result<NewPayment, Error> {
         let domain = self.domain().await?;
-        let (nonce, ends) = match (pay.nonce, pay.deadline) {
-            (Some(nonce), Some(_)) => (nonce, Ends::NEVER),
+        let (nonce, deadlines) = match (pay.nonce, pay.deadline) {
+            (Some(nonce), Some(_)) => (nonce, MandateDeadlines::NEVER),
             (nonce, _) => self.nonce(pay.mandate, nonce).await?,
         };
         let deadline = match pay.deadline {
             Some(deadline) => deadline,
             None => {
                 let (now, info) = self.clock().await?;
-                nonces::deadline(now, LIFETIME, ends, &info.limits)
+                nonces::deadline(now, LIFETIME, deadlines, &info.limits)
             }
         };
         let reference = pay.reference.unwrap_or_default();
@@ -118,8 +118,9 @@ impl Client {
         payment: &NewPayment,
         idempotency_key: Option<String>,
     ) -> Result<Accepted<Payment>, Error> {
-        let call = Call::new(Method::POST, self.inner.http.url("v1/payments", &())?).body(payment, idempotency_key)?;
+        let request =
+            ApiRequest::new(Method::POST, self.inner.http.url("v1/payments", &())?).body(payment, idempotency_key)?;
         // The payment carries its own signature; the request needs none.
-        self.send_signed(call, || Signed::Payment(Box::new(payment.clone()))).await
+        self.send_signed(request, || Signed::Payment(Box::new(payment.clone()))).await
     }
 }

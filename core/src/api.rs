@@ -17,6 +17,40 @@ use crate::{
 /// to 500.
 pub type Metadata = BTreeMap<String, String>;
 
+/// The answer to something that creates: what there is now, and whether it was there before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted<T> {
+    /// The object.
+    pub object: T,
+    /// Whether an earlier call created it.
+    pub replayed: bool,
+}
+
+/// Which page of a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PageQuery {
+    /// The `next_cursor` of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// At most so many objects (1 to 100; default 20).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Which payments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PaymentFilter {
+    /// Of this mandate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mandate: Option<MandateId>,
+    /// In this state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<PaymentState>,
+    /// With this `ref`.
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<B256>,
+}
+
 /// `GET /v1/info`: where this relayer stands. Needs no signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Info {

@@ -217,14 +217,14 @@ pub enum CardAction {
     /// The issuer is asked what happened to it.
     FetchEvents,
     /// The issuer closes it, and how its hold is settled follows.
-    Conclude,
+    FinalizeWithIssuer,
 }
 
 impl CardProgress {
     /// What to do next, in order; `poll`: whether it is time to ask the issuer.
     #[must_use]
     pub fn next_actions(self, poll: bool) -> Vec<CardAction> {
-        use CardAction::{Become, Conclude, FetchEvents, Issue, SetPaused};
+        use CardAction::{Become, FetchEvents, FinalizeWithIssuer, Issue, SetPaused};
         let closing = self.close.map(|reason| Become(CardState::Closing, Some(reason)));
         match self.state {
             CardState::Requested if self.confirmed => vec![Become(CardState::Held, None)],
@@ -238,7 +238,7 @@ impl CardProgress {
                 [pause, fetch, closing].into_iter().flatten().collect()
             }
             // A clearing may take days: no hurry to ask for it.
-            CardState::Closing if !self.concluded && (poll || !self.awaits_clearing) => vec![Conclude],
+            CardState::Closing if !self.concluded && (poll || !self.awaits_clearing) => vec![FinalizeWithIssuer],
             _ => Vec::new(),
         }
     }
@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_card_goes_on_by_its_hold_its_issuer_and_its_mandate() {
-        use CardAction::{Become, Conclude, FetchEvents, Issue, SetPaused};
+        use CardAction::{Become, FetchEvents, FinalizeWithIssuer, Issue, SetPaused};
         let card = CardProgress {
             state: CardState::Requested,
             held: true,
@@ -393,9 +393,9 @@ mod tests {
             |card| (card.state, card.close) = (CardState::Active, Some(Code::CardExpired));
         assert_eq!(actions(expired, true), [FetchEvents, Become(CardState::Closing, Some(Code::CardExpired))]);
 
-        assert_eq!(actions(|card| card.state = CardState::Closing, false), [Conclude]);
+        assert_eq!(actions(|card| card.state = CardState::Closing, false), [FinalizeWithIssuer]);
         let waits: fn(&mut CardProgress) = |card| (card.state, card.awaits_clearing) = (CardState::Closing, true);
-        assert_eq!((actions(waits, false), actions(waits, true)), (vec![], vec![Conclude]));
+        assert_eq!((actions(waits, false), actions(waits, true)), (vec![], vec![FinalizeWithIssuer]));
         assert_eq!(actions(|card| (card.state, card.concluded) = (CardState::Closing, true), true), []);
         assert_eq!(actions(|card| card.state = CardState::Closed, true), []);
     }

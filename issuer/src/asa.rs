@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::{
     card::Decline,
     faults::Switchboard,
-    signing::{self, Secrets},
+    signing::{self, SigningSecrets},
     time::Time,
 };
 
@@ -26,7 +26,7 @@ const MALFORMED: Decline = Decline { result: "DECLINED", detail: "MALFORMED_ASA_
 pub(crate) struct Responder {
     pub(crate) url: String,
     /// None: nobody has fetched the secret yet, and the question goes unsigned.
-    pub(crate) secrets: Option<Secrets>,
+    pub(crate) secrets: Option<SigningSecrets>,
 }
 
 /// Asks, and returns the amount if only a part was approved.

@@ -78,7 +78,7 @@ pub(crate) struct Card {
 
 /// What only the card's owner may see.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Secrets {
+pub(crate) struct CardCredentials {
     pub(crate) number: CardNumber,
     pub(crate) cvv: Cvv,
 }
@@ -347,7 +347,7 @@ impl Card {
     }
 }
 
-impl Secrets {
+impl CardCredentials {
     /// Adds the secrets to a card's view, where Lithic's answers have them.
     pub(crate) fn join(&self, mut view: Value) -> Value {
         if let Value::Object(fields) = &mut view {

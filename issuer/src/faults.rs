@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Faults {
     pub(crate) webhooks: Webhooks,
     pub(crate) asa: Asa,
-    pub(crate) cards: Cards,
+    pub(crate) cards: CardFaults,
 }
 
 /// What goes wrong with webhooks. What is counted are deliveries, each attempt on its own.
@@ -52,7 +52,7 @@ pub(crate) struct Asa {
 /// What goes wrong with cards.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Cards {
+pub(crate) struct CardFaults {
     /// Created, and the connection closed without an answer.
     pub(crate) lose_create_answer: u32,
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     asa::{self, Responder},
-    card::{Card, CardError, CardUpdate, NewCard, Secrets},
+    card::{Card, CardCredentials, CardError, CardUpdate, NewCard},
     faults::Switchboard,
     number::{CardNumber, Cvv},
     store::{
@@ -79,10 +79,10 @@ impl From<TransitionError> for Refusal {
 
 /// The issuer. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Issuer(Arc<Parts>);
+pub(crate) struct Issuer(Arc<Inner>);
 
 #[derive(Debug)]
-struct Parts {
+struct Inner {
     store: Store,
     faults: Switchboard,
     http: Client,
@@ -103,7 +103,7 @@ struct Opened {
 impl Issuer {
     pub(crate) fn new(store: Store, http: Client, asa_limit: Duration, schedule: Vec<Duration>) -> Self {
         let (faults, wake, tasks) = (Switchboard::default(), Notify::new(), TaskTracker::new());
-        Self(Arc::new(Parts { store, faults, http, asa_limit, schedule, wake, tasks }))
+        Self(Arc::new(Inner { store, faults, http, asa_limit, schedule, wake, tasks }))
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -178,7 +178,7 @@ impl Issuer {
                 return Ok(secrets.join(answered.answer));
             }
             let number = cards::free_number(session.store)?;
-            let secrets = Secrets { number, cvv: Cvv::random().map_err(StoreError::from)? };
+            let secrets = CardCredentials { number, cvv: Cvv::random().map_err(StoreError::from)? };
             let card = Card::new(new, Uuid::new_v4(), number, session.now)?;
             cards::insert_card(session.store, &card, &secrets)?;
             let answer = card.view();
@@ -306,7 +306,7 @@ pub(crate) struct StoreSession<'a> {
 }
 
 impl StoreSession<'_> {
-    pub(crate) fn card(&self, token: Uuid) -> Result<(Card, Secrets), Refusal> {
+    pub(crate) fn card(&self, token: Uuid) -> Result<(Card, CardCredentials), Refusal> {
         cards::card(self.store, token)?.ok_or(Refusal::NotFound("card"))
     }
 

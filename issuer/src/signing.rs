@@ -15,7 +15,7 @@ pub(crate) const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
 
 /// The secrets that sign for one receiver: the current one and, for a day, the one before it.
 #[derive(Clone, Debug)]
-pub(crate) struct Secrets {
+pub(crate) struct SigningSecrets {
     pub(crate) current: SecretString,
     pub(crate) old: Option<SecretString>,
 }
@@ -38,7 +38,7 @@ pub(crate) fn new_secret() -> Result<SecretString, getrandom::Error> {
 
 /// The three headers. `corrupt` makes the signature wrong.
 pub(crate) fn headers(
-    secrets: &Secrets,
+    secrets: &SigningSecrets,
     id: &str,
     at: Time,
     body: &str,
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_vector_of_the_specification_is_met() {
-        let secrets = Secrets { current: SECRET.into(), old: None };
+        let secrets = SigningSecrets { current: SECRET.into(), old: None };
         let (id, body) = ("msg_p5jXN8AQM9LWM0D4loKWxJek", r#"{"test": 2432232314}"#);
         let headers = headers(&secrets, id, Time(1_614_265_330_000_000), body, false).unwrap();
         assert_eq!(headers["webhook-id"], id);
@@ -101,7 +101,7 @@ mod tests {
         let (new, old) = (new_secret().unwrap(), new_secret().unwrap());
         assert_ne!(new.expose_secret(), old.expose_secret());
         let now = Time::now();
-        let both = Secrets { current: new.clone(), old: Some(old.clone()) };
+        let both = SigningSecrets { current: new.clone(), old: Some(old.clone()) };
         let sent = headers(&both, "msg_1", now, "{}", false).unwrap();
         let wrong = headers(&both, "msg_1", now, "{}", true).unwrap();
         for secret in [new, old] {

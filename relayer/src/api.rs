@@ -24,7 +24,7 @@ use tokio::{net::TcpListener, time::interval};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-pub use limits::{Limits, Rate};
+pub use limits::{ApiLimits, Rate};
 
 use crate::service::Service;
 use auth::Authenticator;
@@ -50,7 +50,7 @@ pub struct ApiConfig {
     /// for this authority; absent: for the one that their own `Host` header names.
     pub public_url: Option<Url>,
     /// How much is taken at most.
-    pub limits: Limits,
+    pub limits: ApiLimits,
 }
 
 /// The API without its connections. Its event streams end when `stop` is canceled.

@@ -29,7 +29,7 @@ use crate::{
     preflight::{self, DeploymentError, Identity},
     projection::Projector,
     send::{SendError, Sender},
-    service::{Cards, Deps, Service},
+    service::{CardDeps, Deps, Service},
     workers::{Ended, Workers},
 };
 
@@ -139,7 +139,7 @@ struct Runtime {
     follower: Follower,
     head: Head,
     sender: Sender,
-    cards: Option<Cards>,
+    cards: Option<CardDeps>,
     limits: Limits,
     gas_budget: Option<u128>,
     api: api::ApiConfig,
@@ -249,8 +249,8 @@ impl Runtime {
 }
 
 /// Has the issuer call us, and learns what it signs with.
-async fn register_webhooks(config: CardsConfig) -> Result<Cards, AppError> {
+async fn register_webhooks(config: CardsConfig) -> Result<CardDeps, AppError> {
     let issuer = Issuer::new(&config)?;
     let (asa_secret, webhook_secret) = issuer.register_webhooks(&config.callback).await?;
-    Ok(Cards { config, issuer, asa_secret, webhook_secret })
+    Ok(CardDeps { config, issuer, asa_secret, webhook_secret })
 }

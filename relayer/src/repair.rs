@@ -96,7 +96,7 @@ pub struct Repaired {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<PathBuf>,
     /// Why it was not to be trusted.
-    pub doubts: Vec<String>,
+    pub inconsistencies: Vec<String>,
     /// Whether everything was booked anew from the escrow's first block.
     pub rebuilt: bool,
     /// The last block that is booked.
@@ -106,7 +106,7 @@ pub struct Repaired {
     /// Submitters that were taken over, and from which nonce on.
     pub adopted: Vec<Adopted>,
     /// Nonces of transactions that can never be mined: others used them.
-    pub dead: Vec<u64>,
+    pub abandoned: Vec<u64>,
     /// Mandates that can be used again: all their outflows were sent by our submitters.
     pub unfrozen: Vec<MandateId>,
     /// Mandates that stay frozen: somebody else sent an outflow.
@@ -217,24 +217,25 @@ impl Repair<'_> {
         }
         let start = if self.ledger.read(blocks::head).await?.is_none() { Some(self.start().await?) } else { None };
         let mut head = follower.catch_up(start).await?;
-        let mut doubts = preflight::check_against_chain(&self.rpc, &self.ledger, &self.config.submitters).await?;
-        doubts.extend(doubted.map(|block| Inconsistency::Final { number: block.number, hash: block.hash }));
+        let mut inconsistencies =
+            preflight::check_against_chain(&self.rpc, &self.ledger, &self.config.submitters).await?;
+        inconsistencies.extend(doubted.map(|block| Inconsistency::Final { number: block.number, hash: block.hash }));
 
         let mut repaired = Repaired {
             done: false,
             backup,
-            doubts: doubts.iter().map(Inconsistency::to_string).collect(),
+            inconsistencies: inconsistencies.iter().map(Inconsistency::to_string).collect(),
             rebuilt,
             block: head.block.number,
             known: Counts::default(),
             adopted: Vec::new(),
-            dead: Vec::new(),
+            abandoned: Vec::new(),
             unfrozen: Vec::new(),
             frozen: Vec::new(),
             differences: Vec::new(),
             lost: Vec::new(),
         };
-        if !doubts.is_empty() {
+        if !inconsistencies.is_empty() {
             head = self.mend(&follower, head, &mut repaired).await?;
         }
         repaired.block = head.block.number;
@@ -243,7 +244,7 @@ impl Repair<'_> {
         repaired.differences = report.checks.into_iter().flat_map(|check| check.differences).collect();
         repaired.lost = self.ledger.read(lost).await?;
         let summary = json!({
-            "block": repaired.block, "rebuilt": repaired.rebuilt, "doubts": repaired.doubts, "dead": repaired.dead,
+            "block": repaired.block, "rebuilt": repaired.rebuilt, "inconsistencies": repaired.inconsistencies, "abandoned": repaired.abandoned,
             "adopted": repaired.adopted, "unfrozen": repaired.unfrozen, "frozen": repaired.frozen,
         });
         let event =
@@ -317,25 +318,25 @@ impl Repair<'_> {
             verdicts.push((mandate.id, self.is_explained(mandate.id, &submitters).await?));
         }
         let projector = self.projector();
-        let (adopted, dead) = self
+        let (adopted, abandoned) = self
             .ledger
             .writer()
             .write({
                 let verdicts = verdicts.clone();
                 move |ledger| {
                     let now = clock::now();
-                    let (adopted, dead) = overtake(ledger, projector, &nonces, now)?;
+                    let (adopted, abandoned) = overtake(ledger, projector, &nonces, now)?;
                     for (id, explained) in verdicts {
                         mandates::set_examined(ledger, id, explained)?;
                         if let Some(mandate) = mandates::get(ledger, id)?.filter(|_| explained) {
                             audit::append(ledger, now, mandate.event("mandate.unfrozen"))?;
                         }
                     }
-                    Ok((adopted, dead))
+                    Ok((adopted, abandoned))
                 }
             })
             .await?;
-        (repaired.adopted, repaired.dead) = (adopted, dead);
+        (repaired.adopted, repaired.abandoned) = (adopted, abandoned);
         for (id, explained) in verdicts {
             if explained { repaired.unfrozen.push(id) } else { repaired.frozen.push(id) }
         }
@@ -362,18 +363,18 @@ fn overtake(
     nonces: &[(Address, u64)],
     now: Seconds,
 ) -> Result<(Vec<Adopted>, Vec<u64>), LedgerError> {
-    let (mut adopted, mut dead) = (Vec::new(), Vec::new());
+    let (mut adopted, mut abandoned) = (Vec::new(), Vec::new());
     for (submitter, nonce) in nonces.iter().copied() {
         for tx in transactions::pending_of(ledger, submitter)?.into_iter().filter(|tx| tx.nonce < nonce) {
             projector.superseded(ledger, &tx, now)?;
-            dead.push(tx.nonce);
+            abandoned.push(tx.nonce);
         }
         if transactions::next_nonce(ledger, submitter)?.is_none_or(|expected| expected < nonce) {
             transactions::adopt(ledger, submitter, nonce)?;
             adopted.push(Adopted { submitter, nonce });
         }
     }
-    Ok((adopted, dead))
+    Ok((adopted, abandoned))
 }
 
 fn counts(ledger: &rusqlite::Connection) -> Result<Counts, LedgerError> {

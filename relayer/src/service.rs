@@ -6,13 +6,13 @@ mod mandates;
 mod payments;
 mod revocations;
 
-use std::sync::Arc;
+use std::{str::FromStr, sync::Arc};
 
 use alloy_primitives::{Address, B256, Bytes};
 use stipend_bindings::{Domain, recover};
 use stipend_core::{
     Code, Deployment, MandateId, Seconds,
-    api::{AuditEntry, Health, Info, Mandate, Page, Problem},
+    api::{AuditEntry, Health, Info, Mandate, Page, PageQuery, Problem},
     policy::Limits,
 };
 use tokio::sync::watch;
@@ -28,42 +28,8 @@ use crate::{
 };
 
 pub use admission::Signed;
-pub use cards::{AuthorizationRequest, Cards};
-pub use payments::PaymentFilter;
+pub use cards::{AuthorizationRequest, CardDeps};
 pub use revocations::SignedRevocation;
-
-/// The answer to something that creates: what there is now, and whether it was there before.
-#[derive(Debug, Clone)]
-pub struct Accepted<T> {
-    /// The object.
-    pub object: T,
-    /// Whether an earlier call created it.
-    pub replayed: bool,
-}
-
-/// Which page of a list.
-#[derive(Debug, Clone, Default)]
-pub struct PageQuery {
-    /// The `next_cursor` of the page before.
-    pub cursor: Option<String>,
-    /// At most so many objects (1 to 100; default 20).
-    pub limit: Option<u32>,
-}
-
-impl PageQuery {
-    fn limit(&self) -> u32 {
-        self.limit.unwrap_or(20).clamp(1, 100)
-    }
-
-    fn cursor<T: std::str::FromStr>(&self) -> Result<Option<T>, Problem> {
-        let parse = |cursor: &String| {
-            cursor
-                .parse()
-                .map_err(|_| Problem::new(Code::InvalidRequest, "the cursor is not a next_cursor of this list"))
-        };
-        self.cursor.as_ref().map(parse).transpose()
-    }
-}
 
 /// What the service works with.
 #[derive(Debug)]
@@ -85,7 +51,7 @@ pub struct Deps {
     /// What is wrong.
     pub alarms: Alarms,
     /// What cards need, if they are offered.
-    pub cards: Option<Cards>,
+    pub cards: Option<CardDeps>,
 }
 
 /// The service. Cheap to clone.
@@ -135,7 +101,7 @@ impl Service {
             guardian: deployment.guardian,
             confirmations,
             limits,
-            cards: self.deps.cards.as_ref().map(Cards::info),
+            cards: self.deps.cards.as_ref().map(CardDeps::info),
             head: head.block,
             finalized: head.finalized,
         }
@@ -205,6 +171,16 @@ async fn signer(digest: B256, signature: Bytes) -> Result<Address, Problem> {
         .await
         .map_err(|_| Problem::new(Code::Internal, "the signature could not be checked"))?
         .map_err(|error| Problem::new(Code::BadSignature, error.to_string()))
+}
+
+/// What a page is limited to, and the object that it starts before.
+fn page_bounds<T: FromStr>(page: &PageQuery) -> Result<(u32, Option<T>), Problem> {
+    let parse = |cursor: &String| {
+        let invalid = |_| Problem::new(Code::InvalidRequest, "the cursor is not a next_cursor of this list");
+        cursor.parse().map_err(invalid)
+    };
+    let before = page.cursor.as_ref().map(parse).transpose()?;
+    Ok((page.limit.unwrap_or(20).clamp(1, 100), before))
 }
 
 /// A page of `list`, which was asked for one more than `limit`.

@@ -3,9 +3,9 @@
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How many of them run at once.
-const AT_ONCE: usize = 2;
+const MAX_CONCURRENT_TESTS: usize = 2;
 
-static PLACES: Semaphore = Semaphore::const_new(AT_ONCE);
+static PLACES: Semaphore = Semaphore::const_new(MAX_CONCURRENT_TESTS);
 
 /// A place among the tests that put load on the machine, until dropped.
 pub async fn exclusive_slot() -> eyre::Result<SemaphorePermit<'static>> {

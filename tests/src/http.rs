@@ -27,7 +27,7 @@ impl HttpSigner {
 
 /// A request, whose parts can be changed until it is sent, and after.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub struct ApiRequest {
     /// Its method.
     pub method: Method,
     /// Where it goes.
@@ -38,7 +38,7 @@ pub struct Call {
     pub body: Vec<u8>,
 }
 
-impl Call {
+impl ApiRequest {
     /// A GET.
     #[must_use]
     pub fn get(url: Url) -> Self {

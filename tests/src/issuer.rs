@@ -10,7 +10,7 @@ use stipend_core::{Amount, CardId, api::CardSecrets};
 use url::Url;
 
 use crate::{
-    Answer, Call, Secrets, eventually,
+    Answer, ApiRequest, Secrets, eventually,
     process::{Process, binary, free_port},
 };
 
@@ -153,10 +153,10 @@ impl Issuer {
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer> {
         let url = self.url.join(path)?;
         let call = match body {
-            Some(body) => Call::post(url, body.to_string()),
-            None => Call::get(url),
+            Some(body) => ApiRequest::post(url, body.to_string()),
+            None => ApiRequest::get(url),
         };
-        Call { method, ..call }.with("authorization", &self.key)?.send_by(&self.http).await
+        ApiRequest { method, ..call }.with("authorization", &self.key)?.send_by(&self.http).await
     }
 
     async fn get(&self, path: &str) -> Result<Value> {
@@ -318,10 +318,10 @@ pub fn dollars(cents: i64) -> Result<Amount> {
 ///
 /// # Errors
 /// If the secret is none.
-pub fn signed_by_issuer(secret: &str, url: Url, body: &str, id: &str, at: u64) -> Result<Call> {
+pub fn signed_by_issuer(secret: &str, url: Url, body: &str, id: &str, at: u64) -> Result<ApiRequest> {
     let webhook = standardwebhooks::Webhook::new(secret).wrap_err("a secret")?;
     let signature = webhook.sign(id, i64::try_from(at)?, body.as_bytes()).wrap_err("a signature")?;
-    Call::post(url, body)
+    ApiRequest::post(url, body)
         .with("webhook-id", id)?
         .with("webhook-timestamp", at.to_string())?
         .with("webhook-signature", signature)

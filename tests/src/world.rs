@@ -29,7 +29,7 @@ use stipend_core::{
 use url::Url;
 
 use crate::{
-    Anvil, Call, FaultProxy, HttpSigner, Issuer, Keys, Relayer, Secrets, Settings, eventually,
+    Anvil, ApiRequest, FaultProxy, HttpSigner, Issuer, Keys, Relayer, Secrets, Settings, eventually,
     relayer::KEYSTORE_PASSWORD,
 };
 
@@ -161,13 +161,13 @@ impl World {
     }
 
     /// A signed GET, made by hand.
-    pub async fn get(&self, path: &str, key: &PrivateKeySigner) -> Result<Call> {
-        Call::get(self.url(path)?).signed(&self.signer(key)?).await
+    pub async fn get(&self, path: &str, key: &PrivateKeySigner) -> Result<ApiRequest> {
+        ApiRequest::get(self.url(path)?).signed(&self.signer(key)?).await
     }
 
     /// A signed POST, made by hand.
-    pub async fn post(&self, path: &str, body: impl Into<Vec<u8>>, key: &PrivateKeySigner) -> Result<Call> {
-        Call::post(self.url(path)?, body).signed(&self.signer(key)?).await
+    pub async fn post(&self, path: &str, body: impl Into<Vec<u8>>, key: &PrivateKeySigner) -> Result<ApiRequest> {
+        ApiRequest::post(self.url(path)?, body).signed(&self.signer(key)?).await
     }
 
     /// The agent asks, the operator approves by a transaction, the relayer takes note.

@@ -66,19 +66,19 @@ pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filte
     let page = page(query.page_size, query.starting_after, query.ending_before)?;
     let time_range = time_range(query.begin.as_deref(), query.end.as_deref())?;
     let filter = CardFilter { account: query.account_token, state: query.state, memo: query.memo, time_range };
-    let found = issuer.read(move |books| Ok(cards::cards(books.store, filter, &page)?)).await?;
+    let found = issuer.read(move |session| Ok(cards::cards(session.store, filter, &page)?)).await?;
     let (cards, more) = found.ok_or(Refusal::NotFound("card to page from"))?;
     Ok(Json(json!({ "data": cards.iter().map(Card::view).collect::<Vec<_>>(), "has_more": more })))
 }
 
 pub(super) async fn spend_limits(State(issuer): State<Issuer>, Token(token): Token) -> Result<Json<Value>, Refusal> {
-    let limits = issuer.read(move |books| {
-        let (card, _) = books.card(token)?;
-        Ok(card.limits_view(&cards::velocity(books.store, token, books.now)?))
+    let limits = issuer.read(move |session| {
+        let (card, _) = session.card(token)?;
+        Ok(card.limits_view(&cards::velocity(session.store, token, session.now)?))
     });
     limits.await.map(Json)
 }
 
-async fn card_of(issuer: &Issuer, token: Uuid) -> Result<(Card, crate::card::Secrets), Refusal> {
-    issuer.read(move |books| books.card(token)).await
+async fn card_of(issuer: &Issuer, token: Uuid) -> Result<(Card, crate::card::CardCredentials), Refusal> {
+    issuer.read(move |session| session.card(token)).await
 }

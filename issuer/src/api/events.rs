@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::input::{Body, Query, page, time_range};
 use crate::{
     issuer::{Issuer, Refusal, StoreSession},
-    signing::{self, Secrets},
+    signing::{self, SigningSecrets},
     store::{
         StoreError,
         outbox::{self, OutboxEvent, Subscription},
@@ -40,14 +40,14 @@ pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filte
     let page = page(query.page_size, query.starting_after, query.ending_before)?;
     let time_range = time_range(query.begin.as_deref(), query.end.as_deref())?;
     let types: Vec<_> = query.event_types.split(',').filter(|kind| !kind.is_empty()).map(str::to_owned).collect();
-    let found = issuer.read(move |books| Ok(outbox::events(books.store, &types, time_range, &page)?));
+    let found = issuer.read(move |session| Ok(outbox::events(session.store, &types, time_range, &page)?));
     let (events, more) = found.await?.ok_or(Refusal::NotFound("event to page from"))?;
     let view = |event| event_view(event, query.with_content);
     Ok(Json(json!({ "data": events.into_iter().map(view).collect::<Vec<_>>(), "has_more": more })))
 }
 
 pub(super) async fn get(State(issuer): State<Issuer>, Path(token): Path<String>) -> Result<Json<Value>, Refusal> {
-    let found = issuer.read(move |books| Ok(outbox::event(books.store, &token)?)).await?;
+    let found = issuer.read(move |session| Ok(outbox::event(session.store, &token)?)).await?;
     Ok(Json(event_view(found.ok_or(Refusal::NotFound("event"))?, true)))
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn resend(
     State(issuer): State<Issuer>,
     Path((event, to)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
-    let found = move |books: &StoreSession<'_>| Ok(outbox::resend(books.store, &event, &to, books.now)?);
+    let found = move |session: &StoreSession<'_>| Ok(outbox::resend(session.store, &event, &to, session.now)?);
     if issuer.write(found).await? { Ok(StatusCode::ACCEPTED) } else { Err(Refusal::NotFound("event or subscription")) }
 }
 
@@ -79,10 +79,10 @@ pub(super) async fn subscribe(
         description: body.description.unwrap_or_default(),
         disabled: body.disabled.unwrap_or(false),
         event_types: body.event_types.filter(|types| !types.is_empty()),
-        secrets: Secrets { current, old: None },
+        secrets: SigningSecrets { current, old: None },
     };
     let view = subscription_view(&subscription);
-    issuer.write(move |books| Ok(outbox::subscribe(books.store, &subscription, books.now)?)).await?;
+    issuer.write(move |session| Ok(outbox::subscribe(session.store, &subscription, session.now)?)).await?;
     Ok((StatusCode::CREATED, Json(view)))
 }
 
@@ -99,7 +99,7 @@ pub(super) async fn subscriptions(
     Query(query): Query<PageOnly>,
 ) -> Result<Json<Value>, Refusal> {
     let page = page(query.page_size, query.starting_after, query.ending_before)?;
-    let found = issuer.read(move |books| Ok(outbox::subscriptions(books.store, &page)?)).await?;
+    let found = issuer.read(move |session| Ok(outbox::subscriptions(session.store, &page)?)).await?;
     let (list, more) = found.ok_or(Refusal::NotFound("subscription to page from"))?;
     Ok(Json(json!({ "data": list.iter().map(subscription_view).collect::<Vec<_>>(), "has_more": more })))
 }
@@ -126,15 +126,15 @@ pub(super) async fn change(
     Body(body): Body<ChangedSubscription>,
 ) -> Result<Json<Value>, Refusal> {
     let url = body.url.as_deref().map(checked).transpose()?;
-    let change = move |books: &StoreSession<'_>| {
-        let mut changed = outbox::subscription(books.store, &token)?.ok_or(SUBSCRIPTION)?;
+    let change = move |session: &StoreSession<'_>| {
+        let mut changed = outbox::subscription(session.store, &token)?.ok_or(SUBSCRIPTION)?;
         changed.url = url.unwrap_or(changed.url);
         changed.description = body.description.unwrap_or(changed.description);
         changed.disabled = body.disabled.unwrap_or(changed.disabled);
         if let Some(types) = body.event_types {
             changed.event_types = Some(types).filter(|types| !types.is_empty());
         }
-        outbox::change(books.store, &changed)?;
+        outbox::change(session.store, &changed)?;
         Ok(subscription_view(&changed))
     };
     issuer.write(change).await.map(Json)
@@ -144,7 +144,7 @@ pub(super) async fn unsubscribe(
     State(issuer): State<Issuer>,
     Path(token): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    let existed = issuer.write(move |books| Ok(outbox::unsubscribe(books.store, &token)?)).await?;
+    let existed = issuer.write(move |session| Ok(outbox::unsubscribe(session.store, &token)?)).await?;
     if existed { Ok(StatusCode::NO_CONTENT) } else { Err(SUBSCRIPTION) }
 }
 
@@ -153,7 +153,7 @@ pub(super) async fn secret(State(issuer): State<Issuer>, Path(token): Path<Strin
 }
 
 pub(super) async fn rotate(State(issuer): State<Issuer>, Path(token): Path<String>) -> Result<StatusCode, Refusal> {
-    let existed = issuer.write(move |books| Ok(outbox::rotate(books.store, &token, books.now)?)).await?;
+    let existed = issuer.write(move |session| Ok(outbox::rotate(session.store, &token, session.now)?)).await?;
     if existed { Ok(StatusCode::NO_CONTENT) } else { Err(SUBSCRIPTION) }
 }
 
@@ -171,7 +171,7 @@ pub(super) async fn recover(
 ) -> Result<StatusCode, Refusal> {
     let time_range = time_range(query.begin.as_deref(), query.end.as_deref())?;
     find(&issuer, token.clone()).await?;
-    issuer.write(move |books| Ok(outbox::recover(books.store, &token, time_range, books.now)?)).await?;
+    issuer.write(move |session| Ok(outbox::recover(session.store, &token, time_range, session.now)?)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -182,7 +182,7 @@ pub(super) async fn replay_missing(
 ) -> Result<StatusCode, Refusal> {
     let time_range = time_range(query.begin.as_deref(), query.end.as_deref())?;
     find(&issuer, token.clone()).await?;
-    issuer.write(move |books| Ok(outbox::replay_missing(books.store, &token, time_range, books.now)?)).await?;
+    issuer.write(move |session| Ok(outbox::replay_missing(session.store, &token, time_range, session.now)?)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -213,7 +213,7 @@ pub(super) async fn enroll(
     Body(body): Body<NewResponder>,
 ) -> Result<Json<Value>, Refusal> {
     let url = checked(&body.url)?;
-    issuer.write(move |books| Ok(outbox::enroll(books.store, Some(&url))?)).await?;
+    issuer.write(move |session| Ok(outbox::enroll(session.store, Some(&url))?)).await?;
     Ok(Json(json!({ "enrolled": true })))
 }
 
@@ -221,7 +221,7 @@ pub(super) async fn enrolled(
     State(issuer): State<Issuer>,
     Query(_): Query<ResponderQuery>,
 ) -> Result<Json<Value>, Refusal> {
-    let url = issuer.read(|books| Ok(outbox::responder(books.store)?)).await?;
+    let url = issuer.read(|session| Ok(outbox::responder(session.store)?)).await?;
     Ok(Json(json!({ "enrolled": url.is_some(), "url": url })))
 }
 
@@ -229,31 +229,31 @@ pub(super) async fn disenroll(
     State(issuer): State<Issuer>,
     Query(_): Query<ResponderQuery>,
 ) -> Result<StatusCode, Refusal> {
-    issuer.write(|books| Ok(outbox::enroll(books.store, None)?)).await?;
+    issuer.write(|session| Ok(outbox::enroll(session.store, None)?)).await?;
     Ok(StatusCode::OK)
 }
 
 /// Creates the secret when it is first asked for: until then nothing is signed, as at Lithic's.
 pub(super) async fn asa_secret(State(issuer): State<Issuer>) -> Result<Json<Value>, Refusal> {
-    let secrets = issuer.write(|books| {
-        if outbox::responder_secrets(books.store)?.is_none() {
-            outbox::rotate_responder(books.store, books.now)?;
+    let secrets = issuer.write(|session| {
+        if outbox::responder_secrets(session.store)?.is_none() {
+            outbox::rotate_responder(session.store, session.now)?;
         }
-        let secrets = outbox::responder_secrets(books.store)?;
+        let secrets = outbox::responder_secrets(session.store)?;
         Ok(secrets.ok_or_else(|| StoreError::inconsistent("a secret that was just stored is gone"))?)
     });
     secrets.await.map(|secrets| Json(secret_view(&secrets)))
 }
 
 pub(super) async fn rotate_asa(State(issuer): State<Issuer>) -> Result<StatusCode, Refusal> {
-    issuer.write(|books| Ok(outbox::rotate_responder(books.store, books.now)?)).await?;
+    issuer.write(|session| Ok(outbox::rotate_responder(session.store, session.now)?)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 const SUBSCRIPTION: Refusal = Refusal::NotFound("event subscription");
 
 async fn find(issuer: &Issuer, token: String) -> Result<Subscription, Refusal> {
-    let found = issuer.read(move |books| Ok(outbox::subscription(books.store, &token)?)).await?;
+    let found = issuer.read(move |session| Ok(outbox::subscription(session.store, &token)?)).await?;
     found.ok_or(SUBSCRIPTION)
 }
 
@@ -261,7 +261,7 @@ fn checked(url: &str) -> Result<String, Refusal> {
     signing::target(url).map(Into::into).map_err(|error| Refusal::BadRequest(error.to_string()))
 }
 
-fn secret_view(secrets: &Secrets) -> Value {
+fn secret_view(secrets: &SigningSecrets) -> Value {
     json!({ "secret": secrets.current.expose_secret() })
 }
 

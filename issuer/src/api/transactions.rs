@@ -19,7 +19,7 @@ use crate::{
 type Created = (StatusCode, Json<Value>);
 
 pub(super) async fn get(State(issuer): State<Issuer>, Token(token): Token) -> Result<Json<Value>, Refusal> {
-    let found = issuer.read(move |books| Ok(cards::transaction(books.store, token)?)).await?;
+    let found = issuer.read(move |session| Ok(cards::transaction(session.store, token)?)).await?;
     Ok(Json(found.ok_or(Refusal::NotFound("transaction"))?.view()))
 }
 
@@ -53,7 +53,7 @@ pub(super) async fn list(State(issuer): State<Issuer>, Query(query): Query<Filte
         approved: query.result.map(|outcome| outcome == Outcome::Approved),
         time_range: time_range(query.begin.as_deref(), query.end.as_deref())?,
     };
-    let found = issuer.read(move |books| Ok(cards::transactions(books.store, filter, &page)?));
+    let found = issuer.read(move |session| Ok(cards::transactions(session.store, filter, &page)?));
     let (list, more) = found.await?.ok_or(Refusal::NotFound("transaction to page from"))?;
     Ok(Json(json!({ "data": list.iter().map(Transaction::view).collect::<Vec<_>>(), "has_more": more })))
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Page, StoreError, json, page, to_json, word};
 use crate::{
-    card::{Card, CardState, Secrets, Velocity},
+    card::{Card, CardCredentials, CardState, Velocity},
     number::{CardNumber, Cvv},
     time::Time,
     transaction::{Status, Transaction},
@@ -54,7 +54,7 @@ pub(crate) struct Answered {
     pub(crate) answer: Value,
 }
 
-pub(crate) fn insert_card(connection: &Connection, card: &Card, secrets: &Secrets) -> Result<(), StoreError> {
+pub(crate) fn insert_card(connection: &Connection, card: &Card, secrets: &CardCredentials) -> Result<(), StoreError> {
     connection
         .prepare_cached(
             "INSERT INTO card (token, account, number, cvv, state, memo, created, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -92,13 +92,13 @@ pub(crate) fn free_number(connection: &Connection) -> Result<CardNumber, StoreEr
     }
 }
 
-fn card_and_secrets(row: &Row<'_>) -> Result<(Card, Secrets), StoreError> {
+fn card_and_secrets(row: &Row<'_>) -> Result<(Card, CardCredentials), StoreError> {
     let number = CardNumber::from_stored(row.get(1)?).map_err(StoreError::inconsistent)?;
     let cvv = Cvv::from_stored(row.get(2)?).map_err(StoreError::inconsistent)?;
-    Ok((json(&row.get::<_, String>(0)?)?, Secrets { number, cvv }))
+    Ok((json(&row.get::<_, String>(0)?)?, CardCredentials { number, cvv }))
 }
 
-pub(crate) fn card(connection: &Connection, token: Uuid) -> Result<Option<(Card, Secrets)>, StoreError> {
+pub(crate) fn card(connection: &Connection, token: Uuid) -> Result<Option<(Card, CardCredentials)>, StoreError> {
     connection
         .prepare_cached("SELECT body, number, cvv FROM card WHERE token = ?")?
         .query_and_then([token.to_string()], card_and_secrets)?

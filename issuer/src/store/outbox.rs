@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Page, StoreError, cards::TimeRange, json, page, to_json};
 use crate::{
-    signing::{OVERLAP, Secrets, new_secret},
+    signing::{OVERLAP, SigningSecrets, new_secret},
     time::Time,
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Subscription {
     pub(crate) disabled: bool,
     /// None: all.
     pub(crate) event_types: Option<Vec<String>>,
-    pub(crate) secrets: Secrets,
+    pub(crate) secrets: SigningSecrets,
 }
 
 /// One event that is to be delivered to one subscription.
@@ -45,7 +45,7 @@ pub(crate) struct Delivery {
     pub(crate) id: String,
     pub(crate) payload: String,
     pub(crate) url: String,
-    pub(crate) secrets: Secrets,
+    pub(crate) secrets: SigningSecrets,
 }
 
 /// Writes an event down, and its delivery to everybody who wants it. To be committed with what it tells.
@@ -94,11 +94,11 @@ pub(crate) fn events(
 
 const SUBSCRIPTION: &str = "token, url, description, disabled, event_types, secret, old_secret, old_until";
 
-fn secrets(row: &Row<'_>, first: usize) -> Result<Secrets, StoreError> {
+fn secrets(row: &Row<'_>, first: usize) -> Result<SigningSecrets, StoreError> {
     let secret = |column| Ok::<_, StoreError>(row.get::<_, Option<String>>(column)?.map(SecretString::from));
     let current = secret(first)?.ok_or_else(|| StoreError::inconsistent("a receiver without a secret"))?;
     let valid = row.get::<_, Option<i64>>(first + 2)?.is_some_and(|until| Time(until) > Time::now());
-    Ok(Secrets { current, old: secret(first + 1)?.filter(|_| valid) })
+    Ok(SigningSecrets { current, old: secret(first + 1)?.filter(|_| valid) })
 }
 
 fn subscription_of(row: &Row<'_>) -> Result<Subscription, StoreError> {
@@ -292,7 +292,7 @@ pub(crate) fn enroll(connection: &Connection, url: Option<&str>) -> Result<(), S
 }
 
 /// What signs the question, if its secret was ever fetched.
-pub(crate) fn responder_secrets(connection: &Connection) -> Result<Option<Secrets>, StoreError> {
+pub(crate) fn responder_secrets(connection: &Connection) -> Result<Option<SigningSecrets>, StoreError> {
     connection
         .prepare_cached("SELECT secret, old_secret, old_until FROM responder WHERE secret IS NOT NULL")?
         .query_and_then([], |row| secrets(row, 0))?

@@ -210,11 +210,11 @@ impl Answer {
 #[derive(Clone, Debug)]
 pub(super) struct Receiver {
     base: String,
-    memory: Arc<Mutex<Memory>>,
+    exchanges: Arc<Mutex<Exchanges>>,
 }
 
 #[derive(Debug)]
-struct Memory {
+struct Exchanges {
     events: Vec<Received>,
     questions: Vec<Received>,
     answer: Answer,
@@ -227,34 +227,34 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let answer = Answer::json(json!({ "result": "APPROVED" }));
-        let memory = Memory { events: Vec::new(), questions: Vec::new(), answer, once: None, accepts: true };
-        let receiver = Self { base, memory: Arc::new(Mutex::new(memory)) };
+        let exchanges = Exchanges { events: Vec::new(), questions: Vec::new(), answer, once: None, accepts: true };
+        let receiver = Self { base, exchanges: Arc::new(Mutex::new(exchanges)) };
         let app = Router::new().route("/events", post(told)).route("/asa", post(asked)).with_state(receiver.clone());
         (receiver, tokio::spawn(async { axum::serve(listener, app).await.unwrap() }))
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap()
+    fn exchanges(&self) -> MutexGuard<'_, Exchanges> {
+        self.exchanges.lock().unwrap()
     }
 
     pub(super) fn events(&self) -> Vec<Received> {
-        self.memory().events.clone()
+        self.exchanges().events.clone()
     }
 
     pub(super) fn questions(&self) -> Vec<Received> {
-        self.memory().questions.clone()
+        self.exchanges().questions.clone()
     }
 
     pub(super) fn answer(&self, answer: Answer) {
-        self.memory().answer = answer;
+        self.exchanges().answer = answer;
     }
 
     pub(super) fn answer_once(&self, answer: Answer) {
-        self.memory().once = Some(answer);
+        self.exchanges().once = Some(answer);
     }
 
     pub(super) fn accept_events(&self, accepts: bool) {
-        self.memory().accepts = accepts;
+        self.exchanges().accepts = accepts;
     }
 
     pub(super) async fn wait_for_events(&self, count: usize) -> Vec<Received> {
@@ -270,16 +270,16 @@ impl Receiver {
 }
 
 async fn told(State(receiver): State<Receiver>, headers: HeaderMap, raw: Bytes) -> StatusCode {
-    let mut memory = receiver.memory();
-    memory.events.push(Received { headers, body: serde_json::from_slice(&raw).unwrap(), raw });
-    if memory.accepts { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }
+    let mut exchanges = receiver.exchanges();
+    exchanges.events.push(Received { headers, body: serde_json::from_slice(&raw).unwrap(), raw });
+    if exchanges.accepts { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }
 }
 
 async fn asked(State(receiver): State<Receiver>, headers: HeaderMap, raw: Bytes) -> Response {
     let answer = {
-        let mut memory = receiver.memory();
-        memory.questions.push(Received { headers, body: serde_json::from_slice(&raw).unwrap(), raw });
-        memory.once.take().unwrap_or_else(|| memory.answer.clone())
+        let mut exchanges = receiver.exchanges();
+        exchanges.questions.push(Received { headers, body: serde_json::from_slice(&raw).unwrap(), raw });
+        exchanges.once.take().unwrap_or_else(|| exchanges.answer.clone())
     };
     sleep(answer.after).await;
     (answer.status, Json(answer.body)).into_response()

@@ -296,14 +296,14 @@ mod tests {
         authenticator
     }
 
-    struct Call {
+    struct TestRequest {
         method: Method,
         path: &'static str,
         headers: HeaderMap,
         body: &'static [u8],
     }
 
-    impl Call {
+    impl TestRequest {
         async fn signed(signer: &EoaSigner, options: &SignOptions) -> Self {
             let path = "/v1/mandate-requests?a=1";
             let url = format!("http://{HOST}{path}");
@@ -344,32 +344,32 @@ mod tests {
     #[tokio::test]
     async fn a_signed_request_passes_once() {
         use erc8128::Signer;
-        let (authenticator, call) = (authenticator(), Call::good().await);
+        let (authenticator, call) = (authenticator(), TestRequest::good().await);
         assert_eq!(call.check(&authenticator).await, Ok(key(7, CHAIN).address()));
         assert_eq!(call.check(&authenticator).await.unwrap_err().1, "this signature was used before");
     }
 
     #[tokio::test]
     async fn whatever_is_altered_is_refused() {
-        let mut call = Call::good().await;
+        let mut call = TestRequest::good().await;
         call.body = br#"{"amount":"2"}"#;
         assert!(call.refusal().await.contains("content-digest"));
 
-        let mut call = Call::good().await;
+        let mut call = TestRequest::good().await;
         call.body = b"";
         assert!(call.refusal().await.contains("content-digest"));
 
         for path in ["/v1/mandates?a=1", "/v1/mandate-requests?a=2", "/v1/mandate-requests", "/v1/mandate-requests?"] {
-            let mut call = Call::good().await;
+            let mut call = TestRequest::good().await;
             call.path = path;
             assert!(call.refusal().await.contains("not over this request"), "{path}");
         }
 
-        let mut call = Call::good().await;
+        let mut call = TestRequest::good().await;
         call.method = Method::PUT;
         assert!(call.refusal().await.contains("not over this request"));
 
-        let mut call = Call::good().await;
+        let mut call = TestRequest::good().await;
         call.headers.insert("host", HeaderValue::from_static("elsewhere:8080"));
         assert!(call.refusal().await.contains("not over this request"));
     }
@@ -395,7 +395,7 @@ mod tests {
                 "does not cover",
             ),
         ] {
-            let mut call = Call::good().await;
+            let mut call = TestRequest::good().await;
             let signed = erc8128::Request {
                 method: "POST",
                 url: &format!("http://{HOST}{}", call.path),
@@ -412,7 +412,7 @@ mod tests {
     #[tokio::test]
     async fn signatures_from_before_the_start_are_refused() {
         let mut authenticator = authenticator();
-        let call = Call::good().await;
+        let call = TestRequest::good().await;
         authenticator.started = now();
         assert!(call.check(&authenticator).await.unwrap_err().1.contains("before this relayer started"));
     }
@@ -420,7 +420,7 @@ mod tests {
     #[tokio::test]
     async fn a_caller_whose_clock_is_ahead_waits_for_its_own_second() {
         let options = SignOptions { created: Some(now() + 1), ..Default::default() };
-        let call = Call::signed(&key(7, CHAIN), &options).await;
+        let call = TestRequest::signed(&key(7, CHAIN), &options).await;
         assert!(call.check(&authenticator()).await.is_ok());
         assert!(now() >= options.created.unwrap());
     }
@@ -428,7 +428,7 @@ mod tests {
     #[tokio::test]
     async fn a_host_header_cannot_move_the_path() {
         for host in ["127.0.0.1:8080/v1/mandates?", "user@127.0.0.1:8080", "", "a b"] {
-            let mut call = Call::good().await;
+            let mut call = TestRequest::good().await;
             call.headers.insert("host", HeaderValue::try_from(host).unwrap());
             assert_eq!(call.check(&authenticator()).await.unwrap_err().0, Code::InvalidRequest, "{host}");
         }
@@ -441,7 +441,7 @@ mod tests {
         let url = "https://pay.example/relayer/v1/mandates";
         let request = erc8128::Request { method: "GET", url, headers: &[], body: None };
         let signed = sign_request(&request, &key(7, CHAIN), &SignOptions::default()).await.unwrap();
-        let mut call = Call { method: Method::GET, path: "/v1/mandates", headers: HeaderMap::new(), body: b"" };
+        let mut call = TestRequest { method: Method::GET, path: "/v1/mandates", headers: HeaderMap::new(), body: b"" };
         call.headers.insert("host", HeaderValue::from_static("internal:8080"));
         call.headers.insert("signature-input", HeaderValue::try_from(signed.signature_input).unwrap());
         call.headers.insert("signature", HeaderValue::try_from(signed.signature).unwrap());
@@ -464,6 +464,6 @@ mod tests {
     async fn without_room_for_a_nonce_nobody_passes() {
         let mut authenticator = authenticator();
         authenticator.nonces = Nonces::new(0);
-        assert_eq!(Call::good().await.check(&authenticator).await.unwrap_err().0, Code::Overloaded);
+        assert_eq!(TestRequest::good().await.check(&authenticator).await.unwrap_err().0, Code::Overloaded);
     }
 }

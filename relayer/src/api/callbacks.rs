@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cards::{issuer::Transaction, signature::SigningSecret},
     clock,
-    service::{AuthorizationRequest, Cards},
+    service::{AuthorizationRequest, CardDeps},
 };
 
 #[derive(Deserialize)]
@@ -130,7 +130,7 @@ pub(super) async fn event(State(api): State<Api>, request: Request) -> Result<St
 async fn checked(
     api: &Api,
     request: Request,
-    secret: impl FnOnce(&Cards) -> &SigningSecret,
+    secret: impl FnOnce(&CardDeps) -> &SigningSecret,
 ) -> Result<(String, Bytes), Refusal> {
     let secret = secret(api.service.cards_offered()?).clone();
     let headers = request.headers().clone();

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use stipend_core::{
     CardId, MandateId, PaymentId, RequestId,
     api::{
-        AuditEntry, Card, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest, NewPayment, NewRevocation,
-        Page, Payment, PaymentState,
+        Accepted, AuditEntry, Card, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest, NewPayment,
+        NewRevocation, Page, PageQuery, Payment, PaymentFilter, PaymentState,
     },
 };
 
@@ -22,7 +22,6 @@ use super::{
     extract::{Body, Cursor, Id, IdempotencyKey, Limit, NoQuery, Query},
     problem::Refusal,
 };
-use crate::service::{Accepted, PageQuery, PaymentFilter};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -67,7 +66,7 @@ pub(super) async fn mandate_request(
 pub(super) async fn mandate_requests(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Query(page): Query<Pages>,
+    Query(page): Query<PagesQuery>,
 ) -> Answer<Page<MandateRequest>> {
     Ok(Json(api.service.mandate_requests(caller, page.into()).await?))
 }
@@ -93,7 +92,7 @@ pub(super) async fn mandate(
 pub(super) async fn mandates(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Query(page): Query<Pages>,
+    Query(page): Query<PagesQuery>,
 ) -> Answer<Page<Mandate>> {
     Ok(Json(api.service.mandates(caller, page.into()).await?))
 }
@@ -143,9 +142,9 @@ pub(super) async fn card(
 pub(super) async fn cards(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Query(query): Query<Cards>,
+    Query(query): Query<CardsQuery>,
 ) -> Answer<Page<Card>> {
-    let page = Pages { cursor: query.cursor, limit: query.limit };
+    let page = PagesQuery { cursor: query.cursor, limit: query.limit };
     Ok(Json(api.service.cards(caller, query.mandate, page.into()).await?))
 }
 
@@ -172,7 +171,7 @@ pub(super) async fn close_card(
 pub(super) async fn payment(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Query(query): Query<Waiting>,
+    Query(query): Query<WaitQuery>,
     Id(id): Id<PaymentId>,
 ) -> Answer<Payment> {
     let wait = query.wait.map(|wait| match wait {
@@ -185,17 +184,17 @@ pub(super) async fn payment(
 pub(super) async fn payments(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Query(query): Query<Payments>,
+    Query(query): Query<PaymentsQuery>,
 ) -> Answer<Page<Payment>> {
     let filter = PaymentFilter { mandate: query.mandate, state: query.state, reference: query.reference };
-    let page = Pages { cursor: query.cursor, limit: query.limit };
+    let page = PagesQuery { cursor: query.cursor, limit: query.limit };
     Ok(Json(api.service.payments(caller, filter, page.into()).await?))
 }
 
 pub(super) async fn audit(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Query(query): Query<Audit>,
+    Query(query): Query<AuditQuery>,
 ) -> Answer<Page<AuditEntry>> {
     let limit = query.limit.map_or(AUDIT_PAGE, |Limit(limit)| limit);
     let data = api.service.audit(caller, query.mandate, query.after, limit).await?;
@@ -206,20 +205,20 @@ pub(super) async fn audit(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Pages {
+pub(super) struct PagesQuery {
     cursor: Option<Cursor>,
     limit: Option<Limit>,
 }
 
-impl From<Pages> for PageQuery {
-    fn from(pages: Pages) -> Self {
+impl From<PagesQuery> for PageQuery {
+    fn from(pages: PagesQuery) -> Self {
         Self { cursor: pages.cursor.map(|Cursor(cursor)| cursor), limit: pages.limit.map(|Limit(limit)| limit) }
     }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Waiting {
+pub(super) struct WaitQuery {
     wait: Option<Wait>,
 }
 
@@ -232,7 +231,7 @@ enum Wait {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Payments {
+pub(super) struct PaymentsQuery {
     mandate: Option<MandateId>,
     state: Option<PaymentState>,
     #[serde(rename = "ref")]
@@ -243,7 +242,7 @@ pub(super) struct Payments {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Audit {
+pub(super) struct AuditQuery {
     mandate: Option<MandateId>,
     #[serde(default)]
     after: u64,
@@ -261,7 +260,7 @@ fn created<T: Serialize>(status: StatusCode, accepted: Accepted<T>) -> Response 
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Cards {
+pub(super) struct CardsQuery {
     mandate: Option<MandateId>,
     cursor: Option<Cursor>,
     limit: Option<Limit>,

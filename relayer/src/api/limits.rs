@@ -45,7 +45,7 @@ impl Rate {
 
 /// How much the API takes at most. What is above is refused at once, with the time to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ApiLimits {
     /// Calls of one peer: an IPv4 address, or a /64 of IPv6. Before any signature is checked.
     pub per_peer: Rate,
     /// Calls of all peers together. Before any signature is checked.
@@ -61,7 +61,7 @@ pub struct Limits {
     pub waiting: usize,
 }
 
-impl Default for Limits {
+impl Default for ApiLimits {
     fn default() -> Self {
         Self {
             per_peer: Rate::new(500, 1_000),
@@ -74,7 +74,7 @@ impl Default for Limits {
     }
 }
 
-/// What enforces [`Limits`].
+/// What enforces [`ApiLimits`].
 pub(super) struct RateLimiters {
     peers: DefaultKeyedRateLimiter<IpAddr>,
     total: DefaultDirectRateLimiter,
@@ -90,7 +90,7 @@ pub(super) struct ConcurrencyPermit {
 }
 
 impl RateLimiters {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &ApiLimits) -> Self {
         Self {
             peers: RateLimiter::keyed(limits.per_peer.quota()),
             total: RateLimiter::direct(limits.total.quota()),
@@ -163,13 +163,13 @@ fn limited(who: &str, until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Ref
 mod tests {
     use super::*;
 
-    fn limiters(limits: Limits) -> RateLimiters {
+    fn limiters(limits: ApiLimits) -> RateLimiters {
         RateLimiters::new(&limits)
     }
 
     #[test]
     fn a_flood_from_one_peer_leaves_others_alone() {
-        let limiters = limiters(Limits { per_peer: Rate::new(1, 3), ..Limits::default() });
+        let limiters = limiters(ApiLimits { per_peer: Rate::new(1, 3), ..ApiLimits::default() });
         let flood: IpAddr = "192.0.2.1".parse().unwrap();
         for _ in 0..3 {
             limiters.peer(flood).unwrap();
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_all_send_together_is_limited() {
-        let limiters = limiters(Limits { total: Rate::new(1, 2), ..Limits::default() });
+        let limiters = limiters(ApiLimits { total: Rate::new(1, 2), ..ApiLimits::default() });
         limiters.peer("192.0.2.1".parse().unwrap()).unwrap();
         limiters.peer("192.0.2.2".parse().unwrap()).unwrap();
         assert_eq!(limiters.peer("192.0.2.3".parse().unwrap()).unwrap_err().problem().code, Code::RateLimited);
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn calls_that_wait_take_no_place_from_those_at_work() {
-        let limiters = limiters(Limits { working: 1, waiting: 1, ..Limits::default() });
+        let limiters = limiters(ApiLimits { working: 1, waiting: 1, ..ApiLimits::default() });
         let waiting = limiters.permit(true).unwrap();
         assert_eq!(limiters.permit(true).err().unwrap().problem().code, Code::Overloaded);
         let working = limiters.permit(false).unwrap();
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn idle_peers_are_forgotten() {
-        let limiters = limiters(Limits { per_peer: Rate::new(u32::MAX, 1), ..Limits::default() });
+        let limiters = limiters(ApiLimits { per_peer: Rate::new(u32::MAX, 1), ..ApiLimits::default() });
         for last in 0..100 {
             limiters.peer(IpAddr::from([192, 0, 2, last])).unwrap();
         }

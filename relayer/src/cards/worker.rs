@@ -110,7 +110,7 @@ impl CardWorker {
                 CardAction::Issue => self.issue(&card).await?,
                 CardAction::SetPaused(paused) => self.set_paused(&card, paused).await?,
                 CardAction::FetchEvents => self.fetch_events(&card).await?,
-                CardAction::Conclude => self.conclude(&card).await?,
+                CardAction::FinalizeWithIssuer => self.finalize_with_issuer(&card).await?,
             }
         }
         Ok(())
@@ -167,7 +167,7 @@ impl CardWorker {
 
     /// Concludes a card with the issuer: it is closed there, nothing of it is pending, and so it is
     /// certain what is to be captured. A hold is never released before.
-    async fn conclude(&self, card: &CardRow) -> Result<(), CardWorkerError> {
+    async fn finalize_with_issuer(&self, card: &CardRow) -> Result<(), CardWorkerError> {
         let token = match &card.token {
             Some(token) => Some(token.clone()),
             // The answer to its creation may have been lost.

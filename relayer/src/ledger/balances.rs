@@ -363,7 +363,7 @@ pub const fn event_of_state(state: PaymentState, amount: Amount) -> Option<Ledge
 pub enum Transition {
     /// A signed transaction holds it.
     Submit,
-    /// The transaction that held it is finally dead, and the payment is not.
+    /// The transaction that held it is superseded for good, and the payment is not.
     GiveUp,
     /// A block pays it.
     Mine,

@@ -49,7 +49,7 @@ pub fn attach_to_tx(connection: &Connection, mandate: MandateId, tx: u64) -> Res
     Ok(attached > 0)
 }
 
-/// The transaction of an opening is finally dead: it waits again, unless it was given up.
+/// The transaction of an opening is superseded for good: it waits again, unless it was given up.
 pub fn detach_from_tx(connection: &Connection, mandate: MandateId) -> Result<(), LedgerError> {
     connection.change("UPDATE opening SET tx = NULL WHERE mandate = ?", [Sql(mandate)]).map(drop)
 }

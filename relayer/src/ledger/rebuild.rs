@@ -16,7 +16,7 @@ use super::{
 
 row! {
     /// Something that was accepted and not given up, as far as the chain had taken it.
-    struct Accepted in "(
+    struct AcceptedWork in "(
         SELECT mandate, seq AS payment, NULL AS card, amount AS paid, 0 AS held, 0 AS back, 0 AS short
             FROM payment WHERE state = 'settled'
         UNION ALL SELECT mandate, NULL, seq, captured, amount - captured - released, released,
@@ -45,7 +45,7 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
         book(*id, LedgerEvent::Forget, EntryRefs::default())?;
     }
     // It is reserved again.
-    for Accepted { mandate, payment, card, paid, held, back, short } in Accepted::select(connection, "", [])? {
+    for AcceptedWork { mandate, payment, card, paid, held, back, short } in AcceptedWork::select(connection, "", [])? {
         let refs = EntryRefs { payment, card, ..EntryRefs::default() };
         let seq = book(mandate, LedgerEvent::ReverseAccepted { paid, held, back }, refs)?;
         if refs.card.is_some() {

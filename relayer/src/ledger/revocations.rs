@@ -36,7 +36,7 @@ pub fn waiting(connection: &Connection) -> Result<Vec<Revocation>, LedgerError> 
     Revocation::select(connection, rest, [])
 }
 
-/// Puts a revocation into a transaction, or takes it out of one that is finally dead.
+/// Puts a revocation into a transaction, or takes it out of one that is superseded for good.
 pub fn set_tx(connection: &Connection, mandate: MandateId, tx: Option<u64>) -> Result<(), LedgerError> {
     connection.change("UPDATE revocation SET tx = ? WHERE mandate = ?", (tx, Sql(mandate))).map(drop)
 }

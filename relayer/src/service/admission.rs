@@ -11,12 +11,12 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use stipend_core::{
     Code, MandateId, Seconds,
-    api::Problem,
+    api::{Accepted, Problem},
     policy::{self, CardProposal, Decision, GasUsage, PolicyContext, PolicyInput, Proposal},
 };
 use uuid::Uuid;
 
-use super::{Accepted, Service};
+use super::Service;
 use crate::{
     failpoint::{self, Point},
     ledger::{

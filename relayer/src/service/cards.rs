@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 use stipend_bindings::{Hold, Spend};
 use stipend_core::{
     Amount, CardId, Code, MandateId, Seconds,
-    api::{Card, CardSecrets, CardsInfo, NewCard, Page, Problem},
+    api::{Accepted, Card, CardSecrets, CardsInfo, NewCard, Page, PageQuery, Problem},
     card::{self, CLEARING_RESERVE, CardState, Charge, ChargeContext},
     policy::{CardProposal, Proposal},
 };
 use uuid::Uuid;
 
 use super::{
-    Accepted, PageQuery, Service,
+    Service,
     admission::{Admission, Admitted, Signed, Spending},
-    invalid, not_found, paged, signer,
+    invalid, not_found, page_bounds, paged, signer,
 };
 use crate::{
     cards::{
@@ -35,7 +35,7 @@ use crate::{
 
 /// What cards need.
 #[derive(Clone, Debug)]
-pub struct Cards {
+pub struct CardDeps {
     /// What the host sets.
     pub config: CardsConfig,
     /// The issuer.
@@ -46,7 +46,7 @@ pub struct Cards {
     pub webhook_secret: SigningSecret,
 }
 
-impl Cards {
+impl CardDeps {
     pub(super) const fn info(&self) -> CardsInfo {
         CardsInfo { treasury: self.config.treasury, ttl: self.config.ttl, clearing_reserve: CLEARING_RESERVE }
     }
@@ -70,7 +70,7 @@ impl Service {
     ///
     /// # Errors
     /// `cards_not_offered`.
-    pub fn cards_offered(&self) -> Result<&Cards, Problem> {
+    pub fn cards_offered(&self) -> Result<&CardDeps, Problem> {
         self.deps.cards.as_ref().ok_or_else(|| Problem::new(Code::CardsNotOffered, "this relayer has no card issuer"))
     }
 
@@ -122,7 +122,7 @@ impl Service {
         mandate: Option<MandateId>,
         page: PageQuery,
     ) -> Result<Page<Card>, Problem> {
-        let (limit, before) = (page.limit(), page.cursor()?);
+        let (limit, before) = page_bounds(&page)?;
         let list = self.deps.ledger.read(move |ledger| records::list(ledger, caller, mandate, before, limit + 1));
         Ok(paged(list.await?, limit, |card| card.seq.to_string(), CardRow::view))
     }

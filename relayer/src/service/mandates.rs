@@ -8,11 +8,11 @@ use serde_json::json;
 use stipend_bindings::{Validity, abi::MandateEscrow, authorization_digest, recover, terms_on_chain};
 use stipend_core::{
     Code, Intent, MandateId, RequestId, Seconds,
-    api::{Mandate, MandateRequest, NewMandate, NewMandateRequest, Page, Problem, RequestState},
+    api::{Accepted, Mandate, MandateRequest, NewMandate, NewMandateRequest, Page, PageQuery, Problem, RequestState},
     intent::{MCCS_MAX, PAYEES_MAX, PURPOSE_MAX, Policy},
 };
 
-use super::{Accepted, Deps, PageQuery, Service, admission::Admission, invalid, not_found, paged};
+use super::{Deps, Service, admission::Admission, invalid, not_found, page_bounds, paged};
 use crate::{
     chain::rpc::{EthCall, RpcError},
     clock,
@@ -149,7 +149,7 @@ impl Service {
 
     /// The caller's requests, newest first.
     pub async fn mandate_requests(&self, caller: Address, page: PageQuery) -> Result<Page<MandateRequest>, Problem> {
-        let (limit, before) = (page.limit(), page.cursor()?);
+        let (limit, before) = page_bounds(&page)?;
         let list = self.deps.ledger.read(move |ledger| requests::list(ledger, caller, before, limit + 1)).await?;
         Ok(paged(list, limit, |request| request.id.to_string(), |request| request))
     }
@@ -302,7 +302,7 @@ impl Service {
 
     /// The caller's mandates, newest first.
     pub async fn mandates(&self, caller: Address, page: PageQuery) -> Result<Page<Mandate>, Problem> {
-        let (limit, before) = (page.limit(), page.cursor()?);
+        let (limit, before) = page_bounds(&page)?;
         let list = self.deps.ledger.read(move |ledger| mandates::list(ledger, caller, before, limit + 1)).await?;
         Ok(paged(list, limit, |mandate| mandate.seq.to_string(), |mandate| self.view(mandate)))
     }

@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 use stipend_bindings::Spend;
 use stipend_core::{
     MandateId, PaymentId, Seconds,
-    api::{NewPayment, Page, Payment, PaymentState, Problem},
+    api::{Accepted, NewPayment, Page, PageQuery, Payment, PaymentFilter, PaymentState, Problem},
     policy::{CardProposal, Proposal},
 };
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Accepted, PageQuery, Service,
+    Service,
     admission::{Admitted, Signed, Spending},
-    invalid, not_found, paged, signer,
+    invalid, not_found, page_bounds, paged, signer,
 };
 use crate::{
     failpoint::Point,
@@ -30,17 +30,6 @@ use crate::{
 
 /// How long `?wait=` waits at most.
 const WAIT: Duration = Duration::from_secs(25);
-
-/// Which payments.
-#[derive(Debug, Clone, Default)]
-pub struct PaymentFilter {
-    /// Of this mandate.
-    pub mandate: Option<MandateId>,
-    /// In this state.
-    pub state: Option<PaymentState>,
-    /// With this `ref`.
-    pub reference: Option<B256>,
-}
 
 impl Service {
     /// Finds out who signed a payment. Costs a signature's recovery, off the async threads, and
@@ -104,7 +93,7 @@ impl Service {
         filter: PaymentFilter,
         page: PageQuery,
     ) -> Result<Page<Payment>, Problem> {
-        let (limit, before) = (page.limit(), page.cursor()?);
+        let (limit, before) = page_bounds(&page)?;
         let PaymentFilter { mandate, state, reference } = filter;
         let filter = payments::Filter { reader: caller, mandate, state, reference };
         let list = self.deps.ledger.read(move |ledger| payments::list(ledger, filter, before, limit + 1)).await?;

@@ -7,10 +7,10 @@ use serde_json::json;
 use stipend_bindings::{abi::MandateEscrow, terms_on_chain};
 use stipend_core::{
     Code, MandateId,
-    api::{Mandate, NewRevocation, Problem},
+    api::{Accepted, Mandate, NewRevocation, Problem},
 };
 
-use super::{Accepted, Service, admission::Admission, not_found, signer};
+use super::{Service, admission::Admission, not_found, signer};
 use crate::{
     clock,
     ledger::{

@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use stipend_client::Pay;
 use stipend_core::{MandateId, api::PaymentState};
-use stipend_e2e::{Call, World, next_entry};
+use stipend_e2e::{ApiRequest, World, next_entry};
 
 use crate::{asking, opened, payee, usdc};
 
@@ -18,7 +18,7 @@ struct Event {
 }
 
 /// Reads the first `count` events that a call gives.
-async fn read(call: &Call, count: usize) -> Result<Vec<Event>> {
+async fn read(call: &ApiRequest, count: usize) -> Result<Vec<Event>> {
     let response = reqwest::Client::new().get(call.url.clone()).headers(call.headers.clone()).send().await?;
     ensure!(response.status() == 200, "{response:?}");
     ensure!(response.headers().get("content-type").is_some_and(|kind| kind == "text/event-stream"));

@@ -8,7 +8,7 @@ use stipend_core::{
     Code,
     api::{Health, Info, PaymentState},
 };
-use stipend_e2e::{Call, Settings, World};
+use stipend_e2e::{ApiRequest, Settings, World};
 
 use crate::{opened, payee, usdc};
 
@@ -16,11 +16,11 @@ use crate::{opened, payee, usdc};
 async fn health_and_info_need_no_signature() -> Result<()> {
     let world = World::start("health").await?;
     for path in ["/healthz", "/readyz"] {
-        let answer = Call::get(world.url(path)?).send().await?;
+        let answer = ApiRequest::get(world.url(path)?).send().await?;
         assert_eq!(answer.status, 200);
         assert_eq!(serde_json::from_value::<Health>(answer.json()?)?, Health { ready: true, alarms: Vec::new() });
     }
-    let info: Info = serde_json::from_value(Call::get(world.url("/v1/info")?).send().await?.json()?)?;
+    let info: Info = serde_json::from_value(ApiRequest::get(world.url("/v1/info")?).send().await?.json()?)?;
     assert_eq!((info.chain_id, info.escrow, info.token), (31_337, world.escrow.domain().escrow, world.escrow.token()));
     assert_eq!(info.guardian, world.keys.guardian.address());
     assert_eq!(info.confirmations, 1);
@@ -30,7 +30,7 @@ async fn health_and_info_need_no_signature() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_has_a_request_id_and_every_failure_is_a_problem() -> Result<()> {
     let world = World::start("answers").await?;
-    let info = Call::get(world.url("/v1/info")?);
+    let info = ApiRequest::get(world.url("/v1/info")?);
     let [one, other] =
         [info.send().await?, info.send().await?].map(|answer| answer.header("x-request-id").map(str::to_owned));
     assert!(one.is_some() && one != other);
@@ -40,7 +40,7 @@ async fn every_answer_has_a_request_id_and_every_failure_is_a_problem() -> Resul
         let answer = info.clone().with("x-request-id", &unfit)?.send().await?;
         assert_eq!(answer.header("x-request-id").map(str::len), Some(36), "{unfit}");
     }
-    let missing = Call::get(world.url("/v1/nothing")?).with("x-request-id", "mine")?.send().await?;
+    let missing = ApiRequest::get(world.url("/v1/nothing")?).with("x-request-id", "mine")?.send().await?;
     assert_eq!((missing.problem()?.code, missing.header("x-request-id")), (Code::NotFound, Some("mine")));
 
     for (method, path, allowed) in [
@@ -50,12 +50,12 @@ async fn every_answer_has_a_request_id_and_every_failure_is_a_problem() -> Resul
         (Method::PATCH, "/healthz", "GET"),
         (Method::OPTIONS, "/v1/audit", "GET"),
     ] {
-        let answer = Call { method: method.clone(), ..Call::get(world.url(path)?) }.send().await?;
+        let answer = ApiRequest { method: method.clone(), ..ApiRequest::get(world.url(path)?) }.send().await?;
         let problem = answer.problem().wrap_err_with(|| format!("{method} {path}"))?;
         assert_eq!(problem.code, Code::MethodNotAllowed, "{method} {path}");
         assert!(answer.header("allow").is_some_and(|allow| allow.contains(allowed)), "{path}: {:?}", answer.headers);
     }
-    assert_eq!(Call::get(world.url("/v1/info?x=1")?).send().await?.problem()?.code, Code::InvalidRequest);
+    assert_eq!(ApiRequest::get(world.url("/v1/info?x=1")?).send().await?.problem()?.code, Code::InvalidRequest);
     Ok(())
 }
 
@@ -63,7 +63,7 @@ async fn every_answer_has_a_request_id_and_every_failure_is_a_problem() -> Resul
 async fn a_flood_is_told_when_to_come_back() -> Result<()> {
     let more = ["--rate-peer", "5"].map(str::to_owned).to_vec();
     let world = World::with("flood", &Settings { more, ..Settings::default() }).await?;
-    let info = Call::get(world.url("/v1/info")?);
+    let info = ApiRequest::get(world.url("/v1/info")?);
     let answers = try_join_all((0..200).map(|_| info.send())).await?;
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
     // A burst is two seconds' worth; what else passes is what the time that it took allows.
@@ -74,7 +74,7 @@ async fn a_flood_is_told_when_to_come_back() -> Result<()> {
         assert!(problem.retry_after.is_some());
     }
     // Who watches over the relayer is answered all the same.
-    assert_eq!(Call::get(world.url("/healthz")?).send().await?.status, 200);
+    assert_eq!(ApiRequest::get(world.url("/healthz")?).send().await?.status, 200);
     Ok(())
 }
 
@@ -86,7 +86,7 @@ async fn a_flood_from_one_key_leaves_other_keys_alone() -> Result<()> {
     for _ in 0..100 {
         calls.push(world.get("/v1/mandates", &world.keys.agent).await?);
     }
-    let answers = try_join_all(calls.iter().map(Call::send)).await?;
+    let answers = try_join_all(calls.iter().map(ApiRequest::send)).await?;
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
     assert!((40..100).contains(&refused.len()), "{}", refused.len());
     for answer in refused {

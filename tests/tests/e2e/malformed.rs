@@ -7,7 +7,7 @@ use eyre::{Result, WrapErr, ensure};
 use serde_json::{Value, json};
 use stipend_client::{Pay, PaymentFilter};
 use stipend_core::{Code, api::Mandate};
-use stipend_e2e::{Answer, Call, World};
+use stipend_e2e::{Answer, ApiRequest, World};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -92,7 +92,7 @@ impl Case {
     }
 
     async fn pay(&self, body: impl Into<Vec<u8>>) -> Result<Answer> {
-        Call::post(self.world.url("/v1/payments")?, body).send().await
+        ApiRequest::post(self.world.url("/v1/payments")?, body).send().await
     }
 
     async fn ask(&self, body: impl Into<Vec<u8>>) -> Result<Answer> {
@@ -210,10 +210,10 @@ async fn bodies_that_are_not_one_strict_json_document_are_refused() -> Result<()
     for kind in
         ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", "application/json, text/plain", ""]
     {
-        let call = Call::post(url.clone(), good.clone()).with("content-type", kind)?;
+        let call = ApiRequest::post(url.clone(), good.clone()).with("content-type", kind)?;
         assert_eq!(call.send().await?.problem()?.code, Code::UnsupportedMediaType, "{kind:?}");
     }
-    let mut call = Call::post(url.clone(), good.clone());
+    let mut call = ApiRequest::post(url.clone(), good.clone());
     call.headers.remove("content-type");
     assert_eq!(call.send().await?.problem()?.code, Code::UnsupportedMediaType);
 
@@ -272,7 +272,7 @@ async fn paths_that_are_no_ids_lead_nowhere() -> Result<()> {
     assert_eq!(shapes.len(), 1);
     for path in ["/", "/v1", "/v1/", "/v2/info", "/v1/mandates/", "//v1/info", "/v1/info/", "/V1/info", "/.env"] {
         assert_eq!(
-            Call::get(world.url("/")?.join(&format!(".{path}"))?).send().await?.problem()?.status,
+            ApiRequest::get(world.url("/")?.join(&format!(".{path}"))?).send().await?.problem()?.status,
             404,
             "{path}"
         );
@@ -339,7 +339,7 @@ async fn what_is_not_http_or_never_ends_is_cut_off_and_hurts_nobody() -> Result<
         ensure!(talk(world, smuggled, patience).await?.starts_with("HTTP/1.1 4"));
         let huge = talk(world, post("content-length: 104857600\r\n\r\n") + &" ".repeat(100_000), patience).await;
         ensure!(huge.as_ref().map_or(true, |answer| answer.starts_with("HTTP/1.1 413")), "{huge:?}");
-        ensure!(Call::get(world.url("/v1/info")?).send().await?.status == 200);
+        ensure!(ApiRequest::get(world.url("/v1/info")?).send().await?.status == 200);
         eyre::Ok(())
     };
     let (quick, silent, endless_head, missing_body, endless_chunks) =

@@ -10,7 +10,7 @@ use stipend_core::{
     Code,
     api::{NewPayment, PaymentState},
 };
-use stipend_e2e::{Call, World, balance, key};
+use stipend_e2e::{ApiRequest, World, balance, key};
 
 use crate::{asking, code, opened, payee, usdc};
 
@@ -217,7 +217,7 @@ async fn a_mandate_request_with_the_same_key_is_the_same_request() -> Result<()>
     let (here, key) = (world.signer(&world.keys.agent)?, "r-1");
     let body = |amount: &str| format!(r#"{{"amount":"{amount}","intent":"ads","duration":"7d"}}"#);
     let ask = async |amount: &str, key: &str| {
-        let call = Call::post(world.url("/v1/mandate-requests")?, body(amount)).with("idempotency-key", key)?;
+        let call = ApiRequest::post(world.url("/v1/mandate-requests")?, body(amount)).with("idempotency-key", key)?;
         call.signed(&here).await?.send().await
     };
     let first = ask("5", key).await?;
@@ -234,7 +234,7 @@ async fn a_mandate_request_with_the_same_key_is_the_same_request() -> Result<()>
     assert_eq!(world.agent()?.mandate_requests(&Default::default()).await?.data.len(), 2);
 
     // Somebody else's keys are their own.
-    let other = Call::post(world.url("/v1/mandate-requests")?, body("5")).with("idempotency-key", key)?;
+    let other = ApiRequest::post(world.url("/v1/mandate-requests")?, body("5")).with("idempotency-key", key)?;
     let other = other.signed(&world.signer(&stipend_e2e::key("another agent")?)?).await?.send().await?;
     assert_eq!(other.status, 201);
     Ok(())

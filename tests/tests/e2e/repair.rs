@@ -162,7 +162,7 @@ async fn payments_waiting_in_a_restored_ledger_are_paid_once() -> Result<()> {
     halted(&world, &agent, mandate.id).await?;
     world.relayer.stop()?;
     let done = repaired(&world, &["--yes"]).await?;
-    assert_eq!(done["dead"].as_array().map(Vec::len), Some(1), "{done}");
+    assert_eq!(done["abandoned"].as_array().map(Vec::len), Some(1), "{done}");
     world.relayer.restart().await?;
     world.settled(&agent, &sent).await?;
     world.settled(&agent, &waits).await?;

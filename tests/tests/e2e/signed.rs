@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::Value;
 use stipend_client::now;
 use stipend_core::Code;
-use stipend_e2e::{Call, HttpSigner, World};
+use stipend_e2e::{ApiRequest, HttpSigner, World};
 
 const BODY: &str = r#"{"amount":"5","intent":"ads","duration":"7d"}"#;
 
@@ -25,7 +25,7 @@ const SIGNED: [&str; 8] = [
 ];
 
 /// The call is not let through; says why.
-async fn refused(call: &Call) -> Result<String> {
+async fn refused(call: &ApiRequest) -> Result<String> {
     let answer = call.send().await?;
     let problem = answer.problem()?;
     ensure!(problem.code == Code::Unauthenticated, "{} {}: {problem:?}", call.method, call.url);
@@ -39,27 +39,28 @@ async fn a_request_is_signed_for_here_and_now_and_counts_once() -> Result<()> {
     let (here, url) = (world.signer(&world.keys.agent)?, world.url("/v1/mandate-requests")?);
 
     for path in SIGNED {
-        assert!(refused(&Call::get(world.url(path)?)).await?.contains("not signed"), "{path}");
+        assert!(refused(&ApiRequest::get(world.url(path)?)).await?.contains("not signed"), "{path}");
     }
-    assert!(refused(&Call::post(url.clone(), BODY)).await?.contains("not signed"));
+    assert!(refused(&ApiRequest::post(url.clone(), BODY)).await?.contains("not signed"));
 
-    let good = Call::post(url.clone(), BODY).signed(&here).await?;
+    let good = ApiRequest::post(url.clone(), BODY).signed(&here).await?;
     assert_eq!(good.send().await?.status, 201);
     assert!(refused(&good).await?.contains("used before"));
 
-    let fresh = async || Call::post(url.clone(), BODY).signed(&here).await;
-    let altered = Call { body: BODY.replace('5', "6").into(), ..fresh().await? };
+    let fresh = async || ApiRequest::post(url.clone(), BODY).signed(&here).await;
+    let altered = ApiRequest { body: BODY.replace('5', "6").into(), ..fresh().await? };
     assert!(refused(&altered).await?.contains("content-digest"));
-    let altered = Call { body: Vec::new(), ..fresh().await? };
+    let altered = ApiRequest { body: Vec::new(), ..fresh().await? };
     refused(&altered).await?;
-    let altered = Call { url: world.url("/v1/mandate-requests?limit=1")?, method: Method::GET, ..fresh().await? };
+    let altered = ApiRequest { url: world.url("/v1/mandate-requests?limit=1")?, method: Method::GET, ..fresh().await? };
     refused(&altered).await?;
-    let altered = Call { method: Method::GET, body: Vec::new(), ..world.get("/v1/mandates", &world.keys.agent).await? };
-    let altered = Call { url: world.url("/v1/audit")?, ..altered };
+    let altered =
+        ApiRequest { method: Method::GET, body: Vec::new(), ..world.get("/v1/mandates", &world.keys.agent).await? };
+    let altered = ApiRequest { url: world.url("/v1/audit")?, ..altered };
     assert!(refused(&altered).await?.contains("not over this request"));
     let query = world.get("/v1/mandates?limit=1", &world.keys.agent).await?;
-    refused(&Call { url: world.url("/v1/mandates?limit=2")?, ..query.clone() }).await?;
-    refused(&Call { url: world.url("/v1/mandates")?, ..query.clone() }).await?;
+    refused(&ApiRequest { url: world.url("/v1/mandates?limit=2")?, ..query.clone() }).await?;
+    refused(&ApiRequest { url: world.url("/v1/mandates")?, ..query.clone() }).await?;
     refused(&query.clone().with("host", "stipend.example")?).await?;
     assert_eq!(query.send().await?.status, 200);
     let dropped = fresh().await?;
@@ -81,11 +82,11 @@ async fn a_request_is_signed_for_here_and_now_and_counts_once() -> Result<()> {
         (at(now, now + 3_600), "more than 300 s"),
         (SignOptions { replay: erc8128::Replay::Replayable, ..SignOptions::default() }, "no nonce"),
     ] {
-        let call = Call::post(url.clone(), BODY).signed_with(&here, &options).await?;
+        let call = ApiRequest::post(url.clone(), BODY).signed_with(&here, &options).await?;
         assert!(refused(&call).await?.contains(why), "{why}");
     }
     let elsewhere = HttpSigner::new(&world.keys.agent, 1)?;
-    assert!(refused(&Call::post(url.clone(), BODY).signed(&elsewhere).await?).await?.contains("chain 1"));
+    assert!(refused(&ApiRequest::post(url.clone(), BODY).signed(&elsewhere).await?).await?.contains("chain 1"));
 
     // Another's name on one's own signature.
     let own = fresh().await?;
@@ -116,9 +117,9 @@ async fn a_request_signed_before_a_restart_is_refused_after_it() -> Result<()> {
 async fn behind_a_proxy_requests_are_signed_for_its_address() -> Result<()> {
     let more = ["--public-url", "https://pay.example/relayer"].map(str::to_owned).to_vec();
     let world = World::with("signed-public", &stipend_e2e::Settings { more, ..Default::default() }).await?;
-    let public = Call::get("https://pay.example/relayer/v1/mandates".parse()?);
+    let public = ApiRequest::get("https://pay.example/relayer/v1/mandates".parse()?);
     let signed = public.signed(&world.signer(&world.keys.agent)?).await?;
-    let arriving = Call { url: world.url("/v1/mandates")?, ..signed };
+    let arriving = ApiRequest { url: world.url("/v1/mandates")?, ..signed };
     assert_eq!(arriving.send().await?.status, 200);
     refused(&world.get("/v1/mandates", &world.keys.agent).await?).await?;
     Ok(())

@@ -14,7 +14,7 @@ use crate::usdc;
 const RACES: usize = 20;
 
 /// So many cards at a time.
-const AT_ONCE: usize = 10;
+const CONCURRENT_CARDS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_charges_at_once_exactly_one_passes() -> Result<()> {
@@ -23,7 +23,7 @@ async fn of_two_charges_at_once_exactly_one_passes() -> Result<()> {
     let (agent, issuer) = (world.agent()?, world.issuer()?);
     let (mut left, mut read) = (races, 0);
     while left > 0 {
-        let count = left.min(AT_ONCE);
+        let count = left.min(CONCURRENT_CARDS);
         left -= count;
         let mut cards = Vec::new();
         for _ in 0..count {

@@ -7,7 +7,7 @@ use stipend_core::{
     api::{NewMandateRequest, PaymentState},
     card::{CLEARING_RESERVE, CardState},
 };
-use stipend_e2e::{Call, CardSettings, Settings, TREASURY, World, balance, key};
+use stipend_e2e::{ApiRequest, CardSettings, Settings, TREASURY, World, balance, key};
 
 use super::{active, closes, offered};
 use crate::{asking, code, payee, usdc};
@@ -158,7 +158,7 @@ async fn a_card_belongs_to_its_agent_and_its_operator_may_look() -> Result<()> {
     assert_eq!(code(stranger.create_card(order).await), Code::NotFound);
     for path in ["", "/secrets"] {
         let path = format!("/v1/cards/{}{path}", card.id);
-        assert_eq!(Call::get(world.url(&path)?).send().await?.status, 401);
+        assert_eq!(ApiRequest::get(world.url(&path)?).send().await?.status, 401);
     }
 
     // The operator sees the card, and not its number.
@@ -187,7 +187,7 @@ async fn a_relayer_without_an_issuer_says_so() -> Result<()> {
     let body = r#"{"mandate":"0x00"}"#;
     assert!(world.post("/v1/cards", body, &world.keys.agent).await?.send().await?.status >= 400);
     for path in ["/v1/issuer/events", "/v1/issuer/authorizations"] {
-        let problem = Call::post(world.url(path)?, "{}").send().await?.problem()?;
+        let problem = ApiRequest::post(world.url(path)?, "{}").send().await?.problem()?;
         assert_eq!((problem.code, problem.status), (Code::CardsNotOffered, 501));
     }
     Ok(())

@@ -4,7 +4,7 @@ use eyre::Result;
 use serde_json::{Value, json};
 use stipend_client::{Client, now};
 use stipend_core::{Code, api::Card, card::CardState};
-use stipend_e2e::{Answer, Call, CardSettings, Issuer, Purchase, Void, World, signed_by_issuer};
+use stipend_e2e::{Answer, ApiRequest, CardSettings, Issuer, Purchase, Void, World, signed_by_issuer};
 
 use super::{active, charge, closes, kinds, noted, offered, offered_with, trail};
 
@@ -95,7 +95,7 @@ struct Forger<'a> {
 }
 
 impl Forger<'_> {
-    fn signed(&self, body: &str, id: &str, at: u64) -> Result<Call> {
+    fn signed(&self, body: &str, id: &str, at: u64) -> Result<ApiRequest> {
         signed_by_issuer(self.secret, self.world.url(self.path)?, body, id, at)
     }
 
@@ -111,7 +111,7 @@ impl Forger<'_> {
         let with_secret =
             |secret: &str| signed_by_issuer(secret, self.world.url(self.path)?, body, "msg_forged", now());
         for (what, call) in [
-            ("unsigned", Call::post(self.world.url(self.path)?, body)),
+            ("unsigned", ApiRequest::post(self.world.url(self.path)?, body)),
             ("no id", without("webhook-id")?),
             ("no timestamp", without("webhook-timestamp")?),
             ("no signature", without("webhook-signature")?),
@@ -121,8 +121,8 @@ impl Forger<'_> {
             ("from the future", self.signed(body, "msg_forged", now() + 310)?),
             ("another time", right()?.with("webhook-timestamp", (now() - 1).to_string())?),
             ("another id", right()?.with("webhook-id", "msg_other")?),
-            ("another body", Call { body: altered.into(), ..right()? }),
-            ("a byte more", Call { body: format!("{body} ").into(), ..right()? }),
+            ("another body", ApiRequest { body: altered.into(), ..right()? }),
+            ("a byte more", ApiRequest { body: format!("{body} ").into(), ..right()? }),
         ] {
             let answer = call.send().await?;
             assert_eq!((answer.status, answer.problem()?.code), (401, Code::Unauthenticated), "{what}");

@@ -19,7 +19,7 @@ use crate::{opened, payee, usdc};
 const FINALITY: u64 = 8;
 
 /// A base fee of a quiet day, in wei.
-const CALM: u64 = 1_000_000_000;
+const LOW_BASE_FEE: u64 = 1_000_000_000;
 
 const BLOCK: Duration = Duration::from_millis(150);
 
@@ -89,7 +89,7 @@ async fn payments_wait_while_gas_costs_a_hundred_times_more() -> Result<()> {
         eyre::Ok(())
     };
     for _ in 0..5 {
-        block(CALM).await?;
+        block(LOW_BASE_FEE).await?;
     }
     let accounts = load.accounts().to_vec();
     let spent = async || {
@@ -102,18 +102,18 @@ async fn payments_wait_while_gas_costs_a_hundred_times_more() -> Result<()> {
         eyre::Ok(paid)
     };
     for _ in 0..4 {
-        block(100 * CALM).await?;
+        block(100 * LOW_BASE_FEE).await?;
     }
     // Whatever was mined before is final by now.
     let during = spent().await?;
     go_on(&load, 20).await?;
     for _ in 0..10 {
-        block(100 * CALM).await?;
+        block(100 * LOW_BASE_FEE).await?;
     }
     ensure!(spent().await? == during, "paid while gas was too expensive");
     let health = accounts[0].client.healthz().await?;
     ensure!(health.ready && health.alarms.iter().any(|alarm| alarm.contains("ceiling")), "{health:?}");
-    block(CALM).await?;
+    block(LOW_BASE_FEE).await?;
     let miner = Miner::start(&world, BLOCK).await?;
     all_is_paid(&world, load, miner).await
 }

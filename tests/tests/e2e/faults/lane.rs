@@ -26,7 +26,7 @@ const REFUSED: Address = Address::repeat_byte(0xbb);
 const SPIKE: u64 = 60_000_000_000;
 
 /// Any other one.
-const CALM: u64 = 1_000_000_000;
+const LOW_BASE_FEE: u64 = 1_000_000_000;
 
 /// How often something is done at most until it has come by a point three times.
 const ROUNDS: usize = 8;
@@ -86,7 +86,7 @@ impl Lane {
                 bail!("it never came to {point} for the {passing}. time");
             }
         }
-        self.world.anvil.next_base_fee(CALM).await?;
+        self.world.anvil.next_base_fee(LOW_BASE_FEE).await?;
         self.world.anvil.automine(true).await?;
         self.world.anvil.mine(1).await?;
         self.world.relayer.restart().await?;
@@ -164,7 +164,7 @@ impl Lane {
             Ok((now.tx_hash != Some(first) || now.state != PaymentState::Submitted).then_some(()))
         })
         .await?;
-        anvil.next_base_fee(CALM).await?;
+        anvil.next_base_fee(LOW_BASE_FEE).await?;
         anvil.automine(true).await?;
         self.world.settled(&self.agent, &payment).await.map(drop)
     }

@@ -55,7 +55,7 @@ pub(crate) fn table(headings: &[&str]) -> Table {
 }
 
 /// Names and values below each other.
-pub(crate) fn facts(rows: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>) -> String {
+pub(crate) fn key_value_table(rows: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>) -> String {
     let mut table = table(&[]);
     for (name, value) in rows {
         table.add_row([name.into(), value.into()]);
@@ -78,19 +78,19 @@ pub(crate) fn time(seconds: Seconds) -> String {
 
 /// Others' words, made harmless: whatever could move the cursor, hide text or turn its direction is
 /// shown as its number. An approval that could be painted over would approve anything.
-pub(crate) fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
+pub(crate) fn sanitize(text: &str) -> String {
+    let mut sanitized = String::with_capacity(text.len());
     for char in text.chars() {
         // Zero-width and direction marks, line separators, and the tags that mirror ASCII unseen.
         let hidden = matches!(char, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
         if char.is_control() || hidden {
-            let _ = write!(plain, "\\u{{{:x}}}", u32::from(char));
+            let _ = write!(sanitized, "\\u{{{:x}}}", u32::from(char));
         } else {
-            plain.push(char);
+            sanitized.push(char);
         }
     }
-    plain
+    sanitized
 }
 
 /// A URL without what may be a secret in it: user, password, path and query.
@@ -119,7 +119,7 @@ pub(crate) fn failure(report: &eyre::Report, json: bool) -> ExitCode {
     let problem = problem(report);
     note(&match (&problem, json) {
         (Some(problem), true) => serde_json::to_string(problem).unwrap_or_default(),
-        (Some(problem), false) => in_words(problem),
+        (Some(problem), false) => to_human(problem),
         (None, true) => {
             let uncoded = Uncoded { kind: "about:blank", title: "the command failed", detail: causes(report) };
             serde_json::to_string(&uncoded).unwrap_or_default()
@@ -154,13 +154,13 @@ fn problem(report: &eyre::Report) -> Option<Problem> {
     }
 }
 
-fn in_words(problem: &Problem) -> String {
-    let mut text = format!("error: {}: {}\n", problem.code, plain(&problem.detail));
+fn to_human(problem: &Problem) -> String {
+    let mut text = format!("error: {}: {}\n", problem.code, sanitize(&problem.detail));
     let denials = problem.decision.iter().flat_map(|decision| &decision.rules);
     for (verdict, code) in denials.filter_map(|verdict| verdict.code.map(|code| (verdict, code))) {
-        let _ = writeln!(text, "  denied by {}: {code}: {}", plain(&verdict.rule), plain(&verdict.detail));
+        let _ = writeln!(text, "  denied by {}: {code}: {}", sanitize(&verdict.rule), sanitize(&verdict.detail));
     }
-    let _ = write!(text, "  hint: {}", plain(&problem.hint));
+    let _ = write!(text, "  hint: {}", sanitize(&problem.hint));
     text
 }
 
@@ -168,7 +168,7 @@ fn in_words(problem: &Problem) -> String {
 pub(crate) fn causes(report: &eyre::Report) -> String {
     let mut text = String::new();
     for cause in report.chain() {
-        let cause = plain(&cause.to_string());
+        let cause = sanitize(&cause.to_string());
         // Some errors quote their cause in their own words.
         if !text.contains(&cause) {
             let separator = if text.is_empty() { "" } else { ": " };
@@ -200,8 +200,8 @@ mod tests {
 
     #[test]
     fn words_of_others_can_neither_move_the_cursor_nor_hide() {
-        assert_eq!(plain("pay\u{1b}[2K\u{202e}me\r\n"), "pay\\u{1b}[2K\\u{202e}me\\u{d}\\u{a}");
-        assert_eq!(plain("Größe 大 🙂"), "Größe 大 🙂");
+        assert_eq!(sanitize("pay\u{1b}[2K\u{202e}me\r\n"), "pay\\u{1b}[2K\\u{202e}me\\u{d}\\u{a}");
+        assert_eq!(sanitize("Größe 大 🙂"), "Größe 大 🙂");
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
                 verdict("budget", Some(Code::InsufficientBudget)),
             ],
         });
-        let text = in_words(&problem);
+        let text = to_human(&problem);
         assert!(text.contains("denied by per_payment: above_per_payment: per_payment compared"), "{text}");
         assert!(text.contains("denied by budget: insufficient_budget"), "{text}");
         assert!(!text.contains("denied by state"), "{text}");
