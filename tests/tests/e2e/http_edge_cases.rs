@@ -80,7 +80,7 @@ async fn a_flood_is_told_when_to_come_back() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_from_one_key_leaves_other_keys_alone() -> Result<()> {
-    let more = ["--rate-agent", "10"].map(str::to_owned).to_vec();
+    let more = ["--rate-agent", "1"].map(str::to_owned).to_vec();
     let world = World::with("flood-of-a-key", &Settings { more, ..Settings::default() }).await?;
     let mut calls = Vec::new();
     for _ in 0..100 {
