@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256};
 use eyre::{bail, ensure};
-use stipend_client::{chain::ChainError, now};
+use stipend_client::{
+    chain::{ChainError, Escrow},
+    now,
+};
 use stipend_core::{
-    Code, MandateId, RequestId,
+    Code, MandateId, RequestId, Seconds, Terms,
     api::{Mandate, NewMandate, RequestState},
     policy::MandateState,
 };
@@ -18,13 +21,13 @@ use crate::{
     terms::ApprovalSummary,
 };
 
-/// How long a gasless approval may be used.
-const AUTHORIZATION: u64 = 3_600;
+/// Seconds that a signed authorization or permit is valid.
+const SIGNATURE_LIFETIME: u64 = 3_600;
 
 /// How long the relayer may take to see the mandate open.
-const OPEN_WITHIN: Duration = Duration::from_secs(120);
+const OPENING_TIMEOUT: Duration = Duration::from_secs(120);
 
-const POLL: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -36,13 +39,17 @@ pub(crate) struct Args {
     /// Sign a permit instead of sending an allowance first: one transaction of your own
     #[arg(long, conflicts_with = "gasless")]
     permit: bool,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(long)]
     yes: bool,
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
-    let role = if args.gasless { DevAccount::GaslessOperator } else { DevAccount::Operator };
+    let method = ApprovalMethod::of(&args);
+    let role = match method {
+        ApprovalMethod::Authorization => DevAccount::GaslessOperator,
+        ApprovalMethod::Allowance | ApprovalMethod::Permit => DevAccount::Operator,
+    };
     let caller = context.caller(role).await?;
     let request = caller.client.mandate_request(args.request).await?;
     if request.state == RequestState::Approved {
@@ -58,8 +65,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         return finish(context, &caller, id).await;
     }
 
-    // So may one whose message the relayer has and could not send yet. It is gone on with: a message can't be taken
-    // back, and another mandate would take the cap a second time.
+    // So may one whose message the relayer has and could not send yet. Resume it: a signed message cannot be withdrawn,
+    // and another mandate would take the cap a second time.
     let under_way = under_way(caller.mandates().await?, request.id, caller.address());
     if let Some(mandate) = &under_way {
         let until = output::time(mandate.opening_until.unwrap_or_default());
@@ -67,7 +74,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
             "{} was approved for this request before: the relayer sends it until {until}",
             mandate.id
         ));
-        if args.gasless {
+        if method == ApprovalMethod::Authorization {
             return finish(context, &caller, mandate.id).await;
         }
     }
@@ -85,8 +92,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         None => request.terms(caller.address(), caller.info.guardian, start),
     };
     terms.check(start)?;
-    let readable = ApprovalSummary::new(&terms, &request.intent, escrow.domain())?;
-    let id = readable.id();
+    let summary = ApprovalSummary::new(&terms, &request.intent, escrow.domain())?;
+    let id = summary.id();
     ensure!(
         under_way.as_ref().is_none_or(|mandate| {
             mandate.id == id && request.is_answered_by(&terms) && terms.guardian == caller.info.guardian
@@ -100,33 +107,75 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         caller.address(),
         terms.cap
     );
-    let how = if args.gasless {
-        "By signing one message; the relayer sends it."
-    } else if args.permit {
-        "By one transaction of your own, with a permit for exactly the total that is signed with it."
-    } else {
-        "By your own transactions: an allowance of exactly the total, if there is none, and the opening."
-    };
-    prompt::confirm(context, args.yes, &format!("{}\n{how}", output::key_value_table(readable.rows())), "Approve?")?;
-
-    let progress = context.progress("approving");
-    if args.gasless {
-        let authorization = escrow.authorize(&caller.signer, &terms, start.max(now()).saturating_add(AUTHORIZATION))?;
-        let body = NewMandate { request: request.id, terms: terms.clone(), authorization };
-        progress.say("the relayer opens the mandate");
-        let _: Mandate = caller.client.open_mandate(&body).await?.object;
-    } else if args.permit {
-        progress.say("opening the mandate");
-        let deadline = start.max(now()).saturating_add(AUTHORIZATION);
-        opened(escrow.open_with_permit(&caller.signer, &terms, deadline).await)?;
-    } else {
-        progress.say("allowing the escrow to take exactly the total");
-        escrow.allow(&caller.signer, terms.cap).await?;
-        progress.say("opening the mandate");
-        opened(escrow.open(&caller.signer, &terms).await)?;
-    }
-    drop(progress);
+    let summary = output::key_value_table(summary.rows());
+    prompt::confirm(context, args.yes, &format!("{summary}\n{}", method.description()), "Approve?")?;
+    method.open(context, &caller, &escrow, request.id, &terms, start).await?;
     finish(context, &caller, id).await
+}
+
+/// How an operator lets the escrow take the cap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ApprovalMethod {
+    /// ERC-20 `approve`, then the opening: two transactions of the operator's, or one.
+    Allowance,
+    /// An ERC-2612 permit inside the opening: one transaction of the operator's.
+    Permit,
+    /// An EIP-3009 authorization that the relayer sends: no transaction of the operator's.
+    Authorization,
+}
+
+impl ApprovalMethod {
+    const fn of(args: &Args) -> Self {
+        match (args.gasless, args.permit) {
+            (true, _) => Self::Authorization,
+            (false, true) => Self::Permit,
+            (false, false) => Self::Allowance,
+        }
+    }
+
+    const fn description(self) -> &'static str {
+        match self {
+            Self::Allowance => {
+                "By your own transactions: an allowance of exactly the total, if there is none, and the opening."
+            }
+            Self::Permit => {
+                "By one transaction of your own, with a permit for exactly the total that is signed with it."
+            }
+            Self::Authorization => "By signing one message; the relayer sends it.",
+        }
+    }
+
+    /// Opens the mandate with these terms at the chain's time `now_on_chain`.
+    async fn open(
+        self,
+        context: &Context,
+        caller: &Caller,
+        escrow: &Escrow,
+        request: RequestId,
+        terms: &Terms,
+        now_on_chain: Seconds,
+    ) -> eyre::Result<()> {
+        let deadline = now_on_chain.max(now()).saturating_add(SIGNATURE_LIFETIME);
+        let progress = context.progress("approving");
+        match self {
+            Self::Allowance => {
+                progress.say("allowing the escrow to take exactly the total");
+                escrow.allow(&caller.signer, terms.cap).await?;
+                progress.say("opening the mandate");
+                opened(escrow.open(&caller.signer, terms).await)?;
+            }
+            Self::Permit => {
+                progress.say("opening the mandate");
+                opened(escrow.open_with_permit(&caller.signer, terms, deadline).await)?;
+            }
+            Self::Authorization => {
+                let authorization = escrow.authorize(&caller.signer, terms, deadline)?;
+                progress.say("the relayer opens the mandate");
+                caller.client.open_mandate(&NewMandate { request, terms: terms.clone(), authorization }).await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The operator's mandate for a request that the relayer has a message for, and has not opened yet.
@@ -179,8 +228,8 @@ async fn wait_until_open(caller: &Caller, id: MandateId) -> eyre::Result<Mandate
             Err(error) => return Err(error.into()),
         };
         was_under_way |= until.is_some();
-        if start.elapsed() >= OPEN_WITHIN {
-            let waited = OPEN_WITHIN.as_secs();
+        if start.elapsed() >= OPENING_TIMEOUT {
+            let waited = OPENING_TIMEOUT.as_secs();
             match until {
                 Some(until) => bail!(
                     "{id} is not open after {waited} s: the relayer has your message, and sends it until {}; to wait on, run the same again; to send it yourself, run it without --gasless: that opens this very mandate, and never a second one",
@@ -191,6 +240,6 @@ async fn wait_until_open(caller: &Caller, id: MandateId) -> eyre::Result<Mandate
                 }
             }
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -2,21 +2,18 @@
 //! tree that stops as one.
 
 use std::{
-    env,
-    ffi::OsStr,
-    fs::{self, File},
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use alloy::providers::{Provider, ProviderBuilder};
 use alloy_primitives::{Address, U256};
-use eyre::{WrapErr, bail, ensure, eyre};
+use eyre::{WrapErr, ensure, eyre};
 use serde::Serialize;
 use stipend_bindings::abi::MockUSDC;
-use stipend_client::chain::{Chain, Escrow};
+use stipend_client::chain::Escrow;
 use stipend_core::{Amount, Seconds, address, policy::Limits};
 use stipend_relayer::{
     api::ApiConfig,
@@ -24,24 +21,19 @@ use stipend_relayer::{
     cards::CardsConfig,
 };
 use tempfile::TempDir;
-use tokio::{
-    net::TcpListener,
-    process::{Child, Command},
-};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
 use crate::{
+    anvil::{self, Anvil},
     context::{Context, Progress},
     deploy,
     keys::{DEV_CHAIN, DEV_TREASURY, DevAccount},
     logging::{self, LogFormat},
     output, serve, signals,
 };
-
-/// How long anvil may take to answer.
-const NODE_WITHIN: Duration = Duration::from_secs(20);
 
 /// What each operator gets, in base units: a million USDC.
 const FUNDS: u64 = 1_000_000_000_000;
@@ -130,7 +122,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     let node_port = listen(args.anvil_port).await.wrap_err("choose another --anvil-port")?.local_addr()?.port();
 
     let progress = context.progress("starting anvil");
-    let mut node = Node::start(&find_anvil(args.anvil)?, node_port, &data)?;
+    let mut node = Anvil::start(&anvil::find(args.anvil)?, node_port, &data.log(), data.state().as_deref())?;
     let stop = CancellationToken::new();
     let outcome = {
         let chain = node.url.clone();
@@ -140,7 +132,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
             ended = &mut relayer => return finish(node, ended.and(Err(eyre!("the relayer ended by itself")))).await,
             ended = node.child.wait() => {
                 let status = ended?;
-                Err(eyre!("anvil ended by itself ({status}): {}", last_words(&data.log())))
+                Err(eyre!("anvil ended by itself ({status}): {}", anvil::last_words(&data.log())))
             }
             asked = signals::stop() => asked.map_err(Into::into),
         };
@@ -151,7 +143,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     finish(node, outcome).await
 }
 
-async fn finish(mut node: Node, outcome: eyre::Result<()>) -> eyre::Result<()> {
+async fn finish(mut node: Anvil, outcome: eyre::Result<()>) -> eyre::Result<()> {
     signals::end(&mut node.child).await?;
     outcome
 }
@@ -342,66 +334,9 @@ async fn listen(port: u16) -> eyre::Result<TcpListener> {
     TcpListener::bind(address).await.wrap_err_with(|| format!("can't listen on {address}"))
 }
 
-/// Anvil, as a child.
-struct Node {
-    child: Child,
-    url: Url,
-}
-
-impl Node {
-    fn start(anvil: &Path, port: u16, data: &Data) -> eyre::Result<Self> {
-        let log = File::create(data.log())?;
-        let mut command = Command::new(anvil);
-        command
-            .args(["--host", "127.0.0.1", "--quiet", "--chain-id", &DEV_CHAIN.to_string(), "--port", &port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // Ctrl-C goes to a terminal's whole group: the node is told later, by us, when the relayer is done.
-            .process_group(0)
-            .kill_on_drop(true);
-        if let Some(state) = data.state() {
-            command.arg("--state").arg(state);
-        }
-        let child = command.spawn().wrap_err_with(|| format!("can't run {}", anvil.display()))?;
-        Ok(Self { child, url: format!("http://127.0.0.1:{port}").parse()? })
-    }
-}
-
-/// The end of what anvil wrote.
-fn last_words(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
-    if lines.is_empty() { "it said nothing".into() } else { lines.into_iter().rev().collect::<Vec<_>>().join("; ") }
-}
-
-/// The anvil that was named, the one on PATH, or the one that npm installed: here or above, or where
-/// this program was built.
-fn find_anvil(named: Option<PathBuf>) -> eyre::Result<PathBuf> {
-    if let Some(named) = named {
-        return Ok(named);
-    }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let on_path = env::split_paths(&path).map(|directory| directory.join("anvil")).find(|file| {
-        // npm's launcher leaves anvil behind as an orphan when it is stopped.
-        file.canonicalize().is_ok_and(|file| !file.iter().any(|part| part == OsStr::new("node_modules")))
-    });
-    if let Some(anvil) = on_path {
-        return Ok(anvil);
-    }
-    let os = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
-    let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
-    let installed = format!("node_modules/@foundry-rs/anvil-{os}-{arch}/bin/anvil");
-    let (here, program) = (env::current_dir()?, env::current_exe()?);
-    let mut places = here.ancestors().chain(program.ancestors()).map(|directory| directory.join(&installed));
-    places.find(|file| file.is_file()).ok_or_else(|| {
-        eyre!("no anvil found: install Foundry (https://getfoundry.sh), run `npm ci`, or name it by --anvil")
-    })
-}
-
 /// Waits for the node and gives it what is missing: contracts, submitter, money.
 async fn prepare(rpc_url: &Url, block_time: u64, progress: &Progress) -> eyre::Result<Escrow> {
-    let chain = connect(rpc_url).await?;
+    let chain = anvil::connect(rpc_url).await?;
     ensure!(chain.id() == DEV_CHAIN, "the node at {rpc_url} is on chain id {}", chain.id());
     progress.say("deploying");
     let guardian = DevAccount::Guardian.signer()?;
@@ -433,15 +368,4 @@ async fn prepare(rpc_url: &Url, block_time: u64, progress: &Progress) -> eyre::R
     let anvil = ProviderBuilder::new().disable_recommended_fillers().connect_http(rpc_url.clone());
     anvil.raw_request::<_, serde_json::Value>("evm_setIntervalMining".into(), (block_time,)).await?;
     Ok(escrow)
-}
-
-async fn connect(rpc_url: &Url) -> eyre::Result<Chain> {
-    let start = Instant::now();
-    loop {
-        match Chain::connect(rpc_url.clone()).await {
-            Ok(chain) => return Ok(chain),
-            Err(error) if start.elapsed() >= NODE_WITHIN => bail!("anvil does not answer: {error}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
 }

@@ -1,28 +1,31 @@
 //! `stipend`: on-chain spending mandates for AI agents, from the command line.
 
+mod anvil;
 mod approve;
+mod audit;
 mod balance;
 mod card;
 mod context;
 mod deploy;
 mod dev;
-mod end;
 mod issuer;
 mod keys;
 mod ledger;
 mod logging;
 mod mandate;
+mod mandate_source;
 mod merchant;
 mod output;
 mod pay;
 mod payment;
 mod prompt;
 mod refund;
+mod revoke;
 mod serve;
 mod signals;
 mod submitter;
+mod sweep;
 mod terms;
-mod trail;
 
 use std::process::ExitCode;
 
@@ -95,7 +98,7 @@ enum Command {
     /// Show where the money of your mandates is, in the ledger and on chain
     Balance(balance::Args),
     /// Print the audit trail: every request, decision, payment and card, with its transaction
-    Audit(trail::Args),
+    Audit(audit::Args),
 }
 
 fn main() -> ExitCode {
@@ -129,7 +132,7 @@ async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
         Command::Card(command) => card::run(&context, command).await,
         Command::Merchant(command) => merchant::run(&context, command).await,
         Command::Balance(args) => balance::run(&context, args).await,
-        Command::Audit(args) => trail::run(&context, args).await,
+        Command::Audit(args) => audit::run(&context, args).await,
     }
 }
 

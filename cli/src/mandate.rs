@@ -15,9 +15,8 @@ use stipend_core::{
 use crate::{
     approve,
     context::Context,
-    end,
     keys::DevAccount,
-    output,
+    output, revoke, sweep,
     terms::{self, ApprovalSummary},
 };
 
@@ -63,14 +62,14 @@ Examples:
   stipend mandate revoke mand_… --escrow 0x… --from-block 123  # without any relayer
   stipend mandate revoke mand_… --print > end.json  # signed now, sent by anyone, whenever
   stipend mandate revoke --message end.json")]
-    Revoke(end::Revoke),
+    Revoke(revoke::Args),
     /// Return what is left of a mandate that is over, from any account
     #[command(after_help = "\
 Examples:
   stipend mandate sweep mand_…
   stipend mandate sweep mand_… --to 0x…  # as its operator, to another account
   stipend mandate sweep mand_… --escrow 0x…  # without any relayer")]
-    Sweep(end::Sweep),
+    Sweep(sweep::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -121,8 +120,8 @@ pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()>
         Command::Approve(args) => approve::run(context, args).await,
         Command::List(args) => list(context, args).await,
         Command::Show { id } => show_one(context, &id).await,
-        Command::Revoke(args) => end::revoke(context, args).await,
-        Command::Sweep(args) => end::sweep(context, args).await,
+        Command::Revoke(args) => revoke::run(context, args).await,
+        Command::Sweep(args) => sweep::run(context, args).await,
     }
 }
 

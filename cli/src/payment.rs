@@ -9,7 +9,7 @@ use stipend_core::{
     api::{Page, Payment, PaymentState},
 };
 
-use crate::{context::Context, keys::DevAccount, output, trail};
+use crate::{audit, context::Context, keys::DevAccount, output};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -158,7 +158,7 @@ async fn watch(context: &Context, args: Watch) -> eyre::Result<()> {
         if args.payment.is_some() && entry.payment != args.payment {
             continue;
         }
-        output::result(context.json(), &entry, trail::line)?;
+        output::result(context.json(), &entry, audit::line)?;
         if let Some(id) = args.payment {
             let payment = caller.client.payment(id, None).await?;
             if payment.state.is_final() {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use stipend_client::chain::Escrow;
 use stipend_core::{Amount, MandateId, Terms, address};
 
-use crate::{context::Context, end, keys::DevAccount, output, prompt};
+use crate::{context::Context, keys::DevAccount, mandate_source, output, prompt};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Says what is paid back, as the payment's ref said what was paid: 32 bytes in hex
     #[arg(long = "ref", value_name = "HASH")]
     reference: Option<B256>,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(long)]
     yes: bool,
     /// Do without a relayer: this escrow
@@ -53,7 +53,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         None => context.relayers_escrow().await?,
     };
     let payer = key.on(escrow.chain().id())?;
-    let terms = end::terms_on_chain(context, &escrow, args.mandate, args.from_block).await?;
+    let terms = mandate_source::terms_on_chain(context, &escrow, args.mandate, args.from_block).await?;
     ensure!(
         escrow.domain().mandate_id(&terms)? == args.mandate,
         "these terms are not those of {}: do not trust this node",

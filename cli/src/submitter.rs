@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// Do without a relayer: at this escrow
     #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     escrow: Option<Address>,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(long)]
     yes: bool,
 }

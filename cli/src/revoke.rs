@@ -1,4 +1,5 @@
-//! `stipend mandate revoke` and `sweep`: the end of a mandate, with the relayer's help or without.
+//! `stipend mandate revoke`: ends a mandate by a transaction, or by a signed message that the relayer
+//! or anyone else sends.
 
 use std::{
     fs,
@@ -7,43 +8,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256, Bytes};
-use eyre::{OptionExt, WrapErr, bail, ensure, eyre};
+use eyre::{OptionExt, WrapErr, bail, ensure};
 use serde::{Deserialize, Serialize};
-use stipend_client::{
-    chain::{Ended, Escrow},
-    now,
-};
+use stipend_client::chain::{Ended, Escrow};
 use stipend_core::{Amount, MandateId, Terms, address, policy::MandateState};
 
 use crate::{
-    context::{self, Context},
+    context::Context,
     keys::DevAccount,
+    mandate_source::{Source, must_be_operator, resolve_mandate},
     output, prompt,
 };
 
 /// How long a relayed revocation is waited for.
-const ENDED_WITHIN: Duration = Duration::from_secs(120);
+const REVOCATION_TIMEOUT: Duration = Duration::from_secs(120);
 
-const POLL: Duration = Duration::from_millis(250);
-
-/// How long an operator's word for another recipient is good.
-const SWEEP_WITHIN: u64 = 3_600;
-
-/// Where terms are read from, if not from the relayer.
-#[derive(Debug, Default, clap::Args)]
-pub(crate) struct Source {
-    /// Do without a relayer: read the terms from this escrow's events
-    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
-    pub(crate) escrow: Option<Address>,
-    /// Look for the opening no further back than this block
-    #[arg(long, value_name = "BLOCK", default_value_t = 0, hide_default_value = true)]
-    pub(crate) from_block: u64,
-}
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Revoke {
+pub(crate) struct Args {
     /// The mandate: the full id
     #[arg(required_unless_present = "message")]
     mandate: Option<MandateId>,
@@ -56,21 +40,7 @@ pub(crate) struct Revoke {
     /// Send a message that an operator printed, from this file (-: from stdin), at your own cost
     #[arg(long, value_name = "FILE", conflicts_with_all = ["mandate", "gasless", "print", "escrow"])]
     message: Option<PathBuf>,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-    #[command(flatten)]
-    source: Source,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Sweep {
-    /// The mandate: the full id
-    mandate: MandateId,
-    /// To somebody else than the operator, who must be the one to call this
-    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
-    to: Option<Address>,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -88,9 +58,9 @@ struct Message {
     signature: Bytes,
 }
 
-/// What an end did, for programs.
+/// How a mandate ended, for programs.
 #[derive(Serialize)]
-struct EndedView {
+pub(crate) struct EndedView {
     mandate: MandateId,
     tx_hash: B256,
     /// Absent: the relayer says it when the transaction is final.
@@ -99,66 +69,21 @@ struct EndedView {
 }
 
 impl EndedView {
-    const fn new(mandate: MandateId, ended: Ended) -> Self {
+    pub(crate) const fn new(mandate: MandateId, ended: Ended) -> Self {
         Self { mandate, tx_hash: ended.tx_hash, returned: Some(ended.returned) }
     }
 
-    fn to_human(&self, done: &str, to: Address) -> String {
+    pub(crate) fn to_human(&self, done: &str, to: Address) -> String {
         let returned = self.returned.map(|amount| format!("{amount} USDC went back to {to}\n")).unwrap_or_default();
         format!("{done} {}\n{returned}transaction {}", self.mandate, self.tx_hash)
     }
 }
 
-/// A mandate's escrow and terms, and the caller's key: from the relayer, or from the chain alone.
-async fn resolve_mandate(
-    context: &Context,
-    id: MandateId,
-    source: &Source,
-) -> eyre::Result<(Escrow, Terms, PrivateKeySigner)> {
-    let (escrow, terms, signer) = match source.escrow {
-        Some(address) => {
-            let key = context.globals.keys.key(DevAccount::Operator)?;
-            let chain = context.chain().await?;
-            let signer = key.on(chain.id())?;
-            let escrow = Escrow::at(chain, address).await?;
-            let terms = terms_on_chain(context, &escrow, id, source.from_block).await?;
-            (escrow, terms, signer)
-        }
-        None => {
-            let told = async {
-                let caller = context.caller(DevAccount::Operator).await?;
-                let terms = caller.client.mandate(id).await?.terms;
-                Ok::<_, eyre::Report>((caller, terms))
-            };
-            let (caller, terms) = told.await.map_err(context::without_relayer)?;
-            (context.escrow(&caller.info).await?, terms, caller.signer)
-        }
-    };
-    ensure!(
-        escrow.domain().mandate_id(&terms)? == id,
-        "these terms are not those of {id}: do not trust where they came from"
-    );
-    Ok((escrow, terms, signer))
-}
-
-/// A mandate's terms as the chain tells them, from the latest block back.
-pub(crate) async fn terms_on_chain(
-    context: &Context,
-    escrow: &Escrow,
-    id: MandateId,
-    from_block: u64,
-) -> eyre::Result<Terms> {
-    let progress = context.progress("looking for the opening");
-    let looking = |block: u64| progress.say(format!("looking for the opening in block {block} and above"));
-    let terms = escrow.terms_of(id, from_block, looking).await?;
-    terms.ok_or_else(|| eyre!("the escrow {} has opened no {id} since block {from_block}", escrow.domain().escrow))
-}
-
-pub(crate) async fn revoke(context: &Context, args: Revoke) -> eyre::Result<()> {
+pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     if let Some(file) = &args.message {
         return send_message(context, file, args.yes).await;
     }
-    let id = args.mandate.ok_or_eyre("which mandate?")?;
+    let id = args.mandate.ok_or_eyre("missing argument: <MANDATE>")?;
     if args.gasless {
         return revoke_gasless(context, id, args.yes).await;
     }
@@ -220,13 +145,13 @@ async fn revoke_gasless(context: &Context, id: MandateId, yes: bool) -> eyre::Re
     let progress = context.progress("the relayer sends it");
     let start = Instant::now();
     while mandate.ended_tx.is_none() {
-        if start.elapsed() >= ENDED_WITHIN {
+        if start.elapsed() >= REVOCATION_TIMEOUT {
             bail!(
                 "the relayer has taken it, and no block has it after {} s: `stipend mandate revoke {id} --print` makes the same message for anyone to send",
-                ENDED_WITHIN.as_secs()
+                REVOCATION_TIMEOUT.as_secs()
             );
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         mandate = caller.client.mandate(id).await?;
     }
     drop(progress);
@@ -244,8 +169,8 @@ async fn send_message(context: &Context, file: &Path, yes: bool) -> eyre::Result
     } else {
         fs::read_to_string(file).wrap_err_with(|| format!("can't read {}", file.display()))?
     };
-    let message: Message =
-        serde_json::from_str(&text).wrap_err("this is no message that `stipend mandate revoke --print` prints")?;
+    let message: Message = serde_json::from_str(&text)
+        .wrap_err("not a valid revocation message (expected the output of `stipend mandate revoke --print`)")?;
     let key = context.globals.keys.key(DevAccount::Agent)?;
     let chain = context.chain().await?;
     ensure!(
@@ -263,41 +188,4 @@ async fn send_message(context: &Context, file: &Path, yes: bool) -> eyre::Result
     drop(progress);
     let view = EndedView::new(id, ended);
     output::result(context.json(), &view, |view| view.to_human("revoked", message.terms.operator))
-}
-
-pub(crate) async fn sweep(context: &Context, args: Sweep) -> eyre::Result<()> {
-    let (escrow, terms, signer) = resolve_mandate(context, args.mandate, &args.source).await?;
-    let to = args.to.unwrap_or(terms.operator);
-    if args.to.is_some() {
-        must_be_operator(&terms, signer.address())?;
-    }
-    let state = escrow.mandate_of(args.mandate).await?;
-    let time = escrow.chain().head().await?.time;
-    ensure!(
-        state.ended || time >= terms.expiry,
-        "{} has not ended: it does at {}, or when it is revoked",
-        args.mandate,
-        output::time(terms.expiry)
-    );
-    let what = format!(
-        "{}\nWhat is left and not held, {} USDC, goes to {to}; the {} USDC in holds with it, once captures are over.",
-        args.mandate, state.remaining, state.held
-    );
-    prompt::confirm(context, args.yes, &what, "Sweep?")?;
-    let progress = context.progress("waiting for the transaction");
-    let ended = match args.to {
-        None => escrow.sweep(&signer, &terms).await?,
-        Some(to) => {
-            let deadline = time.max(now()).saturating_add(SWEEP_WITHIN);
-            escrow.sweep_to(&signer, &terms, to, deadline).await?
-        }
-    };
-    drop(progress);
-    let view = EndedView::new(args.mandate, ended);
-    output::result(context.json(), &view, |view| view.to_human("swept", to))
-}
-
-fn must_be_operator(terms: &Terms, caller: Address) -> eyre::Result<()> {
-    ensure!(caller == terms.operator, "only its operator {} can sign this; this key is {caller}", terms.operator);
-    Ok(())
 }
