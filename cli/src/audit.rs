@@ -15,7 +15,7 @@ Examples:
   stipend audit --mandate mand_1f2e3d
   stipend audit --json | jq -r '.data[] | [.at, .type, .tx_hash] | @tsv'")]
 pub(crate) struct Args {
-    /// Of this mandate: its id, or a unique beginning of it
+    /// Only entries of this mandate: its id, or a unique prefix of it
     #[arg(long)]
     mandate: Option<String>,
     /// Only entries behind this one

@@ -13,7 +13,7 @@ Examples:
   stipend balance
   stipend balance --mandate mand_1f2e3d --json")]
 pub(crate) struct Args {
-    /// Of this mandate only: its id, or a unique beginning of it
+    /// Only this mandate: its id, or a unique prefix of it
     #[arg(long)]
     mandate: Option<String>,
 }

@@ -74,8 +74,8 @@ pub(crate) struct Create {
     /// Commits to what is bought, such as the hash of an order
     #[arg(long = "ref", value_name = "HASH")]
     reference: Option<B256>,
-    /// Makes a later card with the same key, mandate, amount and ref this same card; without it: one
-    /// of its own
+    /// Idempotency key: repeating it with the same mandate, amount and ref returns the same card
+    /// [default: every call creates a card]
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// Return as soon as the relayer has accepted it
@@ -85,10 +85,10 @@ pub(crate) struct Create {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// Of this mandate: its id, or a unique beginning of it
+    /// Only entries of this mandate: its id, or a unique prefix of it
     #[arg(long)]
     mandate: Option<String>,
-    /// At most so many (1 to 100)
+    /// Number of results (1 to 100)
     #[arg(long)]
     limit: Option<u32>,
     /// Go on behind a list: its `next_cursor`

@@ -28,7 +28,7 @@ const PREFIX_MIN: usize = 6;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Globals {
     /// Print JSON for programs instead of tables for people
-    #[arg(long, global = true, help_heading = "Everywhere")]
+    #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
     /// The relayer
     #[arg(
@@ -38,7 +38,7 @@ pub(crate) struct Globals {
         env = "STIPEND_RELAYER_URL",
         hide_env_values = true,
         default_value = "http://127.0.0.1:8420",
-        help_heading = "Everywhere"
+        help_heading = "Global options"
     )]
     pub(crate) relayer: Url,
     /// A node of the chain; `serve` takes several, the preferred one first
@@ -50,7 +50,7 @@ pub(crate) struct Globals {
         hide_env_values = true,
         value_delimiter = ',',
         default_value = "http://127.0.0.1:8545",
-        help_heading = "Everywhere"
+        help_heading = "Global options"
     )]
     pub(crate) rpc_urls: Vec<Url>,
     #[command(flatten)]
@@ -178,7 +178,7 @@ fn prefix(text: &str) -> eyre::Result<&str> {
     let digits = text.strip_prefix(MandateId::PREFIX).unwrap_or(text);
     ensure!(
         digits.len() >= PREFIX_MIN && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
-        "{} is no mandate: give mand_ and at least {PREFIX_MIN} lower-case hex digits",
+        "{} is not a mandate id: expected mand_ and at least {PREFIX_MIN} lower-case hex digits",
         output::sanitize(text)
     );
     Ok(digits)
@@ -191,7 +191,7 @@ fn unique(mandates: Vec<Mandate>, digits: &str) -> eyre::Result<Mandate> {
         (Some(mandate), None) => Ok(mandate),
         (None, _) => bail!("none of your mandates starts with {start}: `stipend mandate list` shows them"),
         (Some(one), Some(other)) => {
-            bail!("{start} is the beginning of {} and of {}, at least: give more digits", one.id, other.id)
+            bail!("{start} matches {} and {}, at least: give more digits", one.id, other.id)
         }
     }
 }

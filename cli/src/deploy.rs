@@ -21,7 +21,7 @@ Examples:
   stipend deploy --token 0x… --submitter 0x… --keystore guardian.json --password-file guardian.pass
   stipend deploy  # on anvil: with a token of its own")]
 pub(crate) struct Args {
-    /// The USDC of the chain; without it, and on chain id 31337 only: a mock of it is deployed as well
+    /// The chain's USDC. Without it, on chain id 31337 only, a mock USDC is deployed as well
     #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     token: Option<Address>,
     /// Allow this account to send transactions for the guardian, which is the account that deploys;

@@ -67,10 +67,10 @@ pub(crate) struct Args {
     /// Seconds between blocks
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     block_time: u64,
-    /// Keep chain and ledger in this directory; without it: a fresh one, gone at the end
+    /// Keep chain and ledger in this directory [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The anvil to run; without it: the one on PATH, or in node_modules
+    /// The anvil to run [default: the one on PATH, or in node_modules]
     #[arg(long, value_name = "FILE", env = "ANVIL")]
     anvil: Option<PathBuf>,
 }
@@ -129,10 +129,10 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         let relayer = play(context, chain, listeners, &data, args.block_time, progress, &stop);
         tokio::pin!(relayer);
         let outcome = tokio::select! {
-            ended = &mut relayer => return finish(node, ended.and(Err(eyre!("the relayer ended by itself")))).await,
+            ended = &mut relayer => return finish(node, ended.and(Err(eyre!("the relayer exited")))).await,
             ended = node.child.wait() => {
                 let status = ended?;
-                Err(eyre!("anvil ended by itself ({status}): {}", anvil::last_words(&data.log())))
+                Err(eyre!("anvil exited ({status}): {}", anvil::last_words(&data.log())))
             }
             asked = signals::stop() => asked.map_err(Into::into),
         };
@@ -346,7 +346,7 @@ async fn prepare(rpc_url: &Url, block_time: u64, progress: &Progress) -> eyre::R
         Escrow::at(chain, address).await?
     } else {
         let sent = chain.transactions_of(guardian.address()).await?;
-        ensure!(sent == 0, "this chain's deployer has been used otherwise: start with an empty --data directory");
+        ensure!(sent == 0, "this chain's deployer has sent other transactions: start with an empty --data directory");
         let created = deploy::mock_token(&chain, &guardian).await?;
         ensure!(created == token, "the token is at {created}, not at {token}");
         deploy::escrow(&chain, &guardian, token).await?

@@ -38,17 +38,17 @@ pub(crate) struct Args {
     /// Where cards, transactions and events are kept
     #[arg(long, value_name = "FILE", env = "STIPEND_ISSUER_DATABASE", default_value = "issuer.db")]
     database: PathBuf,
-    /// The key that callers must send; better given by the environment. Without it: one is made up for
+    /// The key that callers must send; prefer the environment variable. Without it, one is generated for
     /// this run, and printed
     #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = keys::api_key)]
     api_key: Option<SecretString>,
-    /// How long to wait before each attempt to deliver an event; without it: Lithic's, eight within a day
+    /// Delay before each attempt to deliver an event [default: Lithic's, eight within a day]
     #[arg(long, value_name = "MILLISECONDS,…", env = "STIPEND_ISSUER_RETRY_SCHEDULE_MS", value_delimiter = ',')]
     retry_schedule_ms: Option<Vec<u64>>,
     /// How long the program may take to decide about an authorization before it is declined
     #[arg(long, value_name = "MILLISECONDS", env = "STIPEND_ISSUER_ASA_LIMIT_MS", default_value_t = 6_000)]
     asa_limit_ms: u64,
-    /// How to write the log
+    /// The log format
     #[arg(long, value_name = "FORMAT", env = "STIPEND_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
 }

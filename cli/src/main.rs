@@ -34,8 +34,8 @@ use clap::{Parser, Subcommand};
 use context::{Context, Globals};
 
 const ABOUT: &str = "\
-An operator approves a mandate once; the agent then pays by itself inside it; whatever lies outside \
-is refused by the infrastructure; what is left over comes back.";
+An operator approves a spending mandate once; the agent then pays within it on its own. Contract and \
+relayer refuse anything outside it, and unspent USDC returns to the operator.";
 
 const EXAMPLES: &str = "\
 A first mandate, with `stipend dev` running in another terminal:
@@ -46,7 +46,7 @@ A first mandate, with `stipend dev` running in another terminal:
   stipend balance
 
 Keys: --keystore FILE, or STIPEND_PRIVATE_KEY, or on anvil's chain id alone --dev-account NAME
-(chosen by itself if no key is given).
+(the default if no key is given).
 
 Results go to stdout, everything else to stderr. With --json, stdout carries one JSON value per
 line, and an error is a problem (RFC 9457) as one line of JSON, the last on stderr.
@@ -64,35 +64,35 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on this machine for development: a chain, the contracts, a relayer, a card issuer,
+    /// Run a local development stack: a chain, the contracts, a relayer, a card issuer and
     /// funded keys
     Dev(dev::Args),
     /// Run a relayer
     Serve(Box<serve::Args>),
     /// Run the mock card issuer
     Issuer(issuer::Args),
-    /// Prove a relayer's ledger, and mend it from the chain
+    /// Check a relayer's ledger, and repair it from the chain
     #[command(subcommand)]
     Ledger(ledger::Command),
     /// Deploy an escrow
     Deploy(deploy::Args),
-    /// Allow and remove those who send transactions, as the guardian
+    /// Allow and remove submitters, as the guardian
     #[command(subcommand)]
     Submitter(submitter::Command),
-    /// Ask for, approve, look at, revoke and sweep mandates
+    /// Request, approve, show, revoke and sweep mandates
     #[command(subcommand)]
     Mandate(mandate::Command),
     /// Pay from a mandate
     Pay(pay::Args),
-    /// Give money back to a mandate, as a payee
+    /// Refund a payment to its mandate, as the payee
     Refund(refund::Args),
-    /// Look at payments
+    /// Show and list payments
     #[command(subcommand)]
     Payment(payment::Command),
-    /// Create, look at, reveal and close single-use cards
+    /// Create, show, reveal and close single-use cards
     #[command(subcommand)]
     Card(card::Command),
-    /// Stand in for a merchant's terminal, at the mock issuer or a sandbox
+    /// Simulate a merchant's terminal, against the mock issuer or a sandbox
     #[command(subcommand)]
     Merchant(merchant::Command),
     /// Show where the money of your mandates is, in the ledger and on chain

@@ -30,7 +30,7 @@ Examples:
   stipend mandate request --amount 600 --intent \"Ads\" --duration 30d --window 1d --window-cap 20
   stipend mandate request --amount 50 --intent \"Software\" --duration 7d --mcc 5734 --mcc 7372")]
     Request(Request),
-    /// Approve what an agent asked for, as the operator: shows the terms, asks, and funds the mandate
+    /// Approve a request, as the operator: shows the terms, asks for confirmation, and funds the mandate
     #[command(after_help = "\
 Examples:
   stipend mandate approve req_…  # two transactions of your own
@@ -50,7 +50,7 @@ Examples:
   stipend mandate show mand_1f2e3d  # a beginning that is unique will do
   stipend mandate show req_…")]
     Show {
-        /// The mandate, or a unique beginning of it with at least 6 hex digits; or a request
+        /// The mandate's id, or a unique prefix of it with at least 6 hex digits; or a request's id
         #[arg(value_name = "MANDATE|REQUEST")]
         id: String,
     },
@@ -63,7 +63,7 @@ Examples:
   stipend mandate revoke mand_… --print > end.json  # signed now, sent by anyone, whenever
   stipend mandate revoke --message end.json")]
     Revoke(revoke::Args),
-    /// Return what is left of a mandate that is over, from any account
+    /// Return what is left of an ended mandate to its operator, from any account
     #[command(after_help = "\
 Examples:
   stipend mandate sweep mand_…
@@ -77,17 +77,17 @@ pub(crate) struct Request {
     /// How much in total, in USDC
     #[arg(long, value_name = "USDC")]
     amount: Amount,
-    /// What for, in plain words: shown to the operator, not enforced
+    /// The purpose: shown to the operator, not enforced
     #[arg(long, value_name = "TEXT")]
     intent: String,
     /// How long from the approval on: 30d, 12h, 45m or 90s
     #[arg(long)]
     duration: HumanDuration,
-    /// The most that one payment may be; without it: whatever is left
+    /// The largest single payment [default: no limit below the total]
     #[arg(long, value_name = "USDC")]
     per_payment: Option<Amount>,
-    /// Length of a rolling window, in which at most `--window-cap` is paid; without it: none
-    #[arg(long, value_name = "SPAN", requires = "window_cap")]
+    /// Length of the rolling window in which at most `--window-cap` is paid [default: no window]
+    #[arg(long, value_name = "DURATION", requires = "window_cap")]
     window: Option<HumanDuration>,
     /// The most that is paid within any `--window`
     #[arg(long, value_name = "USDC", requires = "window")]
@@ -95,7 +95,7 @@ pub(crate) struct Request {
     /// Whether what a payee pays back can be spent again (`true`, the default) or goes to the operator (`=false`)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     refunds_restore_budget: Option<bool>,
-    /// Who may be paid; can be repeated; without it: anyone
+    /// A payee that may be paid; can be repeated [default: anyone]
     #[arg(long = "payee", value_name = "ADDRESS", value_parser = address::parse)]
     payees: Vec<Address>,
     /// At which merchants cards may be used, by their category (ISO 18245); can be repeated; without
@@ -106,7 +106,7 @@ pub(crate) struct Request {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// At most so many (1 to 100)
+    /// Number of results (1 to 100)
     #[arg(long)]
     limit: Option<u32>,
     /// Go on behind a list: its `next_cursor`

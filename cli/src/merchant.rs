@@ -73,7 +73,7 @@ pub(crate) struct Step {
     /// The transaction, as `charge` printed it
     #[arg(long, value_name = "TOKEN")]
     transaction: Uuid,
-    /// How much, in US dollars; without it: all that is open
+    /// The amount in US dollars [default: all that is authorized]
     #[arg(long, value_name = "USD", value_parser = cents)]
     amount: Option<Amount>,
     #[command(flatten)]
@@ -91,7 +91,7 @@ struct IssuerArgs {
         default_value = "http://127.0.0.1:8430"
     )]
     issuer_url: Url,
-    /// The key to it; better given by the environment
+    /// The issuer's API key; prefer the environment variable
     #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = keys::api_key)]
     issuer_key: SecretString,
 }
@@ -166,7 +166,7 @@ impl Terminal {
     async fn authorize(&self, secrets: &CardSecrets, amount: Amount, descriptor: &str, mcc: Mcc) -> eyre::Result<Uuid> {
         let body = json!({ "pan": secrets.number, "amount": amount.cents(), "descriptor": descriptor, "mcc": mcc.to_string() });
         let (status, answer) = self.call(Method::POST, "/v1/simulate/authorize", Some(body)).await?;
-        let Answer { token, message } = serde_json::from_value(answer).wrap_err("this is no issuer's answer")?;
+        let Answer { token, message } = serde_json::from_value(answer).wrap_err("not an answer of a card issuer")?;
         match token {
             Some(token) if status.is_success() || status == StatusCode::UNPROCESSABLE_ENTITY => Ok(token),
             // Whatever it says, it may quote what it was sent.
@@ -188,7 +188,7 @@ impl Terminal {
         if !status.is_success() {
             return Err(refused(status, answer.get("message").and_then(Value::as_str).map(str::to_owned)));
         }
-        let told: IssuerTransaction = serde_json::from_value(answer).wrap_err("this is no issuer's transaction")?;
+        let told: IssuerTransaction = serde_json::from_value(answer).wrap_err("not a transaction of a card issuer")?;
         told.try_into()
     }
 
@@ -253,7 +253,7 @@ impl TryFrom<IssuerTransaction> for Receipt {
     fn try_from(told: IssuerTransaction) -> eyre::Result<Self> {
         let (Some(amount), Some(cleared)) = (Amount::from_cents(told.amount), Amount::from_cents(told.settled_amount))
         else {
-            bail!("the issuer tells an impossible amount: {} cents, {} cleared", told.amount, told.settled_amount);
+            bail!("the issuer reports an impossible amount: {} cents, {} cleared", told.amount, told.settled_amount);
         };
         let Merchant { descriptor: merchant, mcc } = told.merchant;
         Ok(Self { transaction: told.token, status: told.status, result: told.result, amount, cleared, merchant, mcc })

@@ -45,11 +45,11 @@ pub(crate) struct Args {
     /// Commits to what is paid for, such as the hash of an invoice
     #[arg(long = "ref", value_name = "HASH")]
     reference: Option<B256>,
-    /// The payment's nonce; without it: the next free one. With nonce and deadline the same command
+    /// The payment's nonce [default: the next free one]. With nonce and deadline the same command
     /// gives the same payment, which is paid once
     #[arg(long)]
     nonce: Option<u32>,
-    /// Until when it may be paid, in seconds since 1970; without it: an hour from now
+    /// The payment's deadline, in seconds since 1970 [default: in one hour]
     #[arg(long, value_name = "SECONDS")]
     deadline: Option<Seconds>,
     /// Makes a later payment with the same key, mandate, payee and amount this same payment

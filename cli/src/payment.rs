@@ -35,7 +35,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// Of this mandate: its id, or a unique beginning of it
+    /// Only entries of this mandate: its id, or a unique prefix of it
     #[arg(long)]
     mandate: Option<String>,
     /// In this state: reserved, submitted, mined, settled or failed
@@ -44,7 +44,7 @@ pub(crate) struct List {
     /// With this `ref`
     #[arg(long = "ref", value_name = "HASH")]
     reference: Option<B256>,
-    /// At most so many (1 to 100)
+    /// Number of results (1 to 100)
     #[arg(long)]
     limit: Option<u32>,
     /// Go on behind a list: its `next_cursor`
@@ -54,9 +54,9 @@ pub(crate) struct List {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Watch {
-    /// The payment; without it: everything
+    /// The payment [default: all payments]
     payment: Option<PaymentId>,
-    /// Of this mandate: its id, or a unique beginning of it
+    /// Only entries of this mandate: its id, or a unique prefix of it
     #[arg(long, conflicts_with = "payment")]
     mandate: Option<String>,
 }

@@ -37,10 +37,10 @@ Examples:
 With cards (the issuer's key is in STIPEND_ISSUER_API_KEY):
   stipend serve … --issuer-url https://sandbox.lithic.com --treasury 0x… --callback-url https://…")]
 pub(crate) struct Args {
-    /// Where to listen; port 0 takes a free one
+    /// The address to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS:PORT", env = "STIPEND_LISTEN", default_value = "127.0.0.1:8420")]
     listen: SocketAddr,
-    /// The chain that the node must be on
+    /// The chain id; the node must be on it
     #[arg(long, env = "STIPEND_CHAIN_ID")]
     pub(crate) chain_id: u64,
     /// The MandateEscrow
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// The guardian that this relayer acts for: it has allowed the submitter
     #[arg(long, value_name = "ADDRESS", env = "STIPEND_GUARDIAN", value_parser = address::parse)]
     pub(crate) guardian: Address,
-    /// One more submitter's keystore, with the password of the first; can be repeated
+    /// An additional submitter's keystore, with the same password; can be repeated
     #[arg(
         long = "submitter-keystore",
         value_name = "FILE",
@@ -60,8 +60,8 @@ pub(crate) struct Args {
     /// The ledger
     #[arg(long, value_name = "FILE", env = "STIPEND_DATABASE", default_value = "stipend.db")]
     pub(crate) database: PathBuf,
-    /// On an empty ledger, the first block to look at: the one that the escrow was deployed in; without
-    /// it: from now on
+    /// The first block to read into an empty ledger: the one the escrow was deployed in [default: the
+    /// current block; always set it, because nothing before it is known otherwise]
     #[arg(long, value_name = "NUMBER", env = "STIPEND_START_BLOCK")]
     pub(crate) start_block: Option<u64>,
     /// Blocks, the including one counted, after which a mandate can be used
@@ -73,34 +73,34 @@ pub(crate) struct Args {
     /// How often to ask the node for a new block
     #[arg(long, value_name = "MILLISECONDS", env = "STIPEND_POLL_MS", default_value_t = 500)]
     poll_ms: u64,
-    /// The price of gas that is never exceeded
+    /// The highest gas price to pay
     #[arg(long, value_name = "GWEI", env = "STIPEND_FEE_CEILING_GWEI", default_value_t = FEE_CEILING_GWEI)]
     fee_ceiling_gwei: u64,
-    /// A payment's deadline is at least so many seconds away
+    /// The shortest time to a payment's deadline
     #[arg(long, value_name = "SECONDS", env = "STIPEND_DEADLINE_MIN", default_value_t = Limits::default().deadline_min)]
     deadline_min: Seconds,
-    /// A payment's deadline is at most so many seconds away
+    /// The longest time to a payment's deadline
     #[arg(long, value_name = "SECONDS", env = "STIPEND_DEADLINE_MAX", default_value_t = Limits::default().deadline_max)]
     deadline_max: Seconds,
     /// The smallest payment, in USDC: gas is the host's money
     #[arg(long, value_name = "USDC", env = "STIPEND_PAYMENT_MIN", default_value_t = Limits::default().payment_min)]
     payment_min: Amount,
-    /// The gas that a mandate may cost per day (UTC), in ETH; without it: any
+    /// The gas that a mandate may use per day (UTC), in ETH [default: unlimited]
     #[arg(long, value_name = "ETH", env = "STIPEND_GAS_BUDGET", value_parser = ether)]
     gas_budget: Option<u128>,
-    /// The address that callers use, if a proxy stands before this: what they sign names it
+    /// The URL that callers use, if this runs behind a proxy: signed requests name it
     #[arg(long, value_name = "URL", env = "STIPEND_PUBLIC_URL")]
     public_url: Option<Url>,
-    /// Calls that one peer may make per second
+    /// Requests per second allowed from one peer
     #[arg(long, value_name = "CALLS", env = "STIPEND_RATE_PEER")]
     rate_peer: Option<u32>,
-    /// Calls that all peers together may make per second
+    /// Requests per second allowed in total
     #[arg(long, value_name = "CALLS", env = "STIPEND_RATE_TOTAL")]
     rate_total: Option<u32>,
-    /// Signed calls that one key may make per second
+    /// Signed requests per second allowed from one key
     #[arg(long, value_name = "CALLS", env = "STIPEND_RATE_AGENT")]
     rate_agent: Option<u32>,
-    /// How to write the log
+    /// The log format
     #[arg(long, value_name = "FORMAT", env = "STIPEND_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
     #[command(flatten)]
@@ -110,7 +110,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Cards")]
 struct CardArgs {
-    /// The card issuer's API; without it: no cards are offered
+    /// The card issuer's API [default: cards are disabled]
     #[arg(
         long,
         value_name = "URL",
@@ -119,21 +119,20 @@ struct CardArgs {
         requires_all = ["issuer_key", "treasury"]
     )]
     issuer_url: Option<Url>,
-    /// The key to it; better given by the environment
+    /// The issuer's API key; prefer the environment variable
     #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = keys::api_key)]
     issuer_key: Option<SecretString>,
-    /// The card programme's treasury, whom holds are for
+    /// The card program's treasury: receives what is captured
     #[arg(long, value_name = "ADDRESS", env = "STIPEND_TREASURY", value_parser = address::parse)]
     treasury: Option<Address>,
-    /// Where the issuer reaches this relayer; without it: where it listens, if that is on this machine
-    /// alone
+    /// The URL at which the issuer reaches this relayer [default: the listen address, if it is loopback]
     #[arg(long, value_name = "URL", env = "STIPEND_CALLBACK_URL", hide_env_values = true)]
     callback_url: Option<Url>,
     /// How long a card can be charged: 1h, 45m or 90s
-    #[arg(long, value_name = "SPAN", env = "STIPEND_CARD_TTL", default_value = "1h")]
+    #[arg(long, value_name = "DURATION", env = "STIPEND_CARD_TTL", default_value = "1h")]
     card_ttl: HumanDuration,
-    /// How often to ask the issuer what its webhooks should have told
-    #[arg(long, value_name = "SPAN", env = "STIPEND_ISSUER_POLL", default_value = "30s")]
+    /// How often to poll the issuer for events that its webhooks may have missed
+    #[arg(long, value_name = "DURATION", env = "STIPEND_ISSUER_POLL", default_value = "30s")]
     issuer_poll: HumanDuration,
 }
 

@@ -17,7 +17,7 @@ Examples:
   stipend submitter allow 0x… --keystore guardian.json --password-file guardian.pass
   stipend submitter allow 0x… --escrow 0x…  # without any relayer")]
     Allow(Args),
-    /// Take that away again: what it sends from the next block on is refused
+    /// Remove a submitter: what it sends from the next block on is refused
     #[command(after_help = "\
 The key is the guardian's. Do this at once if a submitter's key may be in other hands.
 
