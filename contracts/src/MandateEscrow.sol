@@ -4,13 +4,13 @@ pragma solidity 0.8.37;
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
-import {Mandates} from "./Mandates.sol";
+import {MandateChecks} from "./MandateChecks.sol";
 import {IMandateEscrow} from "./interfaces/IMandateEscrow.sol";
 import {IUSDC} from "./interfaces/IUSDC.sol";
 import {Group, Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "./interfaces/Types.sol";
 import {Digests} from "./libraries/Digests.sol";
 import {Signatures} from "./libraries/Signatures.sol";
-import {Slots} from "./libraries/Slots.sol";
+import {MandateSlot} from "./libraries/MandateSlot.sol";
 
 /// @title MandateEscrow
 /// @notice Spending mandates for agents, over one token. No owner, no upgrade, no fee, and no call whose target a caller
@@ -32,10 +32,10 @@ import {Slots} from "./libraries/Slots.sol";
 ///     nonces.
 /// I11 Any call at type maxima gives a typed error or a right result, never a wrapped one.
 /// I12 The whole state follows from the logs and block times alone.
-contract MandateEscrow is Mandates, ReentrancyGuardTransient {
+contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
     using SafeERC20 for IUSDC;
 
-    constructor(address token_) Mandates(token_) {}
+    constructor(address token_) MandateChecks(token_) {}
 
     // ---------------------------------------------------------------- open
 
@@ -91,7 +91,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         if (terms.windowCap > terms.cap) revert WindowCapAboveCap(terms.windowCap, terms.cap);
         if (terms.perPayment > terms.cap) revert PerPaymentAboveCap(terms.perPayment, terms.cap);
 
-        Slots.write(_mandates[id], Mandate(terms.cap, 0, 0, 0, Status.Open));
+        MandateSlot.store(_mandates[id], Mandate(terms.cap, 0, 0, 0, Status.Open));
         emit Opened(id, terms.operator, terms.agent, terms);
     }
 
@@ -124,12 +124,12 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         public
         nonReentrant
     {
-        Draft memory draft = _draft(terms, msg.sender);
-        Reason reason = _takeSpend(draft, terms, payment, proof, signature);
+        Session memory session = _load(terms, msg.sender);
+        Reason reason = _validateAndApplySpend(session, terms, payment, proof, signature);
         if (reason != Reason.None) revert Refused(reason);
 
-        _store(draft);
-        emit Spent(draft.id, payment.payee, payment.amount, payment.nonce, payment.ref);
+        _store(session);
+        emit Spent(session.id, payment.payee, payment.amount, payment.nonce, payment.ref);
         if (!token.trySafeTransfer(payment.payee, payment.amount)) revert Refused(Reason.TransferFailed);
     }
 
@@ -149,17 +149,17 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         }
     }
 
-    /// @dev Pays the rows of one group, run by run, on a draft of its mandate. Its first row is `row` of the batch.
+    /// @dev Pays the rows of one group, run by run, on a session with its mandate. Its first row is `row` of the batch.
     function _settle(Group calldata group, uint256 row, bytes32[][] calldata proofs, bytes[] calldata signatures)
         private
         returns (uint256 paid)
     {
         (Terms calldata terms, Payment[] calldata payments) = (group.terms, group.payments);
-        Draft memory draft = _draft(terms, msg.sender);
-        Mandate memory mandate = draft.mandate;
-        if (draft.refusal != Reason.None) {
+        Session memory session = _load(terms, msg.sender);
+        Mandate memory mandate = session.mandate;
+        if (session.refusal != Reason.None) {
             for (uint256 i = 0; i < payments.length; ++i) {
-                emit Skipped(draft.id, payments[i].nonce, draft.refusal);
+                emit Skipped(session.id, payments[i].nonce, session.refusal);
             }
             return 0;
         }
@@ -168,7 +168,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         unchecked {
             for (uint256 next = 0; next < payments.length;) {
                 (uint64 remaining, uint88 nonceBits, uint32 nonceBase, uint256 window) =
-                    (mandate.remaining, mandate.nonceBits, mandate.nonceBase, draft.window);
+                    (mandate.remaining, mandate.nonceBits, mandate.nonceBase, session.window);
                 Payment calldata payment = payments[next];
                 (uint256 first, address payee) = (next, payment.payee);
 
@@ -177,9 +177,9 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
                 do {
                     bytes32[] calldata proof = row < proofs.length ? proofs[row] : _noProof();
                     bytes calldata signature = row < signatures.length ? signatures[row] : msg.data[:0];
-                    bytes32 digest = Digests.ofSpend(draft.domain, draft.id, payment);
-                    Reason reason = _take(draft, terms, payment, digest, proof, signature);
-                    if (reason != Reason.None) emit Skipped(draft.id, payment.nonce, reason);
+                    bytes32 digest = Digests.ofSpend(session.domain, session.id, payment);
+                    Reason reason = _validateAndApply(session, terms, payment, digest, proof, signature);
+                    if (reason != Reason.None) emit Skipped(session.id, payment.nonce, reason);
                     else passed |= bit;
                     (++row, ++next, bit <<= 1);
                     if (next == payments.length) break;
@@ -191,16 +191,16 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
                 for (uint256 i = first; passed != 0; (++i, passed >>= 1)) {
                     if (passed & 1 == 0) continue;
                     payment = payments[i];
-                    if (moved) emit Spent(draft.id, payee, payment.amount, payment.nonce, payment.ref);
-                    else emit Skipped(draft.id, payment.nonce, Reason.TransferFailed);
+                    if (moved) emit Spent(session.id, payee, payment.amount, payment.nonce, payment.ref);
+                    else emit Skipped(session.id, payment.nonce, Reason.TransferFailed);
                     if (moved) ++paid;
                 }
                 if (moved) continue;
                 (mandate.remaining, mandate.nonceBits, mandate.nonceBase) = (remaining, nonceBits, nonceBase);
-                draft.window = window;
+                session.window = window;
             }
         }
-        if (paid != 0) _store(draft);
+        if (paid != 0) _store(session);
     }
 
     // ---------------------------------------------------------------- hold
@@ -215,15 +215,15 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         public
         nonReentrant
     {
-        Draft memory draft = _draft(terms, msg.sender);
-        Reason reason = _takeHold(draft, terms, hold_, proof, signature);
+        Session memory session = _load(terms, msg.sender);
+        Reason reason = _validateAndApplyHold(session, terms, hold_, proof, signature);
         if (reason != Reason.None) revert Refused(reason);
 
         Payment calldata payment = hold_.payment;
-        _store(draft);
+        _store(session);
         // The cast loses nothing: captureBy is not after captureEnd, which opening has seen to fit.
-        _holds[draft.id][payment.nonce] = HoldState(payment.payee, payment.amount, uint32(hold_.captureBy));
-        emit Held(draft.id, payment.payee, payment.amount, payment.nonce, hold_.captureBy, payment.ref);
+        _holds[session.id][payment.nonce] = HoldState(payment.payee, payment.amount, uint32(hold_.captureBy));
+        emit Held(session.id, payment.payee, payment.amount, payment.nonce, hold_.captureBy, payment.ref);
     }
 
     /// @inheritdoc IMandateEscrow
@@ -231,7 +231,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
         external
         nonReentrant
     {
-        (bytes32 id, Mandate storage mandate,) = _known(terms);
+        (bytes32 id, Mandate storage mandate,) = _requireExisting(terms);
         HoldState memory held = _holds[id][nonce];
         if (held.left != expectedHeld) revert HoldChanged(id, nonce, expectedHeld, held.left);
         if (held.left == 0) revert NoSuchHold(id, nonce);
@@ -252,7 +252,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
 
     /// @inheritdoc IMandateEscrow
     function release(Terms calldata terms, uint32 nonce) external nonReentrant {
-        (bytes32 id, Mandate storage mandate,) = _known(terms);
+        (bytes32 id, Mandate storage mandate,) = _requireExisting(terms);
         HoldState memory held = _holds[id][nonce];
         if (held.left == 0) revert NoSuchHold(id, nonce);
         if (block.timestamp >= terms.captureEnd) revert CaptureEndPassed(terms.captureEnd, block.timestamp);
@@ -274,7 +274,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
 
     /// @inheritdoc IMandateEscrow
     function refund(Terms calldata terms, uint64 amount, bytes32 ref) external nonReentrant {
-        (bytes32 id, Mandate storage mandate, Status status) = _known(terms);
+        (bytes32 id, Mandate storage mandate, Status status) = _requireExisting(terms);
         if (amount == 0) revert AmountIsZero();
 
         uint64 restored = 0;
@@ -304,7 +304,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
     }
 
     function _revoke(Terms calldata terms, address by) private {
-        (bytes32 id, Mandate storage mandate, Status status) = _known(terms);
+        (bytes32 id, Mandate storage mandate, Status status) = _requireExisting(terms);
         if (status == Status.Ended) revert AlreadyEnded(id);
         emit Revoked(id, by);
         _end(id, mandate, terms, terms.operator);
@@ -328,7 +328,7 @@ contract MandateEscrow is Mandates, ReentrancyGuardTransient {
     }
 
     function _sweep(Terms calldata terms, address to) private returns (uint256 amount) {
-        (bytes32 id, Mandate storage mandate, Status status) = _known(terms);
+        (bytes32 id, Mandate storage mandate, Status status) = _requireExisting(terms);
         if (block.timestamp < terms.expiry && status == Status.Open) revert NotEnded(id, terms.expiry);
         bool returned;
         (amount, returned) = _end(id, mandate, terms, to);

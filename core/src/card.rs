@@ -385,8 +385,8 @@ mod tests {
 
         assert_eq!(actions(|card| card.state = CardState::Active, false), []);
         assert_eq!(actions(|card| card.state = CardState::Used, true), [FetchEvents]);
-        let unheld: fn(&mut CardProgress) = |card| (card.state, card.held) = (CardState::Active, false);
-        assert_eq!(actions(unheld, false), [SetPaused(true)]);
+        let awaiting_hold: fn(&mut CardProgress) = |card| (card.state, card.held) = (CardState::Active, false);
+        assert_eq!(actions(awaiting_hold, false), [SetPaused(true)]);
         let held_again: fn(&mut CardProgress) = |card| (card.state, card.paused) = (CardState::Active, true);
         assert_eq!(actions(held_again, false), [SetPaused(false)]);
         let expired: fn(&mut CardProgress) =

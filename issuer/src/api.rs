@@ -57,7 +57,7 @@ fn routes(issuer: Issuer, api_key: SecretString) -> Router {
         .route("/v1/simulate/authorization_advice", post(transactions::advise))
         .route("/v1/simulate/clearing", post(transactions::clear))
         .route("/v1/simulate/void", post(transactions::void))
-        .route("/v1/simulate/return", post(transactions::give_back))
+        .route("/v1/simulate/return", post(transactions::create_return))
         .route("/v1/simulate/return_reversal", post(transactions::reverse_return))
         .route("/v1/events", get(events::list))
         .route("/v1/events/{event}", get(events::get))
@@ -71,7 +71,10 @@ fn routes(issuer: Issuer, api_key: SecretString) -> Router {
         .route("/v1/event_subscriptions/{token}/secret/rotate", post(events::rotate))
         .route("/v1/event_subscriptions/{token}/recover", post(events::recover))
         .route("/v1/event_subscriptions/{token}/replay_missing", post(events::replay_missing))
-        .route("/v1/responder_endpoints", post(events::enroll).get(events::enrolled).delete(events::disenroll))
+        .route(
+            "/v1/responder_endpoints",
+            post(events::register_responder).get(events::responder).delete(events::unregister_responder),
+        )
         .route("/v1/auth_stream/secret", get(events::asa_secret))
         .route("/v1/auth_stream/secret/rotate", post(events::rotate_asa))
         .route("/_mock", get(mock::show).patch(mock::change))

@@ -42,7 +42,7 @@ pub(crate) async fn run(issuer: Issuer, stop: CancellationToken) {
         };
         tokio::select! {
             () = stop.cancelled() => break,
-            () = issuer.woken() => {}
+            () = issuer.due_delivery() => {}
             Some(ended) = attempts.join_next() => match ended {
                 Ok(key) => _ = under_way.remove(&key),
                 Err(error) => tracing::error!(%error, "an attempt to deliver was cut off"),

@@ -123,7 +123,7 @@ impl Issuer {
         self.0.wake.notify_one();
     }
 
-    pub(crate) async fn woken(&self) {
+    pub(crate) async fn due_delivery(&self) {
         self.0.wake.notified().await;
     }
 

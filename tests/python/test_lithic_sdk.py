@@ -32,7 +32,7 @@ EVENT_CLASSES = {
     "card.updated": CardUpdatedWebhookEvent,
     "card_transaction.updated": CardTransactionUpdatedWebhookEvent,
 }
-PATIENCE = 15
+TIMEOUT = 15
 
 
 class Receiver(http.server.ThreadingHTTPServer):
@@ -107,7 +107,7 @@ class IssuerTest(unittest.TestCase):
 
     def tearDown(self):
         self.process.terminate()
-        self.assertEqual(self.process.wait(PATIENCE), 0, "it stops when it is told to")
+        self.assertEqual(self.process.wait(TIMEOUT), 0, "it stops when it is told to")
         self.log.flush()
         self.log.seek(0)
         log = self.log.read()
@@ -136,7 +136,7 @@ class IssuerTest(unittest.TestCase):
             self.authorize(card, amount, **more)
         return self.client.transactions.retrieve(caught.exception.body["token"])
 
-    def enroll(self):
+    def register_responder(self):
         # Nothing is signed before the secret was fetched.
         self.asa_secret = self.client.auth_stream_enrollment.retrieve_secret().secret
         enrolled = self.client.responder_endpoints.create(
@@ -150,7 +150,7 @@ class IssuerTest(unittest.TestCase):
         return subscription
 
     def next_question(self):
-        raw, headers = self.receiver.questions.get(timeout=PATIENCE)
+        raw, headers = self.receiver.questions.get(timeout=TIMEOUT)
         question = self.client.webhooks.parse(raw, headers=headers, secret=self.asa_secret)
         # `parse` never raises on shape: what it does not know becomes another class.
         self.assertIs(type(question), CardAuthorizationApprovalRequestWebhookEvent)
@@ -158,7 +158,7 @@ class IssuerTest(unittest.TestCase):
         return question
 
     def next_events(self, count):
-        events = [self.receiver.events.get(timeout=PATIENCE) for _ in range(count)]
+        events = [self.receiver.events.get(timeout=TIMEOUT) for _ in range(count)]
         return [self.parse_event(*event) for event in events]
 
     def parse_event(self, raw, headers):
@@ -251,7 +251,7 @@ class Cards(IssuerTest):
 
 class Purchases(IssuerTest):
     def test_an_approval_closes_the_card_and_clearings_settle_it(self):
-        self.enroll()
+        self.register_responder()
         self.subscribe()
         card = self.create(tags={"hold": "1"})
         transaction = self.authorize(card, 1840, mcc="5814", merchant_acceptor_id="M1", merchant_acceptor_city="BERLIN",
@@ -289,7 +289,7 @@ class Purchases(IssuerTest):
         self.assertEqual(self.amounts(last), ("SETTLED", 0, -1900))
 
     def test_the_program_declines(self):
-        self.enroll()
+        self.register_responder()
         card = self.create()
         for verdict, result, detail in [
             ({"result": "UNAUTHORIZED_MERCHANT"}, "UNAUTHORIZED_MERCHANT", "UNAUTHORIZED_MERCHANT"),
@@ -307,7 +307,7 @@ class Purchases(IssuerTest):
         self.authorize(card, 500)
 
     def test_a_program_that_does_not_answer_declines(self):
-        self.enroll()
+        self.register_responder()
         card = self.create()
         self.mock("PATCH", "/_mock", {"asa": {"absent": 1}})
         declined = self.decline(card, 500)
@@ -320,7 +320,7 @@ class Purchases(IssuerTest):
         self.authorize(card, 500)
 
     def test_a_part_is_approved_where_the_terminal_can_take_it(self):
-        self.enroll()
+        self.register_responder()
         self.receiver.verdict = {"result": "APPROVED", "approved_amount": 400}
         transaction = self.authorize(self.create(), 1000, partial_approval_capable=True)
         self.assertEqual(self.amounts(transaction), ("PENDING", -400, 0))
@@ -405,7 +405,7 @@ class Events(IssuerTest):
         self.client.events.event_subscriptions.resend(
             event_subscription_token=subscription.token, event_token=event.token
         )
-        raw, headers = self.receiver.events.get(timeout=PATIENCE)
+        raw, headers = self.receiver.events.get(timeout=TIMEOUT)
         self.parse_event(raw, headers)
         self.assertEqual(headers["webhook-id"], event.token)
         self.client.events.subscriptions.recover(subscription.token)

@@ -16,7 +16,7 @@ interface IMandateEscrow {
 
     /// @notice A mandate was opened and `terms.cap` escrowed.
     /// @param mandate Its id
-    /// @param operator Whose money it is
+    /// @param operator Who funded it
     /// @param agent Who signs payments and holds
     /// @param terms All that was approved: enough to call any other function
     event Opened(bytes32 indexed mandate, address indexed operator, address indexed agent, Terms terms);
@@ -24,9 +24,9 @@ interface IMandateEscrow {
     /// @notice A payment left the mandate for its payee. The rows of a netted run share one token transfer.
     /// @param mandate Its id
     /// @param payee Who was paid
-    /// @param amount How much
+    /// @param amount In base units
     /// @param nonce The payment's, now used
-    /// @param ref What the agent signed beside it: commits to what was paid for
+    /// @param ref The reference that the agent signed: commits to what was paid for
     event Spent(bytes32 indexed mandate, address indexed payee, uint64 amount, uint32 nonce, bytes32 ref);
 
     /// @notice A row of a batch did not pay, and used no nonce. Only a hint: anyone can cause it with junk. A payment is
@@ -39,10 +39,10 @@ interface IMandateEscrow {
     /// @notice An amount of the mandate was set aside for the payee.
     /// @param mandate Its id
     /// @param payee Who may capture it
-    /// @param amount How much
-    /// @param nonce Names the hold, and is used by it
+    /// @param amount In base units
+    /// @param nonce Identifies the hold, which uses it
     /// @param captureBy From when on nothing is captured
-    /// @param ref What the agent signed beside it
+    /// @param ref The reference that the agent signed
     event Held(
         bytes32 indexed mandate, address indexed payee, uint64 amount, uint32 nonce, uint40 captureBy, bytes32 ref
     );
@@ -50,23 +50,23 @@ interface IMandateEscrow {
     /// @notice An amount left a hold for its payee.
     /// @param mandate Its id
     /// @param payee Who was paid
-    /// @param amount How much
-    /// @param nonce Names the hold
+    /// @param amount In base units
+    /// @param nonce Identifies the hold
     event Captured(bytes32 indexed mandate, address indexed payee, uint64 amount, uint32 nonce);
 
     /// @notice A hold ended, and what it had left is the mandate's again. No token moved.
     /// @param mandate Its id
     /// @param amount What it had left
-    /// @param nonce Names the hold
+    /// @param nonce Identifies the hold
     event Released(bytes32 indexed mandate, uint64 amount, uint32 nonce);
 
-    /// @notice Somebody paid back. `restored` of the amount is the mandate's budget again and stays in the escrow; the rest
+    /// @notice A payer refunded. `restored` of the amount is the mandate's budget again and stays in the escrow; the rest
     /// went from the payer to the operator, which the escrow does not measure.
     /// @param mandate Its id
     /// @param payer Who called
-    /// @param amount What the payer gave
+    /// @param amount What the payer transferred
     /// @param restored What of it can be spent again
-    /// @param ref What the payer said of it
+    /// @param ref Reference supplied by the payer
     event Refunded(bytes32 indexed mandate, address indexed payer, uint64 amount, uint64 restored, bytes32 ref);
 
     /// @notice A mandate was ended by its operator or agent. Without `Returned` in the same transaction, the token refused
@@ -77,7 +77,7 @@ interface IMandateEscrow {
 
     /// @notice What was left of an ended mandate went back. From holds only from `captureEnd` on, and then from all.
     /// @param mandate Its id
-    /// @param to The operator, or whom it named
+    /// @param to The operator, or the recipient it named
     /// @param fromRemaining What was not held
     /// @param fromHeld What was held
     event Returned(bytes32 indexed mandate, address indexed to, uint64 fromRemaining, uint64 fromHeld);
@@ -90,7 +90,7 @@ interface IMandateEscrow {
 
     // ---------------------------------------------------------------- errors
 
-    /// @notice The payment or hold does not pass.
+    /// @notice The payment or hold is outside the mandate.
     error Refused(Reason reason);
 
     /// @notice A mandate was opened with these terms before. Its opener may have been anyone: for whoever wanted it
@@ -106,7 +106,7 @@ interface IMandateEscrow {
     /// @notice The mandate is neither revoked nor expired.
     error NotEnded(bytes32 mandate, uint40 expiry);
 
-    /// @notice Nothing is left that could be returned now.
+    /// @notice There is nothing to return now.
     error NothingToSweep(bytes32 mandate);
 
     /// @notice The hold has not exactly the expected amount left: somebody captured or released in between. An ended hold
@@ -120,7 +120,7 @@ interface IMandateEscrow {
     /// submitters.
     error NotPayeeOrSubmitter(address caller, address payee, address guardian);
 
-    /// @notice Nothing is captured from `captureBy` on.
+    /// @notice At or after `captureBy`, nothing can be captured.
     error CaptureByPassed(uint40 captureBy, uint256 timestamp);
 
     /// @notice Before `captureBy` a hold is released by its payee or a submitter alone.
@@ -129,70 +129,70 @@ interface IMandateEscrow {
     /// @notice From `captureEnd` on no hold is released; `sweep` returns what is held.
     error CaptureEndPassed(uint40 captureEnd, uint256 timestamp);
 
-    /// @notice A capture or refund of nothing.
+    /// @notice A capture or refund of zero.
     error AmountIsZero();
 
     /// @notice More than the hold has left.
     error AmountAboveHeld(uint64 amount, uint64 held);
 
-    /// @notice Only the operator opens by an allowance, which says nothing of terms.
+    /// @notice Only the operator can open by an allowance: an allowance does not commit to terms.
     error NotOperator(address caller, address operator);
 
-    /// @notice Only operator and agent end a mandate by a call of their own.
+    /// @notice Only the operator and the agent can revoke by a call of their own.
     error NotOperatorOrAgent(address caller, address operator, address agent);
 
     /// @notice The signature is not the operator's, for this message, chain and escrow.
     error NotSignedByOperator(address operator);
 
-    /// @notice The operator's message has lapsed.
+    /// @notice The deadline of the operator's message has passed.
     error DeadlinePassed(uint40 deadline, uint256 timestamp);
 
     /// @notice The recipient is zero, the escrow or the token.
     error BadRecipient(address recipient);
 
-    /// @notice Terms of nobody's money.
+    /// @notice The operator is the zero address.
     error OperatorIsZero();
 
-    /// @notice Terms under which nobody could sign.
+    /// @notice The agent is the zero address.
     error AgentIsZero();
 
-    /// @notice Terms of no money.
+    /// @notice The cap is zero.
     error CapIsZero();
 
-    /// @notice Terms under which no payment could ever pass.
+    /// @notice `start` is not before `expiry`, so no payment could pass.
     error StartNotBeforeExpiry(uint40 start, uint40 expiry);
 
-    /// @notice Terms whose holds would end before the mandate.
+    /// @notice `expiry` is after `captureEnd`, so holds would end before the mandate.
     error ExpiryAfterCaptureEnd(uint40 expiry, uint40 captureEnd);
 
-    /// @notice Terms whose holds could stay longer than a hold's time fits its slot.
+    /// @notice `captureEnd` does not fit a hold's storage slot.
     error CaptureEndTooLate(uint40 captureEnd, uint40 latest);
 
-    /// @notice Terms that are over already.
+    /// @notice The mandate would be expired from the start.
     error ExpiryNotInFuture(uint40 expiry, uint256 timestamp);
 
-    /// @notice Exactly one of the two is zero.
+    /// @notice Exactly one of `window` and `windowCap` is zero.
     error WindowIncomplete(uint32 window, uint64 windowCap);
 
-    /// @notice A window's cap that would never be asked.
+    /// @notice `windowCap` exceeds `cap`, so it could never bind.
     error WindowCapAboveCap(uint64 windowCap, uint64 cap);
 
-    /// @notice A payment's maximum that would never be asked.
+    /// @notice `perPayment` exceeds `cap`, so it could never bind.
     error PerPaymentAboveCap(uint64 perPayment, uint64 cap);
 
     /// @notice The balance did not grow by exactly what was pulled.
     error TransferDeltaMismatch(uint256 expected, uint256 balanceBefore, uint256 balanceAfter);
 
-    /// @notice The token refused to pay out.
+    /// @notice The token refused the transfer.
     error TransferFailed(address to, uint256 amount);
 
-    /// @notice A side array is neither empty nor exactly as long as the batch has rows.
+    /// @notice `proofs` or `signatures` is neither empty nor as long as the batch.
     error BadSideArrays(uint256 rows, uint256 proofs, uint256 signatures);
 
-    /// @notice Too little gas to ask the signer's wallet fairly; send more.
+    /// @notice Too little gas for the signer's ERC-1271 wallet; send more.
     error GasTooLow(uint256 available, uint256 required);
 
-    /// @notice At deployment: there is no contract where the token should be.
+    /// @notice At deployment: the token's address has no code.
     error TokenWithoutCode(address token);
 
     // ---------------------------------------------------------------- open
@@ -203,9 +203,9 @@ interface IMandateEscrow {
     /// @return mandate Its id
     function open(Terms calldata terms) external returns (bytes32 mandate);
 
-    /// @notice Opens a mandate and pulls its cap by an EIP-2612 permit, or by an allowance that is there. For the operator, or
-    /// anyone with the operator's EIP-712 signature of the terms.
-    /// @dev A permit that fails is passed over: anyone can spend it first, and the allowance is what counts.
+    /// @notice Opens a mandate and pulls its cap by an EIP-2612 permit, or by an existing allowance. Callable by the operator,
+    /// or by anyone with the operator's EIP-712 signature of the terms.
+    /// @dev A permit that fails is ignored: anyone can use it first, and only the allowance matters.
     /// @param terms The terms
     /// @param deadline Of the permit, as signed
     /// @param permit The operator's signature of a permit of exactly `terms.cap` to this escrow
@@ -217,11 +217,11 @@ interface IMandateEscrow {
 
     /// @notice Opens a mandate and pulls its cap by an EIP-3009 `ReceiveWithAuthorization` of the operator whose nonce
     /// is the mandate's id: one signature, without ETH, funds and approves exactly these terms.
-    /// @dev Anyone may send it; there is nothing else that they could open with it.
+    /// @dev Callable by anyone: the signature opens exactly this mandate and nothing else.
     /// @param terms The terms
     /// @param validAfter As signed
     /// @param validBefore As signed
-    /// @param signature 65 bytes, or what the operator's wallet takes if the operator has code
+    /// @param signature 65 bytes, or what the operator's wallet accepts if the operator has code
     /// @return mandate Its id
     function openWithAuthorization(
         Terms calldata terms,
@@ -241,7 +241,7 @@ interface IMandateEscrow {
     /// @param terms The terms
     /// @param payment The payment; its `(r, vs)` counts first
     /// @param proof Leads from the payee to `terms.payees`; ignored if that is zero
-    /// @param signature What the agent's wallet takes (ERC-1271); empty: the wallet is not asked
+    /// @param signature What the agent's wallet accepts (ERC-1271); if empty, the wallet is not called
     function spend(Terms calldata terms, Payment calldata payment, bytes32[] calldata proof, bytes calldata signature)
         external;
 
@@ -269,61 +269,61 @@ interface IMandateEscrow {
     /// @param terms The terms
     /// @param hold_ The hold; the `(r, vs)` of its payment counts first
     /// @param proof Leads from the payee to `terms.payees`; ignored if that is zero
-    /// @param signature What the agent's wallet takes (ERC-1271); empty: the wallet is not asked
+    /// @param signature What the agent's wallet accepts (ERC-1271); if empty, the wallet is not called
     function hold(Terms calldata terms, Hold calldata hold_, bytes32[] calldata proof, bytes calldata signature)
         external;
 
-    /// @notice Pays a part or all of a hold to its payee. For the payee, or a submitter of a guardian that is not zero;
-    /// also after the mandate's end, before `captureBy`.
+    /// @notice Pays part or all of a hold to its payee, before `captureBy`, also after the mandate's end. Callable by the
+    /// payee, or by a submitter when the mandate has a guardian.
     /// @param terms The terms
-    /// @param nonce Names the hold
+    /// @param nonce Identifies the hold
     /// @param expectedHeld What the hold has left, so that no repeat pays twice
     /// @param amount What to pay
     /// @param close Whether to release the rest in the same call; a hold with nothing left ends anyway
     function capture(Terms calldata terms, uint32 nonce, uint64 expectedHeld, uint64 amount, bool close) external;
 
-    /// @notice Ends a hold; what it has left is the mandate's again. For the payee or a submitter of a guardian that is
-    /// not zero; from `captureBy` on for anyone.
-    /// @dev Moves no token, and so cannot fail for one. After the mandate's end, `sweep` returns what was released.
+    /// @notice Ends a hold; what it has left is the mandate's again. Callable by the payee, or by a submitter when the
+    /// mandate has a guardian; from `captureBy` on by anyone.
+    /// @dev Moves no token, so the token cannot make it fail. After the mandate's end, `sweep` returns what was released.
     /// @param terms The terms
-    /// @param nonce Names the hold
+    /// @param nonce Identifies the hold
     function release(Terms calldata terms, uint32 nonce) external;
 
     // ---------------------------------------------------------------- refund
 
-    /// @notice Gives money back to the mandate. While it is open and before its expiry, and if its terms say so, the budget
-    /// grows again, up to the cap; all else goes straight to the operator. Anyone may pay.
+    /// @notice Refunds a mandate. While it is open and before its expiry, and if its terms say so, the refund restores the
+    /// budget, up to the cap; anything else goes straight to the operator. Callable by anyone.
     /// @param terms The terms
     /// @param amount Pulled from the caller by allowance
-    /// @param ref Says what is paid back, as the payment's `ref` said what was paid
+    /// @param ref Reference supplied by the payer, such as the payment's `ref`
     function refund(Terms calldata terms, uint64 amount, bytes32 ref) external;
 
     // ---------------------------------------------------------------- end
 
-    /// @notice Ends a mandate from this block on and returns what is not held; from `captureEnd` on, everything. For the
-    /// operator or the agent. Holds live on.
+    /// @notice Ends a mandate from this block on and returns what is not held; from `captureEnd` on, everything. Callable by
+    /// the operator or the agent. Holds remain.
     /// @dev Never fails because the token refuses the transfer: the mandate ends, and `sweep` returns the money later.
     /// @param terms The terms
     function revoke(Terms calldata terms) external;
 
-    /// @notice Ends a mandate as the operator would, by its signature of `Revoke(bytes32 mandate)`. Anyone may send it.
+    /// @notice Ends a mandate by the operator's signature of `Revoke(bytes32 mandate)`. Callable by anyone.
     /// @param terms The terms
-    /// @param signature The operator's: 65 bytes of its key, or what its wallet takes
+    /// @param signature The operator's: 65 bytes of its key, or what its wallet accepts
     function revokeWithSignature(Terms calldata terms, bytes calldata signature) external;
 
     /// @notice Returns what is not held to the operator, once the mandate is revoked or expired; from `captureEnd` on,
-    /// everything. Anyone may trigger it, as often as something is left.
+    /// everything. Callable by anyone, whenever something is left.
     /// @param terms The terms
     /// @return amount What was returned
     function sweep(Terms calldata terms) external returns (uint256 amount);
 
-    /// @notice The same to another recipient, by the operator's signature of
-    /// `Sweep(bytes32 mandate,address recipient,uint40 deadline)`: for an operator whom the token refuses. Anyone may send
-    /// it, as often as something is left, before the deadline.
+    /// @notice Like `sweep`, to another recipient, by the operator's signature of
+    /// `Sweep(bytes32 mandate,address recipient,uint40 deadline)`: for an operator whom the token refuses. Callable
+    /// by anyone before the deadline, whenever something is left.
     /// @param terms The terms
     /// @param recipient Who gets it; neither zero, the escrow nor the token
     /// @param deadline Of the signature, exclusive
-    /// @param signature The operator's: 65 bytes of its key, or what its wallet takes
+    /// @param signature The operator's: 65 bytes of its key, or what its wallet accepts
     /// @return amount What was returned
     function sweepTo(Terms calldata terms, address recipient, uint40 deadline, bytes calldata signature)
         external
@@ -338,8 +338,8 @@ interface IMandateEscrow {
 
     // ---------------------------------------------------------------- views
 
-    /// @notice Why the payment would not pass now if `submitter` sent it; `None` if it would. Asks what `spend` asks, in
-    /// the same order. Whether the token would pay is not asked.
+    /// @notice Why the payment would be refused now if `submitter` sent it; `None` if it would pass. Runs the checks of
+    /// `spend`, in the same order. Whether the token would transfer is not checked.
     /// @param terms The terms
     /// @param payment The payment
     /// @param proof As for `spend`
@@ -353,8 +353,8 @@ interface IMandateEscrow {
         address submitter
     ) external view returns (Reason);
 
-    /// @notice Why the hold would not pass now if `submitter` sent it; `None` if it would. Asks what `hold` asks, in the
-    /// same order.
+    /// @notice Why the hold would be refused now if `submitter` sent it; `None` if it would pass. Runs the checks of `hold`,
+    /// in the same order.
     /// @param terms The terms
     /// @param hold_ The hold
     /// @param proof As for `hold`
@@ -370,7 +370,7 @@ interface IMandateEscrow {
 
     /// @notice The state of a hold; all zero if it was never made, or has ended.
     /// @param mandate The mandate's id
-    /// @param nonce Names the hold
+    /// @param nonce Identifies the hold
     function holdOf(bytes32 mandate, uint32 nonce) external view returns (HoldState memory);
 
     /// @notice The state of a mandate; all zero if it was never opened.
@@ -378,7 +378,7 @@ interface IMandateEscrow {
     function mandateOf(bytes32 mandate) external view returns (Mandate memory);
 
     /// @notice The id of terms: their EIP-712 digest under the domain of deployment, so that a change of the chain id
-    /// strands no money.
+    /// strands no funds.
     /// @param terms The terms
     function idOf(Terms calldata terms) external view returns (bytes32);
 

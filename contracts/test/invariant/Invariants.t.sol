@@ -2,31 +2,31 @@
 pragma solidity ^0.8.30;
 
 import {Test} from "forge-std/Test.sol";
-import {Orderly} from "./Orderly.sol";
-import {Unruly} from "./Unruly.sol";
+import {ValidCallsHandler} from "./ValidCallsHandler.sol";
+import {AnyCallsHandler} from "./AnyCallsHandler.sol";
 
 /// @notice I1 to I12 after any sequence of calls that must succeed. A handler that reverts is a failure, too.
 contract OrderlyInvariants is Test {
-    Orderly private handler;
+    ValidCallsHandler private handler;
 
     bytes4[] private actions = [
-        Orderly.open.selector,
-        Orderly.openWithPermit.selector,
-        Orderly.openWithAuthorization.selector,
-        Orderly.spend.selector,
-        Orderly.settle.selector,
-        Orderly.hold.selector,
-        Orderly.capture.selector,
-        Orderly.release.selector,
-        Orderly.refund.selector,
-        Orderly.revoke.selector,
-        Orderly.revokeWithSignature.selector,
-        Orderly.sweep.selector,
-        Orderly.sweepTo.selector,
-        Orderly.sweepAtTheEnd.selector,
-        Orderly.setSubmitter.selector,
-        Orderly.passTime.selector,
-        Orderly.donate.selector
+        ValidCallsHandler.open.selector,
+        ValidCallsHandler.openWithPermit.selector,
+        ValidCallsHandler.openWithAuthorization.selector,
+        ValidCallsHandler.spend.selector,
+        ValidCallsHandler.settle.selector,
+        ValidCallsHandler.hold.selector,
+        ValidCallsHandler.capture.selector,
+        ValidCallsHandler.release.selector,
+        ValidCallsHandler.refund.selector,
+        ValidCallsHandler.revoke.selector,
+        ValidCallsHandler.revokeWithSignature.selector,
+        ValidCallsHandler.sweep.selector,
+        ValidCallsHandler.sweepTo.selector,
+        ValidCallsHandler.sweepAtTheEnd.selector,
+        ValidCallsHandler.setSubmitter.selector,
+        ValidCallsHandler.passTime.selector,
+        ValidCallsHandler.donate.selector
     ];
     bytes32[] private names = [
         bytes32("open"),
@@ -47,7 +47,7 @@ contract OrderlyInvariants is Test {
     ];
 
     function setUp() public {
-        handler = new Orderly();
+        handler = new ValidCallsHandler();
         handler.setUp();
         targetSelector(FuzzSelector(address(handler), actions));
         targetContract(address(handler));
@@ -69,27 +69,27 @@ contract OrderlyInvariants is Test {
 /// @notice I1 to I12 after any sequence of any calls. What the escrow refuses is caught and looked at; a handler that reverts is
 /// a failure here, too, since a breach that it had found would be forgotten.
 contract UnrulyInvariants is Test {
-    Unruly private handler;
+    AnyCallsHandler private handler;
 
     bytes4[] private actions = [
-        Unruly.open.selector,
-        Unruly.openAgain.selector,
-        Unruly.openWithPermit.selector,
-        Unruly.openWithAuthorization.selector,
-        Unruly.spend.selector,
-        Unruly.settle.selector,
-        Unruly.hold.selector,
-        Unruly.capture.selector,
-        Unruly.release.selector,
-        Unruly.refund.selector,
-        Unruly.revoke.selector,
-        Unruly.revokeWithSignature.selector,
-        Unruly.sweep.selector,
-        Unruly.sweepTo.selector,
-        Unruly.setSubmitter.selector,
-        Unruly.passTime.selector,
-        Unruly.donate.selector,
-        Unruly.refuse.selector
+        AnyCallsHandler.open.selector,
+        AnyCallsHandler.openAgain.selector,
+        AnyCallsHandler.openWithPermit.selector,
+        AnyCallsHandler.openWithAuthorization.selector,
+        AnyCallsHandler.spend.selector,
+        AnyCallsHandler.settle.selector,
+        AnyCallsHandler.hold.selector,
+        AnyCallsHandler.capture.selector,
+        AnyCallsHandler.release.selector,
+        AnyCallsHandler.refund.selector,
+        AnyCallsHandler.revoke.selector,
+        AnyCallsHandler.revokeWithSignature.selector,
+        AnyCallsHandler.sweep.selector,
+        AnyCallsHandler.sweepTo.selector,
+        AnyCallsHandler.setSubmitter.selector,
+        AnyCallsHandler.passTime.selector,
+        AnyCallsHandler.donate.selector,
+        AnyCallsHandler.refuse.selector
     ];
     bytes32[] private names = [
         bytes32("open"),
@@ -109,7 +109,7 @@ contract UnrulyInvariants is Test {
     ];
 
     function setUp() public {
-        handler = new Unruly();
+        handler = new AnyCallsHandler();
         handler.setUp();
         targetSelector(FuzzSelector(address(handler), actions));
         targetContract(address(handler));

@@ -5,7 +5,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {Test} from "forge-std/Test.sol";
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
 import {Digests} from "../../src/libraries/Digests.sol";
-import {Payees} from "../../src/libraries/Payees.sol";
+import {PayeeAllowlist} from "../../src/libraries/PayeeAllowlist.sol";
 import {RollingWindow} from "../../src/libraries/RollingWindow.sol";
 import {Hold, Payment, Reason, Terms} from "../../src/interfaces/Types.sol";
 import {MockUSDC} from "../mocks/MockUSDC.sol";
@@ -226,7 +226,7 @@ contract VectorsTest is Test {
     }
 
     function allows(bytes32 root, address payee, bytes32[] calldata proof) external pure returns (bool) {
-        return Payees.allows(root, payee, proof);
+        return PayeeAllowlist.verify(root, payee, proof);
     }
 
     function addToWindow(uint256 word, Terms calldata terms, uint64 amount) external view returns (uint256) {

@@ -208,16 +208,16 @@ pub(super) struct ResponderQuery {
     _kind: ResponderType,
 }
 
-pub(super) async fn enroll(
+pub(super) async fn register_responder(
     State(issuer): State<Issuer>,
     Body(body): Body<NewResponder>,
 ) -> Result<Json<Value>, Refusal> {
     let url = checked(&body.url)?;
-    issuer.write(move |session| Ok(outbox::enroll(session.store, Some(&url))?)).await?;
+    issuer.write(move |session| Ok(outbox::register_responder(session.store, Some(&url))?)).await?;
     Ok(Json(json!({ "enrolled": true })))
 }
 
-pub(super) async fn enrolled(
+pub(super) async fn responder(
     State(issuer): State<Issuer>,
     Query(_): Query<ResponderQuery>,
 ) -> Result<Json<Value>, Refusal> {
@@ -225,11 +225,11 @@ pub(super) async fn enrolled(
     Ok(Json(json!({ "enrolled": url.is_some(), "url": url })))
 }
 
-pub(super) async fn disenroll(
+pub(super) async fn unregister_responder(
     State(issuer): State<Issuer>,
     Query(_): Query<ResponderQuery>,
 ) -> Result<StatusCode, Refusal> {
-    issuer.write(|session| Ok(outbox::enroll(session.store, None)?)).await?;
+    issuer.write(|session| Ok(outbox::register_responder(session.store, None)?)).await?;
     Ok(StatusCode::OK)
 }
 

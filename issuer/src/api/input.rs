@@ -24,7 +24,7 @@ use crate::{
 
 const PAGE_SIZE: u32 = 50;
 const PAGE_MAX: u32 = 100;
-/// The longest part of a parser's complaint that is sent back.
+/// The longest part of a parser's message that is sent back.
 const COMPLAINT_MAX: usize = 300;
 
 /// A JSON body.
@@ -41,7 +41,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             }
             Err(_) => return Err(Refusal::BadRequest("the body broke off".into())),
         };
-        Json::from_bytes(&bytes).map(|Json(body)| Self(body)).map_err(|rejection| complaint(&rejection))
+        Json::from_bytes(&bytes).map(|Json(body)| Self(body)).map_err(|rejection| rejection_message(&rejection))
     }
 }
 
@@ -52,7 +52,8 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refusal> {
-        let query = axum::extract::Query::try_from_uri(&parts.uri).map_err(|rejection| complaint(&rejection))?;
+        let query =
+            axum::extract::Query::try_from_uri(&parts.uri).map_err(|rejection| rejection_message(&rejection))?;
         Ok(Self(query.0))
     }
 }
@@ -71,7 +72,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Token {
 
 /// The innermost cause is the parser's own words. They quote what was sent, which may hold the
 /// number of a card.
-fn complaint(rejection: &dyn Error) -> Refusal {
+fn rejection_message(rejection: &dyn Error) -> Refusal {
     let mut cause = rejection;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -167,7 +167,7 @@ pub(super) struct Return {
     settlement_currency: Option<String>,
 }
 
-pub(super) async fn give_back(State(issuer): State<Issuer>, Body(body): Body<Return>) -> Result<Created, Refusal> {
+pub(super) async fn create_return(State(issuer): State<Issuer>, Body(body): Body<Return>) -> Result<Created, Refusal> {
     only_dollars([body.billing_currency, body.settlement_currency])?;
     let card = Target::Number(number(&body.pan)?);
     Ok(created(Some(issuer.post(card, EventKind::Return, posting(body.amount, body.descriptor)).await?)))

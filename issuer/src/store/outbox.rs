@@ -286,7 +286,7 @@ pub(crate) fn responder(connection: &Connection) -> Result<Option<String>, Store
     Ok(connection.query_row("SELECT url FROM responder", [], |row| row.get(0))?)
 }
 
-pub(crate) fn enroll(connection: &Connection, url: Option<&str>) -> Result<(), StoreError> {
+pub(crate) fn register_responder(connection: &Connection, url: Option<&str>) -> Result<(), StoreError> {
     connection.execute("UPDATE responder SET url = ?", [url])?;
     Ok(())
 }

@@ -32,7 +32,7 @@ const METADATA_PAIRS: usize = 16;
 const METADATA_NAME_MAX: usize = 40;
 const METADATA_VALUE_MAX: usize = 500;
 
-/// The longest part of a parser's complaint that is sent back: it can quote what it was given.
+/// The longest part of a parser's message that is sent back: it can quote what it was given.
 const COMPLAINT_MAX: usize = 300;
 
 /// What the caller sent can't be understood.

@@ -568,17 +568,17 @@ fn a_batch_is_pointless_when_final_blocks_have_ended_all_of_it() {
     scene.admit(2, 100, DEADLINE);
     scene.submit(0, &[0]);
     scene.submit(1, &[1, 2]);
-    let pointless = |scene: &Scene| {
+    let obsolete = |scene: &Scene| {
         let pending = transactions::pending(&scene.ledger).unwrap();
         pending.iter().map(|tx| transactions::is_obsolete(&scene.ledger, tx).unwrap()).collect::<Vec<_>>()
     };
     for _ in 0..4 {
         scene.mine(Vec::new());
     }
-    assert_eq!(pointless(&scene), [false, false], "too late, but not for good");
+    assert_eq!(obsolete(&scene), [false, false], "too late, but not for good");
     scene.finalize();
     assert_eq!(scene.state(0).0, PaymentState::Failed);
-    assert_eq!(pointless(&scene), [true, false]);
+    assert_eq!(obsolete(&scene), [true, false]);
 }
 
 // Cards.

@@ -159,9 +159,9 @@ impl Sender {
             None => {}
         }
         let ours = || lanes.iter().filter(|lane| lane.key.is_some());
-        let is_short = |lane: &&Lane| lane.account.as_ref().is_some_and(Account::out_of_funds);
+        let is_out_of_funds = |lane: &&Lane| lane.account.as_ref().is_some_and(Account::out_of_funds);
         let is_removed = |lane: &&Lane| lane.account.as_ref().is_some_and(|account| !account.allowed);
-        let short = ours().filter(is_short).filter_map(|lane| {
+        let short = ours().filter(is_out_of_funds).filter_map(|lane| {
             let Account { balance, needed, .. } = lane.account.as_ref()?;
             Some(format!("the submitter {} has {balance} wei and needs {needed}: send it ETH", lane.address))
         });
@@ -174,7 +174,9 @@ impl Sender {
             )
         });
         self.warn_or_clear("submitter", list(removed));
-        if ours().any(|lane| !is_short(&lane) && !is_removed(&lane)) || !ours().any(|lane| is_short(&lane)) {
+        if ours().any(|lane| !is_out_of_funds(&lane) && !is_removed(&lane))
+            || !ours().any(|lane| is_out_of_funds(&lane))
+        {
             self.alarms.clear("sending");
         } else {
             self.alarms.refuse("sending", "no submitter has enough ETH to send anything");

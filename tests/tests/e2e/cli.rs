@@ -62,8 +62,8 @@ async fn an_operator_prints_the_end_of_a_mandate_and_anyone_sends_it() -> Result
     for (field, value, why) in [
         ("chain_id", Value::from(1), "for chain id 1"),
         ("escrow", world.escrow.token().to_string().into(), "is not the MandateEscrow"),
-        ("terms", Value::Null, "no message"),
-        ("more", Value::Null, "no message"),
+        ("terms", Value::Null, "not a valid revocation message"),
+        ("more", Value::Null, "not a valid revocation message"),
         ("signature", "0x00".into(), "has not signed this"),
     ] {
         let mut changed = message.clone();

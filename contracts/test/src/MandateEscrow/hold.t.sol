@@ -300,7 +300,7 @@ contract HoldTest is EscrowTest {
         _assertRefused(terms, hold, Reason.BadSignature);
     }
 
-    function test_reverts_whenSignedForAnotherMandateOrChainOrBySomebodyElse() public {
+    function test_reverts_whenSignedForAnotherMandateOrChainOrByAnotherKey() public {
         Terms memory other = _terms();
         other.intent = "other";
         _open(other);

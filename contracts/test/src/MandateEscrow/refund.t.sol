@@ -237,7 +237,7 @@ contract RefundTest is EscrowTest {
         assertEq(escrow.mandateOf(id).remaining, CAP);
     }
 
-    function test_reverts_whenTheTokenIsPausedOrRefusesThePayerOrTheEscrow() public {
+    function test_reverts_whenTheTokenIsPausedOrRefusesPayerOrEscrow() public {
         _spend(terms, _payment(terms, 9, 0));
         _fund(payee, 9);
         usdc.pause();

@@ -22,7 +22,7 @@ fn asked(node: &Scripted, method: &str) -> usize {
     node.script().asked.iter().filter(|(asked, _)| asked == method).count()
 }
 
-async fn look_at_all(rpc: &Rpc) {
+async fn refresh_all(rpc: &Rpc) {
     for index in 0..rpc.count() {
         rpc.check_head(index).await;
     }
@@ -34,7 +34,7 @@ async fn another_node_answers_when_the_preferred_one_fails() {
     rpc.balance(ACCOUNT).await.unwrap_err();
     first.script().balance = Some(1);
     second.script().balance = Some(2);
-    look_at_all(&rpc).await;
+    refresh_all(&rpc).await;
     assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
     for status in [429, 500, 404] {
         first.script().fails = vec![("eth_getBalance", status)];
@@ -49,7 +49,7 @@ async fn another_node_answers_when_the_preferred_one_fails() {
         first.script().fails = Vec::new();
         assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 2);
         let before = asked(&first, "eth_chainId");
-        look_at_all(&rpc).await;
+        refresh_all(&rpc).await;
         assert_eq!(asked(&first, "eth_chainId"), before + 1);
         assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
         assert!(alarms.view().alarms.is_empty());
@@ -72,12 +72,12 @@ async fn a_node_on_another_chain_is_asked_only_for_its_chain_id() {
     // None is left: nothing is taken until one is back.
     first.script().chain_id = 5;
     first.script().fails = Vec::new();
-    look_at_all(&rpc).await;
+    refresh_all(&rpc).await;
     rpc.balance(ACCOUNT).await.unwrap_err();
     assert!(alarms.halted().unwrap().contains("--chain-id"));
     first.script().chain_id = 1;
     assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
-    look_at_all(&rpc).await;
+    refresh_all(&rpc).await;
     assert!(alarms.halted().is_none());
 }
 
@@ -99,12 +99,12 @@ async fn a_node_that_lags_is_not_asked_while_a_fresher_one_is_there() {
     let ([first, second], rpc, alarms) = several().await;
     [(&first, 1), (&second, 2)].into_iter().for_each(|(node, wei)| node.script().balance = Some(wei));
     second.mine(60, 0);
-    look_at_all(&rpc).await;
+    refresh_all(&rpc).await;
     assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 2);
     assert!(alarms.view().alarms[0].contains("its head is block 10 where another has 70"), "{:?}", alarms.view());
     assert_eq!(rpc.choose().await.unwrap().node.name(), second.node().name());
     first.mine(60, 0);
-    look_at_all(&rpc).await;
+    refresh_all(&rpc).await;
     assert_eq!(rpc.balance(ACCOUNT).await.unwrap(), 1);
     assert!(alarms.view().alarms.is_empty());
 }

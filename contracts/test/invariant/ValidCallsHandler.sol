@@ -2,10 +2,10 @@
 pragma solidity ^0.8.30;
 
 import {Group, HoldState, Mandate, Payment, Terms} from "../../src/interfaces/Types.sol";
-import {Suited} from "./Suited.sol";
+import {ValidInputs} from "./ValidInputs.sol";
 
 /// @notice Makes only calls that must succeed, in any order and at any time.
-contract Orderly is Suited {
+contract ValidCallsHandler is ValidInputs {
     // ---------------------------------------------------------------- open
 
     function open(uint256 seed) external counted("open") {

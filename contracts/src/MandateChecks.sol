@@ -7,19 +7,19 @@ import {IUSDC} from "./interfaces/IUSDC.sol";
 import {Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "./interfaces/Types.sol";
 import {Digests} from "./libraries/Digests.sol";
 import {NonceWindow} from "./libraries/NonceWindow.sol";
-import {Payees} from "./libraries/Payees.sol";
+import {PayeeAllowlist} from "./libraries/PayeeAllowlist.sol";
 import {RollingWindow} from "./libraries/RollingWindow.sol";
 import {Signatures} from "./libraries/Signatures.sol";
-import {Slots} from "./libraries/Slots.sol";
+import {MandateSlot} from "./libraries/MandateSlot.sol";
 
-/// @title Mandates
-/// @notice What the escrow knows of mandates, and what it asks before anything leaves them. Verbs and views ask the same
+/// @title MandateChecks
+/// @notice The mandates' state, and the checks before anything leaves them. Calls and views run the same
 /// functions in the same order.
-abstract contract Mandates is IMandateEscrow, EIP712 {
+abstract contract MandateChecks is IMandateEscrow, EIP712 {
     using NonceWindow for Mandate;
 
-    /// @dev A working copy of a mandate: asked and changed here, and stored once all is well.
-    struct Draft {
+    /// @dev A working copy of a mandate: checked and changed in memory, and stored once the payment has passed.
+    struct Session {
         bytes32 id;
         Mandate mandate;
         uint256 window;
@@ -37,7 +37,7 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
     /// @inheritdoc IMandateEscrow
     IUSDC public immutable token;
 
-    // What is written by verbs alone looks to Slither as if nobody ever did.
+    // Slither does not see the writes in MandateEscrow.
     // slither-disable-start uninitialized-state
 
     /// @inheritdoc IMandateEscrow
@@ -56,60 +56,60 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
 
     // ---------------------------------------------------------------- drafts
 
-    /// @dev With what all its payments share: whether the mandate pays at all, if `submitter` sends them.
-    function _draft(Terms calldata terms, address submitter) internal view returns (Draft memory draft) {
-        (draft.id, draft.domain) = (idOf(terms), domainSeparator());
-        (draft.agent, draft.windowed) = (terms.agent, terms.window != 0);
-        draft.perPayment = terms.perPayment == 0 ? type(uint64).max : terms.perPayment;
-        draft.mandate = _mandates[draft.id];
-        if (draft.windowed) draft.window = _windows[draft.id];
+    /// @dev Loads a mandate, and what its payments share: whether it pays at all if `submitter` sends them.
+    function _load(Terms calldata terms, address submitter) internal view returns (Session memory session) {
+        (session.id, session.domain) = (idOf(terms), domainSeparator());
+        (session.agent, session.windowed) = (terms.agent, terms.window != 0);
+        session.perPayment = terms.perPayment == 0 ? type(uint64).max : terms.perPayment;
+        session.mandate = _mandates[session.id];
+        if (session.windowed) session.window = _windows[session.id];
 
-        (address guardian, Status status) = (terms.guardian, draft.mandate.status);
-        if (status == Status.None) draft.refusal = Reason.UnknownMandate;
-        else if (status == Status.Ended) draft.refusal = Reason.Ended;
-        else if (guardian != address(0) && !isSubmitter[guardian][submitter]) draft.refusal = Reason.NotSubmitter;
-        else if (block.timestamp < terms.start) draft.refusal = Reason.NotStarted;
-        else if (block.timestamp >= terms.expiry) draft.refusal = Reason.Expired;
+        (address guardian, Status status) = (terms.guardian, session.mandate.status);
+        if (status == Status.None) session.refusal = Reason.UnknownMandate;
+        else if (status == Status.Ended) session.refusal = Reason.Ended;
+        else if (guardian != address(0) && !isSubmitter[guardian][submitter]) session.refusal = Reason.NotSubmitter;
+        else if (block.timestamp < terms.start) session.refusal = Reason.NotStarted;
+        else if (block.timestamp >= terms.expiry) session.refusal = Reason.Expired;
     }
 
-    function _store(Draft memory draft) internal {
-        Slots.write(_mandates[draft.id], draft.mandate);
-        if (draft.windowed) _windows[draft.id] = draft.window;
+    function _store(Session memory session) internal {
+        MandateSlot.store(_mandates[session.id], session.mandate);
+        if (session.windowed) _windows[session.id] = session.window;
     }
 
-    /// @dev Takes a payment into the draft if it passes, and says why if not.
-    function _takeSpend(
-        Draft memory draft,
+    /// @dev Applies a payment to the session if it passes, and returns why if not.
+    function _validateAndApplySpend(
+        Session memory session,
         Terms calldata terms,
         Payment calldata payment,
         bytes32[] calldata proof,
         bytes calldata signature
     ) internal view returns (Reason) {
-        if (draft.refusal != Reason.None) return draft.refusal;
-        bytes32 digest = Digests.ofSpend(draft.domain, draft.id, payment);
-        return _take(draft, terms, payment, digest, proof, signature);
+        if (session.refusal != Reason.None) return session.refusal;
+        bytes32 digest = Digests.ofSpend(session.domain, session.id, payment);
+        return _validateAndApply(session, terms, payment, digest, proof, signature);
     }
 
-    /// @dev Takes a hold into the draft if it passes, and says why if not.
-    function _takeHold(
-        Draft memory draft,
+    /// @dev Applies a hold to the session if it passes, and returns why if not.
+    function _validateAndApplyHold(
+        Session memory session,
         Terms calldata terms,
         Hold calldata hold_,
         bytes32[] calldata proof,
         bytes calldata signature
     ) internal view returns (Reason reason) {
-        if (draft.refusal != Reason.None) return draft.refusal;
+        if (session.refusal != Reason.None) return session.refusal;
         if (block.timestamp >= hold_.captureBy) return Reason.CaptureByPassed;
         if (hold_.captureBy > terms.captureEnd) return Reason.CaptureByTooLate;
-        bytes32 digest = Digests.ofHold(draft.domain, draft.id, hold_);
-        reason = _take(draft, terms, hold_.payment, digest, proof, signature);
-        if (reason == Reason.None) draft.mandate.held += hold_.payment.amount;
+        bytes32 digest = Digests.ofHold(session.domain, session.id, hold_);
+        reason = _validateAndApply(session, terms, hold_.payment, digest, proof, signature);
+        if (reason == Reason.None) session.mandate.held += hold_.payment.amount;
     }
 
-    /// @dev What payments and holds are both asked, once the draft has no refusal. Cheap questions come before dear ones.
+    /// @dev The checks that payments and holds share, once the session has no refusal. Cheap ones come before expensive ones.
     /// @param digest What the agent must have signed
-    function _take(
-        Draft memory draft,
+    function _validateAndApply(
+        Session memory session,
         Terms calldata terms,
         Payment calldata payment,
         bytes32 digest,
@@ -120,31 +120,35 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
         if (block.timestamp >= payment.deadline) return Reason.DeadlinePassed;
         if (amount == 0) return Reason.AmountZero;
         if (_isBadPayee(payee)) return Reason.BadPayee;
-        if (terms.payees != 0 && !Payees.allows(terms.payees, payee, proof)) return Reason.PayeeNotAllowed;
-        if (amount > draft.perPayment) return Reason.AbovePerPayment;
-        if (amount > draft.mandate.remaining) return Reason.InsufficientBudget;
-        reason = draft.mandate.check(nonce);
+        if (terms.payees != 0 && !PayeeAllowlist.verify(terms.payees, payee, proof)) return Reason.PayeeNotAllowed;
+        if (amount > session.perPayment) return Reason.AbovePerPayment;
+        if (amount > session.mandate.remaining) return Reason.InsufficientBudget;
+        reason = session.mandate.check(nonce);
         if (reason != Reason.None) return reason;
         uint256 window = 0;
-        if (draft.windowed) {
-            window = RollingWindow.add(draft.window, terms, amount);
+        if (session.windowed) {
+            window = RollingWindow.add(session.window, terms, amount);
             if (window == 0) return Reason.WindowExceeded;
         }
-        if (!Signatures.isValid(draft.agent, digest, payment.r, payment.vs, signature)) return Reason.BadSignature;
+        if (!Signatures.isValid(session.agent, digest, payment.r, payment.vs, signature)) return Reason.BadSignature;
 
         unchecked {
-            draft.mandate.remaining -= amount;
+            session.mandate.remaining -= amount;
         }
-        draft.mandate.use(nonce);
-        draft.window = window;
+        session.mandate.use(nonce);
+        session.window = window;
     }
 
     function _isBadPayee(address payee) internal view returns (bool) {
         return payee == address(0) || payee == address(this) || payee == address(token);
     }
 
-    /// @dev The books of a mandate that was opened.
-    function _known(Terms calldata terms) internal view returns (bytes32 id, Mandate storage mandate, Status status) {
+    /// @dev The state of a mandate that was opened; reverts for any other.
+    function _requireExisting(Terms calldata terms)
+        internal
+        view
+        returns (bytes32 id, Mandate storage mandate, Status status)
+    {
         id = idOf(terms);
         mandate = _mandates[id];
         status = mandate.status;
@@ -161,7 +165,7 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
         bytes calldata signature,
         address submitter
     ) external view returns (Reason) {
-        return _takeSpend(_draft(terms, submitter), terms, payment, proof, signature);
+        return _validateAndApplySpend(_load(terms, submitter), terms, payment, proof, signature);
     }
 
     /// @inheritdoc IMandateEscrow
@@ -172,7 +176,7 @@ abstract contract Mandates is IMandateEscrow, EIP712 {
         bytes calldata signature,
         address submitter
     ) external view returns (Reason) {
-        return _takeHold(_draft(terms, submitter), terms, hold_, proof, signature);
+        return _validateAndApplyHold(_load(terms, submitter), terms, hold_, proof, signature);
     }
 
     /// @inheritdoc IMandateEscrow

@@ -2,12 +2,12 @@
 pragma solidity ^0.8.30;
 
 import {Group, Hold, HoldState, Payment, Terms} from "../../src/interfaces/Types.sol";
-import {Suited} from "./Suited.sol";
+import {ValidInputs} from "./ValidInputs.sol";
 
 /// @notice Calls whatever, as whoever, with whatever, also at the types' maxima, while the token refuses some and guardians
 /// change their minds. Most of it is refused, by a typed error (I11); whatever is not must fit the model. An action that
 /// had no luck three times is helped, so that each succeeds in every run.
-contract Unruly is Suited {
+contract AnyCallsHandler is ValidInputs {
     mapping(bytes32 action => uint256) private _attempts;
     bool private _helped;
 

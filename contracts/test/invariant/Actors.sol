@@ -8,7 +8,7 @@ import {Model} from "./Model.sol";
 /// @notice Who acts in the stateful tests, and how they sign: three operators, three agents, of which one is a wallet, two
 /// guardians with submitters, and four payees,
 /// of whom some terms list two.
-abstract contract Cast is Model {
+abstract contract Actors is Model {
     address[3] internal operators;
     address[3] internal agents;
     address[2] internal guardians = [address(0x6a1), address(0x6a2)];

@@ -2,11 +2,11 @@
 pragma solidity ^0.8.30;
 
 import {Hold, Payment, Reason, Terms} from "../../src/interfaces/Types.sol";
-import {Cast} from "./Cast.sol";
+import {Actors} from "./Actors.sol";
 
 /// @notice What suits a call that must succeed. Where nothing does, it opens a mandate or lets time pass until something
 /// does.
-abstract contract Suited is Cast {
+abstract contract ValidInputs is Actors {
     function _fresh(uint256 seed) internal view returns (Terms memory terms) {
         terms = _draw(seed);
         terms.intent = keccak256(abi.encode(seed, ids.length));
