@@ -1,7 +1,9 @@
-// Called by scripts/test-contracts: every test that the documents name exists, in Solidity or in Rust.
+// Called by scripts/test-contracts: every test that the documents name exists, in Solidity or in Rust, and so does
+// every file and heading that they link to.
 "use strict";
 
-const { readFileSync, readdirSync } = require("node:fs");
+const { existsSync, readFileSync, readdirSync } = require("node:fs");
+const { dirname, join } = require("node:path");
 
 const read = (folder, ending) =>
   readdirSync(folder, { recursive: true })
@@ -36,13 +38,13 @@ const rust = new Map(
       new Set([...text.matchAll(/#\[(?:tokio::)?test\b.*\]\s+(?:async )?fn (\w+)/g)].map(([, name]) => name)),
     ]),
 );
-for (const row of readFileSync("docs/faults.md", "utf8").split("\n").filter((line) => /^\| \d/.test(line))) {
+for (const row of readFileSync("docs/security/faults.md", "utf8").split("\n").filter((line) => /^\| \d/.test(line))) {
   // All that stands as code in the last column is a test, of the place that was named last.
   let place = null;
   for (const [, words] of row.split("|").at(-2).matchAll(/`([^`]*)`/g)) {
     const name = words.split(" ").pop();
     if (words !== name) place = words.slice(0, -name.length - 1);
-    if (!rust.get(place)?.has(name)) missing.push(`docs/faults.md: ${place ?? ""} ${name}`);
+    if (!rust.get(place)?.has(name)) missing.push(`docs/security/faults.md: ${place ?? ""} ${name}`);
   }
 }
 // Elsewhere a place may be named by its end or its beginning: `book/tests a_skip_…`, `e2e/cards a_card_…`.
@@ -52,7 +54,18 @@ for (const [path, text] of read("docs", ".md")) {
     if (![...rust].some(([file, names]) => isAt(file, place) && names.has(name))) missing.push(`${path}: ${place} ${name}`);
   }
 }
+const anchors = (text) =>
+  new Set([...text.matchAll(/^#+ (.*)$/gm)].map(([, title]) => title.trim().toLowerCase().replace(/[^\w\- ]/g, "").replaceAll(" ", "-")));
+const front = readdirSync(".").filter((path) => path.endsWith(".md")).map((path) => [path, readFileSync(path, "utf8")]);
+for (const [path, text] of [...front, ...read("docs", ".md")]) {
+  for (const [, link] of text.matchAll(/\]\((?![a-z]+:)([^)\s]+)\)/g)) {
+    const [file, anchor] = link.split("#");
+    const target = file ? join(dirname(path), file) : path;
+    const found = existsSync(target) && (!anchor || anchors(readFileSync(target, "utf8")).has(anchor));
+    if (!found) missing.push(`${path}: ${link}`);
+  }
+}
 if (missing.length > 0) {
-  console.error(`tests that are named and do not exist:\n${missing.join("\n")}`);
+  console.error(`tests or links that do not exist:\n${missing.join("\n")}`);
   process.exit(1);
 }

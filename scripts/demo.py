@@ -278,7 +278,7 @@ def play(story, house):
         receipt = chain.rpc("eth_getTransactionReceipt", payment["tx_hash"])
         check(receipt and receipt["status"] == "0x1", f"{payment['id']} names a transaction that is not on chain")
 
-    story.heading("The books, compared with the chain to the last unit")
+    story.heading("The ledger and the chain agree to the last unit")
 
     def returned():
         books = quietly(cli, "agent", "mandate", "list")["data"]
@@ -425,7 +425,7 @@ def start(directory):
 
 def main():
     arguments = argparse.ArgumentParser(description="Plays the story of Stipend on this machine.")
-    arguments.add_argument("--quiet", action="store_true", help="say only whether everything was as told")
+    arguments.add_argument("--quiet", action="store_true", help="print only the result")
     story = Story(arguments.parse_args().quiet)
 
     directory = tempfile.mkdtemp(prefix="stipend-demo-")
@@ -437,7 +437,7 @@ def main():
         tree, house = start(directory)
         story.show(f"\nchain {house['rpc_url']}, escrow {house['escrow']}, relayer {house['relayer']}")
         play(story, house)
-        print("\nThe demo: everything was as told, and the books balance.")
+        print("\nThe demo: every step was as expected, and all balances agree.")
         return 0
     except (Differs, subprocess.TimeoutExpired, KeyError) as difference:
         print(f"\nThe demo differs from its story: {difference!r}", file=sys.stderr)

@@ -352,7 +352,7 @@ def differences(gas):
         if known.get(name) != gas.get(name):
             yield f"{name}: {known.get(name)} is committed, {gas.get(name)} measured"
     if with_table(read(DOCUMENT), gas) != read(DOCUMENT):
-        yield "docs/gas.md shows another table"
+        yield "docs/reference/gas.md shows another table"
 
 
 def main():
@@ -360,7 +360,7 @@ def main():
     arguments.add_argument("--json", action="store_true", help="print [{job, gas, target, aim}]")
     mode = arguments.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="also fail if the figures are not the committed ones")
-    mode.add_argument("--update", action="store_true", help="write the figures, and the table in docs/gas.md")
+    mode.add_argument("--update", action="store_true", help="write the figures, and the table in docs/reference/gas.md")
     arguments = arguments.parse_args()
 
     chain = Chain(CHAIN_ID, NOW)

@@ -126,7 +126,7 @@ fn routes(api: Api) -> Router {
         .route("/v1/info", get(handlers::info))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(from_fn_with_state(api.clone(), limits::admit))
+        .layer(from_fn_with_state(api.clone(), limits::enforce))
         // Whoever watches over the relayer is answered under any load.
         .route("/healthz", get(handlers::healthz))
         .route("/readyz", get(handlers::readyz))

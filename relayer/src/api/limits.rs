@@ -130,7 +130,7 @@ impl RateLimiters {
 }
 
 /// Admits a call or refuses it, before anything of it is looked at.
-pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Next) -> Result<Response, Refusal> {
+pub(super) async fn enforce(State(api): State<Api>, mut request: Request, next: Next) -> Result<Response, Refusal> {
     if let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>() {
         api.limiters.peer(peer.ip())?;
     }

@@ -167,7 +167,7 @@ pub fn list(
 
 /// A card that is admitted.
 #[derive(Clone, Debug)]
-pub struct Admission {
+pub struct NewCardRow {
     /// Its id.
     pub id: CardId,
     /// What the agent sent.
@@ -184,14 +184,14 @@ pub struct Admission {
 ///
 /// # Errors
 /// [`LedgerError::Inconsistent`] if it is not available, and those of the store.
-pub fn admit(
+pub fn insert(
     connection: &Connection,
     mandate: &mandates::MandateRow,
-    admission: &Admission,
+    admission: &NewCardRow,
     decision: &stipend_core::policy::Decision,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    let Admission { id, body, digest, payee, expires_at } = admission;
+    let NewCardRow { id, body, digest, payee, expires_at } = admission;
     insert!(connection, "card", {
         "id": Sql(*id),
         "mandate": Sql(body.mandate),

@@ -291,7 +291,7 @@ pub fn list(
 
 /// A payment that is admitted.
 #[derive(Clone, Debug)]
-pub struct Admission {
+pub struct NewPaymentRow {
     /// Its id.
     pub id: PaymentId,
     /// What the agent sent.
@@ -304,14 +304,14 @@ pub struct Admission {
 ///
 /// # Errors
 /// [`LedgerError::Inconsistent`] if it is not available, and those of the store.
-pub fn admit(
+pub fn insert(
     connection: &Connection,
     mandate: &mandates::MandateRow,
-    admission: &Admission,
+    admission: &NewPaymentRow,
     decision: &stipend_core::policy::Decision,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    let Admission { id, body, digest } = admission;
+    let NewPaymentRow { id, body, digest } = admission;
     insert!(connection, "payment", {
         "id": Sql(*id),
         "mandate": Sql(body.mandate),

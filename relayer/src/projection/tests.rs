@@ -17,7 +17,7 @@ use super::*;
 use crate::ledger::{
     balances::Balances,
     charges, check,
-    payments::Admission,
+    payments::NewPaymentRow,
     transactions::{Attempt, New},
 };
 
@@ -155,8 +155,14 @@ impl Scene {
         digest.0[..4].copy_from_slice(&nonce.to_be_bytes());
         let mandate = mandates::get(&self.ledger, MANDATE).unwrap().unwrap();
         let decision = Decision { allow: true, rules: Vec::new() };
-        payments::admit(&self.ledger, &mandate, &Admission { id: PaymentId::generate(), body, digest }, &decision, now)
-            .unwrap();
+        payments::insert(
+            &self.ledger,
+            &mandate,
+            &NewPaymentRow { id: PaymentId::generate(), body, digest },
+            &decision,
+            now,
+        )
+        .unwrap();
     }
 
     /// Puts payments into a stored transaction and returns the hash of its attempt.
@@ -599,8 +605,8 @@ fn admit_card(scene: &Scene, nonce: u32, amount: u64, deadline: Seconds) -> stip
     let id = stipend_core::CardId::generate();
     let digest = B256::left_padding_from(&nonce.to_be_bytes());
     let decision = Decision { allow: true, rules: Vec::new() };
-    let admission = cards::Admission { id, body, digest, payee: PAYEE, expires_at: 20_000 };
-    cards::admit(&scene.ledger, &scene.mandate(), &admission, &decision, 0).unwrap();
+    let admission = cards::NewCardRow { id, body, digest, payee: PAYEE, expires_at: 20_000 };
+    cards::insert(&scene.ledger, &scene.mandate(), &admission, &decision, 0).unwrap();
     id
 }
 

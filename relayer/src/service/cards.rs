@@ -299,7 +299,7 @@ impl Spending for NewCard {
         let expires_at =
             card.map(|card| card.expires_at).ok_or_else(|| LedgerError::inconsistent("a card without a term"))?;
         let (id, body, digest, payee) = (CardId::generate(), self.clone(), *digest, proposal.payee);
-        records::admit(ledger, mandate, &records::Admission { id, body, digest, payee, expires_at }, decision, now)?;
+        records::insert(ledger, mandate, &records::NewCardRow { id, body, digest, payee, expires_at }, decision, now)?;
         Ok(id.0)
     }
 

@@ -134,8 +134,8 @@ impl Spending for NewPayment {
         admitted: &Admitted<'_>,
         now: Seconds,
     ) -> Result<Uuid, LedgerError> {
-        let new = payments::Admission { id: PaymentId::generate(), body: self.clone(), digest: admitted.digest };
-        payments::admit(ledger, mandate, &new, admitted.decision, now)?;
+        let new = payments::NewPaymentRow { id: PaymentId::generate(), body: self.clone(), digest: admitted.digest };
+        payments::insert(ledger, mandate, &new, admitted.decision, now)?;
         Ok(new.id.0)
     }
 
