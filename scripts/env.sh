@@ -3,6 +3,19 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
+CARGO_DENY_VERSION=0.20.2
+
+installed_cargo_deny() {
+  "$ROOT/.tools/bin/cargo-deny" --version 2> /dev/null | awk '{ print $2 }'
+}
+
+# A stable toolchain of the pinned version serves as well as one that is installed under its number.
+RUST_VERSION="$(sed -n 's/^channel = "\(.*\)"/\1/p' "$ROOT/rust-toolchain.toml")"
+if command -v rustup > /dev/null && ! rustup which --toolchain "$RUST_VERSION" rustc &> /dev/null &&
+   [[ "$(rustup run stable rustc --version 2> /dev/null)" == "rustc $RUST_VERSION "* ]]; then
+  export RUSTUP_TOOLCHAIN=stable
+fi
+
 # Installs the pinned Solidity tools unless they are there and as new as the lock file.
 ensure_tools() {
   if [[ ! -e "$ROOT/node_modules/.package-lock.json" ||
