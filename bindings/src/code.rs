@@ -1,4 +1,4 @@
-//! Whether what stands at an address is the `MandateEscrow` that this program was built with.
+//! Whether the code at an address is the `MandateEscrow` that this program was built with.
 
 use serde::Deserialize;
 

@@ -36,7 +36,7 @@ impl Anvil {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Ctrl-C goes to a terminal's whole group: the node is told later, by us, when the relayer is done.
+            // Ctrl-C goes to a terminal's whole process group: the node is stopped later, after the relayer.
             .process_group(0)
             .kill_on_drop(true);
         if let Some(state) = state {

@@ -86,7 +86,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     );
 
     let start = escrow.chain().head().await?.time;
-    // The same terms are the same mandate, which opens once, whoever is faster.
+    // The same terms are the same mandate, which opens once, whichever transaction is first.
     let terms = match &under_way {
         Some(mandate) => mandate.terms.clone(),
         None => request.terms(caller.address(), caller.info.guardian, start),
@@ -187,7 +187,7 @@ fn under_way(mandates: Vec<Mandate>, request: RequestId, operator: Address) -> O
 
 fn opened(result: Result<B256, ChainError>) -> Result<(), ChainError> {
     match result {
-        // Whoever did it: it is open, with these very terms.
+        // Someone else opened it, with exactly these terms.
         Ok(_) | Err(ChainError::AlreadyOpened(_)) => Ok(()),
         Err(error) => Err(error),
     }

@@ -217,7 +217,7 @@ impl Drop for Progress {
     }
 }
 
-/// Adds how to go on without a relayer, if it is the relayer that fails.
+/// Adds how to proceed without a relayer, if it is the relayer that fails.
 pub(crate) fn without_relayer(report: eyre::Report) -> eyre::Report {
     if report.is::<stipend_client::Error>() {
         report.wrap_err(

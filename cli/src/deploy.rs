@@ -92,7 +92,7 @@ pub(crate) async fn escrow(chain: &Chain, signer: &PrivateKeySigner, token: Addr
     Ok(Escrow::at(chain.clone(), address).await?)
 }
 
-/// Deploys the mock of USDC behind its proxy, as Circle's stands behind one.
+/// Deploys the mock USDC behind a proxy, as Circle deploys USDC.
 pub(crate) async fn mock_token(chain: &Chain, signer: &PrivateKeySigner) -> eyre::Result<Address> {
     let implementation = chain.create(signer, MockUSDC::BYTECODE.clone()).await?;
     Ok(chain.create(signer, code(&MockUSDCProxy::BYTECODE, &implementation.abi_encode())).await?)

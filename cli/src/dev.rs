@@ -41,7 +41,7 @@ const FUNDS: u64 = 1_000_000_000_000;
 /// How long a card can be charged.
 const CARD_TTL: Seconds = 3_600;
 
-/// How often the issuer is asked what its webhooks should have told.
+/// How often the issuer is polled for events that webhooks may have missed.
 const ISSUER_POLL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
@@ -148,7 +148,7 @@ async fn finish(mut node: Anvil, outcome: eyre::Result<()>) -> eyre::Result<()> 
     outcome
 }
 
-/// Deploys what is missing and relays until it is told to stop.
+/// Deploys what is missing and relays until `stop` is canceled.
 async fn play(
     context: &Context,
     rpc_url: Url,

@@ -57,7 +57,7 @@ pub(crate) struct Args {
 #[derive(Debug, Serialize)]
 struct Ready {
     issuer: String,
-    /// Only if it was made up: whoever gave one has it.
+    /// Only if it was generated.
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key: Option<String>,
     database: PathBuf,

@@ -139,7 +139,7 @@ fn repaired_in_words(repaired: &Repaired) -> String {
     text
 }
 
-/// Lines of others' words, each made harmless.
+/// Text from outside, sanitized line by line.
 fn show_lines(text: &str) -> String {
     text.lines().map(output::sanitize).collect::<Vec<_>>().join("\n")
 }

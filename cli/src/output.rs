@@ -16,7 +16,7 @@ use url::Url;
 /// The exit code of what the mandate's policy refused.
 const REFUSED: u8 = 3;
 
-/// The charge was declined: said already, and told apart by the exit code.
+/// The charge was declined: printed already, and reported by the exit code.
 #[derive(Debug)]
 pub(crate) struct Declined;
 
@@ -76,7 +76,7 @@ pub(crate) fn time(seconds: Seconds) -> String {
     }
 }
 
-/// Others' words, made harmless: whatever could move the cursor, hide text or turn its direction is
+/// Sanitizes text from outside: whatever could move the cursor, hide text or change its direction is
 /// shown as its number. An approval that could be painted over would approve anything.
 pub(crate) fn sanitize(text: &str) -> String {
     let mut sanitized = String::with_capacity(text.len());
@@ -169,7 +169,7 @@ pub(crate) fn causes(report: &eyre::Report) -> String {
     let mut text = String::new();
     for cause in report.chain() {
         let cause = sanitize(&cause.to_string());
-        // Some errors quote their cause in their own words.
+        // Some errors repeat their cause in their own message.
         if !text.contains(&cause) {
             let separator = if text.is_empty() { "" } else { ": " };
             let _ = write!(text, "{separator}{cause}");
@@ -178,7 +178,7 @@ pub(crate) fn causes(report: &eyre::Report) -> String {
     text
 }
 
-/// A state in words.
+/// A state, for people.
 pub(crate) const fn mandate_state(state: MandateState) -> &'static str {
     match state {
         MandateState::Opening => "opening",

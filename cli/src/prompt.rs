@@ -6,7 +6,7 @@ use eyre::ensure;
 
 use crate::{context::Context, output};
 
-/// Shows what is about to happen and asks, unless it was said beforehand.
+/// Shows what is about to happen and asks for confirmation, unless `--yes` was given.
 pub(crate) fn confirm(context: &Context, yes: bool, what: &str, question: &str) -> eyre::Result<()> {
     if !(yes && context.json()) {
         output::note(what);

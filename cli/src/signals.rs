@@ -11,7 +11,7 @@ use tokio::{
 /// How long a child may take to put its things in order.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Returns when somebody wants this process to stop: Ctrl-C, SIGTERM, or the terminal is gone.
+/// Returns when this process should stop: Ctrl-C, SIGTERM, or the terminal is gone.
 pub(crate) async fn stop() -> std::io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

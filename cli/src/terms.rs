@@ -1,4 +1,4 @@
-//! Terms in plain words: what an operator reads before approving, and the id that follows from
+//! Terms in plain language: what an operator reads before approving, and the id that follows from
 //! exactly that.
 
 use eyre::{WrapErr, ensure};

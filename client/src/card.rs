@@ -19,7 +19,7 @@ use crate::{
     nonces::{self, MAX_RESIGNS, MandateDeadlines},
 };
 
-/// How long a hold's signature lives by default: whoever asks for a card waits for it.
+/// How long a hold's signature is valid by default: the caller waits for the card.
 const LIFETIME: Seconds = 600;
 
 /// How much longer than asked a hold lasts: the relayer counts from when it is asked.
@@ -43,7 +43,7 @@ pub struct CreateCard {
     pub reference: Option<B256>,
     /// Makes another card with the same key, mandate, amount and `ref` the same card.
     pub idempotency_key: Option<String>,
-    /// Free words.
+    /// Caller-defined key/value metadata.
     pub metadata: Metadata,
 }
 
@@ -64,17 +64,17 @@ impl CreateCard {
     }
 }
 
-/// What to wait for. A card that can't become active any more ends every wait for that.
+/// What to wait for. A card that can no longer become active ends every wait for that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CardWait {
     /// It can be charged.
     Active,
-    /// It is closed for good, and its hold is settled.
+    /// Closed, and its hold is settled.
     Closed,
 }
 
 impl CardWait {
-    /// Whether a card in this state need not be waited for any more.
+    /// Whether a card in this state satisfies this wait.
     #[must_use]
     pub const fn is_satisfied_by(self, state: CardState) -> bool {
         match self {
@@ -183,7 +183,7 @@ impl Client {
     pub async fn card_secrets(&self, id: CardId) -> Result<CardSecrets, Error> {
         let secrets = self.get(&format!("v1/cards/{id}/secrets"), &()).await;
         secrets.map_err(|error| match error {
-            // What is odd about an answer is told by quoting it.
+            // Quote the unexpected part of an answer.
             Error::NotARelayer { url, status, .. } => {
                 Error::NotARelayer { url, status, reason: "these are no card's secrets".into() }
             }

@@ -41,7 +41,7 @@ pub enum ChainError {
     /// The escrow refuses the payment.
     #[error("the contract refuses the payment: {0}")]
     Refused(Code),
-    /// Somebody opened these very terms before: for whoever wanted them opened, this is success.
+    /// A mandate was opened with exactly these terms before: for a caller who wants it open, this is success.
     #[error("{0} is open already")]
     AlreadyOpened(MandateId),
     /// It was revoked or swept before.
@@ -67,7 +67,7 @@ pub enum ChainError {
     /// No contract where one should be.
     #[error("there is no contract at {0} on this chain: check the address and the RPC URL")]
     NoCode(Address),
-    /// Something else stands where the escrow should be.
+    /// The address has other code than the escrow's.
     #[error(
         "what stands at {0} is not the MandateEscrow that this program was built with: check the address and the RPC URL, and do not send anything there"
     )]

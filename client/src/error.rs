@@ -103,9 +103,8 @@ impl Error {
         }
     }
 
-    /// Whether the relayer refused with all that it had accepted before in view: had an earlier attempt of
-    /// the same call been accepted, it would have answered with what came of that. Other refusals, such as
-    /// of a relayer that has halted, say nothing about earlier attempts.
+    /// Whether this refusal proves that no earlier attempt was accepted: the relayer looked for one first,
+    /// and would have answered with it. Other refusals, such as by a halted relayer, prove nothing.
     fn knows_earlier_attempts(&self) -> bool {
         self.problem().is_some_and(|problem| {
             problem.decision.is_some()

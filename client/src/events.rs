@@ -1,4 +1,4 @@
-//! The stream of audit entries (server-sent events), which goes on where it broke off.
+//! The stream of audit entries (server-sent events), which resumes where it broke off.
 
 use std::{
     fmt, io,
@@ -27,7 +27,7 @@ const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// No event is that long.
 const MAX_EVENT_BYTES: usize = 1 << 20;
 
-/// The caller's audit entries as they come. It connects again by itself, and misses nothing: every
+/// The caller's audit entries as they come. It reconnects automatically, and misses nothing: every
 /// connection after the first starts behind the last entry seen.
 pub struct Events {
     client: Client,

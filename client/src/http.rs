@@ -197,7 +197,7 @@ impl Http {
 }
 
 fn sending(url: &Url, source: reqwest::Error) -> Error {
-    // It is told once.
+    // The outer error shows the URL.
     let source = source.without_url();
     if source.is_connect() {
         Error::Unreachable { url: url.clone(), source }

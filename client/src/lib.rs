@@ -90,7 +90,7 @@ pub enum Wait {
 }
 
 impl Wait {
-    /// Whether a payment in this state need not be waited for any more.
+    /// Whether a payment in this state satisfies this wait.
     #[must_use]
     pub const fn is_satisfied_by(self, state: PaymentState) -> bool {
         match self {
@@ -123,7 +123,7 @@ impl Client {
         self.inner.signer.address()
     }
 
-    /// Where the relayer at `base` stands, for whoever chooses a key by it.
+    /// What the relayer at `base` serves, for a caller that chooses a key by it.
     ///
     /// # Errors
     /// See [`Error`]; so for all calls.
@@ -132,7 +132,7 @@ impl Client {
         Ok(http.send(ApiRequest::new(Method::GET, http.url("v1/info", &())?), None).await?.object)
     }
 
-    /// Where the relayer stands.
+    /// What the relayer serves.
     pub async fn info(&self) -> Result<Info, Error> {
         let info: Info = self.unsigned("v1/info").await?;
         if let Ok(mut clock) = self.inner.clock.lock() {
@@ -177,7 +177,7 @@ impl Client {
         self.get(&format!("v1/mandates/{id}"), &()).await
     }
 
-    /// Signs what ends a mandate, whoever sends it.
+    /// Signs a revocation, which anyone may send.
     pub async fn sign_revocation(&self, id: MandateId) -> Result<Bytes, Error> {
         let signature = self.inner.signer.sign_hash_sync(&self.domain().await?.revoke_digest(id));
         Ok(signature.map_err(|error| Error::Signing(error.to_string()))?.as_bytes().into())

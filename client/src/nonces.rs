@@ -132,7 +132,7 @@ impl Client {
 
 /// After `lifetime`, but within the host's limits and not past the expiry.
 pub(crate) fn deadline(now: Seconds, lifetime: Seconds, deadlines: MandateDeadlines, limits: &Limits) -> Seconds {
-    // The relayer's clock goes on until it looks at this: stay clear of its limits.
+    // Time passes until the relayer checks this: stay clear of its limits.
     const MARGIN: Seconds = 30;
     let lifetime = lifetime.min(limits.deadline_max).max(limits.deadline_min.saturating_add(MARGIN));
     now.saturating_add(lifetime).min(deadlines.expiry)

@@ -36,7 +36,7 @@ pub struct Pay {
     pub reference: Option<B256>,
     /// Makes another payment with the same key, mandate, payee and amount the same payment.
     pub idempotency_key: Option<String>,
-    /// Free words.
+    /// Caller-defined key/value metadata.
     pub metadata: Metadata,
 }
 

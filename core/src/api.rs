@@ -13,7 +13,7 @@ use crate::{
     policy::{Decision, Limits, MandateState},
 };
 
-/// Free words of the caller, kept with an object: at most 16 pairs, names up to 40 bytes, values up
+/// Caller-defined key/value metadata of an object: at most 16 pairs, names up to 40 bytes, values up
 /// to 500.
 pub type Metadata = BTreeMap<String, String>;
 
@@ -32,7 +32,7 @@ pub struct PageQuery {
     /// The `next_cursor` of the page before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
-    /// At most so many objects (1 to 100; default 20).
+    /// The largest number of objects (1 to 100; default 20).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
@@ -51,7 +51,7 @@ pub struct PaymentFilter {
     pub reference: Option<B256>,
 }
 
-/// `GET /v1/info`: where this relayer stands. Needs no signature.
+/// `GET /v1/info`: what this relayer serves, and how far it has followed the chain. Needs no signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Info {
     /// The chain.
@@ -79,7 +79,7 @@ pub struct Info {
     pub finalized: u64,
 }
 
-/// What somebody needs to know who wants a card.
+/// What a caller needs to know to sign a card's hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardsInfo {
     /// Whom a card's hold is for: the card programme's treasury.
@@ -103,13 +103,13 @@ pub struct BlockRef {
     pub time: Seconds,
 }
 
-/// `POST /v1/mandate-requests`: what an agent asks for.
+/// `POST /v1/mandate-requests`: an agent's request for a mandate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewMandateRequest {
     /// The cap.
     pub amount: Amount,
-    /// The purpose in plain words: shown to the operator, not enforced.
+    /// The purpose: shown to the operator, not enforced.
     pub intent: String,
     /// From the approval to the expiry.
     pub duration: HumanDuration,
@@ -131,12 +131,12 @@ pub struct NewMandateRequest {
     /// At which merchants cards may be used, by their category; absent: at any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mccs: Option<Vec<Mcc>>,
-    /// Free words.
+    /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: Metadata,
 }
 
-/// Where a request stands.
+/// The state of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestState {
@@ -151,7 +151,7 @@ pub enum RequestState {
 pub struct MandateRequest {
     /// Its id.
     pub id: RequestId,
-    /// Where it stands.
+    /// Its state.
     pub state: RequestState,
     /// Who asked, and will sign payments.
     #[serde(with = "address::strict")]
@@ -178,7 +178,7 @@ pub struct MandateRequest {
     pub mandate: Option<MandateId>,
     /// When it was asked.
     pub created_at: Seconds,
-    /// Free words.
+    /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: Metadata,
 }
@@ -207,8 +207,8 @@ impl MandateRequest {
         }
     }
 
-    /// Whether these terms are what was asked for, whoever approves it and whenever. Without this
-    /// anybody could answer somebody's request with a mandate over next to nothing.
+    /// Whether these terms are what was requested, whoever approves it and when. Without this
+    /// anyone could answer another operator's request with a mandate over next to nothing.
     #[must_use]
     pub fn is_answered_by(&self, terms: &Terms) -> bool {
         *terms == self.terms(terms.operator, terms.guardian, terms.start)
@@ -255,7 +255,7 @@ pub struct Authorization {
 pub struct Mandate {
     /// Its id.
     pub id: MandateId,
-    /// Where it stands.
+    /// Its state.
     pub state: MandateState,
     /// The terms.
     pub terms: Terms,
@@ -271,11 +271,11 @@ pub struct Mandate {
     pub reserved: Amount,
     /// Set aside for payees until captured or released.
     pub held: Amount,
-    /// Paid for good.
+    /// Paid, in a final block.
     pub paid: Amount,
-    /// Went back to the operator for good.
+    /// Returned to the operator, in a final block.
     pub returned: Amount,
-    /// What payees gave back for good: to the budget, or straight to the operator.
+    /// Refunded in final blocks: to the budget, or straight to the operator.
     #[serde(default)]
     pub refunded: Amount,
     /// What of it is the budget again.
@@ -319,12 +319,12 @@ pub struct NewPayment {
     pub reference: B256,
     /// The agent's signature: `r ‖ s ‖ v`, low s.
     pub signature: Bytes,
-    /// Free words.
+    /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: Metadata,
 }
 
-/// Where a payment stands.
+/// The state of a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentState {
@@ -334,9 +334,9 @@ pub enum PaymentState {
     Submitted,
     /// In a block that is not final.
     Mined,
-    /// Paid for good.
+    /// Paid, in a final block.
     Settled,
-    /// Can never be paid any more; its money is back in the budget.
+    /// Can never be paid; its amount is back in the budget.
     Failed,
 }
 
@@ -370,7 +370,7 @@ pub struct Payment {
     pub id: PaymentId,
     /// The mandate.
     pub mandate: MandateId,
-    /// Where it stands.
+    /// Its state.
     pub state: PaymentState,
     /// Why it failed, or why it still waits.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -399,7 +399,7 @@ pub struct Payment {
     pub created_at: Seconds,
     /// When its state changed last.
     pub updated_at: Seconds,
-    /// Free words.
+    /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: Metadata,
 }
@@ -423,7 +423,7 @@ pub struct NewCard {
     pub reference: B256,
     /// The agent's signature: `r ‖ s ‖ v`, low s.
     pub signature: Bytes,
-    /// Free words.
+    /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: Metadata,
 }
@@ -435,7 +435,7 @@ pub struct Card {
     pub id: CardId,
     /// The mandate.
     pub mandate: MandateId,
-    /// Where it stands.
+    /// Its state.
     pub state: CardState,
     /// Why it failed, or was closed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -445,9 +445,9 @@ pub struct Card {
     /// What it was charged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authorized: Option<Amount>,
-    /// What was captured for good.
+    /// Captured in a final block.
     pub captured: Amount,
-    /// What went back to the budget for good.
+    /// Released to the budget in a final block.
     pub released: Amount,
     /// The last four digits of its number.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -471,7 +471,7 @@ pub struct Card {
     pub created_at: Seconds,
     /// When its state changed last.
     pub updated_at: Seconds,
-    /// Free words.
+    /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: Metadata,
 }
@@ -543,7 +543,7 @@ pub struct Problem {
     /// Names the kind of problem.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The kind in words.
+    /// The kind, for people.
     pub title: String,
     /// The HTTP status.
     pub status: u16,

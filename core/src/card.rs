@@ -1,4 +1,4 @@
-//! Cards, without any I/O: what a card may be used for, what its transaction says, where it stands.
+//! Cards, without any I/O: what a card may be used for, what its transaction says, its state.
 
 use std::fmt;
 
@@ -72,9 +72,9 @@ pub enum CardState {
     Active,
     /// It was charged; the clearing has not come.
     Used,
-    /// It can't be charged any more; what was cleared is captured, the rest released.
+    /// It can no longer be charged; what was cleared is captured, the rest released.
     Closing,
-    /// Closed for good; its hold is settled, or can never be made.
+    /// Closed; its hold is settled, or can never be made.
     Closed,
     /// There never was a card, and its money is back in the budget.
     Failed,
@@ -214,7 +214,7 @@ pub enum CardAction {
     Issue,
     /// The issuer is to pause it, or to open it again.
     SetPaused(bool),
-    /// The issuer is asked what happened to it.
+    /// Poll the issuer for its events.
     FetchEvents,
     /// The issuer closes it, and how its hold is settled follows.
     FinalizeWithIssuer,
@@ -255,7 +255,7 @@ pub enum Move {
     Reversed(i64),
     /// What is left of the charge lapsed.
     Expired,
-    /// So much was taken for good.
+    /// Cleared, in cents.
     Cleared(i64),
 }
 
@@ -265,7 +265,7 @@ pub enum Move {
 pub struct Tally {
     /// Charged, and neither cleared nor taken back yet.
     pub pending: i64,
-    /// Taken for good.
+    /// Cleared, in cents.
     pub cleared: i64,
 }
 

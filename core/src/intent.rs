@@ -20,7 +20,7 @@ pub const MCCS_MAX: usize = 64;
 pub struct Intent {
     /// The version of this document: 1.
     pub version: u32,
-    /// In plain words.
+    /// In plain language.
     pub purpose: String,
     /// What is enforced.
     pub policy: Policy,

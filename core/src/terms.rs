@@ -23,7 +23,7 @@ pub struct Terms {
     /// Signs payments.
     #[serde(with = "address::strict")]
     pub agent: Address,
-    /// Whose submitters may act; zero: anybody may submit what the agent signed.
+    /// Whose submitters may act; zero: anyone may submit what the agent signed.
     #[serde(with = "address::or_zero")]
     pub guardian: Address,
     /// Escrowed in full when opened.

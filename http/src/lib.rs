@@ -44,7 +44,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The largest head that is read.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 
-/// How long requests may go on after the stop.
+/// How long requests may continue after the stop.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// After a failed accept: out of file descriptors, most likely, and at once it would fail again.
@@ -71,7 +71,7 @@ pub struct Unanswered;
 /// Puts what every answer has around `routes`: a request id, the client's own if it can be echoed
 /// safely; an end after `response_timeout`; an answer to a panic; a line in the access log, at
 /// debug level, with method, route, status and time, and never a path, a query or a body, which
-/// may hold anything. `respond_to` says in the server's own words what became of a failed request.
+/// may hold anything. `respond_to` gives the server's own response to a failed request.
 pub fn observed(routes: Router, response_timeout: Duration, respond_to: fn(Failure) -> Response) -> Router {
     let layers = ServiceBuilder::new()
         .layer(map_request(drop_unusable_request_id))

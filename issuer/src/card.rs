@@ -32,7 +32,6 @@ pub(crate) enum CardType {
     Virtual,
 }
 
-/// Where a card stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum CardState {
@@ -158,7 +157,7 @@ pub(crate) enum CardError {
     Closed,
 }
 
-/// Why an authorization is declined, in Lithic's words.
+/// Why an authorization is declined, by Lithic's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decline {
     pub(crate) result: &'static str,
@@ -238,7 +237,7 @@ impl Card {
         (card, previous)
     }
 
-    /// What the issuer itself has to say about an authorization of so many cents, before anybody
+    /// What the issuer itself decides about an authorization of this many cents, before anybody
     /// is asked.
     pub(crate) fn admits(&self, amount: i64, spent: &Velocity, now: Time) -> Result<(), Decline> {
         let decline = |result, detail| Err(Decline { result, detail });

@@ -89,7 +89,7 @@ struct Inner {
     asa_limit: Duration,
     schedule: Vec<Duration>,
     wake: Notify,
-    /// What goes on when its caller has left.
+    /// Tasks that outlive their caller.
     tasks: TaskTracker,
 }
 
@@ -127,13 +127,13 @@ impl Issuer {
         self.0.wake.notified().await;
     }
 
-    /// Waits for what callers have begun. To be called when there are no callers any more.
+    /// Waits for what callers have begun. To be called when there are no more callers.
     pub(crate) async fn finished(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
 
-    /// When to try again after so many attempts before this one; None: never.
+    /// When to retry after this many attempts; `None`: never.
     pub(crate) fn next_attempt(&self, attempts: u32) -> Option<Time> {
         let wait = self.0.schedule.get(usize::try_from(attempts).ok()?.checked_add(1)?)?;
         Some(Time::now().after(*wait))

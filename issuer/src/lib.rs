@@ -49,7 +49,6 @@ pub struct Config {
 impl Config {
     /// As Lithic has it: eight attempts within a bit more than a day, and six seconds for the
     /// real-time question.
-    #[must_use]
     pub fn new(api_key: SecretString, database: PathBuf) -> Self {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;

@@ -31,13 +31,11 @@ impl CardNumber {
     }
 
     /// The number itself, for the answers that carry it and for nothing else.
-    #[must_use]
     pub fn reveal(self) -> String {
         format!("{:016}", self.0)
     }
 
     /// What may be shown of it.
-    #[must_use]
     pub fn last_four(self) -> String {
         format!("{:04}", self.0 % 10_000)
     }
@@ -74,7 +72,6 @@ impl Cvv {
     }
 
     /// The digits themselves, for the answers that carry them and for nothing else.
-    #[must_use]
     pub fn reveal(self) -> String {
         format!("{:03}", self.0)
     }

@@ -10,7 +10,7 @@ use url::{Host, Url};
 
 use crate::time::Time;
 
-/// How long an old secret goes on to sign beside the new one.
+/// How long an old secret keeps signing beside the new one.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
 
 /// The secrets that sign for one receiver: the current one and, for a day, the one before it.

@@ -9,7 +9,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub(crate) i64);
 
-/// This is no time.
 #[derive(Debug, thiserror::Error)]
 #[error("this is no time: give RFC 3339, like 2026-07-01T12:00:00Z")]
 pub(crate) struct TimeError;
@@ -36,14 +35,14 @@ impl Time {
         self.0.div_euclid(1_000_000)
     }
 
-    /// The year and month so many years later.
+    /// The year and month this many years later.
     pub(crate) fn month_in_years(self, years: i64) -> (i16, i8) {
         let date = self.date_time().date();
         let then = date.saturating_add(years.years());
         (then.year(), then.month())
     }
 
-    /// Whether the month of a year, as it stands on a card, is over.
+    /// Whether a card's expiry month has passed.
     pub(crate) fn is_past_month(self, year: i16, month: i8) -> bool {
         let date = self.date_time().date();
         (date.year(), date.month()) > (year, month)

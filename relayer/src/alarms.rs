@@ -1,5 +1,5 @@
 //! What is wrong, by name. An alarm that halts stops everything that signs or accepts; one that
-//! refuses stops what accepts; reads go on.
+//! refuses stops what accepts; reads continue.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ pub struct Alarms {
 }
 
 impl Alarms {
-    /// Something needs a look; work goes on.
+    /// Needs attention; work continues.
     pub fn warn(&self, name: &'static str, what: impl Into<String>) {
         self.raise(name, Severity::Warns, what.into());
     }
@@ -45,7 +45,6 @@ impl Alarms {
         }
     }
 
-    /// It is over.
     pub fn clear(&self, name: &'static str) {
         if self.alarms().remove(name).is_some() {
             tracing::info!(alarm = name, "cleared");
@@ -53,13 +52,11 @@ impl Alarms {
     }
 
     /// Why nothing is signed or accepted, if so.
-    #[must_use]
     pub fn halted(&self) -> Option<String> {
         self.first(Severity::Halts)
     }
 
-    /// Why nothing is accepted although what was accepted goes on, if so.
-    #[must_use]
+    /// Why no new work is accepted while accepted work continues, if so.
     pub fn refusing(&self) -> Option<String> {
         self.first(Severity::Refuses)
     }
@@ -69,7 +66,6 @@ impl Alarms {
     }
 
     /// As the API shows it.
-    #[must_use]
     pub fn view(&self) -> api::Health {
         let alarms = self.alarms();
         api::Health {

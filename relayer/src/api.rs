@@ -127,7 +127,7 @@ fn routes(api: Api) -> Router {
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(from_fn_with_state(api.clone(), limits::enforce))
-        // Whoever watches over the relayer is answered under any load.
+        // Health checks are answered under any load.
         .route("/healthz", get(handlers::healthz))
         .route("/readyz", get(handlers::readyz))
         .method_not_allowed_fallback(problem::method_not_allowed)

@@ -40,7 +40,6 @@ pub struct Config {
     pub rpc_urls: Vec<Url>,
     /// The chain that the node must be on.
     pub chain_id: u64,
-    /// The escrow.
     pub escrow: Address,
     /// The guardian that this relayer acts for.
     pub guardian: Address,
@@ -98,7 +97,7 @@ pub enum AppError {
     Failpoint(String),
 }
 
-/// The nodes that are not read from are looked at once in so many questions for the head.
+/// Every how many polls the nodes that are not read from are checked.
 const HEALTH_CHECK_EVERY_N_POLLS: u32 = 10;
 
 /// Runs the relayer on `listener` until `stop`, which is heard at any time: while it starts, too.
@@ -106,7 +105,7 @@ const HEALTH_CHECK_EVERY_N_POLLS: u32 = 10;
 /// # Errors
 /// [`AppError`]: it does not start on a wrong chain, without contract code, with a submitter that
 /// may not submit, or with a ledger that is not this deployment's; and it stops when the ledger fails, or
-/// a worker ends by itself.
+/// a worker exits.
 pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
     failpoint::arm().map_err(AppError::Failpoint)?;
     let alarms = Alarms::default();

@@ -28,7 +28,6 @@ use url::Url;
 pub struct CardsConfig {
     /// The issuer's API: Lithic's production, its sandbox, or the mock.
     pub issuer: Url,
-    /// The key to it.
     pub api_key: SecretString,
     /// Where the issuer reaches this relayer.
     pub callback: Url,
@@ -36,6 +35,6 @@ pub struct CardsConfig {
     pub treasury: Address,
     /// How long a card can be charged.
     pub ttl: Seconds,
-    /// How often to ask the issuer what webhooks should have told.
+    /// How often to poll the issuer for events that webhooks may have missed.
     pub poll: Duration,
 }

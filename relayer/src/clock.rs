@@ -2,8 +2,6 @@
 
 use stipend_core::Seconds;
 
-/// Now.
-#[must_use]
 pub fn now() -> Seconds {
     u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default()
 }

@@ -2,7 +2,7 @@
 //!
 //! `STIPEND_FAILPOINT=<name>` ends the process when it comes there, `<name>:3` when it comes there for
 //! the third time: at once, with no destructor run and nothing flushed, as a power cut would.
-//! `<name>:3:panic` has whoever comes there panic instead, as a defect would. A build without debug
+//! `<name>:3:panic` panics there instead, as a defect would. A build without debug
 //! assertions knows nothing of it.
 
 /// The variable that arms one of them.
@@ -21,7 +21,6 @@ macro_rules! points {
             pub const ALL: &[Self] = &[$(Self::$point,)*];
 
             /// What the variable calls it.
-            #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$point => $name,)*
@@ -58,23 +57,18 @@ points! {
     SettleSent = "settle.sent",
     /// An opening by authorization is stored, and not sent.
     OpenStored = "open.stored",
-    /// An opening is sent.
     OpenSent = "open.sent",
     /// A sweep, or a revocation, is stored, and not sent.
     SweepStored = "sweep.stored",
-    /// One is sent.
     SweepSent = "sweep.sent",
     /// A hold is stored, and not sent.
     HoldStored = "hold.stored",
-    /// A hold is sent.
     HoldSent = "hold.sent",
     /// A capture is stored, and not sent.
     CaptureStored = "capture.stored",
-    /// A capture is sent.
     CaptureSent = "capture.sent",
     /// A release is stored, and not sent.
     ReleaseStored = "release.stored",
-    /// A release is sent.
     ReleaseSent = "release.sent",
     /// An attempt with higher fees is signed, and stored nowhere.
     ReplaceSigned = "replace.signed",
@@ -90,11 +84,11 @@ points! {
     FollowMining = "follow.mining",
     /// A block is final within the ledger's transaction.
     FollowFinalizing = "follow.finalizing",
-    /// Blocks were unmined and committed; nobody was told.
+    /// Blocks were unmined and committed; not published.
     UnmineCommitted = "unmine.committed",
-    /// Blocks were mined and committed; nobody was told.
+    /// Blocks were mined and committed; not published.
     MineCommitted = "mine.committed",
-    /// Blocks became final and were committed; nobody was told.
+    /// Blocks became final and were committed; not published.
     FinalizeCommitted = "finalize.committed",
     /// A card is accepted; its agent has no answer.
     CardCommitted = "card.committed",
@@ -106,13 +100,13 @@ points! {
     CardIssued = "card.issued",
     /// The decision about a charge is stored; the issuer has no answer.
     ChargeDecided = "charge.decided",
-    /// What the issuer told is stored; the issuer does not know.
+    /// The issuer's event is stored; not acknowledged.
     WebhookTaken = "webhook.taken",
-    /// The issuer is about to be told to pause a card, or to take it up again.
+    /// A card is about to be paused or resumed at the issuer.
     CardPausing = "card.pausing",
     /// The issuer has paused a card or taken it up again, and it is not stored.
     CardPaused = "card.paused",
-    /// The issuer is about to be told to close a card.
+    /// A card is about to be closed at the issuer.
     CardClosing = "card.closing",
     /// The issuer has closed a card; what of it to capture is not stored.
     CardClosed = "card.closed",
@@ -135,7 +129,6 @@ mod armed {
     /// The point, how many passings are left, and what happens then.
     static ARMED: OnceLock<(Point, AtomicU32, End)> = OnceLock::new();
 
-    /// What ends.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum End {
         Process,

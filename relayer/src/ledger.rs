@@ -1,6 +1,6 @@
 //! The durable ledger: one SQLite file, one writer, many readers.
 //!
-//! Whoever wants to change something hands a closure to the writer. The writer takes what is
+//! A caller that wants to change something hands a closure to the writer. The writer takes what is
 //! queued, runs it in one transaction and answers only after the commit, so that a hundred callers
 //! cost one fsync. A closure that fails takes back its own changes and nobody else's.
 
@@ -143,7 +143,7 @@ pub struct Ledger {
     path: Arc<PathBuf>,
     writer: Writer,
     readers: Arc<(Semaphore, Mutex<Vec<Connection>>)>,
-    // Held as long as anybody holds the ledger: a second process exits at once.
+    // Held as long as the ledger is open: a second process exits at once.
     _lock: Arc<Lock>,
 }
 
@@ -156,7 +156,7 @@ impl Ledger {
         Self::open_locked(path, deployment, Lock::take(path)?)
     }
 
-    /// The same for who has the lock already.
+    /// Like [`open`](Self::open), for a caller that already holds the lock.
     ///
     /// # Errors
     /// [`LedgerError`]: of another deployment, of an unknown version, or not writable.
@@ -180,13 +180,11 @@ impl Ledger {
     }
 
     /// The writer, for commands.
-    #[must_use]
     pub const fn writer(&self) -> &Writer {
         &self.writer
     }
 
     /// The last audit entry's `seq`; changes with every commit that adds some.
-    #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.writer.changes()
     }

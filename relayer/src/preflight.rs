@@ -81,7 +81,6 @@ pub enum Inconsistency {
     Ahead {
         /// Whose.
         submitter: Address,
-        /// On chain.
         chain: u64,
         /// In the ledger.
         expected: u64,
@@ -109,14 +108,12 @@ pub enum Inconsistency {
     Final {
         /// Its height.
         number: u64,
-        /// Its hash.
         hash: B256,
     },
 }
 
 impl Inconsistency {
     /// The alarm's name.
-    #[must_use]
     pub const fn alarm(&self) -> &'static str {
         match self {
             Self::Ahead { .. } | Self::Used { .. } => "nonce",

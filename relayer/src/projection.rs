@@ -1,5 +1,5 @@
 //! Projects what the chain says onto the ledger; never talks to a node. A block is mined, reverted or
-//! finalized; only the last moves money for good. All of it runs inside one commit of the ledger.
+//! finalized; only the last moves balances. All of it runs inside one commit of the ledger.
 
 use crate::projection::cards::HoldOutcome;
 use crate::projection::journal::GasPayer;
@@ -30,7 +30,6 @@ use crate::{
 /// A block with what it says about us.
 #[derive(Clone, Debug)]
 pub struct MinedBlock {
-    /// The block.
     pub block: Block,
     /// The escrow's logs.
     pub logs: Vec<Log>,
@@ -49,7 +48,7 @@ pub struct ChainUpdate {
     pub finalized: u64,
 }
 
-/// Where the ledger stands after an update.
+/// The ledger's position after an update.
 #[derive(Clone, Copy, Debug)]
 pub struct Applied {
     /// The last block.
@@ -65,7 +64,6 @@ pub struct Applied {
 /// Projects what the chain says onto the ledger of one deployment.
 #[derive(Clone, Copy, Debug)]
 pub struct Projector {
-    /// The deployment.
     pub deployment: Deployment,
 }
 
@@ -113,7 +111,7 @@ impl Projector {
                 // final.
                 Some(EscrowEvent::Captured { .. } | EscrowEvent::Released { .. } | EscrowEvent::Refunded(_)) => {}
                 Some(EscrowEvent::Skipped { mandate, nonce, reason }) => {
-                    // A hint that anybody can cause: it counts only in our own transactions, by row.
+                    // A hint that anyone can cause: it counts only in our own transactions, by row.
                     if let Some(tx) = transactions::of_attempt(ledger, log.tx_hash)?
                         && let Some(payment) = payments::by_nonce(ledger, mandate, nonce)?
                     {
@@ -244,7 +242,7 @@ impl Projector {
         mandates::set_opened(ledger, id, Some(location))?;
         let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
         // The first mandate that gives what was asked for answers the request; from then on its
-        // intent's hash is public, and anybody could open another one under it.
+        // intent's hash is public, and anyone could open another one under it.
         if let Some(request) = request.filter(|request| request.mandate.is_none() && request.is_answered_by(terms)) {
             requests::set_mandate(ledger, request.id, Some(id))?;
             for other in openings::give_up(ledger, request.id, id)? {
@@ -269,7 +267,7 @@ impl Projector {
         )
     }
 
-    /// A batch of ours is final: what it did not pay waits again, or can never be paid any more.
+    /// A batch of ours is final: what it did not pay waits again, or can never be paid.
     fn batch_final(
         &self,
         ledger: &Connection,
@@ -296,7 +294,7 @@ impl Projector {
         Ok(())
     }
 
-    /// Others have used a transaction's nonce for good: what rode in it waits again.
+    /// A transaction's nonce is final in an external one: its payments wait again.
     pub fn superseded(
         &self,
         ledger: &Connection,
@@ -319,7 +317,7 @@ impl Projector {
         Ok(guarded && blocks::only_our_submitters(ledger)?)
     }
 
-    /// The chain has reached `time` for good: what ended before can't happen any more.
+    /// A final block has reached `time`: what ended before can no longer happen.
     fn time_final(&self, ledger: &Connection, time: Seconds, now: Seconds) -> Result<(), LedgerError> {
         for payment in payments::overdue(ledger, time)? {
             fail(ledger, &payment, Code::DeadlinePassed, now)?;
@@ -357,7 +355,7 @@ fn spent_mined(ledger: &Connection, spent: Spent, location: TxLocation, now: Sec
         _ => {
             let data = json!({ "payee": spent.payee.to_string(), "amount": spent.amount, "nonce": spent.nonce });
             let event = |kind| audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
-            // Without a guardian anybody may send what the agent signed. With one, only we do.
+            // Without a guardian anyone may send what the agent signed. With one, only we do.
             if mandate.terms.guardian.is_zero() {
                 audit::append(ledger, now, event("mandate.spent_elsewhere"))
             } else {
@@ -444,7 +442,7 @@ fn held_final(ledger: &Connection, hold: Spent, location: TxLocation, now: Secon
     nonce_final(ledger, mandate.id, nonce, now)
 }
 
-/// Part of a hold was finally captured or released, by us or by whoever may.
+/// Part of a hold was finally captured or released, by us or by anyone entitled to.
 fn hold_settled(
     ledger: &Connection,
     mandate: MandateId,
@@ -527,7 +525,7 @@ fn returned_final(
     Ok(())
 }
 
-/// Somebody gave money back for good: what the chain restored can be spent again.
+/// A refund is final: what the chain restored can be spent again.
 fn refunded_final(ledger: &Connection, refund: Refund, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, refund.mandate)? else { return Ok(()) };
     mandates::add_refunded(ledger, refund.mandate, refund.amount)?;

@@ -33,9 +33,7 @@ pub struct Config {
     pub rpc_urls: Vec<Url>,
     /// The chain that the node must be on.
     pub chain_id: u64,
-    /// The escrow.
     pub escrow: Address,
-    /// The guardian.
     pub guardian: Address,
     /// The submitters, of which one must be allowed.
     pub submitters: Vec<Address>,
@@ -60,16 +58,14 @@ pub enum RepairError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Follow(#[from] FollowError),
-    /// Somebody goes on signing.
+    /// Something else still signs.
     #[error(
         "the submitter {submitter} went from nonce {before} to {after} meanwhile: another process signs with its key; stop it, then repair again"
     )]
     StillSending {
         /// Whose key.
         submitter: Address,
-        /// Before.
         before: u64,
-        /// After.
         after: u64,
     },
     /// The node knows less than the ledger.
@@ -109,7 +105,7 @@ pub struct Repaired {
     pub abandoned: Vec<u64>,
     /// Mandates that can be used again: all their outflows were sent by our submitters.
     pub unfrozen: Vec<MandateId>,
-    /// Mandates that stay frozen: somebody else sent an outflow.
+    /// Mandates that stay frozen: an outflow was sent by an external submitter.
     pub frozen: Vec<MandateId>,
     /// What `ledger check` has against it now.
     pub differences: Vec<String>,
@@ -120,7 +116,6 @@ pub struct Repaired {
 /// How much of what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Mandates.
     pub mandates: u64,
     /// Payments and holds without a row.
     pub outflows: u64,
@@ -387,7 +382,7 @@ fn counts(ledger: &rusqlite::Connection) -> Result<Counts, LedgerError> {
     Ok(Counts { mandates, outflows, amount: Amount::from_units(amount).map_err(LedgerError::inconsistent)? })
 }
 
-/// What the chain does not tell, in words for the host.
+/// What the chain does not contain, as text for the host.
 fn lost(ledger: &rusqlite::Connection) -> Result<Vec<String>, LedgerError> {
     let count = |query: &str| Ok::<u64, LedgerError>(ledger.query_row(query, [], |row| row.get(0))?);
     let mut lost = Vec::new();

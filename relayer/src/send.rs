@@ -62,14 +62,13 @@ pub enum SendError {
     Key(#[from] alloy::signers::Error),
     #[error("the node refuses a transaction of the submitter {0}, which is sent again with every block: see the log")]
     Refused(Address),
-    /// The node does not count what is in the very block that it is asked about.
+    /// The node's count excludes transactions of the block itself.
     #[error(
         "the node counts {nonce} transactions of the submitter {submitter}, {expected} are in the blocks up to its own"
     )]
     NodeBehind { submitter: Address, nonce: u64, expected: u64 },
 }
 
-/// The sender.
 #[derive(Debug)]
 pub struct Sender {
     pub rpc: Rpc,
@@ -89,7 +88,7 @@ struct Unmined {
     tx: transactions::TransactionRow,
     first: Attempt,
     newer: Vec<Attempt>,
-    /// Nothing can come of it any more: only its nonce is to be used up.
+    /// It is obsolete: only its nonce is to be used up.
     obsolete: bool,
 }
 

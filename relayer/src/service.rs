@@ -34,11 +34,9 @@ pub use revocations::SignedRevocation;
 /// What the service works with.
 #[derive(Debug)]
 pub struct Deps {
-    /// The ledger.
     pub ledger: Ledger,
     /// The node.
     pub rpc: Rpc,
-    /// The deployment.
     pub deployment: Deployment,
     /// What payments are held to.
     pub limits: Limits,
@@ -46,7 +44,6 @@ pub struct Deps {
     pub gas_budget: Option<u128>,
     /// Blocks, the including one counted, after which a mandate can be used.
     pub confirmations: u64,
-    /// The head.
     pub heads: watch::Receiver<Head>,
     /// What is wrong.
     pub alarms: Alarms,
@@ -84,13 +81,11 @@ impl From<RpcError> for Problem {
 
 impl Service {
     /// A service with these dependencies.
-    #[must_use]
     pub fn new(deps: Deps) -> Self {
         Self { deps: Arc::new(deps) }
     }
 
     /// What this relayer serves, and how far it has followed the chain.
-    #[must_use]
     pub fn info(&self) -> Info {
         let Deps { deployment, limits, confirmations, .. } = *self.deps;
         let head = *self.deps.heads.borrow();
@@ -108,19 +103,16 @@ impl Service {
     }
 
     /// Whether new work is taken, and what is wrong.
-    #[must_use]
     pub fn health(&self) -> Health {
         self.deps.alarms.view()
     }
 
     /// The chain id that signed requests name.
-    #[must_use]
     pub fn chain_id(&self) -> u64 {
         self.deps.deployment.chain_id
     }
 
     /// Changes with every commit that adds audit entries: the last `seq`.
-    #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.deps.ledger.changes()
     }

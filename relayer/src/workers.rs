@@ -1,7 +1,7 @@
-//! What runs beside the API until it is told to stop.
+//! The tasks that run beside the API until they are stopped.
 //!
 //! A worker that ends before that is a defect, however it ended: what is accepted would not be sent,
-//! or what happened not be booked. Whoever owns the workers then stops everything.
+//! or what happened not be booked. The owner of the workers then stops everything.
 
 use std::{collections::HashMap, future};
 
@@ -11,13 +11,12 @@ use tokio_util::sync::CancellationToken;
 /// A worker ended although nobody had asked it to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the {worker} {how}, which is a defect: nothing that was accepted is lost; start the relayer again, and it goes on \
-     from its ledger; if it ends so again, the log says where"
+    "internal error: the {worker} task {how}. No accepted payment is lost; restart to resume from the ledger. If it \
+     recurs, report it with the log."
 )]
 pub struct Ended {
-    /// Its name.
     pub worker: &'static str,
-    /// In which way. What a panic said is left out: nobody knows what is in it.
+    /// In which way. A panic's message is left out: it may contain anything.
     pub how: &'static str,
 }
 
@@ -35,16 +34,16 @@ impl Workers {
         self.stop.clone()
     }
 
-    /// Starts one, which works until it is told to stop.
+    /// Starts one, which works until `stop` is canceled.
     pub(crate) fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let id = self.running.spawn(work).id();
         self.names.insert(id, name);
     }
 
-    /// Resolves when one ended by itself.
+    /// Resolves when one exited on its own.
     pub(crate) async fn ended(&mut self) -> Ended {
         let (id, how) = match self.running.join_next_with_id().await {
-            Some(Ok((id, ()))) => (id, "ended by itself"),
+            Some(Ok((id, ()))) => (id, "exited"),
             Some(Err(error)) => (error.id(), "panicked"),
             None => future::pending().await,
         };
@@ -67,7 +66,7 @@ impl Workers {
 mod tests {
     use super::*;
 
-    /// Two workers that do as they are told, beside one that does not.
+    /// Two workers that stop when asked, beside one that does not.
     fn workers(name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Workers {
         let mut workers = Workers::default();
         for obedient in ["one", "another"] {
@@ -81,7 +80,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_ends_is_named_and_the_others_stop() {
         let mut returned = workers("follower", async {});
-        assert_eq!(returned.ended().await, Ended { worker: "follower", how: "ended by itself" });
+        assert_eq!(returned.ended().await, Ended { worker: "follower", how: "exited" });
         returned.stop().await;
 
         let mut panicked = workers("sender", async {
@@ -90,7 +89,10 @@ mod tests {
         });
         let ended = panicked.ended().await;
         assert_eq!(ended, Ended { worker: "sender", how: "panicked" });
-        assert!(ended.to_string().starts_with("the sender panicked") && !ended.to_string().contains("deadbeef"));
+        assert!(
+            ended.to_string().starts_with("internal error: the sender task panicked")
+                && !ended.to_string().contains("deadbeef")
+        );
         panicked.stop().await;
     }
 

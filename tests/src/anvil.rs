@@ -26,7 +26,6 @@ pub struct Anvil {
 }
 
 impl Anvil {
-    /// Starts one.
     pub(crate) async fn start(dir: &Path) -> Result<Self> {
         let port = free_port()?;
         let url: Url = format!("http://127.0.0.1:{port}").parse()?;
@@ -44,13 +43,11 @@ impl Anvil {
     }
 
     /// Where it listens.
-    #[must_use]
     pub const fn url(&self) -> &Url {
         &self.url
     }
 
     /// For everything that is not below.
-    #[must_use]
     pub const fn provider(&self) -> &RootProvider {
         &self.provider
     }
@@ -63,12 +60,12 @@ impl Anvil {
         self.rpc("evm_setAutomine", json!([on])).await.map(drop)
     }
 
-    /// Makes so many blocks.
+    /// Mines this many blocks.
     pub async fn mine(&self, blocks: u64) -> Result<()> {
         self.rpc("anvil_mine", json!([blocks])).await.map(drop)
     }
 
-    /// Lets so many seconds pass, and makes a block.
+    /// Advances the chain's time by this many seconds, and mines a block.
     pub async fn pass(&self, seconds: u64) -> Result<()> {
         self.rpc("evm_increaseTime", json!([seconds])).await?;
         self.mine(1).await
@@ -93,7 +90,7 @@ impl Anvil {
         eventually("a transaction waits for a block", async || Ok(self.waiting().await?.first().copied())).await
     }
 
-    /// Gives an account so many wei, and takes what it had.
+    /// Sets an account's balance, in wei.
     pub async fn set_balance(&self, account: Address, wei: u128) -> Result<()> {
         self.rpc("anvil_setBalance", json!([account, format!("{wei:#x}")])).await.map(drop)
     }
@@ -122,7 +119,6 @@ impl Anvil {
         Ok(self.provider.raw_request(method.into(), params).await?)
     }
 
-    /// Kills it.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.process.kill()
     }

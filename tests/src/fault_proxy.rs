@@ -44,7 +44,7 @@ pub enum Fault {
     SlowAnswer(Duration),
     /// It reaches the node twice; the second answer counts.
     Twice,
-    /// HTTP 429, with so many seconds in `Retry-After`.
+    /// HTTP 429, with this many seconds in `Retry-After`.
     TooMany(u64),
     /// An error in a node's words; the node gets nothing.
     ErrorMessage(ErrorMessage),
@@ -80,7 +80,7 @@ pub const ANY: &str = "*";
 struct Rule {
     method: &'static str,
     fault: Fault,
-    /// For so many calls; absent: until the proxy is told otherwise.
+    /// For this many requests; `None`: until it is cleared.
     left: Option<u32>,
 }
 
@@ -126,7 +126,6 @@ impl FaultProxy {
     }
 
     /// Where it listens.
-    #[must_use]
     pub const fn url(&self) -> &Url {
         &self.url
     }
@@ -136,7 +135,7 @@ impl FaultProxy {
         lock(&self.shared.rules).push_back(Rule { method, fault, left: None });
     }
 
-    /// What the next so many calls of a method meet.
+    /// Injects a fault into the next requests of a method.
     pub fn fault_next(&self, calls: u32, method: &'static str, fault: Fault) {
         lock(&self.shared.rules).push_back(Rule { method, fault, left: Some(calls) });
     }
@@ -158,7 +157,7 @@ impl FaultProxy {
         self.order(Order::Take).await
     }
 
-    /// Nobody listens any more: connections are refused, and those that there are break.
+    /// Stops listening: connections are refused, and open ones break.
     pub async fn refuse_connections(&self) -> Result<()> {
         self.order(Order::Refuse).await
     }
@@ -170,7 +169,6 @@ impl FaultProxy {
     }
 
     /// What happened to the calls of a method so far; [`ANY`]: to all.
-    #[must_use]
     pub fn count(&self, method: &str) -> Count {
         let counts = lock(&self.shared.counts);
         let counts = counts.iter().filter(|(name, _)| method == ANY || *name == method);

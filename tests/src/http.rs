@@ -28,7 +28,6 @@ impl HttpSigner {
 /// A request, whose parts can be changed until it is sent, and after.
 #[derive(Clone, Debug)]
 pub struct ApiRequest {
-    /// Its method.
     pub method: Method,
     /// Where it goes.
     pub url: Url,
@@ -39,14 +38,11 @@ pub struct ApiRequest {
 }
 
 impl ApiRequest {
-    /// A GET.
-    #[must_use]
     pub fn get(url: Url) -> Self {
         Self { method: Method::GET, url, headers: HeaderMap::new(), body: Vec::new() }
     }
 
     /// A POST of JSON.
-    #[must_use]
     pub fn post(url: Url, body: impl Into<Vec<u8>>) -> Self {
         let json = HeaderValue::from_static("application/json");
         let headers = HeaderMap::from_iter([(reqwest::header::CONTENT_TYPE, json)]);
@@ -62,7 +58,6 @@ impl ApiRequest {
         Ok(self)
     }
 
-    /// Signed as it is now.
     pub async fn signed(self, signer: &HttpSigner) -> Result<Self> {
         self.signed_with(signer, &SignOptions::default()).await
     }
@@ -104,11 +99,8 @@ impl ApiRequest {
 /// What came back.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The status.
     pub status: u16,
-    /// The headers.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -123,7 +115,6 @@ impl Answer {
     }
 
     /// A header as text.
-    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }

@@ -65,7 +65,6 @@ impl Charge {
 /// Where and for how much a card is charged.
 #[derive(Clone, Copy, Debug)]
 pub struct Purchase<'a> {
-    /// In cents.
     pub cents: i64,
     /// The merchant's category.
     pub mcc: &'a str,
@@ -74,8 +73,7 @@ pub struct Purchase<'a> {
 }
 
 impl Purchase<'_> {
-    /// A purchase of software for so many cents.
-    #[must_use]
+    /// A purchase of software for this many cents.
     pub const fn of(cents: i64) -> Self {
         Self { cents, mcc: "5734", currency: "USD" }
     }
@@ -84,7 +82,7 @@ impl Purchase<'_> {
 /// How a charge is taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Void {
-    /// By the merchant: so many cents, or all.
+    /// By the merchant: this many cents, or all.
     Reversal(Option<i64>),
     /// By time, before anything was cleared.
     Expiry,
@@ -99,7 +97,7 @@ pub struct Charged {
     pub approved: usize,
     /// Still held for the merchant.
     pub pending: i64,
-    /// Taken for good.
+    /// Cleared, in cents.
     pub cleared: i64,
 }
 
@@ -139,12 +137,10 @@ impl Issuer {
     }
 
     /// Where it listens.
-    #[must_use]
     pub const fn url(&self) -> &Url {
         &self.url
     }
 
-    /// The key to it.
     pub(crate) fn key(&self) -> &str {
         &self.key
     }
@@ -216,7 +212,7 @@ impl Issuer {
         }
     }
 
-    /// The merchant takes so many cents of a charge for good, or all that is pending.
+    /// Clears this many cents of a charge, or all that is pending.
     pub async fn clear(&self, transaction: &str, cents: Option<i64>) -> Result<()> {
         let mut body = json!({ "token": transaction });
         if let Some(cents) = cents {

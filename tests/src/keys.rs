@@ -32,7 +32,7 @@ impl Keys {
         })
     }
 
-    /// The submitter, and so many more. Those have no ETH of their own.
+    /// The submitter, and this many more, which have no ETH.
     pub fn submitters(&self, more: usize) -> Result<Vec<PrivateKeySigner>> {
         let more = (0..more).map(|number| key(&format!("submitter {number}")));
         [Ok(self.submitter.clone())].into_iter().chain(more).collect()

@@ -98,19 +98,16 @@ impl Load {
     }
 
     /// Who pays.
-    #[must_use]
     pub fn accounts(&self) -> &[Account] {
         &self.accounts
     }
 
     /// What was accepted so far.
-    #[must_use]
     pub const fn accepted(&self) -> &AcceptedPayments {
         &self.accepted
     }
 
     /// How many cards were made so far, where they are offered.
-    #[must_use]
     pub fn cards(&self) -> u64 {
         self.cards.load(Ordering::Relaxed)
     }

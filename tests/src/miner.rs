@@ -1,4 +1,4 @@
-//! A chain that goes on by itself.
+//! A chain that mines on its own.
 
 use std::{sync::Arc, time::Duration};
 

@@ -86,7 +86,6 @@ impl OnchainBalances {
     }
 
     /// The sum of all payments and captures.
-    #[must_use]
     pub fn paid(&self) -> u64 {
         self.spent.iter().map(|event| event.amount).sum::<u64>() + self.captured.values().sum::<u64>()
     }
@@ -207,7 +206,6 @@ async fn is_as_issued(issuer: &Issuer, card: &Card) -> Result<()> {
     Ok(())
 }
 
-/// All cards of a mandate.
 pub(crate) async fn cards(client: &Client, mandate: MandateId) -> Result<Vec<Card>> {
     let mut page = PageQuery { cursor: None, limit: Some(100) };
     let mut cards = Vec::new();
@@ -221,7 +219,6 @@ pub(crate) async fn cards(client: &Client, mandate: MandateId) -> Result<Vec<Car
     }
 }
 
-/// All payments of a mandate.
 pub(crate) async fn payments(client: &Client, mandate: MandateId) -> Result<Vec<Payment>> {
     payments_in(client, mandate, None).await
 }

@@ -39,7 +39,6 @@ const LOOKS: u32 = 3;
 pub struct Account {
     /// The relayer as the agent sees it.
     pub client: Client,
-    /// Its mandates.
     pub mandates: Vec<MandateId>,
 }
 
@@ -61,7 +60,6 @@ pub struct AcceptedPayments {
 
 impl AcceptedPayments {
     /// Nothing yet, in this world.
-    #[must_use]
     pub fn of(world: &World) -> Self {
         Self { domain: world.escrow.domain(), kept: Arc::default() }
     }
@@ -81,25 +79,21 @@ impl AcceptedPayments {
     }
 
     /// Everything so far, in the order in which the answers came.
-    #[must_use]
     pub fn all(&self) -> Vec<Kept> {
         self.kept().clone()
     }
 
     /// How much there is.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.kept().len()
     }
 
     /// Whether nothing was accepted yet.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// One of those from these mandates, if there is any: another one for each number.
-    #[must_use]
     pub fn one_of(&self, mandates: &[MandateId], number: usize) -> Option<Kept> {
         let kept = self.kept();
         let (later, earlier) =

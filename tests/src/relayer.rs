@@ -146,7 +146,6 @@ impl Relayer {
     }
 
     /// Where it listens.
-    #[must_use]
     pub const fn url(&self) -> &Url {
         &self.url
     }
@@ -274,7 +273,7 @@ impl Relayer {
         .await
     }
 
-    /// Starts it again where no file can grow beyond so many bytes, as on a full disk, and waits until
+    /// Restarts it with a file size limit in bytes, as on a full disk, and waits until
     /// it takes work. It logs nothing, since a log grows too.
     pub async fn restart_within(&mut self, bytes: u64) -> Result<()> {
         const BLOCK: u64 = 512;
@@ -290,7 +289,7 @@ impl Relayer {
         self.ready().await
     }
 
-    /// Waits until it has ended by itself, which must be no success.
+    /// Waits until it has exited on its own, which must be a failure.
     ///
     /// # Errors
     /// If it runs on for a minute, or ends well.

@@ -41,12 +41,10 @@ enum Kind {
 }
 
 impl Secrets {
-    /// A private key.
     pub fn key(&self, name: &str, key: &PrivateKeySigner) {
         self.add(name, key.to_bytes().to_vec(), Kind::Key);
     }
 
-    /// A password.
     pub fn password(&self, name: &str, password: &str) {
         self.add(name, password.as_bytes().to_vec(), Kind::Password);
     }

@@ -39,7 +39,7 @@ const FUNDS: u64 = 1_000_000_000_000;
 /// An ether, in wei.
 const ETHER: u128 = 1_000_000_000_000_000_000;
 
-/// Logs and ledgers of earlier runs are kept so long.
+/// How long logs and ledgers of earlier runs are kept.
 const KEPT: Duration = Duration::from_secs(3_600);
 
 /// A chain, a relayer and the people around them. When it ends, everything that its processes wrote
@@ -48,7 +48,6 @@ const KEPT: Duration = Duration::from_secs(3_600);
 pub struct World {
     /// The node.
     pub anvil: Anvil,
-    /// The relayer.
     pub relayer: Relayer,
     /// What stands between the relayer and the node, where there is to be trouble.
     proxy: Option<FaultProxy>,
@@ -321,13 +320,11 @@ impl World {
     }
 
     /// Blocks on top of which its relayer takes what happened for final.
-    #[must_use]
     pub const fn finality(&self) -> u64 {
         self.finality
     }
 
     /// Where this world's files are.
-    #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -208,7 +208,7 @@ impl Escrow {
         self.end(by, &MandateEscrow::revokeCall { terms: terms_on_chain(terms)? }).await
     }
 
-    /// Signs what ends a mandate, whoever sends it.
+    /// Signs a revocation, which anyone may send.
     pub fn sign_revocation(&self, operator: &PrivateKeySigner, mandate: MandateId) -> Result<Bytes, ChainError> {
         sign(operator, self.domain.revoke_digest(mandate))
     }
@@ -223,7 +223,7 @@ impl Escrow {
         self.end(from, &MandateEscrow::revokeWithSignatureCall { terms: terms_on_chain(terms)?, signature }).await
     }
 
-    /// Returns to the operator what is left of a mandate that is over.
+    /// Returns what is left of an ended mandate to the operator.
     pub async fn sweep(&self, from: &PrivateKeySigner, terms: &Terms) -> Result<Ended, ChainError> {
         self.end(from, &MandateEscrow::sweepCall { terms: terms_on_chain(terms)? }).await
     }

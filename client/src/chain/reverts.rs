@@ -1,4 +1,4 @@
-//! What the escrow and its token say when they revert, in words.
+//! The reverts of the escrow and its token, as messages.
 
 use alloy_sol_types::{ContractError, SolInterface};
 use stipend_bindings::abi::MandateEscrow::MandateEscrowErrors as Errors;

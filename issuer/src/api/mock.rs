@@ -30,7 +30,7 @@ pub(super) async fn change(State(issuer): State<Issuer>, Body(body): Body<Value>
     Ok(Json(faults))
 }
 
-/// No faults any more. What has happened stays.
+/// Clears all faults. What has happened stays.
 pub(super) async fn reset(State(issuer): State<Issuer>) -> Json<Faults> {
     issuer.faults().set(Faults::default());
     issuer.wake();

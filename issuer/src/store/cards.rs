@@ -12,7 +12,6 @@ use crate::{
     transaction::{Status, Transaction},
 };
 
-/// Which cards.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CardFilter {
     pub(crate) account: Option<Uuid>,
@@ -22,7 +21,6 @@ pub(crate) struct CardFilter {
     pub(crate) time_range: TimeRange,
 }
 
-/// Which transactions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TransactionFilter {
     pub(crate) account: Option<Uuid>,

@@ -170,7 +170,7 @@ pub(crate) fn unsubscribe(connection: &Connection, token: &str) -> Result<bool, 
     Ok(connection.prepare_cached("DELETE FROM subscription WHERE token = ?")?.execute([token])? > 0)
 }
 
-/// A new secret; the old one goes on to sign for a day.
+/// Rotates a secret; the old one keeps signing for a day.
 pub(crate) fn rotate(connection: &Connection, token: &str, now: Time) -> Result<bool, StoreError> {
     let changed = connection
         .prepare_cached("UPDATE subscription SET old_secret = secret, old_until = ?, secret = ? WHERE token = ?")?
@@ -300,7 +300,7 @@ pub(crate) fn responder_secrets(connection: &Connection) -> Result<Option<Signin
         .transpose()
 }
 
-/// Sets a new secret for the question; the old one, if any, goes on to sign for a day.
+/// Rotates the responder's secret; the old one, if any, keeps signing for a day.
 pub(crate) fn rotate_responder(connection: &Connection, now: Time) -> Result<(), StoreError> {
     connection.execute(
         "UPDATE responder SET old_secret = secret, old_until = ?, secret = ?",

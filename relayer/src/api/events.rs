@@ -37,7 +37,6 @@ const BATCH: u32 = 100;
 /// A comment is sent after so much silence, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Which events.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventsQuery {

@@ -126,7 +126,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     Json::from_bytes(bytes).map(|Json(value)| value).map_err(|rejection| rejection_detail(&rejection))
 }
 
-/// The innermost cause is the parser's own words; those around it only say that it failed.
+/// The innermost cause is the parser's message; those around it only say that it failed.
 fn rejection_detail(rejection: &dyn Error) -> Refusal {
     let mut cause = rejection;
     while let Some(inner) = cause.source() {

@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Api, problem::Refusal};
 
-/// A rate: so many calls each second, and so many at once after a pause.
+/// A rate: calls per second, and the burst allowed after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// Calls per second.
@@ -32,7 +32,6 @@ pub struct Rate {
 
 impl Rate {
     /// A rate; what is given as zero counts as one.
-    #[must_use]
     pub fn new(per_second: u32, burst: u32) -> Self {
         let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
         Self { per_second: some(per_second), burst: some(burst) }
@@ -106,7 +105,7 @@ impl RateLimiters {
     }
 
     /// Forgets peers and agents that have not called lately; without it, the memory of them would
-    /// grow for ever.
+    /// grow without bound.
     pub(super) fn forget_idle(&self) {
         self.peers.retain_recent();
         self.peers.shrink_to_fit();

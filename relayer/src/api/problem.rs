@@ -17,7 +17,7 @@ impl Refusal {
         Problem::new(code, detail).into()
     }
 
-    /// The caller may try again after so many seconds.
+    /// The caller may try again after this many seconds.
     pub(super) fn after(mut self, seconds: u64) -> Self {
         self.0.retry_after = Some(seconds);
         self

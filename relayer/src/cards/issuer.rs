@@ -75,14 +75,12 @@ struct Subscription {
 pub struct Transaction {
     /// The issuer's name of it.
     pub token: String,
-    /// The card.
     pub card_token: String,
     /// Everything that happened to it.
     #[serde(default)]
     pub events: Vec<TransactionEvent>,
 }
 
-/// An event of a transaction.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TransactionEvent {
     token: String,
@@ -156,7 +154,7 @@ impl Issuer {
         answer.json().await.map_err(|_| unknown())
     }
 
-    /// Creates a single-use card over so many cents. The same id gives the same card.
+    /// Creates a single-use card of this many cents. The same id gives the same card.
     ///
     /// # Errors
     /// [`IssuerError`]; after `Unknown` there may be a card: see [`Issuer::find`].

@@ -28,7 +28,7 @@ pub enum SignatureError {
     /// Too old, or from the future.
     #[error("the call is more than {TOLERANCE} s old or ahead")]
     Stale,
-    /// Signed by somebody else, or altered.
+    /// Signed with another key, or altered.
     #[error("no signature of the call is right")]
     Wrong,
 }
@@ -46,7 +46,6 @@ pub struct SignatureHeaders {
 
 impl SigningSecret {
     /// From `whsec_` and base64. `None` for anything else.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         // The library would take the base64 alone, and an empty key.
         if text.strip_prefix("whsec_").is_none_or(str::is_empty) {

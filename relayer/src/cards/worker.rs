@@ -31,24 +31,19 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(2);
 /// Why a step was not taken. The next round tries again.
 #[derive(Debug, thiserror::Error)]
 pub enum CardWorkerError {
-    /// The issuer.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
-    /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
 
-/// The card worker.
 #[derive(Debug)]
 pub struct CardWorker {
-    /// The issuer.
     pub issuer: Issuer,
-    /// The ledger.
     pub ledger: Ledger,
     /// Blocks, the including one counted, after which a hold counts.
     pub confirmations: u64,
-    /// How often to ask the issuer what webhooks should have told.
+    /// How often to poll the issuer for events that webhooks may have missed.
     pub poll: Duration,
     /// Where to say what is wrong.
     pub alarms: Alarms,
@@ -199,12 +194,12 @@ impl CardWorker {
             let to_capture = cleared.min(card.amount);
             let told = Amount::from_cents(all.cleared).unwrap_or(Amount::MAX);
             cards::record_shortfall(ledger, &card, Clearing { cleared: told, captured: to_capture }, clock::now())?;
-            // Into the trail as well: it is what wakes the sender, on a chain where no block comes by itself too.
+            // Also in the trail: that wakes the sender, even on a chain that mines no empty blocks.
             let release = card.amount.checked_sub(to_capture).unwrap_or_default();
             let data = serde_json::json!({ "capture": to_capture, "release": release });
             cards::note(ledger, &card, "card.concluded", None, data, clock::now())?;
             cards::set_to_capture(ledger, seq, to_capture)?;
-            // Where somebody else has emptied the hold, nothing of it waits for a transaction.
+            // If the hold was emptied externally, nothing of it waits for a transaction.
             let tx_hash = card.settle_tx;
             cards::finish(ledger, CardRow { to_capture: Some(to_capture), ..card }, None, tx_hash, clock::now())
         };
@@ -216,7 +211,7 @@ impl CardWorker {
     async fn step(&self, card: &CardRow, state: CardState, reason: Option<Code>) -> Result<(), CardWorkerError> {
         let (seq, from) = (card.seq, card.state);
         let step = move |ledger: &rusqlite::Transaction<'_>| {
-            // It may have gone on since it was read.
+            // It may have changed since it was read.
             match cards::by_seq(ledger, seq)?.filter(|card| card.state == from) {
                 Some(card) => cards::step(ledger, &card, state, reason, None, clock::now()),
                 None => Ok(()),

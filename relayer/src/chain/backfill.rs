@@ -21,9 +21,9 @@ const MAX_CONCURRENT_REQUESTS: usize = 16;
 /// How often each is asked for, and how long to wait before the second time.
 const ATTEMPTS: u32 = 4;
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// How many blocks are read before they are booked: one commit does it, and others wait for it.
+/// How many blocks are read before one commit applies them; other writers wait for that commit.
 const MAX_RANGE_BLOCKS: usize = 512;
-/// After a refusal, so many questions must go well before more is asked for again.
+/// After a rejected range, how many requests must succeed before the range grows again.
 const GROW_AFTER_SUCCESSES: u32 = 16;
 
 /// Of how many blocks to ask for logs at once: fewer after a refusal, and later more again.
@@ -131,7 +131,6 @@ where
     }
 }
 
-/// The logs of each of these blocks.
 async fn logs(node: &Node, contract: Address, headers: &[FullBlock]) -> Result<Vec<Vec<Log>>, FollowError> {
     let (first, last) = match headers {
         [] => return Ok(Vec::new()),

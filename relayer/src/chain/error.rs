@@ -14,7 +14,6 @@ pub enum FollowError {
     /// The node.
     #[error(transparent)]
     Rpc(#[from] RpcError),
-    /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The chain changed while it was read.
@@ -25,9 +24,7 @@ pub enum FollowError {
     Contradiction {
         /// The block's height.
         number: u64,
-        /// Its hash.
         hash: B256,
-        /// In what.
         what: &'static str,
     },
     /// What the node says can't be.
@@ -38,9 +35,8 @@ pub enum FollowError {
     RejectedByLedger {
         /// The last block's height.
         number: u64,
-        /// Its hash.
         hash: B256,
-        /// In the ledger's words.
+        /// The ledger's message.
         why: LedgerError,
     },
     /// The node gave fewer logs than there are.
@@ -48,7 +44,6 @@ pub enum FollowError {
     LogsMissing {
         /// The block's height.
         number: u64,
-        /// Its hash.
         hash: B256,
     },
     /// What was booked as final is not.
@@ -59,7 +54,6 @@ pub enum FollowError {
     PastFinality {
         /// Its height.
         number: u64,
-        /// Its hash.
         hash: B256,
     },
 }

@@ -33,7 +33,7 @@ use crate::{
 
 /// How many blocks are walked at most, one by one. Further behind, what is final comes in ranges.
 const MAX_LINEAR_CATCHUP: u64 = 64;
-/// How many times as long to wait for a node that tells of new blocks by itself.
+/// How many times longer to wait for a node that announces new blocks.
 const SUBSCRIBED_POLL_FACTOR: u32 = 10;
 /// How many failures in a row, of one node or several, do not keep the relayer from starting.
 const MAX_STARTUP_FAILURES: u32 = 5;
@@ -50,20 +50,16 @@ pub enum Finality {
 /// What the sender needs to know of the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The block.
     pub block: BlockRef,
-    /// Its base fee.
     pub base_fee: u64,
     /// The last final block's height.
     pub finalized: u64,
 }
 
-/// The follower.
 #[derive(Debug)]
 pub struct Follower {
     /// The nodes.
     pub rpc: Rpc,
-    /// The ledger.
     pub ledger: Ledger,
     /// Writes what blocks say to the ledger.
     pub projector: Projector,
@@ -78,7 +74,7 @@ pub struct Follower {
 impl Follower {
     /// Starts the list of blocks, on an empty ledger, just before `start` (absent: at the node's
     /// final block, for an escrow that nobody has used), and catches up with the node. It may be
-    /// dropped at any time: what is booked stays, and the next time goes on from there.
+    /// dropped at any time: commits stay, and the next call continues from there.
     pub async fn catch_up(&self, start: Option<u64>) -> Result<Head, FollowError> {
         if self.ledger.read(blocks::head).await?.is_none() {
             let node = self.rpc.choose().await?.node;
@@ -150,13 +146,13 @@ impl Follower {
                 Err(error @ FollowError::PastFinality { .. }) => self.alarms.halt("finality", error.to_string()),
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    // One lost answer is weather; several are news.
+                    // A single failed poll is normal; raise the alarm after several in a row.
                     if failures >= 3 {
                         self.alarms.warn("chain", error.to_string());
                     }
                 }
             }
-            // Who is told of new blocks asks rarely, in case one was not told.
+            // With a live subscription, poll less often, only to catch missed notifications.
             let rest =
                 if self.rpc.is_subscribed() { self.poll.saturating_mul(SUBSCRIBED_POLL_FACTOR) } else { self.poll };
             tokio::select! {

@@ -12,7 +12,6 @@ use super::{
 use crate::ledger::blocks::{Block, Log};
 
 /// Whether these may be the logs of `contract` in a block without asking for more.
-#[must_use]
 pub fn are_none(contract: Address, header: &FullBlock, logs: &[Log]) -> bool {
     logs.is_empty() && !header.may_hold_logs_of(contract)
 }

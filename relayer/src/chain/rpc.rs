@@ -59,7 +59,6 @@ struct Shared {
 #[derive(Clone, Debug)]
 pub struct Chosen {
     index: usize,
-    /// The node.
     pub node: Node,
 }
 
@@ -124,8 +123,7 @@ impl Rpc {
         self.shared.new_heads.notified().await;
     }
 
-    /// Whether the node that is read from now tells of new blocks by itself.
-    #[must_use]
+    /// Whether the node in use announces new blocks.
     pub fn is_subscribed(&self) -> bool {
         self.order().first().and_then(|index| self.node(*index)).is_some_and(|node| node.is_subscribed())
     }
@@ -152,7 +150,6 @@ impl Rpc {
     }
 
     /// The other nodes with nothing wrong.
-    #[must_use]
     pub fn other_healthy(&self, than: &Chosen) -> Vec<Node> {
         let healthy = self.ranking().healthy();
         healthy.into_iter().filter(|index| *index != than.index).filter_map(|index| self.node(index)).collect()
@@ -177,7 +174,6 @@ impl Rpc {
     }
 
     /// How many nodes there are.
-    #[must_use]
     pub fn count(&self) -> usize {
         self.shared.nodes.len()
     }

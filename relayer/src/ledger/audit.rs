@@ -1,5 +1,5 @@
 //! The audit trail: append-only, each entry hashed together with the one before it. It is also
-//! what the event stream sends, so nothing is told that was not committed.
+//! what the event stream sends, so nothing is published that was not committed.
 
 use alloy_primitives::{Address, B256, keccak256};
 use rusqlite::Connection;
@@ -19,13 +19,9 @@ pub struct NewAuditEntry {
     pub agent: Option<Address>,
     /// May read it too.
     pub operator: Option<Address>,
-    /// The request.
     pub request: Option<RequestId>,
-    /// The mandate.
     pub mandate: Option<MandateId>,
-    /// The payment.
     pub payment: Option<PaymentId>,
-    /// The card.
     pub card: Option<CardId>,
     /// The transaction.
     pub tx_hash: Option<B256>,
@@ -52,7 +48,6 @@ impl FromColumns for AuditEntry {
     }
 }
 
-/// Appends an entry.
 pub fn append(connection: &Connection, at: Seconds, event: NewAuditEntry) -> Result<(), LedgerError> {
     let last: Option<(u64, B256)> = connection.row("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1", [])?;
     let (seq, previous) = last.map_or((1, B256::ZERO), |(seq, hash)| (seq + 1, hash));

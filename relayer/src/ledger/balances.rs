@@ -1,4 +1,4 @@
-//! Pure bookkeeping: where a mandate's money is, and where a payment stands. No store, no clock.
+//! Pure accounting: where a mandate's money is, and the state of a payment. No store, no clock.
 //!
 //! Double entry: what came in (escrowed, restored, overdrawn) is what is somewhere (available,
 //! reserved, held, paid, returned). Every booking is a list of postings from one account to another,
@@ -21,9 +21,9 @@ pub enum Account {
     Reserved,
     /// Set aside in holds.
     Held,
-    /// Paid for good.
+    /// Paid, in a final block.
     Paid,
-    /// Went back to the operator for good.
+    /// Returned to the operator, in a final block.
     Returned,
 }
 
@@ -41,7 +41,6 @@ impl Account {
     ];
 
     /// As the journal calls it.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Escrowed => "escrowed",
@@ -56,7 +55,6 @@ impl Account {
     }
 
     /// Whether it says where money came from: it grows by what is taken from it.
-    #[must_use]
     pub const fn is_source(self) -> bool {
         matches!(self, Self::Escrowed | Self::Restored | Self::Overdrawn)
     }
@@ -88,9 +86,9 @@ pub struct Balances {
     pub reserved: Amount,
     /// Set aside in holds.
     pub held: Amount,
-    /// Paid for good.
+    /// Paid, in a final block.
     pub paid: Amount,
-    /// Went back to the operator for good.
+    /// Returned to the operator, in a final block.
     pub returned: Amount,
 }
 
@@ -101,17 +99,17 @@ pub enum LedgerEvent {
     Open(Amount),
     /// Something was accepted.
     Reserve(Amount),
-    /// What was accepted can never be paid any more.
+    /// An accepted payment can never be paid.
     Unreserve(Amount),
-    /// A reservation was paid for good.
+    /// A reservation was paid, in a final block.
     Settle(Amount),
     /// The chain paid what was not reserved here.
     Pay(Amount),
-    /// A reservation became a hold for good.
+    /// A reservation became a hold, in a final block.
     Place(Amount),
     /// The chain holds what was not reserved here.
     Hold(Amount),
-    /// Part of a hold was paid for good.
+    /// Part of a hold was paid, in a final block.
     Capture(Amount),
     /// Part of a hold went back to what is available.
     Release(Amount),
@@ -127,11 +125,11 @@ pub enum LedgerEvent {
     /// The same for something that was accepted: so much of it was paid, so much is held, and so much
     /// is back.
     ReverseAccepted {
-        /// Paid for good, it was said.
+        /// Had been recorded as paid.
         paid: Amount,
-        /// Held for good, it was said.
+        /// Had been recorded as held.
         held: Amount,
-        /// Released for good, it was said.
+        /// Had been recorded as released.
         back: Amount,
     },
     /// The same for what was paid and held without a row.
@@ -140,7 +138,6 @@ pub enum LedgerEvent {
 
 impl LedgerEvent {
     /// As the journal calls its cause.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Open(_) => "open",
@@ -196,8 +193,6 @@ pub enum BalanceError {
 }
 
 impl Balances {
-    /// What an account has.
-    #[must_use]
     pub const fn balance(&self, account: Account) -> Amount {
         match account {
             Account::Escrowed => self.cap,
@@ -225,7 +220,6 @@ impl Balances {
     }
 
     /// What the escrow has left of the mandate beside its holds, as far as that is final.
-    #[must_use]
     pub fn remaining(&self) -> Amount {
         // What is overdrawn is part of what is reserved.
         let reserved = self.reserved.checked_sub(self.overdrawn).unwrap_or_default();
@@ -281,7 +275,7 @@ impl Balances {
             }
             LedgerEvent::ReverseAccepted { paid, held, back } => {
                 page.post(Paid, Reserved, paid)?;
-                // What was swept from holds is not held any more, and has come back already.
+                // What was swept from holds is no longer held, and has returned already.
                 let there = held.min(self.held);
                 page.post(Held, Reserved, there)?;
                 page.claim(Reserved, held.checked_sub(there).unwrap_or_default())?;
@@ -341,7 +335,6 @@ impl Page {
 
 /// What a transaction cost, in wei, shared among its `rows`: equal parts, and what can't be divided
 /// goes to the first, so that the sum is exact.
-#[must_use]
 pub fn shares(cost: u128, rows: usize) -> Vec<u128> {
     let count = u128::try_from(rows).unwrap_or(u128::MAX);
     let (Some(part), Some(rest)) = (cost.checked_div(count), cost.checked_rem(count)) else { return Vec::new() };
@@ -349,7 +342,6 @@ pub fn shares(cost: u128, rows: usize) -> Vec<u128> {
 }
 
 /// The ledger event of entering this state.
-#[must_use]
 pub const fn event_of_state(state: PaymentState, amount: Amount) -> Option<LedgerEvent> {
     match state {
         PaymentState::Settled => Some(LedgerEvent::Settle(amount)),
@@ -375,18 +367,17 @@ pub enum Transition {
     },
     /// The block that paid it is final.
     Settle,
-    /// It can never be paid any more.
+    /// It can never be paid.
     Fail,
 }
 
 /// The next state, or `None` where the step is impossible.
-#[must_use]
 pub const fn next(state: PaymentState, step: Transition) -> Option<PaymentState> {
     use PaymentState::{Failed, Mined, Reserved, Settled, Submitted};
     match (state, step) {
         (Reserved, Transition::Submit) => Some(Submitted),
         (Submitted, Transition::GiveUp) => Some(Reserved),
-        // From `reserved` too: without a guardian anybody may submit what the agent signed.
+        // From `reserved` too: without a guardian anyone may submit what the agent signed.
         (Reserved | Submitted, Transition::Mine) => Some(Mined),
         (Mined, Transition::Unmine { held: true }) => Some(Submitted),
         (Mined, Transition::Unmine { held: false }) => Some(Reserved),

@@ -19,11 +19,9 @@ row! {
     pub struct Block in "block" {
         /// Its height.
         pub number: u64 = "number",
-        /// Its hash.
         pub hash: B256 = "hash",
         /// Its parent's hash.
         pub parent: B256 = "parent",
-        /// Its time.
         pub time: Seconds = "time",
     }
 }
@@ -42,9 +40,7 @@ row! {
         pub index: u64 = "idx",
         /// The transaction.
         pub tx_hash: B256 = "tx_hash",
-        /// Its topics.
         pub topics: Vec<B256> = "topics",
-        /// Its data.
         pub data: Bytes = "data",
     }
 }
@@ -54,9 +50,7 @@ row! {
 pub struct Receipt {
     /// The transaction.
     pub hash: B256,
-    /// The block.
     pub block: B256,
-    /// Whether it succeeded.
     pub succeeded: bool,
     /// What it cost, in wei.
     pub cost: u128,
@@ -71,12 +65,10 @@ pub fn head(connection: &Connection) -> Result<Option<Block>, LedgerError> {
     one(connection, "ORDER BY number DESC LIMIT 1", [])
 }
 
-/// The last final block.
 pub fn last_final(connection: &Connection) -> Result<Option<Block>, LedgerError> {
     one(connection, "WHERE final ORDER BY number DESC LIMIT 1", [])
 }
 
-/// The block with this hash.
 pub fn by_hash(connection: &Connection, hash: B256) -> Result<Option<Block>, LedgerError> {
     one(connection, "WHERE hash = ?", [Sql(hash)])
 }
@@ -132,7 +124,7 @@ pub fn logs(connection: &Connection, number: u64) -> Result<Vec<Log>, LedgerErro
     Log::select(connection, "WHERE number = ? ORDER BY idx", [number])
 }
 
-/// Marks a block as final, and forgets what is not needed any more.
+/// Marks a block as final, and prunes what is no longer needed.
 pub fn mark_final(connection: &Connection, block: Block) -> Result<(), LedgerError> {
     connection.change("UPDATE block SET final = 1 WHERE number = ?", [block.number])?;
     connection.change("DELETE FROM log WHERE number <= ?", [block.number])?;

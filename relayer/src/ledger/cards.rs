@@ -18,14 +18,11 @@ use super::{
 pub use ends::{Clearing, finish, give_up_hold, record_shortfall};
 
 row! {
-    /// A card.
     #[derive(Clone, Debug)]
     pub struct CardRow in "card" {
         /// Its place in the ledger.
         pub seq: u64 = "seq",
-        /// Its id.
         pub id: CardId = "id",
-        /// The mandate.
         pub mandate: MandateId = "mandate",
         /// The hold's nonce.
         pub nonce: u32 = "nonce",
@@ -45,13 +42,11 @@ row! {
         pub signature: Vec<u8> = "signature",
         /// From this second on it can't be charged.
         pub expires_at: Seconds = "expires_at",
-        /// Where it stands.
         pub state: CardState = "state",
         /// Why it failed, or was closed.
         pub reason: Option<Code> = "reason",
         /// Where its hold is mined.
         pub held: Option<TxLocation> = "held_block, held_hash, held_tx",
-        /// Whether that is final.
         pub hold_final: bool = "hold_final",
         /// The transaction that captured or released.
         pub settle_tx: Option<B256> = "settle_tx",
@@ -67,11 +62,11 @@ row! {
         pub authorized: Option<Amount> = "authorized",
         /// How its hold is to be settled, once that is certain: so much is captured, the rest released.
         pub to_capture: Option<Amount> = "to_capture",
-        /// What was captured for good.
+        /// Captured in a final block.
         pub captured: Amount = "captured",
-        /// What was released for good.
+        /// Released in a final block.
         pub released: Amount = "released",
-        /// Free words.
+        /// Caller-defined key/value metadata.
         pub metadata: api::Metadata = "metadata",
         /// When it was accepted.
         pub created_at: Seconds = "created_at",
@@ -83,13 +78,11 @@ row! {
 const LIVE: &str = "state NOT IN ('closed', 'failed')";
 impl CardRow {
     /// What is left of its hold, as far as that is final.
-    #[must_use]
     pub fn left(&self) -> Amount {
         [self.captured, self.released].into_iter().try_fold(self.amount, Amount::checked_sub).unwrap_or_default()
     }
 
     /// As the API shows it.
-    #[must_use]
     pub fn view(self) -> api::Card {
         api::Card {
             id: self.id,
@@ -114,7 +107,6 @@ impl CardRow {
     }
 }
 
-/// The card with this id.
 pub fn by_id(connection: &Connection, id: CardId) -> Result<Option<CardRow>, LedgerError> {
     Ok(CardRow::select(connection, "WHERE id = ?", [Sql(id)])?.pop())
 }
@@ -168,7 +160,6 @@ pub fn list(
 /// A card that is admitted.
 #[derive(Clone, Debug)]
 pub struct NewCardRow {
-    /// Its id.
     pub id: CardId,
     /// What the agent sent.
     pub body: api::NewCard,
@@ -274,7 +265,6 @@ pub fn set_held(connection: &Connection, seq: u64, location: Option<TxLocation>)
         )).map(drop)
 }
 
-/// The hold is final.
 pub fn set_hold_final(connection: &Connection, seq: u64) -> Result<(), LedgerError> {
     connection.change("UPDATE card SET hold_final = 1 WHERE seq = ?", [seq]).map(drop)
 }
@@ -288,7 +278,7 @@ pub struct HoldOutcome {
     pub released: Amount,
 }
 
-/// What was captured and released for good, and by which transaction, if it took one.
+/// What was finally captured and released, and by which transaction, if it took one.
 pub fn set_settled(
     connection: &Connection,
     seq: u64,
@@ -309,7 +299,7 @@ pub fn set_to_capture(connection: &Connection, seq: u64, amount: Amount) -> Resu
 }
 
 /// The cards whose hold waits for a transaction: the first one, or another where a reorg has made it
-/// wait again. Where nothing is to be captured of it any more, none is made.
+/// wait again. If there is nothing left to capture of it, none is made.
 pub fn to_hold(connection: &Connection, time: Seconds) -> Result<Vec<CardRow>, LedgerError> {
     let rest = format!(
         "WHERE {AWAITING_HOLD} AND deadline > ? AND coalesce(to_capture, amount) > 0 AND NOT EXISTS (SELECT 1 FROM tx

@@ -1,4 +1,4 @@
-//! What the issuer asked about cards and was answered, and what it told: each once, in any order.
+//! Authorization requests of the issuer with our answers, and its events: each once, in any order.
 
 use rusqlite::Connection;
 use serde_json::json;
@@ -31,7 +31,6 @@ pub fn answered(connection: &Connection, transaction: &str) -> Result<Option<Ans
     Ok(Answer::select(connection, "WHERE transaction_token = ?", [transaction])?.pop())
 }
 
-/// Remembers an answer.
 pub fn remember_answer(
     connection: &Connection,
     transaction: &str,
@@ -53,7 +52,6 @@ pub fn remember_answer(
 pub struct ChargeEvent {
     /// The issuer's name of it.
     pub token: String,
-    /// The transaction.
     pub transaction: String,
     /// When, as the issuer says: orders them.
     pub created: String,

@@ -35,7 +35,6 @@ pub struct Check {
 
 impl Report {
     /// How many differences there are.
-    #[must_use]
     pub fn differences(&self) -> usize {
         self.checks.iter().map(|check| check.differences.len()).sum()
     }
@@ -79,7 +78,6 @@ pub fn check(path: &Path) -> Result<Report, LedgerError> {
 }
 
 /// Examines what this connection shows.
-#[must_use]
 pub fn examine(connection: &Connection) -> Report {
     let mut belongs = Check { name: "it belongs to one deployment", examined: 1, differences: Vec::new() };
     let deployment = super::deployment(connection).unwrap_or_else(|error| {

@@ -16,7 +16,6 @@ const DAY: Seconds = 86_400;
 const KEPT: u64 = 7;
 
 /// When the day of `time` ends.
-#[must_use]
 pub const fn day_end(time: Seconds) -> Seconds {
     day(time).saturating_add(1).saturating_mul(DAY)
 }

@@ -17,9 +17,7 @@ const ETHER: u128 = 1_000_000_000_000_000_000;
 /// What an entry is about, beside its mandate; places in the ledger.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EntryRefs {
-    /// The payment.
     pub payment: Option<u64>,
-    /// The card.
     pub card: Option<u64>,
     /// The transaction.
     pub tx: Option<u64>,
@@ -28,20 +26,15 @@ pub struct EntryRefs {
 }
 
 impl EntryRefs {
-    /// A payment.
-    #[must_use]
     pub fn payment(seq: u64) -> Self {
         Self { payment: Some(seq), ..Self::default() }
     }
 
-    /// A card.
-    #[must_use]
     pub fn card(seq: u64) -> Self {
         Self { card: Some(seq), ..Self::default() }
     }
 
     /// What a block says.
-    #[must_use]
     pub const fn at(self, block: u64) -> Self {
         Self { block: Some(block), ..self }
     }
@@ -105,7 +98,6 @@ fn append(
     .map(drop)
 }
 
-/// What the host has to do with.
 pub fn host(connection: &Connection) -> Result<Host, LedgerError> {
     let host: Option<(Amount, Amount, u64, u64)> =
         connection.row("SELECT treasury, shortfall, gas_ether, gas_wei FROM host", [])?;
@@ -240,13 +232,12 @@ pub(super) fn reverse_shortfall(
 /// What bears a share of a transaction's gas.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GasPayer {
-    /// The mandate.
     pub mandate: Option<u64>,
     /// What its entries are about.
     pub refs: EntryRefs,
 }
 
-/// A final transaction cost so many wei, shared evenly by its payers.
+/// Charges a final transaction's cost in wei evenly to its payers.
 pub fn charge_gas(connection: &Connection, cost: u128, payers: &[GasPayer], now: Seconds) -> Result<(), LedgerError> {
     if cost == 0 {
         return Ok(());

@@ -24,14 +24,11 @@ pub struct TxLocation {
 }
 
 row! {
-    /// A mandate.
     #[derive(Clone, Debug)]
     pub struct MandateRow in "mandate" {
         /// Its place in the ledger.
         pub seq: u64 = "seq",
-        /// Its id.
         pub id: MandateId = "id",
-        /// Its terms.
         pub terms: Terms = "terms",
         /// Its intent document, if one matches the terms.
         pub intent: Option<Intent> = "intent",
@@ -49,7 +46,7 @@ row! {
         pub highest_nonce: Option<u32> = "(SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
                 UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
                 UNION ALL SELECT max(nonce) FROM external_outflow WHERE mandate = mandate.id))",
-        /// What payees gave back for good, wherever it went.
+        /// Refunded in final blocks, wherever it went.
         pub refunded: Amount = "refunded",
         /// Whether its operator's message that ends it was accepted.
         pub revoking: bool = "EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id)",
@@ -88,7 +85,6 @@ impl FromColumns for Balances {
 impl MandateRow {
     /// Where it stands, seen from a head at height `head`: usable `confirmations` blocks from its
     /// opening on, that block counted.
-    #[must_use]
     pub fn state(&self, head: u64, confirmations: u64) -> MandateState {
         let confirmed =
             |location: &TxLocation| head >= location.block && head - location.block >= confirmations.saturating_sub(1);
@@ -105,13 +101,11 @@ impl MandateRow {
 
     /// The same for whatever is new: ended from its operator's message on. What would be accepted after
     /// that would only be refused later.
-    #[must_use]
     pub fn state_for_new(&self, head: u64, confirmations: u64) -> MandateState {
         if self.revoking { MandateState::Ended } else { self.state(head, confirmations) }
     }
 
     /// As the API shows it.
-    #[must_use]
     pub fn view(self, head: u64, confirmations: u64) -> api::Mandate {
         api::Mandate {
             id: self.id,
@@ -135,13 +129,11 @@ impl MandateRow {
     }
 
     /// Whether `who` may see it.
-    #[must_use]
     pub fn belongs_to(&self, who: Address) -> bool {
         who == self.terms.agent || who == self.terms.operator
     }
 
     /// An audit event about it.
-    #[must_use]
     pub fn event(&self, kind: impl Into<String>) -> audit::NewAuditEntry {
         audit::NewAuditEntry {
             kind: kind.into(),
@@ -154,7 +146,6 @@ impl MandateRow {
     }
 }
 
-/// One mandate.
 pub fn get(connection: &Connection, id: MandateId) -> Result<Option<MandateRow>, LedgerError> {
     Ok(MandateRow::select(connection, "WHERE id = ?", [Sql(id)])?.pop())
 }
@@ -254,7 +245,7 @@ pub fn touched_by(connection: &Connection, block: B256) -> Result<Vec<MandateRow
     MandateRow::select(connection, "WHERE opened_hash = ?1 OR ended_hash = ?1", [Sql(block)])
 }
 
-/// Stops a mandate for good.
+/// Freezes a mandate.
 pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), LedgerError> {
     connection.change("UPDATE mandate SET frozen = coalesce(frozen, ?) WHERE id = ?", (why, Sql(id))).map(drop)
 }
@@ -283,7 +274,6 @@ pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Re
     Ok(ended.into_iter().filter(|mandate| mandate.terms.guardian == guardian).collect())
 }
 
-/// A frozen mandate, if there is one.
 pub fn any_frozen(connection: &Connection) -> Result<Option<MandateRow>, LedgerError> {
     Ok(MandateRow::select(connection, "WHERE frozen IS NOT NULL LIMIT 1", [])?.pop())
 }

@@ -13,7 +13,6 @@ row! {
     /// An accepted opening that waits for its transaction.
     #[derive(Clone, Debug)]
     pub struct Opening in "opening" {
-        /// The mandate.
         pub mandate: MandateId = "mandate",
         /// The call.
         pub calldata: Bytes = "calldata",
@@ -65,7 +64,7 @@ pub fn give_up(connection: &Connection, request: RequestId, answer: MandateId) -
     )
 }
 
-/// Removes and returns the openings that can't happen any more at a final block of this time.
+/// Removes and returns the openings that have become impossible at a final block of this time.
 pub fn lapsed(connection: &Connection, time: Seconds) -> Result<Vec<MandateId>, LedgerError> {
     connection.rows("DELETE FROM opening WHERE valid_before <= ? RETURNING mandate", [time])
 }

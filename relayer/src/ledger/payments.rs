@@ -20,16 +20,12 @@ use super::{
 };
 
 row! {
-    /// A payment.
     #[derive(Clone, Debug)]
     pub struct PaymentRow in "payment" {
         /// Its place in the ledger.
         pub seq: u64 = "seq",
-        /// Its id.
         pub id: PaymentId = "id",
-        /// The mandate.
         pub mandate: MandateId = "mandate",
-        /// Its nonce.
         pub nonce: u32 = "nonce",
         /// Who is paid.
         pub payee: Address = "payee",
@@ -43,7 +39,6 @@ row! {
         pub digest: B256 = "digest",
         /// The agent's signature, 65 bytes.
         pub signature: Vec<u8> = "signature",
-        /// Where it stands.
         pub state: PaymentState = "state",
         /// Why it failed, or why it still waits.
         pub reason: Option<Code> = "reason",
@@ -51,7 +46,7 @@ row! {
         pub tx_hash: Option<B256> = "tx_hash",
         /// The block's height, when mined.
         pub block: Option<u64> = "mined_block",
-        /// Free words.
+        /// Caller-defined key/value metadata.
         pub metadata: api::Metadata = "metadata",
         /// When it was accepted.
         pub created_at: Seconds = "created_at",
@@ -63,9 +58,7 @@ row! {
 /// A payment as the chain made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spent {
-    /// Its mandate.
     pub mandate: MandateId,
-    /// Its nonce.
     pub nonce: u32,
     /// Who was paid.
     pub payee: Address,
@@ -76,9 +69,7 @@ pub struct Spent {
 /// What an outflow that this ledger never accepted is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExternalOutflow {
-    /// A payment.
     Payment,
-    /// A hold.
     Hold,
 }
 
@@ -92,13 +83,11 @@ pub struct PaymentCursor {
 }
 
 impl PaymentRow {
-    #[must_use]
     pub const fn cursor(&self) -> PaymentCursor {
         PaymentCursor { mandate: self.mandate, nonce: self.nonce }
     }
 
     /// As the API shows it.
-    #[must_use]
     pub fn view(self) -> api::Payment {
         api::Payment {
             id: self.id,
@@ -125,12 +114,10 @@ pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<Payment
     Ok(PaymentRow::select(connection, "WHERE digest = ?", [Sql(digest)])?.pop())
 }
 
-/// The payment with this id.
 pub fn by_id(connection: &Connection, id: PaymentId) -> Result<Option<PaymentRow>, LedgerError> {
     Ok(PaymentRow::select(connection, "WHERE id = ?", [Sql(id)])?.pop())
 }
 
-/// The payment with this nonce.
 pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<PaymentRow>, LedgerError> {
     Ok(PaymentRow::select(connection, "WHERE mandate = ? AND nonce = ?", (Sql(mandate), nonce))?.pop())
 }
@@ -265,9 +252,7 @@ pub fn payments_in_tx(connection: &Connection, tx: u64) -> Result<Vec<PaymentRow
 pub struct Filter {
     /// Of mandates of this agent or operator.
     pub reader: Address,
-    /// Of this mandate.
     pub mandate: Option<MandateId>,
-    /// In this state.
     pub state: Option<PaymentState>,
     /// With this ref.
     pub reference: Option<B256>,
@@ -292,7 +277,6 @@ pub fn list(
 /// A payment that is admitted.
 #[derive(Clone, Debug)]
 pub struct NewPaymentRow {
-    /// Its id.
     pub id: PaymentId,
     /// What the agent sent.
     pub body: api::NewPayment,

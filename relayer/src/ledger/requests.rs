@@ -64,7 +64,6 @@ pub fn insert(
     .map(drop)
 }
 
-/// One request.
 pub fn get(connection: &Connection, id: RequestId) -> Result<Option<MandateRequest>, LedgerError> {
     Ok(RequestRow::select(connection, "WHERE id = ?", [Sql(id)])?.pop().map(Into::into))
 }

@@ -13,7 +13,6 @@ row! {
     /// An accepted revocation.
     #[derive(Clone, Debug)]
     pub struct Revocation in "revocation" {
-        /// The mandate.
         pub mandate: MandateId = "mandate",
         /// The call.
         pub calldata: Bytes = "calldata",

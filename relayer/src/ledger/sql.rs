@@ -21,7 +21,7 @@ use super::LedgerError;
 pub(super) const AWAITING_HOLD: &str = "state NOT IN ('closed', 'failed') AND held_hash IS NULL AND released = 0";
 
 /// What a mandate holds can be swept: a final block has reached its capture end, so that nothing is
-/// captured or released any more.
+/// captured or released.
 pub(super) const HOLDS_HAVE_ENDED: &str = "held > 0 AND json_extract(terms, '$.capture_end') <= (SELECT time FROM block
     WHERE final ORDER BY number DESC LIMIT 1)";
 
@@ -290,7 +290,6 @@ pub(super) use {columns, insert, parameter, row};
 
 /// Statements on a connection; each is prepared once.
 pub(super) trait Statements {
-    /// All rows.
     fn rows<T: FromColumns>(&self, statement: &str, parameters: impl Params) -> Result<Vec<T>, LedgerError>;
 
     /// The first row, if there is one.

@@ -19,7 +19,7 @@ pub enum Kind {
     Open(MandateId),
     /// Ends this mandate by its operator's message.
     Revoke(MandateId),
-    /// Returns to the operator what is left of this mandate, which is over.
+    /// Returns what is left of this ended mandate to the operator.
     Sweep(MandateId),
     /// Places the hold of the card at this place in the ledger.
     Hold(u64),
@@ -30,7 +30,6 @@ pub enum Kind {
 }
 
 row! {
-    /// A transaction.
     #[derive(Clone, Debug)]
     pub struct TransactionRow in "tx" {
         /// Its place in the ledger.
@@ -43,7 +42,6 @@ row! {
         pub kind: Kind = "kind, mandate, card",
         /// The call, the same in every attempt.
         pub calldata: Bytes = "calldata",
-        /// Its gas limit.
         pub gas_limit: u64 = "gas_limit",
         /// Where it is mined.
         pub mined: Option<TxLocation> = "mined_block, mined_hash, mined_tx",
@@ -60,7 +58,6 @@ row! {
     pub struct Attempt in "attempt" {
         /// Their hash.
         pub hash: B256 = "hash",
-        /// The bytes.
         pub raw: Bytes = "raw",
         /// Wei per gas at most.
         pub max_fee: u64 = "max_fee",
@@ -78,13 +75,11 @@ row! {
 pub struct New {
     /// Who sends it.
     pub submitter: Address,
-    /// Its nonce.
     pub nonce: u64,
     /// What it does.
     pub kind: Kind,
     /// The call.
     pub calldata: Bytes,
-    /// Its gas limit.
     pub gas_limit: u64,
     /// The first attempt.
     pub attempt: Attempt,
@@ -133,7 +128,7 @@ pub fn insert(connection: &Connection, new: &New) -> Result<u64, LedgerError> {
     Ok(id)
 }
 
-/// Stores signed bytes, before anybody sends them.
+/// Stores signed bytes, before they are sent.
 pub fn add_attempt(connection: &Connection, tx: u64, attempt: &Attempt) -> Result<(), LedgerError> {
     insert!(connection, "attempt", {
         "hash": Sql(attempt.hash),
@@ -207,7 +202,7 @@ pub fn gas_payers(connection: &Connection, tx: &TransactionRow) -> Result<Vec<(M
     )
 }
 
-/// Whether nothing that a transaction is for can come of it any more, for good.
+/// Whether a transaction has become obsolete for good: nothing it is for can happen.
 pub fn is_obsolete(connection: &Connection, tx: &TransactionRow) -> Result<bool, LedgerError> {
     let ask = |question: &str, subject: &dyn rusqlite::ToSql| -> Result<bool, LedgerError> {
         connection.value(question, [subject])
@@ -354,7 +349,7 @@ pub fn submitters(connection: &Connection) -> Result<Vec<Address>, LedgerError> 
     connection.rows("SELECT address FROM submitter_start UNION SELECT submitter FROM tx", [])
 }
 
-/// Others have used the transaction's nonce for good: no attempt of it can be mined any more.
+/// The transaction's nonce is final in another transaction: no attempt of it can be mined.
 pub fn set_dead(connection: &Connection, tx: u64) -> Result<(), LedgerError> {
     connection.change("UPDATE tx SET state = 'final', succeeded = 0 WHERE id = ? AND state = 'pending'", [tx]).map(drop)
 }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::LedgerError;
 use crate::failpoint::{self, Point};
 
-/// How many commands may wait; beyond it callers are told to come back.
+/// How many commands may wait; beyond it callers get an error and may retry.
 const QUEUE: usize = 4_096;
 /// How many commands share one commit at most.
 const GROUP: usize = 256;
@@ -67,7 +67,7 @@ impl Writer {
         let command: Command = Box::new(move |transaction| {
             let result = savepoint(transaction, work);
             Box::new(move |committed| {
-                // Nobody may be waiting any more; what was committed stands all the same.
+                // The caller may be gone; the commit stands all the same.
                 let _ = reply.send(if committed { result } else { Err(LedgerError::Unknown) });
             })
         });
@@ -128,7 +128,7 @@ fn commit(connection: &Connection, group: &mut Vec<Command>, answers: &mut Vec<A
     Ok(last)
 }
 
-/// Begins a transaction that may write. While somebody else has the file locked nothing is done, so
+/// Begins a transaction that may write. While another process has the file locked nothing is done, so
 /// nothing is unknown: it waits.
 fn begin(connection: &Connection) -> Result<Transaction<'_>, LedgerError> {
     loop {

@@ -10,7 +10,6 @@ use crate::ledger::{blocks::Log, payments::Spent};
 /// Money that was given back to a mandate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refund {
-    /// The mandate.
     pub mandate: MandateId,
     /// Who paid.
     pub payer: Address,
@@ -25,15 +24,12 @@ pub(super) struct Refund {
 /// A fact of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum EscrowEvent {
-    /// A mandate was opened.
     Opened(MandateId, Box<Terms>),
     /// A payment was made.
     Spent(Spent),
     /// A row of a batch was not paid.
     Skipped {
-        /// Its mandate.
         mandate: MandateId,
-        /// Its nonce.
         nonce: u32,
         /// Why.
         reason: Code,
@@ -47,18 +43,14 @@ pub(super) enum EscrowEvent {
     },
     /// Part of a hold was paid.
     Captured {
-        /// Its mandate.
         mandate: MandateId,
-        /// Its nonce.
         nonce: u32,
         /// How much.
         amount: Amount,
     },
     /// Part of a hold went back to its mandate.
     Released {
-        /// Its mandate.
         mandate: MandateId,
-        /// Its nonce.
         nonce: u32,
         /// How much.
         amount: Amount,
@@ -85,9 +77,7 @@ pub(super) enum EscrowEvent {
     },
     /// A guardian allowed or removed a submitter.
     SubmitterSet {
-        /// The guardian.
         guardian: Address,
-        /// The submitter.
         submitter: Address,
         /// Which of both.
         allowed: bool,
@@ -97,7 +87,6 @@ pub(super) enum EscrowEvent {
 impl EscrowEvent {
     /// Reads a log of the escrow. `None` for events that this program does not know and for terms
     /// that no ledger can hold.
-    #[must_use]
     pub(super) fn read(log: &Log) -> Option<Self> {
         let topics = || log.topics.iter().copied();
         let data = &log.data;

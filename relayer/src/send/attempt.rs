@@ -47,7 +47,7 @@ struct Draft<'a> {
 
 impl Sender {
     /// Sends a stored transaction: the last attempt's bytes; or, if those have waited long, a new
-    /// attempt with higher fees; or, if nothing can come of it any more, one that uses up the nonce.
+    /// attempt with higher fees; or, if it is obsolete, one that uses up the nonce.
     pub(super) async fn rebroadcast(
         &self,
         lane: &Lane,

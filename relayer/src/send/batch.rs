@@ -19,7 +19,6 @@ const GAS_BASE: u64 = 100_000;
 const GAS_ROW: u64 = 100_000;
 
 /// Whether using `nonce` would make it impossible to use `lowest`.
-#[must_use]
 pub const fn retires(nonce: u32, lowest: u32) -> bool {
     NonceWindow::floor(nonce) > lowest
 }
@@ -27,7 +26,6 @@ pub const fn retires(nonce: u32, lowest: u32) -> bool {
 /// A row's payment with what its mandate says about it.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// The payment.
     pub payment: payments::PaymentRow,
     /// Its mandate's terms.
     pub terms: Arc<Terms>,
@@ -50,7 +48,6 @@ impl Row {
     }
 
     /// The call that asks the contract why it would not pay this row if `submitter` sent it.
-    #[must_use]
     pub fn question(&self, submitter: Address) -> Option<Bytes> {
         let call = MandateEscrow::canSpendCall {
             terms: terms_on_chain(&self.terms).ok()?,
@@ -63,7 +60,6 @@ impl Row {
     }
 }
 
-/// A batch.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The rows, in the order of the call.
@@ -74,7 +70,6 @@ impl Batch {
     /// Takes the first rows, at most [`ROWS`], which come by mandate and nonce. `held_back` are
     /// payments that can't go now; a nonce more than the window above one of them would retire it,
     /// so such rows wait too.
-    #[must_use]
     pub fn pack(candidates: Vec<Row>, held_back: &[(MandateId, u32)]) -> Self {
         let mut lowest: BTreeMap<MandateId, u32> = BTreeMap::new();
         for (mandate, nonce) in held_back {
@@ -87,20 +82,17 @@ impl Batch {
     }
 
     /// How many rows this much gas suffices for.
-    #[must_use]
     pub fn room(gas: u64) -> usize {
         let rows = gas.saturating_sub(GAS_BASE).checked_div(GAS_ROW).unwrap_or_default();
         usize::try_from(rows).unwrap_or(ROWS).min(ROWS)
     }
 
     /// Gas that suffices for it, so that no row is skipped for want of gas.
-    #[must_use]
     pub fn gas_limit(&self) -> u64 {
         GAS_BASE.saturating_add(GAS_ROW.saturating_mul(self.rows.len() as u64))
     }
 
     /// The call. `None` if a row can't be put into one, which no row that was admitted is.
-    #[must_use]
     pub fn calldata(&self) -> Option<Bytes> {
         let mut groups: Vec<MandateEscrow::Group> = Vec::new();
         let mut proofs = Vec::with_capacity(self.rows.len());

@@ -40,7 +40,7 @@ pub(super) struct Backlog {
     sweeps: Vec<ContractCall>,
     /// The head at which the sweeps were read.
     sweeps_read_at: Option<B256>,
-    /// Where to go on with the rows that a simulation refused, and the head at which they were retried.
+    /// Where to resume with the rows that a simulation refused, and the head at which they were retried.
     refused_after: PaymentCursor,
     refused_retried_at: Option<B256>,
 }

@@ -9,7 +9,7 @@ pub struct Fees {
     pub priority_fee: u64,
 }
 
-/// What the market asks.
+/// The market's fees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Market {
     /// The last block's base fee.
@@ -40,7 +40,6 @@ impl Market {
 
 /// The most that an attempt to do the work may cost under the host's `ceiling`: an eighth more still
 /// fits, so that a transaction whose work has become obsolete can be canceled.
-#[must_use]
 pub const fn for_work(ceiling: u64) -> u64 {
     // `ceiling * 8 / 9`, which could overflow.
     ceiling.saturating_sub(ceiling.div_ceil(9))
@@ -59,7 +58,7 @@ pub fn first(market: Market, ceiling: u64) -> Result<Fees, FeeError> {
     Ok(Fees { max_fee, priority_fee: market.tip.min(max_fee) })
 }
 
-/// The fees of an attempt that replaces `last`: what the market asks now, and both fees at least an
+/// The fees of an attempt that replaces `last`: the market's, and both fees at least an
 /// eighth higher, which every node takes as a replacement.
 ///
 /// # Errors
@@ -93,7 +92,7 @@ mod tests {
         (fee(), fee()).prop_map(|(a, b)| Fees { max_fee: a.max(b), priority_fee: a.min(b) })
     }
 
-    /// What geth asks of a replacement (its `txpool.pricebump` is 10): more, and a tenth more.
+    /// What geth requires of a replacement (its `txpool.pricebump` is 10): more, and a tenth more.
     fn geth_takes(last: u64, next: u64) -> bool {
         next > last && u128::from(next) >= u128::from(last) * 110 / 100
     }

@@ -27,9 +27,8 @@ pub enum Priority {
     Revoke,
     /// Openings: others wait for them.
     Open,
-    /// Holds: somebody waits for a card.
+    /// Holds: an agent waits for a card.
     Hold,
-    /// What ends a hold.
     EndHold,
     /// Payments.
     Settle,
@@ -40,7 +39,6 @@ pub enum Priority {
 impl Priority {
     const ALL: [Self; 6] = [Self::Revoke, Self::Open, Self::Hold, Self::EndHold, Self::Settle, Self::Sweep];
 
-    #[must_use]
     pub const fn of(kind: Kind) -> Self {
         match kind {
             Kind::Revoke(_) => Self::Revoke,
@@ -92,7 +90,6 @@ pub enum Work {
 }
 
 impl Work {
-    #[must_use]
     pub const fn priority(&self) -> Priority {
         match self {
             Self::Batch(_) => Priority::Settle,
@@ -124,7 +121,6 @@ pub struct PlanInput {
 }
 
 /// At most one piece of work for each lane.
-#[must_use]
 pub fn plan(input: PlanInput, round_robin: &RoundRobin) -> Vec<(usize, Work)> {
     let PlanInput { lanes, nonce_owners, calls, rows } = input;
     let mut round_robin = round_robin.clone();

@@ -160,7 +160,7 @@ pub(super) fn rows(
     Ok(rows)
 }
 
-/// A part of the payments that a simulation refused and that can be retried, and after which to go on;
+/// A part of the payments that a simulation refused and that can be retried, and where to resume;
 /// `None` at the end.
 pub(super) fn refused(
     ledger: &Connection,

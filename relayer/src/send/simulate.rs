@@ -24,7 +24,7 @@ use crate::{
 /// Rows, taken apart.
 #[derive(Debug, Default)]
 pub(super) struct Partition {
-    /// Those that pass, each by itself or with others.
+    /// Rows that pass, alone or together.
     pub(super) pass: Vec<Row>,
     /// Those that would fail, and why.
     pub(super) refused: Vec<(Row, Code)>,
@@ -138,7 +138,7 @@ impl Sender {
         }
     }
 
-    /// Why a row fails by itself.
+    /// Why a row fails alone.
     async fn refusal(&self, from: Address, row: &Row, head: Head) -> Result<Code, SendError> {
         let question = row.question(from).ok_or_else(|| LedgerError::inconsistent("a row that can't be encoded"))?;
         let call = EthCall { from: None, to: self.deployment.escrow, data: question, gas: None };
@@ -158,13 +158,13 @@ impl Sender {
         self.rpc.call::<C>(call, BlockId::hash(head.block.hash)).await
     }
 
-    /// Notes why rows wait, where that is news.
+    /// Records why rows wait, where that has changed.
     pub(super) async fn record_refusals(&self, refused: &[(Row, Code)]) -> Result<(), SendError> {
         let news = refused.iter().filter(|(row, reason)| row.payment.reason != Some(*reason));
         self.set_reasons(news.map(|(row, reason)| (row.payment.seq, Some(*reason))).collect()).await
     }
 
-    /// Notes that rows are not refused any more: they go with the next batch.
+    /// Clears the refusals of rows: they go with the next batch.
     pub(super) async fn clear_refusals(&self, rows: &[Row]) -> Result<(), SendError> {
         self.set_reasons(rows.iter().map(|row| (row.payment.seq, None)).collect()).await
     }

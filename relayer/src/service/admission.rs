@@ -81,7 +81,6 @@ pub struct Signed<T> {
 
 impl<T> Signed<T> {
     /// Who signed it.
-    #[must_use]
     pub const fn agent(&self) -> Address {
         self.agent
     }
@@ -97,7 +96,7 @@ pub(super) trait Spending: Clone + Send + Sync + 'static {
     const COMMITTED: Point;
 
     fn mandate(&self) -> MandateId;
-    /// What the policy is asked about, at `now`.
+    /// The policy's input, at `now`.
     fn proposal(&self, service: &Service, now: Seconds) -> Result<(Proposal, Option<CardProposal>), Problem>;
     /// What is asked for, whatever signs for it: a caller that repeats itself signs a new nonce.
     fn fingerprint(&self) -> Result<B256, LedgerError>;

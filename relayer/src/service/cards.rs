@@ -38,11 +38,9 @@ use crate::{
 pub struct CardDeps {
     /// What the host sets.
     pub config: CardsConfig,
-    /// The issuer.
     pub issuer: Issuer,
     /// What it signs its questions with.
     pub asa_secret: SigningSecret,
-    /// What it signs its news with.
     pub webhook_secret: SigningSecret,
 }
 
@@ -59,7 +57,7 @@ pub struct AuthorizationRequest {
     pub transaction: String,
     /// The issuer's name of the card.
     pub card: String,
-    /// Where it is charged, in the merchant's words.
+    /// The merchant's descriptor.
     pub merchant: String,
     /// What is charged.
     pub charge: Charge,

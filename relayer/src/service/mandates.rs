@@ -24,13 +24,13 @@ use crate::{
     },
 };
 
-/// A mandate lives at least and at most so long.
+/// The shortest and longest duration of a mandate.
 const DURATION: std::ops::RangeInclusive<Seconds> = 60..=366 * 86_400;
-/// An opening's authorization must be good for at least so long: it has to be mined before.
+/// The shortest remaining validity of an opening's authorization: it has to be mined before.
 const AUTHORIZATION_MIN: Seconds = 120;
 
 impl Service {
-    /// An agent asks for a mandate.
+    /// Creates an agent's request for a mandate.
     ///
     /// # Errors
     /// `invalid_terms`, `idempotency_key_reused`, and those of the ledger.
@@ -139,7 +139,7 @@ impl Service {
         Ok(())
     }
 
-    /// One request, for whoever knows its id, which nobody can guess.
+    /// One request, for any caller that knows its id, which nobody can guess.
     ///
     /// # Errors
     /// `not_found`, and those of the ledger.

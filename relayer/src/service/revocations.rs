@@ -29,7 +29,6 @@ pub struct SignedRevocation {
 
 impl SignedRevocation {
     /// Who signed it.
-    #[must_use]
     pub const fn signer(&self) -> Address {
         self.by
     }

@@ -5,7 +5,6 @@
 pub enum Client {
     /// go-ethereum, and op-geth.
     Geth,
-    /// Erigon.
     Erigon,
     /// Nethermind, before it took over geth's words.
     Nethermind,
@@ -31,15 +30,13 @@ pub enum ErrorMessage {
     Underpriced(Client),
     /// The sender can't pay for it.
     InsufficientFunds(Client),
-    /// Its pool is full.
     PoolFull(Client),
     /// It does not know the block at which a call is to run.
     UnknownBlock(Client),
 }
 
 impl ErrorMessage {
-    /// In its words.
-    #[must_use]
+    /// Its message.
     pub const fn text(self) -> &'static str {
         use Client::{Erigon, Geth, Nethermind, Reth};
         match self {

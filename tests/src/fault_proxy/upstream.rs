@@ -21,7 +21,6 @@ pub enum Lag {
     BlindAt(u64),
 }
 
-/// What it answers.
 pub(super) async fn answer(node: &Shared, behind: Lag, method: &str, call: &Value) -> Result<Value, Broken> {
     let head = head(node, behind).await?;
     let mut call = call.clone();

@@ -72,7 +72,7 @@ async fn kinds(agent: &Client, card: &Card) -> Result<Vec<String>> {
     Ok(trail(agent, card).await?.into_iter().map(|entry| entry.kind).collect())
 }
 
-/// Waits until the trail has so many entries of a kind about a card, and returns the last one.
+/// Waits until the trail has this many entries of a kind about a card, and returns the last one.
 async fn noted(agent: &Client, card: &Card, kind: &str, count: usize) -> Result<AuditEntry> {
     eventually(&format!("{count} of {kind} about {}", card.id), async || {
         let mut entries = trail(agent, card).await?;

@@ -37,7 +37,6 @@ use stipend_core::{
 };
 use stipend_e2e::World;
 
-/// An amount of USDC.
 fn usdc(text: &str) -> Result<Amount> {
     Ok(text.parse()?)
 }
@@ -63,7 +62,6 @@ fn asking(amount: &str) -> Result<NewMandateRequest> {
     })
 }
 
-/// A world with an open mandate.
 async fn opened(name: &str, amount: &str) -> Result<(World, Mandate)> {
     let world = World::start(name).await?;
     let mandate = world.open(&asking(amount)?).await?;

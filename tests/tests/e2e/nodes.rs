@@ -19,13 +19,12 @@ use url::Url;
 
 use crate::{opened, payee, usdc};
 
-/// What a wire does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wire {
     Whole,
     /// Connections break, and new ones break at once.
     Cut,
-    /// What was connected before stays so and carries nothing any more; new connections are whole.
+    /// Existing connections stay open and go silent; new connections work.
     Dead,
 }
 

@@ -38,7 +38,7 @@ fn replace(file: &Path, by: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// Repairs while the chain goes on, and returns what was said; it must end well.
+/// Repairs while the chain advances, and returns the output; it must succeed.
 async fn repaired(world: &World, more: &[&str]) -> Result<Value> {
     let mut blocks = tokio::time::interval(Duration::from_millis(200));
     let repair = world.relayer.repair(more);

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::{code, opened, payee, usdc};
 
-/// Accepts so many payments while no block is made.
+/// Accepts this many payments while no block is mined.
 async fn accepted(world: &World, mandate: &Mandate, count: u32) -> Result<Vec<Payment>> {
     let agent = world.agent()?;
     let mut payments = Vec::new();

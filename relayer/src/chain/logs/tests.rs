@@ -5,7 +5,7 @@ use alloy::rpc::types::Log as RpcLog;
 use super::*;
 use crate::chain::rpc::scripted::{CONTRACT, Scripted};
 
-/// What becomes of a block with so many logs, by itself, if the node garbles them so.
+/// The result for a block with this many logs if the node garbles them like this.
 async fn checked(logs: u64, garble: fn(&mut Vec<RpcLog>), also: fn(&Scripted)) -> Result<usize, FollowError> {
     let scripted = Scripted::start(5).await;
     scripted.set_logs(5, logs);

@@ -1,4 +1,4 @@
-//! Why a node gave no answer that can be used. Nodes and providers say it each in their own words:
+//! Why a node gave no usable answer. Nodes and providers each have their own messages:
 //! tables, with who says so. None of these was heard from a real one but those marked so.
 
 use alloy::transports::{RpcError as AlloyError, TransportErrorKind};
@@ -12,7 +12,6 @@ pub enum RpcError {
     Refused {
         /// What was asked.
         method: &'static str,
-        /// In its words.
         message: String,
         /// What a reverted call returned.
         revert: Option<Bytes>,
@@ -22,7 +21,6 @@ pub enum RpcError {
     NoSuchBlock {
         /// What was asked.
         method: &'static str,
-        /// In its words.
         message: String,
     },
     /// The answer would be too large: less can be asked for.
@@ -30,7 +28,6 @@ pub enum RpcError {
     TooLarge {
         /// What was asked.
         method: &'static str,
-        /// In its words.
         message: String,
     },
     /// No answer, or none that can be read.

@@ -27,7 +27,7 @@ use super::RpcError;
 
 /// How long an answer may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// After so long without a new block a subscription may be dead: a chain that makes them more slowly
+/// After this long without a new block a subscription may be dead: a chain with slower blocks
 /// is polled, as it would be without.
 const SUBSCRIPTION_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait before subscribing again: at first, and at most.
@@ -45,7 +45,7 @@ pub(super) struct Socket {
     url: Url,
     /// Held while connecting, so that there is one connection.
     connection: tokio::sync::Mutex<Option<RootProvider<Ethereum>>>,
-    /// When the subscription last told of a block, or began.
+    /// When the subscription last announced a block, or began.
     last_notified: Mutex<Option<Instant>>,
 }
 
@@ -83,7 +83,7 @@ impl Link {
         answer
     }
 
-    /// Whether new blocks are told without being asked for.
+    /// Whether new blocks are announced.
     pub(super) fn is_subscribed(&self) -> bool {
         match self {
             Self::Http(_) => false,
@@ -93,7 +93,7 @@ impl Link {
         }
     }
 
-    /// Wakes whoever waits whenever the node tells of a block, until `stop`. Over HTTP, never.
+    /// Notifies `new_heads` whenever the node announces a block, until `stop`. Over HTTP, never.
     pub(super) async fn listen(&self, new_heads: &Notify, stop: &CancellationToken) {
         let Self::Socket(socket) = self else { return };
         let mut wait = BACKOFF.0;
@@ -137,7 +137,7 @@ impl Socket {
         }
     }
 
-    /// Subscribes, and wakes with every block until there is silence. Whether it was told of a block.
+    /// Subscribes, and notifies with every block until there is silence. Returns whether one was announced.
     async fn subscribe(&self, new_heads: &Notify) -> bool {
         let Ok(provider) = self.connected("eth_subscribe").await else { return false };
         let Ok(Ok(mut blocks)) = timeout(REQUEST_TIMEOUT, provider.subscribe_blocks()).await else {
@@ -145,7 +145,7 @@ impl Socket {
             return false;
         };
         *self.last_notified() = Some(Instant::now());
-        // What came before is not told.
+        // Earlier blocks are not announced.
         new_heads.notify_one();
         let mut last_notified = false;
         loop {

@@ -1,4 +1,4 @@
-//! One node: the few questions that the relayer asks, each bounded in time.
+//! One node: the few requests that the relayer makes, each bounded in time.
 
 use std::{fmt, sync::Arc};
 
@@ -29,7 +29,6 @@ pub struct FullBlock {
     pub block: Block,
     /// Its base fee, in wei per gas.
     pub base_fee: u64,
-    /// Its transactions.
     pub transactions: Vec<B256>,
     /// What its logs are about.
     pub bloom: Bloom,
@@ -37,7 +36,6 @@ pub struct FullBlock {
 
 impl FullBlock {
     /// Whether the block may hold logs of this contract. A yes can be by chance, a no can't.
-    #[must_use]
     pub fn may_hold_logs_of(&self, contract: Address) -> bool {
         self.bloom.contains_input(BloomInput::Raw(contract.as_slice()))
     }
@@ -84,25 +82,22 @@ impl Node {
         Ok(Self { link: Link::new(&url)?, url: Arc::new(url), name })
     }
 
-    /// Whether it tells of new blocks by itself, and has lately.
-    #[must_use]
+    /// Whether it announces new blocks, and has lately.
     pub fn is_subscribed(&self) -> bool {
         self.link.is_subscribed()
     }
 
-    /// Wakes whoever waits whenever the node tells of a new block, until `stop`.
+    /// Notifies `new_heads` whenever the node announces a block, until `stop`.
     pub async fn listen(&self, new_heads: &Notify, stop: &CancellationToken) {
         self.link.listen(new_heads, stop).await;
     }
 
     /// Its host and port, which is all of its address that may be shown.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// A text of the node or about it, without the parts of its address that can be a key.
-    #[must_use]
     pub fn without_secrets(&self, text: &str) -> String {
         let path = self.url.path_segments().into_iter().flatten();
         let query = self.url.query_pairs().map(|(_, value)| value.into_owned());
@@ -112,7 +107,6 @@ impl Node {
         keys.fold(text.to_owned(), |text, key| text.replace(&key, "…"))
     }
 
-    /// Its chain.
     pub async fn chain_id(&self) -> Result<u64, RpcError> {
         self.link.ask("eth_chainId", |node| async move { node.get_chain_id().await }).await
     }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 /// A node whose head is so much older than another's is behind.
 const LAG_SECONDS: u64 = 30;
-/// And so is one that has so many blocks less, on chains that are quick.
+/// How many blocks behind another node is lagging, for chains with fast blocks.
 const LAG_BLOCKS: u64 = 64;
-/// A head may be so many blocks lower than the same node's last one, as behind a load balancer. More
+/// How many blocks a head may be below the same node's last one, as behind a load balancer. More
 /// than that, it goes backwards.
 const BACK_BLOCKS: u64 = 2;
 /// For how long a node that contradicts itself or the others is not asked at all.
@@ -26,7 +26,6 @@ enum Fault {
     Behind(String),
     /// It did not answer.
     Fails(String),
-    /// It is on this chain.
     OtherChain(u64),
     /// It contradicted itself or the others, and is not asked until then.
     Quarantined(String, Instant),
@@ -103,7 +102,6 @@ impl NodeRanking {
         }
     }
 
-    /// It answered.
     pub(super) fn answered(&mut self, node: usize, now: Instant) {
         let Some(health) = self.all.get_mut(node).filter(|health| health.checked) else { return };
         match health.fault {
@@ -235,7 +233,7 @@ mod tests {
         assert_eq!(nodes.order(now), [0, 1]);
         nodes.record_head(1, at(102, 1_060), now);
         assert_eq!((nodes.order(now), nodes.healthy()), (vec![1, 0], vec![1]));
-        // The fresher one is gone: what is left is asked, and compared with nobody.
+        // The fresher one is gone: the one that is left is used, without a comparison.
         nodes.failed(1, "no connection".into(), now);
         nodes.record_head(0, at(101, 1_012), now);
         assert_eq!(nodes.order(now), [0, 1]);
@@ -267,7 +265,7 @@ mod tests {
         nodes.record_head(0, at(97, 997), now);
         assert_eq!(nodes.order(now), [1]);
         assert!(nodes.unhealthy_report().next().unwrap().1.contains("from block 100 to 97"));
-        // Not even when the other one fails; and no answer makes up for it, until its time is over.
+        // Not even when the other one fails; and no answer lifts the quarantine before its time.
         nodes.failed(1, "no connection".into(), now);
         nodes.failed(0, "no connection".into(), now);
         nodes.on_chain(0, 1);

@@ -48,7 +48,7 @@ pub(crate) struct Script {
     pub(crate) nonce: u64,
     /// Every account's ETH.
     pub(crate) balance: Option<u64>,
-    /// One in so many questions is not answered.
+    /// One in this many requests is not answered.
     pub(crate) lose_every: Option<usize>,
     /// How signed bytes are refused, if they are.
     pub(crate) send_error: Option<String>,
@@ -69,7 +69,7 @@ impl Drop for Scripted {
 }
 
 impl Scripted {
-    /// One on chain 1 with so many blocks on top of the first.
+    /// A node on chain 1 with this many blocks on top of the first.
     pub(crate) async fn start(blocks: u64) -> Self {
         // Fails only if there is one already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();

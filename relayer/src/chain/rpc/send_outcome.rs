@@ -1,4 +1,4 @@
-//! What a node's answer to a transaction means. Nodes differ in their words: a table, with whose
+//! What a node's answer to a transaction means. Nodes differ in their messages: a table, with whose
 //! they are, and whether a real one has said them to us.
 
 /// What became of a transaction that was sent.
@@ -88,7 +88,6 @@ pub const PATTERNS: &[ErrorPattern] = &[
 ];
 
 /// Classifies a node's error message. An unknown message says nothing: the transaction may be on its way.
-#[must_use]
 pub fn classify(message: &str) -> SendOutcome {
     let message = message.to_lowercase();
     PATTERNS

@@ -23,7 +23,7 @@ const LOW_BASE_FEE: u64 = 1_000_000_000;
 
 const BLOCK: Duration = Duration::from_millis(150);
 
-/// Waits until so many more payments are accepted.
+/// Waits until this many more payments are accepted.
 async fn go_on(load: &Load, payments: usize) -> Result<()> {
     let due = load.accepted().len() + payments;
     eventually("payments are accepted", async || Ok((load.accepted().len() >= due).then_some(()))).await

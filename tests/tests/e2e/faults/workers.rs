@@ -17,9 +17,9 @@ async fn a_worker_panic_stops_the_relayer_and_a_restart_resumes() -> Result<()> 
     let mandate = world.open(&asking("100")?).await?.id;
     let agent = world.agent()?;
     for (failpoint, said) in [
-        ("mine.committed:1:panic", "the follower panicked"),
-        ("settle.stored:1:panic", "the sender panicked"),
-        ("card.creating:1:panic", "the card worker panicked"),
+        ("mine.committed:1:panic", "the follower task panicked"),
+        ("settle.stored:1:panic", "the sender task panicked"),
+        ("card.creating:1:panic", "the card worker task panicked"),
     ] {
         world.relayer.stop()?;
         world.relayer.begin_to_die_at(failpoint)?;
