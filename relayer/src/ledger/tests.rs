@@ -1,8 +1,8 @@
 //! The ledger's file and its writer, on a real disk.
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, address};
 
-use super::{Deployment, Ledger, LedgerError, audit};
+use super::{Deployment, Ledger, LedgerError, VERSION, audit, check};
 
 const DEPLOYMENT: Deployment = Deployment {
     chain_id: 1,
@@ -248,6 +248,52 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
     let file = rusqlite::Connection::open(&old).unwrap();
     let amount: u64 = file.query_row("SELECT amount FROM external_outflow", [], |row| row.get(0)).unwrap();
     assert_eq!(amount, 5);
+}
+
+/// What an earlier version wrote, every value of it, in whatever order columns and tables stand now.
+#[tokio::test]
+async fn a_ledger_written_by_version_2_opens_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let (written, path) = (directory.path().join("written"), directory.path().join("ledger"));
+    for path in [&written, &path] {
+        let file = rusqlite::Connection::open(path).unwrap();
+        file.execute_batch(include_str!("tests/version_2.sql")).unwrap();
+    }
+    let deployment = Deployment {
+        chain_id: 31_337,
+        escrow: address!("9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0"),
+        token: address!("e7f1725E7734CE288F8367e1Bb143E90bb3F0512"),
+        guardian: address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266"),
+    };
+    let ledger = Ledger::open(&path, deployment).unwrap();
+    let report = ledger.read(|ledger| Ok(check::examine(ledger))).await.unwrap();
+    assert_eq!((report.version, report.differences()), (VERSION, 0), "{report:?}");
+    let examined = report.checks.iter().map(|check| check.examined).sum::<u64>();
+    assert!(examined > 100, "{report:?}");
+    drop(ledger);
+
+    let names = [("house", "deployment"), ("foreign_outflow", "external_outflow")];
+    let (before, after) = (content(&written), content(&path));
+    for (table, rows) in before {
+        let table = names.iter().find(|(old, _)| *old == table).map_or(table.as_str(), |(_, new)| new);
+        assert_eq!(after.iter().find(|(name, _)| name == table), Some(&(table.to_owned(), rows)));
+    }
+}
+
+/// Every table's rows, in their order, as text.
+fn content(path: &std::path::Path) -> Vec<(String, Vec<String>)> {
+    let file = rusqlite::Connection::open(path).unwrap();
+    let mut tables = file.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
+    let tables = tables.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap);
+    let rows = |table: &str| {
+        let mut statement = file.prepare(&format!("SELECT * FROM {table}")).unwrap();
+        let columns = statement.column_count();
+        let row = |row: &rusqlite::Row<'_>| {
+            Ok((0..columns).map(|column| format!("{:?};", row.get_ref_unwrap(column))).collect::<String>())
+        };
+        statement.query_map([], row).unwrap().map(Result::unwrap).collect()
+    };
+    tables.map(|table| (table.clone(), rows(&table))).collect()
 }
 
 #[tokio::test]
