@@ -16,7 +16,7 @@ from typing import NamedTuple
 from evm import ROOT, Chain, Contract, Unexpected, encode, word
 
 SNAPSHOT = os.path.join(ROOT, "contracts", "gas-snapshot.json")
-DOCUMENT = os.path.join(ROOT, "docs", "gas.md")
+DOCUMENT = os.path.join(ROOT, "docs", "reference", "gas.md")
 
 CHAIN_ID = 31_337
 NOW = 1_800_000_000
