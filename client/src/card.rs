@@ -15,8 +15,8 @@ use stipend_core::{
 
 use crate::{
     Accepted, Client, Error, PageQuery, Signed,
-    http::ApiRequest,
-    nonces::{self, MAX_RESIGNS, MandateDeadlines},
+    http::{ApiRequest, Sent},
+    nonces::{self, MandateDeadlines},
 };
 
 /// How long a hold's signature is valid by default: the caller waits for the card.
@@ -91,18 +91,17 @@ impl Client {
     /// [`Error::Problem`] with a decision if it was denied; [`Error::Unknown`] carries the signed
     /// hold, for [`Client::send_card`].
     pub async fn create_card(&self, card: CreateCard) -> Result<Accepted<Card>, Error> {
-        let mut resigns = MAX_RESIGNS;
+        let mut resigns = 0;
         loop {
             let hold = self.sign_card(&card).await?;
-            let error = match self.send_card(&hold, card.idempotency_key.clone()).await {
-                Ok(accepted) => return Ok(accepted),
-                Err(error) => error,
-            };
-            let again = card.nonce.is_none() && self.release_nonce(card.mandate, hold.nonce, &error).await?;
-            if !again || resigns == 0 {
-                return Err(error);
+            let sent = self.send_card_counted(&hold, card.idempotency_key.clone()).await;
+            if card.nonce.is_some() {
+                return sent.map(|sent| sent.accepted);
             }
-            resigns -= 1;
+            let is_own = card.idempotency_key.is_some();
+            if let Some(created) = self.settle_nonce(card.mandate, hold.nonce, sent, is_own, &mut resigns).await {
+                return created;
+            }
         }
     }
 
@@ -119,7 +118,9 @@ impl Client {
             (Some(nonce), Some(_), Some(_)) => (nonce, MandateDeadlines::NEVER),
             (nonce, ..) => self.nonce(card.mandate, nonce).await?,
         };
-        let deadline = card.deadline.unwrap_or_else(|| nonces::deadline(now, LIFETIME, deadlines, &info.limits));
+        let deadline = card
+            .deadline
+            .unwrap_or_else(|| nonces::deadline(now, LIFETIME - nonces::jitter(), deadlines, &info.limits));
         let capture_by = card.capture_by.unwrap_or_else(|| capture_by(now, &cards, deadlines));
         let reference = card.reference.unwrap_or_default();
         let hold = Spend::new(card.mandate, cards.treasury, card.amount, nonce, deadline, reference)
@@ -142,6 +143,10 @@ impl Client {
     /// Sends a card's hold that is signed, and sends the same bytes again while the outcome is
     /// unknown: they never give two cards.
     pub async fn send_card(&self, card: &NewCard, idempotency_key: Option<String>) -> Result<Accepted<Card>, Error> {
+        Ok(self.send_card_counted(card, idempotency_key).await?.accepted)
+    }
+
+    async fn send_card_counted(&self, card: &NewCard, idempotency_key: Option<String>) -> Result<Sent<Card>, Error> {
         let request =
             ApiRequest::new(Method::POST, self.inner.http.url("v1/cards", &())?).body(card, idempotency_key)?;
         self.send_signed(request, || Signed::Card(Box::new(card.clone()))).await

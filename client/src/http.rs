@@ -69,6 +69,14 @@ impl ApiRequest {
     }
 }
 
+/// An answer to a request that creates.
+#[derive(Debug)]
+pub(crate) struct Sent<T> {
+    pub(crate) accepted: Accepted<T>,
+    /// Whether an earlier attempt of the same request may have taken effect.
+    pub(crate) earlier_may_have: bool,
+}
+
 /// What the relayer answered.
 struct Answer {
     status: StatusCode,
@@ -112,6 +120,15 @@ impl Http {
         request: ApiRequest,
         identity: Option<Identity<'_>>,
     ) -> Result<Accepted<T>, Error> {
+        Ok(self.send_counted(request, identity).await?.accepted)
+    }
+
+    /// Like [`send`](Self::send), and says whether it took more than one attempt.
+    pub(crate) async fn send_counted<T: DeserializeOwned>(
+        &self,
+        request: ApiRequest,
+        identity: Option<Identity<'_>>,
+    ) -> Result<Sent<T>, Error> {
         let mut earlier_may_have = false;
         let answer = (|| self.attempt(&request, identity.as_ref()))
             .retry(backoff())
@@ -123,7 +140,7 @@ impl Http {
             })
             .await;
         let read = answer.and_then(|Answer { status, body, replayed }| match serde_json::from_slice(&body) {
-            Ok(object) => Ok(Accepted { object, replayed }),
+            Ok(object) => Ok(Sent { accepted: Accepted { object, replayed }, earlier_may_have }),
             Err(error) => Err(Error::NotARelayer { url: request.url.clone(), status, reason: error.to_string() }),
         });
         match read {

@@ -57,7 +57,7 @@ pub use events::Events;
 pub use pay::Pay;
 pub use stipend_core::api::{Accepted, PageQuery, PaymentFilter};
 
-use http::{ApiRequest, Http};
+use http::{ApiRequest, Http, Sent};
 
 /// How long what `/v1/info` says about time may be used.
 const CLOCK_TTL: Duration = Duration::from_secs(30);
@@ -295,8 +295,8 @@ impl Client {
         &self,
         request: ApiRequest,
         content: impl FnOnce() -> Signed,
-    ) -> Result<Accepted<T>, Error> {
-        self.inner.http.send(request, None).await.map_err(|error| match error {
+    ) -> Result<Sent<T>, Error> {
+        self.inner.http.send_counted(request, None).await.map_err(|error| match error {
             Error::Unknown { url, source, .. } => Error::Unknown { url, signed: Some(content()), source },
             error => error,
         })

@@ -5,12 +5,22 @@ use std::{
     sync::Mutex,
 };
 
-use stipend_core::{Code, MandateId, Seconds, api::Mandate, policy::Limits};
+use alloy_primitives::B256;
+use stipend_core::{
+    Code, MandateId, Seconds,
+    api::{Accepted, Mandate, Problem},
+    policy::Limits,
+};
 
-use crate::{Client, Error};
+use crate::{Client, Error, http::Sent};
 
 /// How often a message is signed again because another process used its nonce.
-pub(crate) const MAX_RESIGNS: usize = 3;
+const MAX_RESIGNS: u32 = 12;
+
+/// Other processes that lost a nonce choose the next one too: each skips up to this many, doubled
+/// with every try, so that most of them part at once.
+const FIRST_SPREAD: u32 = 4;
+const MAX_SPREAD: u32 = 32;
 
 /// The nonces of the mandates that this client signs for.
 #[derive(Debug, Default)]
@@ -67,7 +77,8 @@ impl NoncePool {
         }
     }
 
-    fn raise(&self, mandate: &Mandate) {
+    /// Never below the mandate's next nonce, and `skip` above what was next here.
+    fn raise(&self, mandate: &Mandate, skip: u32) {
         if let Ok(mut pool) = self.0.lock() {
             let nonces = pool.entry(mandate.id).or_insert_with(|| MandateNonces {
                 deadlines: MandateDeadlines::of(mandate),
@@ -75,7 +86,7 @@ impl NoncePool {
                 free: BTreeSet::new(),
             });
             // Never backwards: nonces may be on their way that the relayer has not seen yet.
-            nonces.next = nonces.next.max(mandate.next_nonce);
+            nonces.next = nonces.next.max(mandate.next_nonce).saturating_add(skip);
         }
     }
 
@@ -90,7 +101,7 @@ impl NoncePool {
 }
 
 impl Client {
-    /// The nonce to sign with, the next free one if none is chosen, and when the mandate deadlines.
+    /// The nonce to sign with, the next free one if none is chosen, and the mandate's latest times.
     pub(crate) async fn nonce(
         &self,
         mandate: MandateId,
@@ -102,32 +113,63 @@ impl Client {
             return Ok(known);
         }
         let fresh = self.mandate(mandate).await?;
-        self.inner.nonces.raise(&fresh);
+        self.inner.nonces.raise(&fresh, 0);
         if let Some(nonce) = chosen {
             return Ok((nonce, MandateDeadlines::of(&fresh)));
         }
         Ok(self.inner.nonces.take(mandate).unwrap_or((fresh.next_nonce, MandateDeadlines::of(&fresh))))
     }
 
-    /// What becomes of a nonce that this client chose, now that its message has failed; returns
-    /// whether to sign again with another one.
-    pub(crate) async fn release_nonce(&self, mandate: MandateId, nonce: u32, error: &Error) -> Result<bool, Error> {
-        match error.code() {
-            // Another process uses this mandate too. The refusal says that nothing was done, so signing again can't
-            // do it twice.
-            Some(Code::NonceTaken | Code::NonceUsed | Code::NonceRetired) => {
-                self.inner.nonces.forget_released(mandate);
-                self.inner.nonces.raise(&self.mandate(mandate).await?);
-                Ok(true)
+    /// What becomes of a message whose nonce this client chose; `None`: sign again with another one.
+    /// `is_own`: whether a replay can only be this call's own, so that it counts as accepted.
+    pub(crate) async fn settle_nonce<T>(
+        &self,
+        mandate: MandateId,
+        nonce: u32,
+        sent: Result<Sent<T>, Error>,
+        is_own: bool,
+        resigns: &mut u32,
+    ) -> Option<Result<Accepted<T>, Error>> {
+        let lost = match sent {
+            // Nobody had sent this before, and it is known: another process signed the very same message, for a
+            // payment of its own.
+            Ok(Sent { accepted, earlier_may_have }) if accepted.replayed && !earlier_may_have && !is_own => {
+                Error::Problem(Box::new(Problem::new(Code::NonceTaken, format!("another process uses nonce {nonce}"))))
             }
-            _ => {
+            Ok(sent) => return Some(Ok(sent.accepted)),
+            // The refusal says that nothing was done, so signing again can't do it twice.
+            Err(error) if matches!(error.code(), Some(Code::NonceTaken | Code::NonceUsed | Code::NonceRetired)) => {
+                error
+            }
+            Err(error) => {
                 if !error.may_have_taken_effect() {
                     self.inner.nonces.release(mandate, nonce);
                 }
-                Ok(false)
+                return Some(Err(error));
             }
+        };
+        if *resigns == MAX_RESIGNS {
+            return Some(Err(lost));
         }
+        self.inner.nonces.forget_released(mandate);
+        match self.mandate(mandate).await {
+            Ok(fresh) => self.inner.nonces.raise(&fresh, random_below((FIRST_SPREAD << *resigns).min(MAX_SPREAD))),
+            Err(error) => return Some(Err(error)),
+        }
+        *resigns += 1;
+        None
     }
+}
+
+fn random_below(bound: u32) -> u32 {
+    let [first, second, ..] = B256::random().0;
+    u32::from(u16::from_be_bytes([first, second])) % bound.max(1)
+}
+
+/// Seconds that a signature's lifetime is shortened by, so that two processes hardly ever sign the same
+/// message.
+pub(crate) fn jitter() -> Seconds {
+    random_below(300).into()
 }
 
 /// After `lifetime`, but within the host's limits and not past the expiry.
@@ -140,8 +182,6 @@ pub(crate) fn deadline(now: Seconds, lifetime: Seconds, deadlines: MandateDeadli
 
 #[cfg(test)]
 mod tests {
-    use alloy_primitives::B256;
-
     use super::*;
 
     const DEADLINES: MandateDeadlines = MandateDeadlines { expiry: 9, capture_end: 99 };

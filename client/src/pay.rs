@@ -11,8 +11,8 @@ use stipend_core::{
 
 use crate::{
     Accepted, Client, Error, Signed,
-    http::ApiRequest,
-    nonces::{self, MAX_RESIGNS, MandateDeadlines},
+    http::{ApiRequest, Sent},
+    nonces::{self, MandateDeadlines},
 };
 
 /// How long a payment's signature lives by default.
@@ -64,18 +64,17 @@ impl Client {
     /// [`Error::Problem`] with a decision if it was denied; [`Error::Unknown`] carries the signed
     /// payment, for [`Client::send_payment`].
     pub async fn pay(&self, pay: Pay) -> Result<Accepted<Payment>, Error> {
-        let mut resigns = MAX_RESIGNS;
+        let mut resigns = 0;
         loop {
             let payment = self.sign_payment(&pay).await?;
-            let error = match self.send_payment(&payment, pay.idempotency_key.clone()).await {
-                Ok(accepted) => return Ok(accepted),
-                Err(error) => error,
-            };
-            let again = pay.nonce.is_none() && self.release_nonce(pay.mandate, payment.nonce, &error).await?;
-            if !again || resigns == 0 {
-                return Err(error);
+            let sent = self.send_payment_counted(&payment, pay.idempotency_key.clone()).await;
+            if pay.nonce.is_some() {
+                return sent.map(|sent| sent.accepted);
             }
-            resigns -= 1;
+            let is_own = pay.idempotency_key.is_some();
+            if let Some(paid) = self.settle_nonce(pay.mandate, payment.nonce, sent, is_own, &mut resigns).await {
+                return paid;
+            }
         }
     }
 
@@ -91,7 +90,7 @@ impl Client {
             Some(deadline) => deadline,
             None => {
                 let (now, info) = self.clock().await?;
-                nonces::deadline(now, LIFETIME, deadlines, &info.limits)
+                nonces::deadline(now, LIFETIME - nonces::jitter(), deadlines, &info.limits)
             }
         };
         let reference = pay.reference.unwrap_or_default();
@@ -118,6 +117,14 @@ impl Client {
         payment: &NewPayment,
         idempotency_key: Option<String>,
     ) -> Result<Accepted<Payment>, Error> {
+        Ok(self.send_payment_counted(payment, idempotency_key).await?.accepted)
+    }
+
+    async fn send_payment_counted(
+        &self,
+        payment: &NewPayment,
+        idempotency_key: Option<String>,
+    ) -> Result<Sent<Payment>, Error> {
         let request =
             ApiRequest::new(Method::POST, self.inner.http.url("v1/payments", &())?).body(payment, idempotency_key)?;
         // The payment carries its own signature; the request needs none.

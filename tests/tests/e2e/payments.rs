@@ -1,8 +1,10 @@
 //! Payments that must not pass, and payments that come more than once.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use alloy::signers::{SignerSync, local::PrivateKeySigner};
 use alloy_primitives::{Address, B256, Bytes, U256, uint};
-use eyre::Result;
+use eyre::{OptionExt, Result};
 use futures_util::future::try_join_all;
 use stipend_bindings::{Domain, Spend};
 use stipend_client::{Pay, PaymentFilter};
@@ -10,7 +12,7 @@ use stipend_core::{
     Code,
     api::{NewPayment, PaymentState},
 };
-use stipend_e2e::{ApiRequest, World, balance, key};
+use stipend_e2e::{ApiRequest, World, balance, eventually, key};
 
 use crate::{asking, code, opened, payee, usdc};
 
@@ -103,6 +105,41 @@ async fn a_deadline_is_neither_over_nor_too_near_nor_too_far() -> Result<()> {
     let payment = world.pay(&agent, &pay).await??.object;
     world.settled(&agent, &payment).await?;
     balance(&world, &agent, &[long.id, brief.id]).await
+}
+
+/// The ids that so many commands of one key printed, all at once.
+async fn at_once(world: &Arc<World>, count: usize, arguments: &[&str]) -> Result<BTreeSet<String>> {
+    let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    let commands = (0..count).map(|_| {
+        let (world, arguments) = (Arc::clone(world), arguments.clone());
+        tokio::task::spawn_blocking(move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            world.stipend(&world.keys.agent, &arguments)
+        })
+    });
+    let mut ids = BTreeSet::new();
+    for said in try_join_all(commands).await? {
+        let said = said?.unwrap_or_else(|failed| panic!("{failed:?}"));
+        ids.insert(said["id"].as_str().ok_or_eyre("no id")?.to_owned());
+    }
+    Ok(ids)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_run_at_once_pay_once_each() -> Result<()> {
+    let (world, mandate) = opened("at-once", "100").await?;
+    let (world, id, to) = (Arc::new(world), mandate.id.to_string(), payee(1).to_string());
+    let pay = ["pay", "--mandate", &id, "--to", &to, "--amount", "1", "--no-wait"];
+    assert_eq!(at_once(&world, 24, &pay).await?.len(), 24);
+    let one = [&pay[..], &["--idempotency-key", "invoice 7"]].concat();
+    assert_eq!(at_once(&world, 8, &one).await?.len(), 1);
+    let agent = world.agent()?;
+    eventually("all are settled", async || {
+        world.anvil.mine(1).await?;
+        Ok((agent.mandate(mandate.id).await?.paid == usdc("25")?).then_some(()))
+    })
+    .await?;
+    balance(&world, &agent, &[mandate.id]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
