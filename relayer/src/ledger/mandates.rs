@@ -255,17 +255,18 @@ pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), L
 /// is final; what is released from holds after that is still to be returned, and so is what is held when the holds
 /// have ended.
 pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Result<Vec<MandateRow>, LedgerError> {
-    // Each part has an index; no mandate's capture end is before its expiry.
+    // No mandate's capture end is before its expiry. Of a plain UNION, SQLite makes a merge in the order of `seq`, and
+    // reads every mandate for it.
     let ended = MandateRow::select(
         connection,
         &format!(
             "WHERE seq IN (
-                SELECT seq FROM mandate WHERE ended_hash IS NULL AND expiry <= ?1
+                SELECT seq FROM mandate INDEXED BY mandate_expiring WHERE ended_hash IS NULL AND expiry <= ?1
                     AND cap + restored > held + paid + returned
-                UNION SELECT seq FROM mandate
+                UNION ALL SELECT seq FROM mandate INDEXED BY mandate_unreturned
                     WHERE ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1)
                     AND cap + restored > held + paid + returned
-                UNION SELECT seq FROM mandate WHERE expiry <= ?1 AND {HOLDS_HAVE_ENDED})
+                UNION ALL SELECT seq FROM mandate INDEXED BY mandate_holding WHERE expiry <= ?1 AND {HOLDS_HAVE_ENDED})
              AND opened_hash IS NOT NULL AND reserved = 0
              AND NOT EXISTS (SELECT 1 FROM tx WHERE kind = 'sweep' AND tx.mandate = mandate.id AND state <> 'final')"
         ),

@@ -75,6 +75,11 @@ pub enum ExternalOutflow {
 
 const LIVE: &str = "state NOT IN ('settled', 'failed')";
 
+/// The live payments of a mandate. Without the hint and the list of states, SQLite takes the unique
+/// index by mandate and nonce, and reads every payment that the mandate ever made.
+const LIVE_OF_MANDATE: &str = "INDEXED BY payment_live
+    WHERE state IN ('reserved', 'submitted', 'mined') AND state NOT IN ('settled', 'failed') AND mandate = ?";
+
 /// A place in the order of mandates and nonces.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PaymentCursor {
@@ -129,7 +134,7 @@ pub fn mined_in(connection: &Connection, block: B256) -> Result<Vec<PaymentRow>,
 
 /// The payments of a mandate that are not final, in nonce order.
 pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<PaymentRow>, LedgerError> {
-    PaymentRow::select(connection, &format!("WHERE mandate = ? AND {LIVE} ORDER BY nonce"), [Sql(mandate)])
+    PaymentRow::select(connection, &format!("{LIVE_OF_MANDATE} ORDER BY nonce"), [Sql(mandate)])
 }
 
 /// What of a mandate counts in its rolling window at `now`, or would if a block took it: payments and
@@ -163,11 +168,10 @@ pub fn window_usage(
 /// another one with this nonce, and those that it retires.
 pub fn ruled_out_by(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Vec<PaymentRow>, LedgerError> {
     let floor = NonceWindow::floor(nonce);
-    PaymentRow::select(
-        connection,
-        &format!("WHERE mandate = ? AND {LIVE} AND (nonce = ? OR nonce < ?)"),
-        (Sql(mandate), nonce, floor),
-    )
+    let retired = format!("{LIVE_OF_MANDATE} AND nonce < ?");
+    let mut ruled_out = PaymentRow::select(connection, &retired, (Sql(mandate), floor))?;
+    ruled_out.extend(by_nonce(connection, mandate, nonce)?.filter(|payment| !payment.state.is_final()));
+    Ok(ruled_out)
 }
 
 /// The payments that are not final and whose deadline is at `time` or before.

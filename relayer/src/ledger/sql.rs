@@ -307,19 +307,32 @@ pub(super) trait Statements {
     fn inserted(&self) -> Result<u64, LedgerError>;
 }
 
+#[cfg(test)]
+thread_local! {
+    /// The statements that this thread ran, for tests of their query plans.
+    pub(super) static STATEMENTS: std::cell::RefCell<std::collections::BTreeSet<String>> = std::cell::RefCell::default();
+}
+
+/// A statement, compiled once per connection.
+fn prepared<'c>(connection: &'c Connection, statement: &str) -> Result<rusqlite::CachedStatement<'c>, LedgerError> {
+    #[cfg(test)]
+    STATEMENTS.with_borrow_mut(|statements| statements.insert(statement.to_owned()));
+    Ok(connection.prepare_cached(statement)?)
+}
+
 impl Statements for Connection {
     fn rows<T: FromColumns>(&self, statement: &str, parameters: impl Params) -> Result<Vec<T>, LedgerError> {
-        self.prepare_cached(statement)?.query_and_then(parameters, |row| Columns::of(row).take())?.collect()
+        prepared(self, statement)?.query_and_then(parameters, |row| Columns::of(row).take())?.collect()
     }
 
     fn row<T: FromColumns>(&self, statement: &str, parameters: impl Params) -> Result<Option<T>, LedgerError> {
-        let mut statement = self.prepare_cached(statement)?;
+        let mut statement = prepared(self, statement)?;
         let mut rows = statement.query_and_then(parameters, |row| Columns::of(row).take())?;
         rows.next().transpose()
     }
 
     fn change(&self, statement: &str, parameters: impl Params) -> Result<usize, LedgerError> {
-        Ok(self.prepare_cached(statement)?.execute(parameters)?)
+        Ok(prepared(self, statement)?.execute(parameters)?)
     }
 
     fn inserted(&self) -> Result<u64, LedgerError> {

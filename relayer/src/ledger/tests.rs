@@ -1,8 +1,10 @@
 //! The ledger's file and its writer, on a real disk.
 
-use alloy_primitives::{Address, address};
+use alloy_primitives::{Address, B256, address};
 
-use super::{Deployment, Ledger, LedgerError, VERSION, audit, check};
+use stipend_core::MandateId;
+
+use super::{Deployment, Ledger, LedgerError, VERSION, audit, check, mandates, payments, sql::STATEMENTS};
 
 const DEPLOYMENT: Deployment = Deployment {
     chain_id: 1,
@@ -294,6 +296,39 @@ fn content(path: &std::path::Path) -> Vec<(String, Vec<String>)> {
         statement.query_map([], row).unwrap().map(Result::unwrap).collect()
     };
     tables.map(|table| (table.clone(), rows(&table))).collect()
+}
+
+/// How SQLite would run what `work` runs: the lines of the query plans.
+fn plans(connection: &rusqlite::Connection, work: impl FnOnce(&rusqlite::Connection)) -> Vec<String> {
+    STATEMENTS.take();
+    work(connection);
+    let explain = |statement: String| {
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
+        let parameters = vec![rusqlite::types::Null; plan.parameter_count()];
+        let lines = plan.query_map(rusqlite::params_from_iter(parameters), |row| row.get("detail")).unwrap();
+        lines.map(Result::unwrap).collect::<Vec<String>>()
+    };
+    STATEMENTS.take().into_iter().flat_map(explain).collect()
+}
+
+/// A mandate's history may have ten million payments.
+#[test]
+fn settling_and_sweeping_read_no_history() {
+    let connection = rusqlite::Connection::open_in_memory().unwrap();
+    connection.execute_batch(include_str!("schema.sql")).unwrap();
+    let mandate = MandateId(B256::ZERO);
+    let settling = plans(&connection, |ledger| {
+        payments::ruled_out_by(ledger, mandate, 5_000).unwrap();
+        payments::live(ledger, mandate).unwrap();
+    });
+    assert!(settling.len() >= 3, "{settling:?}");
+    for line in settling {
+        let fits = ["payment_live (state=? AND mandate=?", "(mandate=? AND nonce=?)", "USE TEMP B-TREE FOR ORDER BY"];
+        assert!(fits.iter().any(|plan| line.contains(plan)), "{line}");
+    }
+    let sweeping = plans(&connection, |ledger| drop(mandates::to_sweep(ledger, Address::ZERO, 1_000).unwrap()));
+    assert!(sweeping.iter().any(|line| line.contains("mandate_expiring")), "{sweeping:?}");
+    assert!(!sweeping.iter().any(|line| line.starts_with("SCAN mandate")), "{sweeping:?}");
 }
 
 #[tokio::test]

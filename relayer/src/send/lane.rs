@@ -1,17 +1,22 @@
 //! A lane: a submitter with at most one transaction that no block holds.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use alloy::{eips::BlockId, signers::local::PrivateKeySigner};
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolCall;
 use stipend_bindings::abi::MandateEscrow;
+use tokio::time::sleep;
 
 use super::{SendError, Sender, Unmined, cost, fees::Fees, plan::CALL_GAS};
 use crate::chain::{
     follow::Head,
     rpc::{EthCall, RpcError},
 };
+
+/// How long to wait before a nonce that is ahead of the ledger is read again: a false alarm halts the
+/// relayer.
+const NONCE_CONFIRMATION_DELAY: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -115,8 +120,13 @@ impl Sender {
         head: Head,
     ) -> Result<Account, SendError> {
         let submitter = lane.address;
-        let nonce = self.rpc.nonce_at(submitter, head.block.hash).await?;
+        let mut nonce = self.rpc.nonce_at(submitter, head.block.hash).await?;
         let expected = unmined.map_or(next_nonce, |unmined| unmined.tx.nonce);
+        if nonce > expected {
+            // A node that is just mining the next block may count its transactions already, and those are ours.
+            sleep(NONCE_CONFIRMATION_DELAY).await;
+            nonce = self.rpc.nonce_at(submitter, head.block.hash).await?;
+        }
         if nonce < expected {
             return Err(SendError::NodeBehind { submitter, nonce, expected });
         }

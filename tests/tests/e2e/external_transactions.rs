@@ -4,14 +4,14 @@ use alloy::providers::Provider;
 use alloy_primitives::{Address, U256};
 use alloy_sol_types::SolCall;
 use eyre::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use stipend_bindings::{
     abi::{MandateEscrow, MockUSDC},
     terms_on_chain,
 };
 use stipend_client::{Client, CreateCard, Pay};
 use stipend_core::{Code, api::PaymentState, card::CardState, policy::MandateState};
-use stipend_e2e::{CardSettings, Settings, TREASURY, World, balance, eventually};
+use stipend_e2e::{CardSettings, Fault, Settings, TREASURY, World, balance, eventually};
 
 use crate::{asking, code, opened, payee, usdc};
 
@@ -101,6 +101,33 @@ async fn an_external_use_of_the_key_is_noticed_while_idle() -> Result<()> {
     world.relayer.restart_halted().await?;
     assert!(alarm(&agent, "nonce").await?.contains("`stipend ledger repair`"));
     assert_eq!(code(world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?), Code::Halted);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nonce_that_is_ahead_for_a_moment_halts_nothing() -> Result<()> {
+    const NONCE: &str = "eth_getTransactionCount";
+    let world = World::with("nonce-ahead", &Settings { troubled: true, ..Settings::default() }).await?;
+    let (agent, mandate) = (world.agent()?, world.open(&asking("10")?).await?);
+    let ahead = |nonce: &mut Value| {
+        let read = nonce.as_str().and_then(|hex| u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
+        *nonce = read.map_or(Value::Null, |read| json!(format!("{:#x}", read + 1)));
+    };
+    world.proxy()?.fault_next(1, NONCE, Fault::Alters(ahead));
+    let before = world.proxy()?.count(NONCE);
+    world.anvil.mine(1).await?;
+    eventually("the nonce is read again", async || {
+        let count = world.proxy()?.count(NONCE);
+        Ok((count.faulted > before.faulted && count.asked >= before.asked + 2).then_some(()))
+    })
+    .await?;
+    world.anvil.mine(1).await?;
+    world.followed(&agent).await?;
+    let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
+    world.settled(&agent, &payment).await?;
+    assert!(agent.readyz().await?.alarms.is_empty());
+    let log = std::fs::read_to_string(world.dir().join("relayer.log"))?;
+    assert!(!log.contains("used its key"), "it never halted");
     Ok(())
 }
 
