@@ -239,24 +239,55 @@ impl CardProgress {
             }
             // A clearing may take days: no hurry to ask for it.
             CardState::Closing if !self.concluded && (poll || !self.awaits_clearing) => vec![FinalizeWithIssuer],
+            // Clearings and refunds may still come: they change what the host bears.
+            CardState::Closing if self.concluded && self.issued && poll => vec![FetchEvents],
             _ => Vec::new(),
         }
     }
 }
 
-/// What an event of a card's transaction does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Move {
-    /// A charge of so much was approved.
-    Authorized(i64),
-    /// The charge is now so much in all.
-    Adjusted(i64),
-    /// So much of the charge was taken back.
-    Reversed(i64),
+/// What an event of a card's transaction is, by the issuer's name of it: all of Lithic's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum EventKind {
+    /// A charge was approved.
+    Authorization,
+    /// The charge is now this much in all.
+    AuthorizationAdvice,
+    /// This much of the charge was taken back.
+    AuthorizationReversal,
     /// What is left of the charge lapsed.
-    Expired,
-    /// Cleared, in cents.
-    Cleared(i64),
+    AuthorizationExpiry,
+    /// A question, without money.
+    BalanceInquiry,
+    /// This much was taken.
+    Clearing,
+    /// The issuer corrected in the cardholder's favor.
+    CorrectionCredit,
+    /// The issuer corrected in the merchant's favor.
+    CorrectionDebit,
+    /// A merchant announced a refund.
+    CreditAuthorization,
+    /// The announced refund is now this much in all.
+    CreditAuthorizationAdvice,
+    /// A purchase in a single message: authorized and cleared at once.
+    FinancialAuthorization,
+    /// A refund in a single message.
+    FinancialCreditAuthorization,
+    /// A merchant refunded.
+    Return,
+    /// A merchant took a refund back.
+    ReturnReversal,
+}
+
+impl EventKind {
+    /// The kind with this name; `None`: unknown here.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        use serde::de::{IntoDeserializer, value::Error};
+        let name: serde::de::value::StrDeserializer<'_, Error> = name.into_deserializer();
+        Self::deserialize(name).ok()
+    }
 }
 
 /// What a card's transactions come to, in cents. Events are a set: their order of arrival does not
@@ -265,24 +296,39 @@ pub enum Move {
 pub struct Tally {
     /// Charged, and neither cleared nor taken back yet.
     pub pending: i64,
-    /// Cleared, in cents.
+    /// Taken by merchants.
     pub cleared: i64,
+    /// Given back by merchants.
+    pub returned: i64,
 }
 
 impl Tally {
-    /// Over one transaction's moves, in the issuer's order.
+    /// Over one transaction's events, in the issuer's order, with what each is about in cents.
     #[must_use]
-    pub fn of(moves: impl IntoIterator<Item = Move>) -> Self {
-        let (mut authorized, mut cleared) = (0_i64, 0_i64);
-        for step in moves {
-            match step {
-                Move::Authorized(cents) | Move::Adjusted(cents) => authorized = cents.max(0),
-                Move::Reversed(cents) => authorized = authorized.saturating_sub(cents.max(0)).max(0),
-                Move::Expired => authorized = cleared.min(authorized),
-                Move::Cleared(cents) => cleared = cleared.saturating_add(cents.max(0)),
+    pub fn of(events: impl IntoIterator<Item = (EventKind, i64)>) -> Self {
+        let (mut authorized, mut tally, mut is_credit) = (0_i64, Self::default(), false);
+        for (kind, cents) in events {
+            let cents = cents.max(0);
+            match kind {
+                EventKind::Authorization | EventKind::AuthorizationAdvice => authorized = cents,
+                EventKind::AuthorizationReversal => authorized = authorized.saturating_sub(cents).max(0),
+                EventKind::AuthorizationExpiry => authorized = tally.cleared.min(authorized),
+                EventKind::BalanceInquiry => {}
+                EventKind::CreditAuthorization | EventKind::CreditAuthorizationAdvice => is_credit = true,
+                // What completes an announced refund.
+                EventKind::Clearing if is_credit => tally.returned = tally.returned.saturating_add(cents),
+                EventKind::Clearing | EventKind::CorrectionDebit => tally.cleared = tally.cleared.saturating_add(cents),
+                EventKind::FinancialAuthorization => {
+                    authorized = authorized.saturating_add(cents);
+                    tally.cleared = tally.cleared.saturating_add(cents);
+                }
+                EventKind::CorrectionCredit | EventKind::FinancialCreditAuthorization | EventKind::Return => {
+                    tally.returned = tally.returned.saturating_add(cents);
+                }
+                EventKind::ReturnReversal => tally.returned = tally.returned.saturating_sub(cents).max(0),
             }
         }
-        Self { pending: authorized.saturating_sub(cleared).max(0), cleared }
+        Self { pending: authorized.saturating_sub(tally.cleared).max(0), ..tally }
     }
 
     /// Whether something may still come of what is pending at `now`: it is given up when nothing has come
@@ -299,6 +345,39 @@ impl Tally {
         Self {
             pending: self.pending.saturating_add(other.pending),
             cleared: self.cleared.saturating_add(other.cleared),
+            returned: self.returned.saturating_add(other.returned),
+        }
+    }
+}
+
+/// How what the issuer took for a card is borne: what it took, less what merchants gave back, is always
+/// captured + shortfall − owed back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CardSettlement {
+    /// From the hold, to the treasury.
+    pub captured: Amount,
+    /// By the host, beyond what is captured.
+    pub shortfall: Amount,
+    /// Captured beyond what the issuer took: the mandate's, or its operator's.
+    pub owed_back: Amount,
+}
+
+impl CardSettlement {
+    /// `all`: all transactions of the card; `ours`: the one that was approved here. Only that is
+    /// captured, and only up to the hold: what an issuer errs or lies about is the host's to settle with
+    /// it. `captured`: what it was decided to capture, if it was.
+    #[must_use]
+    pub fn of(all: Tally, ours: Tally, hold: Amount, captured: Option<Amount>) -> Self {
+        let amount = |cents: i64| Amount::from_cents(cents.max(0)).unwrap_or(Amount::MAX);
+        let captured = captured.unwrap_or_else(|| amount(ours.cleared.saturating_sub(all.returned)).min(hold));
+        let taken = amount(all.cleared.saturating_sub(all.returned));
+        Self {
+            captured,
+            shortfall: taken.checked_sub(captured).unwrap_or_default(),
+            owed_back: captured
+                .checked_add(amount(all.returned.saturating_sub(all.cleared)))
+                .and_then(|owed| owed.checked_sub(taken))
+                .unwrap_or_default(),
         }
     }
 }
@@ -396,37 +475,94 @@ mod tests {
         assert_eq!(actions(|card| card.state = CardState::Closing, false), [FinalizeWithIssuer]);
         let waits: fn(&mut CardProgress) = |card| (card.state, card.awaits_clearing) = (CardState::Closing, true);
         assert_eq!((actions(waits, false), actions(waits, true)), (vec![], vec![FinalizeWithIssuer]));
-        assert_eq!(actions(|card| (card.state, card.concluded) = (CardState::Closing, true), true), []);
+        let concluded: fn(&mut CardProgress) = |card| (card.state, card.concluded) = (CardState::Closing, true);
+        assert_eq!((actions(concluded, false), actions(concluded, true)), (vec![], vec![FetchEvents]));
         assert_eq!(actions(|card| card.state = CardState::Closed, true), []);
     }
 
     #[test]
     fn a_clearing_is_awaited_as_long_as_networks_allow() {
-        let awaits = |cleared, age| Tally { pending: 1, cleared }.awaits_clearing(Some(NOW), NOW + age);
+        let awaits = |cleared, age| Tally { pending: 1, cleared, returned: 0 }.awaits_clearing(Some(NOW), NOW + age);
         assert!(awaits(0, CLEARED_WITHIN - 1) && !awaits(0, CLEARED_WITHIN));
         assert!(awaits(1, REST_CLEARED_WITHIN - 1) && !awaits(1, REST_CLEARED_WITHIN));
-        assert!(Tally { pending: 1, cleared: 0 }.awaits_clearing(None, Seconds::MAX));
-        assert!(!Tally { pending: 0, cleared: 1 }.awaits_clearing(None, NOW));
+        assert!(Tally { pending: 1, ..Tally::default() }.awaits_clearing(None, Seconds::MAX));
+        assert!(!Tally { cleared: 1, ..Tally::default() }.awaits_clearing(None, NOW));
     }
 
     #[test]
     fn a_tally_follows_the_issuer_rules() {
-        use Move::{Adjusted, Authorized, Cleared, Expired, Reversed};
-        let tally = |moves: &[Move]| {
-            let Tally { pending, cleared } = Tally::of(moves.iter().copied());
-            (pending, cleared)
+        use EventKind as Kind;
+        let tally = |events: &[(EventKind, i64)]| {
+            let Tally { pending, cleared, returned } = Tally::of(events.iter().copied());
+            (pending, cleared, returned)
         };
-        assert_eq!(tally(&[Authorized(1_840)]), (1_840, 0));
-        assert_eq!(tally(&[Authorized(1_000), Cleared(600)]), (400, 600));
-        assert_eq!(tally(&[Authorized(1_000), Cleared(600), Cleared(300)]), (100, 900));
-        assert_eq!(tally(&[Authorized(5_000), Cleared(7_340)]), (0, 7_340));
-        assert_eq!(tally(&[Authorized(1_000), Adjusted(1_200), Cleared(1_200)]), (0, 1_200));
-        assert_eq!(tally(&[Authorized(1_000), Reversed(1_000)]), (0, 0));
-        assert_eq!(tally(&[Authorized(1_000), Reversed(2_000)]), (0, 0));
-        assert_eq!(tally(&[Authorized(1_000), Expired]), (0, 0));
-        assert_eq!(tally(&[Authorized(1_000), Expired, Cleared(900)]), (0, 900));
-        assert_eq!(tally(&[Authorized(1_000), Cleared(400), Expired]), (0, 400));
-        assert_eq!(tally(&[Cleared(5)]), (0, 5));
+        let [auth, advice, back, clear] =
+            [Kind::Authorization, Kind::AuthorizationAdvice, Kind::AuthorizationReversal, Kind::Clearing];
+        let lapse = (Kind::AuthorizationExpiry, 0);
+        assert_eq!(tally(&[(auth, 1_840)]), (1_840, 0, 0));
+        assert_eq!(tally(&[(auth, 1_000), (clear, 600)]), (400, 600, 0));
+        assert_eq!(tally(&[(auth, 1_000), (clear, 600), (clear, 300)]), (100, 900, 0));
+        assert_eq!(tally(&[(auth, 5_000), (clear, 7_340)]), (0, 7_340, 0));
+        assert_eq!(tally(&[(auth, 1_000), (advice, 1_200), (clear, 1_200)]), (0, 1_200, 0));
+        assert_eq!(tally(&[(auth, 1_000), (back, 1_000)]), (0, 0, 0));
+        assert_eq!(tally(&[(auth, 1_000), (back, 2_000)]), (0, 0, 0));
+        assert_eq!(tally(&[(auth, 1_000), lapse]), (0, 0, 0));
+        assert_eq!(tally(&[(auth, 1_000), lapse, (clear, 900)]), (0, 900, 0));
+        assert_eq!(tally(&[(auth, 1_000), (clear, 400), lapse]), (0, 400, 0));
+        assert_eq!(tally(&[(clear, 5)]), (0, 5, 0));
+        assert_eq!(tally(&[(Kind::FinancialAuthorization, 500)]), (0, 500, 0));
+        assert_eq!(tally(&[(auth, 1_000), (clear, 1_000), (Kind::CorrectionDebit, 50)]), (0, 1_050, 0));
+        assert_eq!(tally(&[(auth, 1_000), (clear, 1_000), (Kind::CorrectionCredit, 50)]), (0, 1_000, 50));
+        assert_eq!(tally(&[(Kind::Return, 400)]), (0, 0, 400));
+        assert_eq!(tally(&[(Kind::Return, 400), (Kind::ReturnReversal, 400)]), (0, 0, 0));
+        assert_eq!(tally(&[(Kind::FinancialCreditAuthorization, 400)]), (0, 0, 400));
+        assert_eq!(tally(&[(Kind::CreditAuthorization, 400)]), (0, 0, 0));
+        assert_eq!(tally(&[(Kind::CreditAuthorization, 400), (clear, 400)]), (0, 0, 400));
+        assert_eq!(tally(&[(Kind::BalanceInquiry, 400)]), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_event_kind_is_known_by_the_issuers_name() {
+        assert_eq!(EventKind::from_name("FINANCIAL_AUTHORIZATION"), Some(EventKind::FinancialAuthorization));
+        assert_eq!(EventKind::from_name("RETURN_REVERSAL"), Some(EventKind::ReturnReversal));
+        assert_eq!(EventKind::from_name("PARTIAL_MIRACLE"), None);
+    }
+
+    #[test]
+    fn a_settlement_splits_what_the_issuer_took() {
+        let tally = |cleared, returned| Tally { pending: 0, cleared, returned };
+        let usdc = |text: &str| text.parse::<Amount>().unwrap();
+        for (all, ours, fixed, expected) in [
+            ((1_840, 0), 1_840, None, ["18.40", "0", "0"]),
+            ((2_700, 0), 2_700, None, ["25", "2", "0"]),
+            ((1_000, 0), 0, None, ["0", "10", "0"]),
+            ((1_000, 400), 1_000, None, ["6", "0", "0"]),
+            ((1_000, 400), 1_000, Some("10"), ["10", "0", "4"]),
+            ((0, 500), 0, Some("0"), ["0", "0", "5"]),
+            ((1_400, 0), 1_400, Some("10"), ["10", "4", "0"]),
+        ] {
+            let settlement = CardSettlement::of(tally(all.0, all.1), tally(ours, 0), usdc("25"), fixed.map(usdc));
+            let CardSettlement { captured, shortfall, owed_back } = settlement;
+            assert_eq!([captured, shortfall, owed_back], expected.map(usdc), "{all:?} {fixed:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_issuer_took_is_captured_short_or_owed_back(
+            cleared in 0..1_000_000_i64, ours in 0..1_000_000_i64, returned in 0..1_000_000_i64,
+            hold in 1..1_000_000_i64, fixed in proptest::option::of(0..1_000_000_i64),
+        ) {
+            let all = Tally { pending: 0, cleared: cleared.saturating_add(ours), returned };
+            let ours = Tally { cleared: ours, ..Tally::default() };
+            let amount = |cents| Amount::from_cents(cents).unwrap();
+            let CardSettlement { captured, shortfall, owed_back } =
+                CardSettlement::of(all, ours, amount(hold), fixed.map(|cents| amount(cents.min(hold))));
+            prop_assert!(captured <= amount(hold));
+            let cents = |amount: Amount| amount.cents().unwrap();
+            prop_assert_eq!(all.cleared - all.returned, cents(captured) + cents(shortfall) - cents(owed_back));
+            prop_assert!(shortfall.is_zero() || owed_back.is_zero());
+        }
     }
 
     proptest! {

@@ -41,7 +41,11 @@ use sql::{Columns, FromColumns, Sql, Statements, insert};
 pub use writer::Writer;
 
 /// The version of schema.sql that this program reads and writes.
-pub(crate) const VERSION: i64 = 3;
+pub(crate) const VERSION: i64 = 4;
+
+/// From each version to the next, the first from version 1.
+const UPGRADES: &[&str] =
+    &[include_str!("ledger/upgrade_1.sql"), include_str!("ledger/upgrade_2.sql"), include_str!("ledger/upgrade_3.sql")];
 const READERS: usize = 4;
 /// Prepared statements that a connection keeps: all that there are. SQLite's default is 16, and preparing
 /// one takes ten times as long as running it.
@@ -256,8 +260,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
     let empty: bool = connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
     let statements: &[&str] = match found {
         0 if empty => &[include_str!("ledger/schema.sql")],
-        1 => &[include_str!("ledger/upgrade_1.sql"), include_str!("ledger/upgrade_2.sql")],
-        2 => &[include_str!("ledger/upgrade_2.sql")],
+        1..VERSION => UPGRADES.get(usize::try_from(found - 1).unwrap_or_default()..).unwrap_or_default(),
         _ => return Err(LedgerError::Version { path: path.to_owned(), found }),
     };
     let transaction = connection.transaction()?;

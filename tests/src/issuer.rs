@@ -6,7 +6,7 @@ use std::{path::Path, process::Command};
 use eyre::{Result, WrapErr, bail, ensure, eyre};
 use reqwest::Method;
 use serde_json::{Value, json};
-use stipend_core::{Amount, CardId, api::CardSecrets};
+use stipend_core::{CardId, api::CardSecrets};
 use url::Url;
 
 use crate::{
@@ -70,12 +70,14 @@ pub struct Purchase<'a> {
     pub mcc: &'a str,
     /// The merchant's currency.
     pub currency: &'a str,
+    /// The kind of message: authorized first and cleared later, or both at once.
+    pub status: &'a str,
 }
 
 impl Purchase<'_> {
     /// A purchase of software for this many cents.
     pub const fn of(cents: i64) -> Self {
-        Self { cents, mcc: "5734", currency: "USD" }
+        Self { cents, mcc: "5734", currency: "USD", status: "AUTHORIZATION" }
     }
 }
 
@@ -196,7 +198,7 @@ impl Issuer {
     pub async fn charge(&self, card: &CardSecrets, purchase: Purchase<'_>) -> Result<Charge> {
         let body = json!({
             "amount": purchase.cents, "descriptor": "A MERCHANT", "pan": card.number, "mcc": purchase.mcc,
-            "merchant_amount": purchase.cents, "merchant_currency": purchase.currency,
+            "merchant_amount": purchase.cents, "merchant_currency": purchase.currency, "status": purchase.status,
         });
         let answer = self.call(Method::POST, "/v1/simulate/authorize", Some(body)).await?;
         let told = answer.json()?;
@@ -219,6 +221,19 @@ impl Issuer {
             body["amount"] = cents.into();
         }
         self.post("/v1/simulate/clearing", body).await
+    }
+
+    /// A merchant refunds this many cents to a card.
+    pub async fn give_back(&self, card: &CardSecrets, cents: i64) -> Result<()> {
+        let body = json!({ "amount": cents, "descriptor": "A MERCHANT", "pan": card.number });
+        self.post("/v1/simulate/return", body).await
+    }
+
+    /// What merchants took with one of its cards, less what they gave back, in cents.
+    pub async fn settled(&self, token: &str) -> Result<i64> {
+        let list = self.get(&format!("/v1/transactions?card_token={token}&page_size=100")).await?;
+        let amounts = list["data"].as_array().into_iter().flatten();
+        Ok(-amounts.filter_map(|transaction| transaction["amounts"]["settlement"]["amount"].as_i64()).sum::<i64>())
     }
 
     /// A charge is taken back.
@@ -300,14 +315,6 @@ impl Issuer {
         let secret = |told: &Value| told["secret"].as_str().map(str::to_owned).ok_or_else(|| eyre!("no secret"));
         Ok([secret(&questions)?, secret(&news)?])
     }
-}
-
-/// So many cents as an amount.
-///
-/// # Errors
-/// If they are none.
-pub fn dollars(cents: i64) -> Result<Amount> {
-    Amount::from_cents(cents).ok_or_else(|| eyre!("{cents} cents"))
 }
 
 /// A call as the issuer would sign it, at `at` seconds since 1970.

@@ -6,6 +6,7 @@ use alloy::{eips::BlockNumberOrTag, providers::Provider, rpc::types::Filter};
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolEventInterface;
 use eyre::{Result, WrapErr, ensure};
+use serde_json::Value;
 use stipend_bindings::abi::MandateEscrow::{self, MandateEscrowEvents};
 use stipend_client::{Client, PageQuery, PaymentFilter};
 use stipend_core::{
@@ -14,7 +15,7 @@ use stipend_core::{
     card::CardState,
 };
 
-use crate::{Issuer, TREASURY, World, dollars};
+use crate::{Issuer, TREASURY, World, eventually};
 
 /// What the chain's logs say of one mandate.
 #[derive(Clone, Debug, Default)]
@@ -142,7 +143,7 @@ pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> 
             let cards = cards(client, *id).await?;
             cards_balance(&cards, &book).wrap_err_with(|| format!("{id}: {cards:?} {book:?}"))?;
             for card in &cards {
-                is_as_issued(issuer, card).await.wrap_err_with(|| format!("{card:?}"))?;
+                is_as_issued(client, issuer, card).await.wrap_err_with(|| format!("{card:?}"))?;
             }
         }
     }
@@ -187,9 +188,47 @@ fn was_never_held(card: &Card) -> bool {
     card.hold_tx.is_none() && card.released == card.amount
 }
 
-/// The issuer's view of a card is ours: there is one, closed when ours is, and captured is what was
-/// cleared, as far as the hold goes.
-async fn is_as_issued(issuer: &Issuer, card: &Card) -> Result<()> {
+/// How what the issuer took for a card is borne, by the ledger and the trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Borne {
+    pub captured: Amount,
+    pub shortfall: Amount,
+    pub owed_back: Amount,
+}
+
+/// Waits until captured + shortfall − owed back of a card is what the issuer took, less what merchants gave
+/// back.
+///
+/// # Errors
+/// If it is not within a minute.
+pub async fn borne(client: &Client, issuer: &Issuer, card: &Card) -> Result<Borne> {
+    let issued = issuer.card_for(card.id).await?;
+    let token = issued.get("token").and_then(Value::as_str).unwrap_or_default();
+    let settled = issuer.settled(token).await?;
+    eventually(&format!("{} comes to {settled} cents", card.id), async || {
+        let (mut shortfall, mut owed_back, mut after) = (Amount::ZERO, Amount::ZERO, Some(0));
+        while let Some(from) = after {
+            let page = client.audit(Some(card.mandate), from, Some(100)).await?;
+            for entry in page.data.iter().filter(|entry| entry.card == Some(card.id)) {
+                let amount = |name: &str| entry.data.get(name)?.as_str()?.parse().ok();
+                match entry.kind.as_str() {
+                    "card.shortfall" => shortfall = amount("shortfall").unwrap_or_default(),
+                    "card.refund_due" => owed_back = amount("owed_back").unwrap_or_default(),
+                    _ => {}
+                }
+            }
+            after = page.next_cursor.map(|cursor| cursor.parse()).transpose()?;
+        }
+        let captured = client.card(card.id).await?.captured;
+        let [sum, short, owed] = [captured, shortfall, owed_back].map(|amount| amount.cents().unwrap_or_default());
+        Ok((sum + short - owed == settled).then_some(Borne { captured, shortfall, owed_back }))
+    })
+    .await
+}
+
+/// The issuer's view of a card is ours: there is one, closed when ours is, nothing pending, and what it took
+/// is accounted for to the last cent.
+async fn is_as_issued(client: &Client, issuer: &Issuer, card: &Card) -> Result<()> {
     let issued = issuer.cards_for(card.id).await?;
     let [issued] = issued.as_slice() else {
         ensure!(issued.is_empty() && card.last_four.is_none() && card.captured.is_zero(), "issued: {issued:?}");
@@ -200,8 +239,7 @@ async fn is_as_issued(issuer: &Issuer, card: &Card) -> Result<()> {
     if card.state == CardState::Closed {
         ensure!(issued["state"] == "CLOSED", "{issued}");
         ensure!(charged.pending == 0, "{charged:?}");
-        let hold = if was_never_held(card) { Amount::ZERO } else { card.amount };
-        ensure!(card.captured == dollars(charged.cleared)?.min(hold), "{charged:?}");
+        borne(client, issuer, card).await?;
     }
     Ok(())
 }

@@ -1,12 +1,11 @@
 //! The card worker: takes every card that is not final one step further, over and over. Each step asks
 //! the ledger what is so and can be repeated, so that a crash between any two lines costs only time.
 
-use crate::ledger::cards::Clearing;
 use std::time::Duration;
 
 use stipend_core::{
-    Amount, Code,
-    card::{CardAction, CardProgress, CardState},
+    CardId, Code,
+    card::{CLEARING_RESERVE, CardAction, CardProgress, CardSettlement, CardState, Tally},
     policy::MandateState,
 };
 use tokio::{sync::watch, time::Instant};
@@ -20,7 +19,7 @@ use crate::{
     failpoint::{self, Point},
     ledger::{
         Ledger, LedgerError,
-        cards::{self, CardRow},
+        cards::{self, CardRow, ClosedCursor},
         charges, mandates,
     },
 };
@@ -35,6 +34,11 @@ pub enum CardWorkerError {
     Issuer(#[from] IssuerError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error(
+        "the issuer reports an approved {kind} for {card}, which this version does not know: its hold is kept until an \
+         update does"
+    )]
+    UnknownEvent { card: CardId, kind: String },
 }
 
 #[derive(Debug)]
@@ -54,6 +58,7 @@ impl CardWorker {
     pub async fn run(self, mut heads: watch::Receiver<Head>, stop: CancellationToken) {
         let mut changes = self.ledger.changes();
         let mut polled = Instant::now();
+        let mut last_closed = ClosedCursor::default();
         loop {
             let head = heads.borrow_and_update().block.number;
             changes.mark_unchanged();
@@ -61,7 +66,11 @@ impl CardWorker {
             if poll {
                 polled = Instant::now();
             }
-            match self.round(head, poll).await {
+            let mut round = self.round(head, poll).await;
+            if poll && round.is_ok() {
+                round = self.poll_closed(&mut last_closed).await;
+            }
+            match round {
                 Ok(()) => self.alarms.clear("cards"),
                 Err(error) => {
                     self.alarms.warn("cards", error.to_string());
@@ -92,6 +101,20 @@ impl CardWorker {
             }
         }
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// Polls the next few of the cards that were closed lately: a merchant may still take or give back
+    /// something.
+    async fn poll_closed(&self, cursor: &mut ClosedCursor) -> Result<(), CardWorkerError> {
+        let since = clock::now().saturating_sub(CLEARING_RESERVE);
+        let after = if cursor.closed_at < since { ClosedCursor { closed_at: since, seq: 0 } } else { *cursor };
+        let closed = self.ledger.read(move |ledger| cards::closed_after(ledger, after)).await?;
+        let last = closed.last().map(|card| ClosedCursor { closed_at: card.updated_at, seq: card.seq });
+        *cursor = last.unwrap_or_default();
+        for card in &closed {
+            self.fetch_events(card).await?;
+        }
+        Ok(())
     }
 
     /// Takes a card as far as it can go now; `poll`: whether to ask the issuer what happened to it.
@@ -178,27 +201,26 @@ impl CardWorker {
             self.fetch_events(&known).await?;
         }
         let seq = card.seq;
+        if let Some(kind) = self.ledger.read(move |ledger| charges::unknown_kind(ledger, seq)).await? {
+            return Err(CardWorkerError::UnknownEvent { card: card.id, kind });
+        }
         let settle = move |ledger: &rusqlite::Transaction<'_>| {
             let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
             let all = charges::tally(ledger, seq, None)?;
             if charges::awaits_clearing(ledger, seq, clock::now())? {
                 return Ok(());
             }
-            // Only what we approved is captured, and only up to the hold: an issuer that errs or lies
-            // about anything else has that to settle with its host.
             let ours = match &card.charge {
-                Some(charge) => charges::tally(ledger, seq, Some(charge))?.cleared,
-                None => 0,
+                Some(charge) => charges::tally(ledger, seq, Some(charge))?,
+                None => Tally::default(),
             };
-            let cleared = Amount::from_cents(ours).unwrap_or(Amount::MAX);
-            let to_capture = cleared.min(card.amount);
-            let told = Amount::from_cents(all.cleared).unwrap_or(Amount::MAX);
-            cards::record_shortfall(ledger, &card, Clearing { cleared: told, captured: to_capture }, clock::now())?;
+            let to_capture = CardSettlement::of(all, ours, card.amount, None).captured;
             // Also in the trail: that wakes the sender, even on a chain that mines no empty blocks.
             let release = card.amount.checked_sub(to_capture).unwrap_or_default();
             let data = serde_json::json!({ "capture": to_capture, "release": release });
             cards::note(ledger, &card, "card.concluded", None, data, clock::now())?;
             cards::set_to_capture(ledger, seq, to_capture)?;
+            cards::settle_accounts(ledger, seq, clock::now())?;
             // If the hold was emptied externally, nothing of it waits for a transaction.
             let tx_hash = card.settle_tx;
             cards::finish(ledger, CardRow { to_capture: Some(to_capture), ..card }, None, tx_hash, clock::now())

@@ -15,7 +15,7 @@ use super::{
     mandates::{self, TxLocation},
     sql::{AWAITING_HOLD, Sql, Statements, insert, row},
 };
-pub use ends::{Clearing, finish, give_up_hold, record_shortfall};
+pub use ends::{finish, give_up_hold, settle_accounts};
 
 row! {
     #[derive(Clone, Debug)]
@@ -62,6 +62,10 @@ row! {
         pub authorized: Option<Amount> = "authorized",
         /// How its hold is to be settled, once that is certain: so much is captured, the rest released.
         pub to_capture: Option<Amount> = "to_capture",
+        /// Taken by the issuer beyond what is captured: the host bears it.
+        pub shortfall: Amount = "shortfall",
+        /// Captured beyond what the issuer took.
+        pub owed_back: Amount = "owed_back",
         /// Captured in a final block.
         pub captured: Amount = "captured",
         /// Released in a final block.
@@ -296,6 +300,32 @@ pub fn set_settled(
 /// It is certain how its hold is to be settled.
 pub fn set_to_capture(connection: &Connection, seq: u64, amount: Amount) -> Result<(), LedgerError> {
     connection.change("UPDATE card SET to_capture = ? WHERE seq = ?", (Sql(amount), seq)).map(drop)
+}
+
+/// What the host bears of it, and owes back.
+pub fn set_shares(connection: &Connection, seq: u64, shortfall: Amount, owed_back: Amount) -> Result<(), LedgerError> {
+    let statement = "UPDATE card SET shortfall = ?, owed_back = ? WHERE seq = ?";
+    connection.change(statement, (Sql(shortfall), Sql(owed_back), seq)).map(drop)
+}
+
+/// Where a walk over closed cards is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClosedCursor {
+    pub closed_at: Seconds,
+    pub seq: u64,
+}
+
+/// The next few cards that were closed after the cursor: the issuer may still take or give back something
+/// for them.
+pub fn closed_after(connection: &Connection, cursor: ClosedCursor) -> Result<Vec<CardRow>, LedgerError> {
+    let rest = "INDEXED BY card_closed WHERE state = 'closed' AND token IS NOT NULL AND (updated_at, seq) > (?, ?)
+        ORDER BY updated_at, seq LIMIT 10";
+    CardRow::select(connection, rest, (cursor.closed_at, cursor.seq))
+}
+
+/// The cards of which it is certain how their hold is to be settled.
+pub fn concluded(connection: &Connection) -> Result<Vec<CardRow>, LedgerError> {
+    CardRow::select(connection, "WHERE to_capture IS NOT NULL ORDER BY seq", [])
 }
 
 /// The cards whose hold waits for a transaction: the first one, or another where a reorg has made it

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use stipend_core::{
     Code, Seconds,
-    card::{CardState, Move, Tally},
+    card::{CardState, EventKind, Tally},
 };
 
 use super::{
@@ -106,17 +106,22 @@ pub fn ingest(connection: &Connection, seq: u64, events: &[ChargeEvent]) -> Resu
     let charged = events.iter().any(|event| event.approved);
     let ours = |event: &&ChargeEvent| card.charge.as_deref() == Some(&event.transaction);
     // Our approval came too late for the issuer.
-    let lost = events.iter().filter(ours).any(|event| !event.approved && event.kind == "AUTHORIZATION");
+    let is_charge = |kind| matches!(kind, EventKind::Authorization | EventKind::FinancialAuthorization);
+    let declined = |event: &ChargeEvent| !event.approved && EventKind::from_name(&event.kind).is_some_and(is_charge);
+    let lost = events.iter().filter(ours).any(declined);
     let ended = match card.state {
         // An approval that is not ours: nothing more may be charged.
         CardState::Active => charged,
         CardState::Used => lost || (charged && tally(connection, seq, None)?.pending == 0),
         _ => false,
     };
-    if ended { cards::step(connection, &card, CardState::Closing, None, None, now) } else { Ok(()) }
+    if ended {
+        cards::step(connection, &card, CardState::Closing, None, None, now)?;
+    }
+    cards::settle_accounts(connection, seq, now)
 }
 
-/// What the card's charges come to, or this one of them. Refunds are not charges.
+/// What the card's transactions come to, or this one of them.
 pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> Result<Tally, LedgerError> {
     let rows: Vec<(String, String, i64)> = connection.rows(
         "SELECT transaction_token, kind, cents FROM issuer_event
@@ -124,22 +129,22 @@ pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> R
          ORDER BY transaction_token, created, rowid",
         (card, transaction),
     )?;
-    let mut moves: Vec<(String, Vec<Move>)> = Vec::new();
+    let mut transactions: Vec<(String, Vec<(EventKind, i64)>)> = Vec::new();
     for (transaction, kind, cents) in rows {
-        let step = match kind.as_str() {
-            "AUTHORIZATION" | "FINANCIAL_AUTHORIZATION" => Move::Authorized(cents),
-            "AUTHORIZATION_ADVICE" => Move::Adjusted(cents),
-            "AUTHORIZATION_REVERSAL" => Move::Reversed(cents),
-            "AUTHORIZATION_EXPIRY" => Move::Expired,
-            "CLEARING" => Move::Cleared(cents),
-            _ => continue,
-        };
-        match moves.last_mut().filter(|(last, _)| *last == transaction) {
-            Some((_, steps)) => steps.push(step),
-            None => moves.push((transaction, vec![step])),
+        let Some(kind) = EventKind::from_name(&kind) else { continue };
+        match transactions.last_mut().filter(|(last, _)| *last == transaction) {
+            Some((_, events)) => events.push((kind, cents)),
+            None => transactions.push((transaction, vec![(kind, cents)])),
         }
     }
-    Ok(moves.into_iter().fold(Tally::default(), |sum, (_, steps)| sum.plus(Tally::of(steps))))
+    Ok(transactions.into_iter().fold(Tally::default(), |sum, (_, events)| sum.plus(Tally::of(events))))
+}
+
+/// An approved event of a kind that is not known here: what it does to the money can't be told.
+pub fn unknown_kind(connection: &Connection, card: u64) -> Result<Option<String>, LedgerError> {
+    let kinds: Vec<String> =
+        connection.rows("SELECT DISTINCT kind FROM issuer_event WHERE card = ? AND approved", [card])?;
+    Ok(kinds.into_iter().find(|kind| EventKind::from_name(kind).is_none()))
 }
 
 /// Takes in a webhook's id; whether it is new.

@@ -168,17 +168,19 @@ fn sums(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
 
 fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     let mut journal: HashMap<(u64, String), i128> = HashMap::new();
-    let mut treasury = (0_i128, 0_i128);
+    let (mut treasury, mut shortfall, mut owed_back) = (0_i128, 0_i128, 0_i128);
     let query = "SELECT mandate, debit, credit, sum(amount) FROM journal
         WHERE credit <> 'gas' AND debit <> 'gas' GROUP BY mandate, debit, credit";
     each(connection, query, |row| {
         let (mandate, amount) = (row.get::<_, Option<u64>>(0)?.unwrap_or_default(), i128::from(row.get::<_, i64>(3)?));
         let (debit, credit): (String, String) = (row.get(1)?, row.get(2)?);
         match (debit.as_str(), credit.as_str()) {
-            ("captures", "treasury") => treasury.0 += amount,
-            ("treasury", "captures") => treasury.0 -= amount,
-            ("host", "shortfall") => treasury.1 += amount,
-            ("shortfall", "host") => treasury.1 -= amount,
+            ("captures", "treasury") => treasury += amount,
+            ("treasury", "captures") => treasury -= amount,
+            ("host", "shortfall") => shortfall += amount,
+            ("shortfall", "host") => shortfall -= amount,
+            ("host", "owed_back") => owed_back += amount,
+            ("owed_back", "host") => owed_back -= amount,
             _ => {
                 *journal.entry((mandate, debit)).or_default() -= amount;
                 *journal.entry((mandate, credit)).or_default() += amount;
@@ -206,8 +208,11 @@ fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
             .push(format!("the journal has {amount} units in {account:?} of mandate {mandate}, which is none"));
     }
     let host = journal::host(connection)?;
-    for (name, balance, entered) in [("treasury", host.treasury, treasury.0), ("shortfall", host.shortfall, treasury.1)]
-    {
+    for (name, balance, entered) in [
+        ("treasury", host.treasury, treasury),
+        ("shortfall", host.shortfall, shortfall),
+        ("owed_back", host.owed_back, owed_back),
+    ] {
         check.must(i128::from(balance.units()) == entered, || {
             format!("the host's {name} is {} units, the journal comes to {entered}", balance.units())
         });

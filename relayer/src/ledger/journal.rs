@@ -6,7 +6,7 @@ use stipend_core::{Amount, Seconds};
 use super::{
     LedgerError,
     balances::{LedgerEvent, Posting, shares},
-    sql::{Sql, Statements, insert},
+    sql::{Sql, Statements, insert, row},
 };
 
 /// The largest amount of one entry.
@@ -47,6 +47,8 @@ pub struct Host {
     pub treasury: Amount,
     /// What the issuer took beyond what could be captured.
     pub shortfall: Amount,
+    /// Captured beyond what the issuer took: mandates' or their operators'.
+    pub owed_back: Amount,
     /// What final transactions cost, in wei.
     pub gas: u128,
 }
@@ -98,21 +100,36 @@ fn append(
     .map(drop)
 }
 
+row! {
+    struct HostRow in "host" {
+        treasury: Amount = "treasury",
+        shortfall: Amount = "shortfall",
+        owed_back: Amount = "owed_back",
+        ether: u64 = "gas_ether",
+        wei: u64 = "gas_wei",
+    }
+}
+
 pub fn host(connection: &Connection) -> Result<Host, LedgerError> {
-    let host: Option<(Amount, Amount, u64, u64)> =
-        connection.row("SELECT treasury, shortfall, gas_ether, gas_wei FROM host", [])?;
-    let (treasury, shortfall, ether, wei) =
-        host.ok_or_else(|| LedgerError::inconsistent("the host has no accounts"))?;
+    let HostRow { treasury, shortfall, owed_back, ether, wei } = HostRow::select(connection, "", [])?
+        .pop()
+        .ok_or_else(|| LedgerError::inconsistent("the host has no accounts"))?;
     let gas = u128::from(ether).saturating_mul(ETHER).saturating_add(wei.into());
-    Ok(Host { treasury, shortfall, gas })
+    Ok(Host { treasury, shortfall, owed_back, gas })
 }
 
 fn set_host(connection: &Connection, host: Host) -> Result<(), LedgerError> {
     let part = |wei: u128| u64::try_from(wei).map_err(LedgerError::inconsistent);
     connection
         .change(
-            "UPDATE host SET treasury = ?, shortfall = ?, gas_ether = ?, gas_wei = ?",
-            (Sql(host.treasury), Sql(host.shortfall), part(host.gas / ETHER)?, part(host.gas % ETHER)?),
+            "UPDATE host SET treasury = ?, shortfall = ?, owed_back = ?, gas_ether = ?, gas_wei = ?",
+            (
+                Sql(host.treasury),
+                Sql(host.shortfall),
+                Sql(host.owed_back),
+                part(host.gas / ETHER)?,
+                part(host.gas % ETHER)?,
+            ),
         )
         .map(drop)
 }
@@ -179,54 +196,59 @@ pub(super) fn reverse_gas(connection: &Connection, now: Seconds) -> Result<(), L
     Ok(())
 }
 
-/// The issuer took more for a card than its hold has to give.
-pub fn record_shortfall(
-    connection: &Connection,
-    mandate: u64,
-    amount: Amount,
-    refs: EntryRefs,
-    now: Seconds,
-) -> Result<(), LedgerError> {
-    let host = host(connection)?;
-    // An issuer can claim anything; what no ledger can hold stays in the trail alone.
-    let amount = amount.min(Amount::MAX.checked_sub(host.shortfall).unwrap_or_default());
-    if amount.is_zero() {
-        return Ok(());
-    }
-    let shortfall = host.shortfall.checked_add(amount).unwrap_or(Amount::MAX);
-    set_host(connection, Host { shortfall, ..host })?;
-    append(
-        connection,
-        Some(mandate),
-        Line { cause: "shortfall", debit: "host", credit: "shortfall", amount: amount.units() },
-        refs,
-        now,
-    )
+/// An account of the host's that says how what the issuer took for cards is borne.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAccount {
+    /// Taken by the issuer beyond what is captured.
+    Shortfall,
+    /// Captured beyond what the issuer took.
+    OwedBack,
 }
 
-/// What could not be captured is taken back, to be booked anew.
-pub(super) fn reverse_shortfall(
+impl HostAccount {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Shortfall => "shortfall",
+            Self::OwedBack => "owed_back",
+        }
+    }
+
+    const fn of(self, host: &mut Host) -> &mut Amount {
+        match self {
+            Self::Shortfall => &mut host.shortfall,
+            Self::OwedBack => &mut host.owed_back,
+        }
+    }
+}
+
+/// Moves what a card adds to an account of the host's from one amount to another; returns what it adds
+/// now. An issuer can claim anything: what no ledger can hold stays in the trail alone.
+pub fn set_card_share(
     connection: &Connection,
+    account: HostAccount,
     mandate: u64,
-    amount: Amount,
+    from: Amount,
+    to: Amount,
     refs: EntryRefs,
     now: Seconds,
-) -> Result<(), LedgerError> {
-    let host = host(connection)?;
-    // What was beyond measure was never booked.
-    let amount = amount.min(host.shortfall);
-    if amount.is_zero() {
-        return Ok(());
-    }
-    let shortfall = host.shortfall.checked_sub(amount).unwrap_or_default();
-    set_host(connection, Host { shortfall, ..host })?;
-    append(
-        connection,
-        Some(mandate),
-        Line { cause: "forget", debit: "shortfall", credit: "host", amount: amount.units() },
-        refs,
-        now,
-    )
+) -> Result<Amount, LedgerError> {
+    let mut host = host(connection)?;
+    let balance = account.of(&mut host);
+    let others = balance.checked_sub(from).ok_or_else(|| LedgerError::inconsistent("less than a card's share"))?;
+    let to = to.min(Amount::MAX.checked_sub(others).unwrap_or_default());
+    *balance = others.checked_add(to).unwrap_or(Amount::MAX);
+    let line = match (to.checked_sub(from), from.checked_sub(to)) {
+        (Some(more), _) if !more.is_zero() => {
+            Line { cause: account.name(), debit: "host", credit: account.name(), amount: more.units() }
+        }
+        (_, Some(less)) if !less.is_zero() => {
+            Line { cause: account.name(), debit: account.name(), credit: "host", amount: less.units() }
+        }
+        _ => return Ok(to),
+    };
+    set_host(connection, host)?;
+    append(connection, Some(mandate), line, refs, now)?;
+    Ok(to)
 }
 
 /// What bears a share of a transaction's gas.

@@ -8,7 +8,7 @@ use stipend_core::{Amount, MandateId, Seconds};
 use super::{
     LedgerError,
     balances::LedgerEvent,
-    booking,
+    booking, cards,
     journal::{self, EntryRefs},
     mandates,
     sql::{Statements, row},
@@ -17,10 +17,9 @@ use super::{
 row! {
     /// Something that was accepted and not given up, as far as the chain had taken it.
     struct AcceptedWork in "(
-        SELECT mandate, seq AS payment, NULL AS card, amount AS paid, 0 AS held, 0 AS back, 0 AS short
+        SELECT mandate, seq AS payment, NULL AS card, amount AS paid, 0 AS held, 0 AS back
             FROM payment WHERE state = 'settled'
-        UNION ALL SELECT mandate, NULL, seq, captured, amount - captured - released, released,
-            CASE state WHEN 'closed' THEN max(to_capture - captured, 0) ELSE 0 END
+        UNION ALL SELECT mandate, NULL, seq, captured, amount - captured - released, released
             FROM card WHERE hold_final OR released > 0)" {
         mandate: MandateId = "mandate",
         payment: Option<u64> = "payment",
@@ -28,8 +27,6 @@ row! {
         paid: Amount = "paid",
         held: Amount = "held",
         back: Amount = "back",
-        /// What was to be captured, and was not when the card closed.
-        short: Amount = "short",
     }
 }
 
@@ -45,12 +42,11 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
         book(*id, LedgerEvent::Forget, EntryRefs::default())?;
     }
     // It is reserved again.
-    for AcceptedWork { mandate, payment, card, paid, held, back, short } in AcceptedWork::select(connection, "", [])? {
+    for AcceptedWork { mandate, payment, card, paid, held, back } in AcceptedWork::select(connection, "", [])? {
         let refs = EntryRefs { payment, card, ..EntryRefs::default() };
         let seq = book(mandate, LedgerEvent::ReverseAccepted { paid, held, back }, refs)?;
         if refs.card.is_some() {
             journal::reverse_capture(connection, seq, paid, refs, now)?;
-            journal::reverse_shortfall(connection, seq, short, refs, now)?;
         }
     }
     for id in ids {
@@ -71,5 +67,9 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
             gas_cost = NULL;
          DELETE FROM external_outflow; DELETE FROM mandate_gas; DELETE FROM log; DELETE FROM block; DELETE FROM submitter;",
     )?;
+    // What was to be captured can be again.
+    for card in cards::concluded(connection)? {
+        cards::settle_accounts(connection, card.seq, now)?;
+    }
     Ok(())
 }

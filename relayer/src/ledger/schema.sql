@@ -125,6 +125,8 @@ CREATE TABLE card (
     charge     TEXT,             -- the issuer's transaction that was approved
     authorized INTEGER,
     to_capture INTEGER,          -- how its hold is to be settled, once that is certain
+    shortfall  INTEGER NOT NULL DEFAULT 0 CHECK (shortfall >= 0), -- taken by the issuer beyond what is captured
+    owed_back  INTEGER NOT NULL DEFAULT 0 CHECK (owed_back >= 0), -- captured beyond what the issuer took
     captured   INTEGER NOT NULL DEFAULT 0 CHECK (captured >= 0),
     released   INTEGER NOT NULL DEFAULT 0 CHECK (released >= 0),
     metadata   TEXT    NOT NULL,
@@ -134,6 +136,7 @@ CREATE TABLE card (
     CHECK (captured + released <= amount)
 ) STRICT;
 CREATE INDEX card_live ON card (state) WHERE state NOT IN ('closed', 'failed');
+CREATE INDEX card_closed ON card (updated_at, seq) WHERE state = 'closed';
 CREATE INDEX card_held_in ON card (held_hash) WHERE held_hash IS NOT NULL;
 
 -- What the issuer asked and was answered: the same question gets the same answer.
@@ -284,6 +287,7 @@ CREATE TRIGGER journal_is_whole BEFORE DELETE ON journal BEGIN SELECT raise(ABOR
 CREATE TABLE host (
     treasury  INTEGER NOT NULL DEFAULT 0 CHECK (treasury >= 0),
     shortfall INTEGER NOT NULL DEFAULT 0 CHECK (shortfall >= 0),
+    owed_back INTEGER NOT NULL DEFAULT 0 CHECK (owed_back >= 0),
     gas_ether INTEGER NOT NULL DEFAULT 0 CHECK (gas_ether >= 0),
     gas_wei   INTEGER NOT NULL DEFAULT 0 CHECK (gas_wei >= 0 AND gas_wei < 1000000000000000000)
 ) STRICT;

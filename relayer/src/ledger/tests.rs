@@ -4,7 +4,7 @@ use alloy_primitives::{Address, B256, address};
 
 use stipend_core::MandateId;
 
-use super::{Deployment, Ledger, LedgerError, VERSION, audit, check, mandates, payments, sql::STATEMENTS};
+use super::{Deployment, Ledger, LedgerError, VERSION, audit, cards, check, mandates, payments, sql::STATEMENTS};
 
 const DEPLOYMENT: Deployment = Deployment {
     chain_id: 1,
@@ -195,7 +195,8 @@ async fn a_ledger_of_version_1_is_brought_up_to_date() {
     }
     let file = rusqlite::Connection::open(&old).unwrap();
     file.execute_batch(
-        "PRAGMA foreign_keys = OFF; DROP INDEX payment_taken; DROP INDEX mandate_holding;
+        "PRAGMA foreign_keys = OFF; ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
+         ALTER TABLE host DROP COLUMN owed_back; DROP INDEX card_closed; DROP INDEX payment_taken; DROP INDEX mandate_holding;
          ALTER TABLE payment DROP COLUMN mined_at; ALTER TABLE card DROP COLUMN held_at;
          ALTER TABLE deployment RENAME TO house; ALTER TABLE external_outflow RENAME TO foreign_outflow;
          ALTER TABLE foreign_outflow DROP COLUMN at; PRAGMA user_version = 1;
@@ -237,9 +238,15 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
     }
     let file = rusqlite::Connection::open(&old).unwrap();
     file.execute_batch(
-        "PRAGMA foreign_keys = OFF; ALTER TABLE deployment RENAME TO house;
+        "PRAGMA foreign_keys = OFF; ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
+         ALTER TABLE host DROP COLUMN owed_back; DROP INDEX card_closed; ALTER TABLE deployment RENAME TO house;
          ALTER TABLE external_outflow RENAME TO foreign_outflow; PRAGMA user_version = 2;
-         INSERT INTO foreign_outflow VALUES (x'11', 9, 'pay', x'0a', 5, x'66', 700);",
+         INSERT INTO foreign_outflow VALUES (x'11', 9, 'pay', x'0a', 5, x'66', 700);
+         INSERT INTO card (seq, id, mandate, nonce, payee, amount, deadline, capture_by, ref, digest, signature, expires_at,
+            state, metadata, created_at, updated_at)
+         VALUES (1, x'01', x'11', 0, x'0a', 9, 1, 1, x'00', x'02', x'00', 1, 'closed', '{}', 1, 1);
+         INSERT INTO journal (at, card, cause, debit, credit, amount) VALUES (1, 1, 'shortfall', 'host', 'shortfall', 7),
+            (2, 1, 'forget', 'shortfall', 'host', 7), (3, 1, 'shortfall', 'host', 'shortfall', 4);",
     )
     .unwrap();
     drop(file);
@@ -250,6 +257,8 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
     let file = rusqlite::Connection::open(&old).unwrap();
     let amount: u64 = file.query_row("SELECT amount FROM external_outflow", [], |row| row.get(0)).unwrap();
     assert_eq!(amount, 5);
+    let shortfall: u64 = file.query_row("SELECT shortfall FROM card", [], |row| row.get(0)).unwrap();
+    assert_eq!(shortfall, 4);
 }
 
 /// What an earlier version wrote, every value of it, in whatever order columns and tables stand now.
@@ -275,27 +284,25 @@ async fn a_ledger_written_by_version_2_opens_whole() {
     drop(ledger);
 
     let names = [("house", "deployment"), ("foreign_outflow", "external_outflow")];
-    let (before, after) = (content(&written), content(&path));
-    for (table, rows) in before {
-        let table = names.iter().find(|(old, _)| *old == table).map_or(table.as_str(), |(_, new)| new);
-        assert_eq!(after.iter().find(|(name, _)| name == table), Some(&(table.to_owned(), rows)));
+    let (written, upgraded) = [&written, &path].map(|path| rusqlite::Connection::open(path).unwrap()).into();
+    let tables = "SELECT group_concat(c.name), m.name FROM sqlite_schema AS m, pragma_table_info(m.name) AS c
+        WHERE m.type = 'table' GROUP BY m.name";
+    let mut tables = written.prepare(tables).unwrap();
+    let tables = tables.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).unwrap();
+    for (columns, table) in tables.map(Result::unwrap) {
+        let now = names.iter().find(|(old, _)| *old == table).map_or(table.as_str(), |(_, new)| new);
+        assert_eq!(rows(&upgraded, &columns, now), rows(&written, &columns, &table), "{table}");
     }
 }
 
-/// Every table's rows, in their order, as text.
-fn content(path: &std::path::Path) -> Vec<(String, Vec<String>)> {
-    let file = rusqlite::Connection::open(path).unwrap();
-    let mut tables = file.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
-    let tables = tables.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap);
-    let rows = |table: &str| {
-        let mut statement = file.prepare(&format!("SELECT * FROM {table}")).unwrap();
-        let columns = statement.column_count();
-        let row = |row: &rusqlite::Row<'_>| {
-            Ok((0..columns).map(|column| format!("{:?};", row.get_ref_unwrap(column))).collect::<String>())
-        };
-        statement.query_map([], row).unwrap().map(Result::unwrap).collect()
+/// A table's rows, in their order, as text.
+fn rows(file: &rusqlite::Connection, columns: &str, table: &str) -> Vec<String> {
+    let mut statement = file.prepare(&format!("SELECT {columns} FROM {table}")).unwrap();
+    let count = statement.column_count();
+    let row = |row: &rusqlite::Row<'_>| {
+        Ok((0..count).map(|column| format!("{:?};", row.get_ref_unwrap(column))).collect::<String>())
     };
-    tables.map(|table| (table.clone(), rows(&table))).collect()
+    statement.query_map([], row).unwrap().map(Result::unwrap).collect()
 }
 
 /// How SQLite would run what `work` runs: the lines of the query plans.
@@ -329,6 +336,8 @@ fn settling_and_sweeping_read_no_history() {
     let sweeping = plans(&connection, |ledger| drop(mandates::to_sweep(ledger, Address::ZERO, 1_000).unwrap()));
     assert!(sweeping.iter().any(|line| line.contains("mandate_expiring")), "{sweeping:?}");
     assert!(!sweeping.iter().any(|line| line.starts_with("SCAN mandate")), "{sweeping:?}");
+    let closed = plans(&connection, |ledger| drop(cards::closed_after(ledger, Default::default()).unwrap()));
+    assert_eq!(closed, ["SEARCH card USING INDEX card_closed (updated_at>?)"]);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod races;
 mod refusals;
 mod reorg;
 mod secrets;
+mod settlement;
 mod webhooks;
 
 use eyre::Result;

@@ -3,14 +3,17 @@
 use alloy_primitives::B256;
 use rusqlite::Connection;
 use serde_json::json;
-use stipend_core::{Amount, Code, Seconds, card::CardState};
+use stipend_core::{
+    Amount, Code, Seconds,
+    card::{CardSettlement, CardState, Tally},
+};
 
-use super::{CardRow, HoldOutcome, mandate_of, note, set_settled, step};
+use super::{CardRow, HoldOutcome, mandate_of, note, set_settled, set_shares, step};
 use crate::ledger::{
     LedgerError,
     balances::LedgerEvent,
-    booking,
-    journal::{self, EntryRefs},
+    booking, charges,
+    journal::{self, EntryRefs, HostAccount},
 };
 
 /// A card whose hold can never be placed: its reservation returns. One that nobody was given has
@@ -54,33 +57,43 @@ pub fn finish(
         step(connection, &card, CardState::Closing, reason, tx_hash, now)?;
         (card.state, card.reason) = (CardState::Closing, reason.or(card.reason));
     }
-    let Some(to_capture) = card.to_capture else { return Ok(()) };
-    // It was to be captured, and never can be.
-    record_shortfall(connection, &card, Clearing { cleared: to_capture, captured: card.captured }, now)?;
-    step(connection, &card, CardState::Closed, None, tx_hash, now)
-}
-
-/// What the issuer has taken for a card, and what of it is captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Clearing {
-    /// What the issuer has taken.
-    pub cleared: Amount,
-    /// What the treasury gets of the hold.
-    pub captured: Amount,
-}
-
-/// What the issuer has taken for a card beyond what is captured is the host's loss.
-pub fn record_shortfall(
-    connection: &Connection,
-    card: &CardRow,
-    Clearing { cleared, captured }: Clearing,
-    now: Seconds,
-) -> Result<(), LedgerError> {
-    let Some(shortfall) = cleared.checked_sub(captured).filter(|shortfall| !shortfall.is_zero()) else {
+    if card.to_capture.is_none() {
         return Ok(());
-    };
-    let data = json!({ "cleared": cleared, "captured": captured, "shortfall": shortfall });
-    note(connection, card, "card.shortfall", None, data, now)?;
-    let mandate = mandate_of(connection, card)?.seq;
-    journal::record_shortfall(connection, mandate, shortfall, EntryRefs::card(card.seq), now)
+    }
+    step(connection, &card, CardState::Closed, None, tx_hash, now)?;
+    // What was to be captured, and never can be, is the host's loss.
+    settle_accounts(connection, card.seq, now)
+}
+
+/// Keeps the host's accounts of a card at what its events come to, in whatever order and however late they
+/// came: nothing before it is certain what is captured.
+///
+/// # Errors
+/// Those of the store.
+pub fn settle_accounts(connection: &Connection, seq: u64, now: Seconds) -> Result<(), LedgerError> {
+    let Some(card) = super::by_seq(connection, seq)? else { return Ok(()) };
+    let Some(to_capture) = card.to_capture else { return Ok(()) };
+    let captured = if card.state == CardState::Closed { card.captured } else { to_capture };
+    let all = charges::tally(connection, seq, None)?;
+    // What is captured is decided: what was approved here does not matter any longer.
+    let CardSettlement { shortfall, owed_back, .. } =
+        CardSettlement::of(all, Tally::default(), card.amount, Some(captured));
+    if (shortfall, owed_back) == (card.shortfall, card.owed_back) {
+        return Ok(());
+    }
+    let (mandate, refs) = (mandate_of(connection, &card)?.seq, EntryRefs::card(seq));
+    let share = |account, from, to| journal::set_card_share(connection, account, mandate, from, to, refs, now);
+    let cents = |cents| Amount::from_cents(cents).unwrap_or(Amount::MAX);
+    let (cleared, returned) = (cents(all.cleared), cents(all.returned));
+    if shortfall != card.shortfall {
+        let data = json!({ "cleared": cleared, "returned": returned, "captured": captured, "shortfall": shortfall });
+        note(connection, &card, "card.shortfall", None, data, now)?;
+    }
+    if owed_back != card.owed_back {
+        let data = json!({ "cleared": cleared, "returned": returned, "captured": captured, "owed_back": owed_back });
+        note(connection, &card, "card.refund_due", None, data, now)?;
+    }
+    let shortfall = share(HostAccount::Shortfall, card.shortfall, shortfall)?;
+    let owed_back = share(HostAccount::OwedBack, card.owed_back, owed_back)?;
+    set_shares(connection, seq, shortfall, owed_back)
 }

@@ -165,7 +165,8 @@ fn gas_beyond_one_number_is_booked_to_the_last_wei() {
 fn what_an_issuer_claims_beyond_measure_halts_nothing() {
     let scene = Scene::new(GUARDIAN);
     for _ in 0..2 {
-        journal::record_shortfall(&scene.ledger, 1, Amount::MAX, Default::default(), 0).unwrap();
+        let account = journal::HostAccount::Shortfall;
+        journal::set_card_share(&scene.ledger, account, 1, Amount::ZERO, Amount::MAX, Default::default(), 0).unwrap();
     }
     assert_eq!(journal::host(&scene.ledger).unwrap().shortfall, Amount::MAX);
 }
