@@ -374,9 +374,10 @@ fn overtake(
 
 fn counts(ledger: &rusqlite::Connection) -> Result<Counts, LedgerError> {
     let row = ledger.query_row(
-        "SELECT (SELECT count(*) FROM mandate), count(*), coalesce(sum(amount), 0) FROM external_outflow",
+        "SELECT (SELECT count(*) FROM mandate) AS mandates, count(*) AS outflows, coalesce(sum(amount), 0) AS amount
+         FROM external_outflow",
         [],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        |row| Ok((row.get("mandates")?, row.get("outflows")?, row.get("amount")?)),
     )?;
     let (mandates, outflows, amount) = row;
     Ok(Counts { mandates, outflows, amount: Amount::from_units(amount).map_err(LedgerError::inconsistent)? })

@@ -123,8 +123,13 @@ fn none(connection: &Connection, check: &mut Check, query: &str) -> Result<(), L
     })
 }
 
-fn mandate_id(row: &Row<'_>, index: usize) -> Result<MandateId, LedgerError> {
-    Ok(MandateId(row.get::<_, [u8; 32]>(index)?.into()))
+fn hash(row: &Row<'_>, column: &str) -> Result<B256, LedgerError> {
+    Ok(row.get::<_, [u8; 32]>(column)?.into())
+}
+
+/// What the journal has of a payment or a card.
+fn entered_of(row: &Row<'_>) -> Result<(i64, i64, i64), LedgerError> {
+    Ok((row.get("reserved")?, row.get("held")?, row.get("paid")?))
 }
 
 fn file(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
@@ -134,7 +139,8 @@ fn file(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
         Ok(())
     })?;
     each(connection, "PRAGMA foreign_key_check", |row| {
-        let (table, rowid, parent): (String, Option<i64>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (table, rowid, parent): (String, Option<i64>, String) =
+            (row.get("table")?, row.get("rowid")?, row.get("parent")?);
         check.differences.push(format!("row {} of {table} points at no {parent}", rowid.unwrap_or_default()));
         Ok(())
     })
@@ -149,10 +155,11 @@ fn trail(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> 
 fn sums(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     let query = "SELECT id, cap, restored, overdrawn, available, reserved, held, paid, returned FROM mandate";
     each(connection, query, |row| {
-        let id = mandate_id(row, 0)?;
+        let id = MandateId(hash(row, "id")?);
         let mut amounts = [0_i128; 8];
-        for (index, amount) in (1..).zip(&mut amounts) {
-            *amount = row.get::<_, i64>(index)?.into();
+        let columns = ["cap", "restored", "overdrawn", "available", "reserved", "held", "paid", "returned"];
+        for (column, amount) in columns.into_iter().zip(&mut amounts) {
+            *amount = row.get::<_, i64>(column)?.into();
         }
         let (sources, uses) = amounts.split_at(3);
         let (came, are) = (sources.iter().sum::<i128>(), uses.iter().sum::<i128>());
@@ -169,11 +176,12 @@ fn sums(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
 fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     let mut journal: HashMap<(u64, String), i128> = HashMap::new();
     let (mut treasury, mut shortfall, mut owed_back) = (0_i128, 0_i128, 0_i128);
-    let query = "SELECT mandate, debit, credit, sum(amount) FROM journal
+    let query = "SELECT mandate, debit, credit, sum(amount) AS amount FROM journal
         WHERE credit <> 'gas' AND debit <> 'gas' GROUP BY mandate, debit, credit";
     each(connection, query, |row| {
-        let (mandate, amount) = (row.get::<_, Option<u64>>(0)?.unwrap_or_default(), i128::from(row.get::<_, i64>(3)?));
-        let (debit, credit): (String, String) = (row.get(1)?, row.get(2)?);
+        let mandate = row.get::<_, Option<u64>>("mandate")?.unwrap_or_default();
+        let amount = i128::from(row.get::<_, i64>("amount")?);
+        let (debit, credit): (String, String) = (row.get("debit")?, row.get("credit")?);
         match (debit.as_str(), credit.as_str()) {
             ("captures", "treasury") => treasury += amount,
             ("treasury", "captures") => treasury -= amount,
@@ -188,13 +196,14 @@ fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
         }
         Ok(())
     })?;
-    let query = "SELECT seq, id, cap, restored, overdrawn, available, reserved, held, paid, returned FROM mandate";
+    let query =
+        "SELECT seq, id, cap AS escrowed, restored, overdrawn, available, reserved, held, paid, returned FROM mandate";
     each(connection, query, |row| {
-        let (seq, id) = (row.get(0)?, mandate_id(row, 1)?);
-        for (index, account) in (2..).zip(Account::ALL) {
+        let (seq, id) = (row.get("seq")?, MandateId(hash(row, "id")?));
+        for account in Account::ALL {
             let entered = journal.remove(&(seq, account.name().into())).unwrap_or_default();
             let entered = if account.is_source() { -entered } else { entered };
-            let balance = i128::from(row.get::<_, i64>(index)?);
+            let balance = i128::from(row.get::<_, i64>(account.name())?);
             let name = account.name();
             check.must(entered == balance, || {
                 format!("{id}: {name} is {balance} units, the journal comes to {entered}")
@@ -220,13 +229,15 @@ fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
     // What was paid or held elsewhere has a row of its own, and an entry.
     for kind in ["pay", "hold"] {
         let query = format!(
-            "SELECT mandate.id, coalesce((SELECT sum(amount) FROM external_outflow AS rows
-                    WHERE rows.mandate = mandate.id AND kind = '{kind}'), 0), coalesce(sum(journal.amount), 0)
+            "SELECT mandate.id AS id, coalesce((SELECT sum(amount) FROM external_outflow AS rows
+                    WHERE rows.mandate = mandate.id AND kind = '{kind}'), 0) AS outflows,
+                coalesce(sum(journal.amount), 0) AS entered
              FROM mandate LEFT JOIN journal ON journal.mandate = mandate.seq AND cause = '{kind}'
                 AND journal.seq > (SELECT coalesce(max(seq), 0) FROM journal WHERE cause = 'forget') GROUP BY mandate.seq"
         );
         each(connection, &query, |row| {
-            let (id, rows, entered) = (mandate_id(row, 0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
+            let id = MandateId(hash(row, "id")?);
+            let (rows, entered): (i64, i64) = (row.get("outflows")?, row.get("entered")?);
             check.must(rows == entered, || {
                 format!("{id}: the rows of {kind} elsewhere come to {rows} units, the journal to {entered}")
             });
@@ -247,14 +258,15 @@ fn entered(what: &str) -> String {
 
 fn payments(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     let query = format!(
-        "SELECT id, state, payment.amount, coalesce(reserved, 0), coalesce(held, 0), coalesce(paid, 0)
+        "SELECT id, state, payment.amount AS amount,
+            coalesce(reserved, 0) AS reserved, coalesce(held, 0) AS held, coalesce(paid, 0) AS paid
          FROM payment LEFT JOIN {} AS entered ON entered.payment = payment.seq",
         entered("payment")
     );
     each(connection, &query, |row| {
-        let id = PaymentId(Uuid::from_bytes(row.get(0)?));
-        let (state, amount): (String, i64) = (row.get(1)?, row.get(2)?);
-        let entered: (i64, i64, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
+        let id = PaymentId(Uuid::from_bytes(row.get("id")?));
+        let (state, amount): (String, i64) = (row.get("state")?, row.get("amount")?);
+        let entered = entered_of(row)?;
         let expected = match state.as_str() {
             "settled" => (0, 0, amount),
             "failed" => (0, 0, 0),
@@ -288,16 +300,17 @@ fn payments(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
 
 fn cards(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     let query = format!(
-        "SELECT id, state, hold_final, card.amount, captured, released,
-            coalesce(reserved, 0), coalesce(held, 0), coalesce(paid, 0)
+        "SELECT id, state, hold_final, card.amount AS amount, captured, released,
+            coalesce(reserved, 0) AS reserved, coalesce(held, 0) AS held, coalesce(paid, 0) AS paid
          FROM card LEFT JOIN {} AS entered ON entered.card = card.seq",
         entered("card")
     );
     each(connection, &query, |row| {
-        let id = stipend_core::CardId(Uuid::from_bytes(row.get(0)?));
-        let (state, hold_final): (String, bool) = (row.get(1)?, row.get(2)?);
-        let (amount, captured, released): (i64, i64, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
-        let entered: (i64, i64, i64) = (row.get(6)?, row.get(7)?, row.get(8)?);
+        let id = stipend_core::CardId(Uuid::from_bytes(row.get("id")?));
+        let (state, hold_final): (String, bool) = (row.get("state")?, row.get("hold_final")?);
+        let (amount, captured, released): (i64, i64, i64) =
+            (row.get("amount")?, row.get("captured")?, row.get("released")?);
+        let entered = entered_of(row)?;
         let expected = match (state.as_str(), hold_final) {
             (_, true) => (0, amount - captured - released, captured),
             ("failed", false) => (0, 0, 0),
@@ -312,6 +325,17 @@ fn cards(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> 
         });
         Ok(())
     })?;
+    none(
+        connection,
+        check,
+        "SELECT 'card ' || hex(id) || ' has a shortfall of ' || shortfall || ' and owes back ' || owed_back
+            || ' units, the journal comes to ' || coalesce(short, 0) || ' and ' || coalesce(owed, 0)
+         FROM card LEFT JOIN (SELECT card,
+                sum(CASE 'shortfall' WHEN credit THEN amount WHEN debit THEN -amount ELSE 0 END) AS short,
+                sum(CASE 'owed_back' WHEN credit THEN amount WHEN debit THEN -amount ELSE 0 END) AS owed
+            FROM journal WHERE card IS NOT NULL GROUP BY card) AS entered ON entered.card = card.seq
+         WHERE (shortfall, owed_back) <> (coalesce(short, 0), coalesce(owed, 0))",
+    )?;
     none(
         connection,
         check,
@@ -330,10 +354,12 @@ fn nonces(connection: &Connection, check: &mut Check) -> Result<(), LedgerError>
              SELECT mandate, nonce FROM card WHERE hold_final UNION ALL SELECT mandate, nonce FROM external_outflow",
         ),
     ] {
-        let query =
-            format!("SELECT mandate, nonce, count(*) FROM ({rows}) GROUP BY mandate, nonce HAVING count(*) > 1");
+        let query = format!(
+            "SELECT mandate, nonce, count(*) AS times FROM ({rows}) GROUP BY mandate, nonce HAVING count(*) > 1"
+        );
         each(connection, &query, |row| {
-            let (id, nonce, times) = (mandate_id(row, 0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
+            let id = MandateId(hash(row, "mandate")?);
+            let (nonce, times): (i64, i64) = (row.get("nonce")?, row.get("times")?);
             check.differences.push(format!("{id}: nonce {nonce} is {what} {times} times"));
             Ok(())
         })?;
@@ -357,8 +383,8 @@ fn nonces(connection: &Connection, check: &mut Check) -> Result<(), LedgerError>
 
 fn transactions(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     each(connection, "SELECT hash, raw, tx FROM attempt", |row| {
-        let (hash, raw): (B256, Vec<u8>) = (row.get::<_, [u8; 32]>(0)?.into(), row.get(1)?);
-        let tx: i64 = row.get(2)?;
+        let hash = hash(row, "hash")?;
+        let (raw, tx): (Vec<u8>, i64) = (row.get("raw")?, row.get("tx")?);
         check.must(keccak256(raw) == hash, || format!("attempt {hash} of transaction {tx} has other bytes"));
         Ok(())
     })?;
@@ -391,18 +417,19 @@ fn transactions(connection: &Connection, check: &mut Check) -> Result<(), Ledger
 fn gas(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     // In two parts, since a sum of wei outgrows what the database can add.
     let side = "CASE WHEN credit = 'gas' THEN 1 ELSE -1 END";
-    let split = format!("sum({side} * (amount / 1000000000)), sum({side} * (amount % 1000000000))");
-    let wei = |row: &Row<'_>, index: usize| -> Result<i128, LedgerError> {
-        let part = |index| Ok::<_, rusqlite::Error>(i128::from(row.get::<_, Option<i64>>(index)?.unwrap_or_default()));
-        Ok(part(index)? * 1_000_000_000 + part(index + 1)?)
+    let split = format!("sum({side} * (amount / 1000000000)) AS gwei, sum({side} * (amount % 1000000000)) AS wei");
+    let wei = |row: &Row<'_>| -> Result<i128, LedgerError> {
+        let part =
+            |column| Ok::<_, rusqlite::Error>(i128::from(row.get::<_, Option<i64>>(column)?.unwrap_or_default()));
+        Ok(part("gwei")? * 1_000_000_000 + part("wei")?)
     };
     let query = format!(
-        "SELECT tx.id, tx.gas_cost, {split} FROM tx LEFT JOIN journal ON journal.tx = tx.id AND (credit = 'gas' OR debit = 'gas')
+        "SELECT tx.id AS id, tx.gas_cost AS cost, {split} FROM tx LEFT JOIN journal ON journal.tx = tx.id AND (credit = 'gas' OR debit = 'gas')
          WHERE tx.state = 'final' AND tx.gas_cost IS NOT NULL GROUP BY tx.id"
     );
     each(connection, &query, |row| {
-        let (tx, cost): (i64, u128) = (row.get(0)?, u128::from_be_bytes(row.get(1)?));
-        let entered = wei(row, 2)?;
+        let (tx, cost): (i64, u128) = (row.get("id")?, u128::from_be_bytes(row.get("cost")?));
+        let entered = wei(row)?;
         check.must(i128::try_from(cost) == Ok(entered), || {
             format!("transaction {tx} cost {cost} wei, the journal comes to {entered}")
         });
@@ -410,7 +437,7 @@ fn gas(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     })?;
     let host = journal::host(connection)?;
     each(connection, &format!("SELECT {split} FROM journal WHERE credit = 'gas' OR debit = 'gas'"), |row| {
-        let entered = wei(row, 0)?;
+        let entered = wei(row)?;
         check.must(i128::try_from(host.gas) == Ok(entered), || {
             format!("the host's gas is {} wei, the journal comes to {entered}", host.gas)
         });
@@ -421,8 +448,8 @@ fn gas(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
 fn blocks(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     let mut last: Option<(u64, B256, bool)> = None;
     each(connection, "SELECT number, hash, parent, final FROM block ORDER BY number", |row| {
-        let (number, hash): (u64, B256) = (row.get(0)?, row.get::<_, [u8; 32]>(1)?.into());
-        let (parent, is_final): (B256, bool) = (row.get::<_, [u8; 32]>(2)?.into(), row.get(3)?);
+        let (number, is_final): (u64, bool) = (row.get("number")?, row.get("final")?);
+        let (hash, parent) = (hash(row, "hash")?, hash(row, "parent")?);
         let follows = last.is_none_or(|(before, parent_hash, final_before)| {
             before + 1 == number && parent_hash == parent && (final_before || !is_final)
         });

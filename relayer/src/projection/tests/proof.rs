@@ -63,6 +63,7 @@ fn every_kind_of_difference_is_found_and_named() {
         ),
         ("UPDATE host SET treasury = treasury + 1", "the host's treasury is 185 units, the journal comes to 184"),
         ("UPDATE host SET shortfall = 1", "the host's shortfall is 1 units, the journal comes to 0"),
+        ("UPDATE card SET owed_back = 1", "owes back 1 units, the journal comes to 0 and 0"),
         ("UPDATE host SET gas_wei = 8", "the host's gas is 8 wei, the journal comes to 7"),
         ("DELETE FROM external_outflow", "the rows of pay elsewhere come to 0 units, the journal to 40"),
         ("UPDATE payment SET state = 'settled' WHERE state = 'submitted'", "over 10 units is settled"),
