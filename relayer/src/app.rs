@@ -181,7 +181,9 @@ impl Runtime {
         };
         sender.start().await?;
         failpoint::pass(Point::StartSender);
-        for inconsistency in preflight::check_against_chain(&rpc, &ledger, &submitters).await? {
+        for inconsistency in
+            preflight::check_against_chain(&rpc, &ledger, sender.deployment.guardian, &submitters).await?
+        {
             alarms.halt(inconsistency.alarm(), inconsistency.to_string());
         }
         let cards = match config.cards {

@@ -123,11 +123,13 @@ impl Inconsistency {
     }
 }
 
-/// What speaks against signing with this ledger, for `ours` and every submitter that it ever used.
+/// What speaks against signing with this ledger for this guardian, with `ours` and every submitter that it ever
+/// used.
 /// Asked after catching up, so that what the ledger knows of is booked.
 pub async fn check_against_chain(
     rpc: &Rpc,
     ledger: &Ledger,
+    guardian: Address,
     ours: &[Address],
 ) -> Result<Vec<Inconsistency>, FollowError> {
     let mut found = Vec::new();
@@ -137,7 +139,7 @@ pub async fn check_against_chain(
     for submitter in submitters(ledger, ours).await? {
         found.extend(external(rpc, ledger, submitter).await?);
     }
-    for mandate in ledger.read(mandates::unexplained).await? {
+    for mandate in ledger.read(move |ledger| mandates::unexplained(ledger, guardian)).await? {
         let why = mandate.frozen.unwrap_or_default();
         found.push(Inconsistency::Outflow { mandate: mandate.id, why });
     }

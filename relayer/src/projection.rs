@@ -105,8 +105,10 @@ impl Projector {
             let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
             match EscrowEvent::read(log) {
                 Some(EscrowEvent::Opened(id, terms)) => self.opened(ledger, id, &terms, location, now)?,
-                Some(EscrowEvent::Spent(spent)) => spent_mined(ledger, spent, location, now)?,
-                Some(EscrowEvent::Held { hold, capture_by }) => held_mined(ledger, hold, capture_by, location, now)?,
+                Some(EscrowEvent::Spent(spent)) => self.spent_mined(ledger, spent, location, now)?,
+                Some(EscrowEvent::Held { hold, capture_by }) => {
+                    self.held_mined(ledger, hold, capture_by, location, now)?
+                }
                 // They follow from a hold that is known, or come from outside; what they move is booked when
                 // final.
                 Some(EscrowEvent::Captured { .. } | EscrowEvent::Released { .. } | EscrowEvent::Refunded(_)) => {}
@@ -234,8 +236,10 @@ impl Projector {
         now: Seconds,
     ) -> Result<(), LedgerError> {
         let request = requests::of_intent(ledger, terms.agent, terms.intent)?;
-        // Others use the escrow too; only what we can have a part in is ours to follow.
-        if terms.guardian != self.deployment.guardian && request.is_none() {
+        // Others use the escrow too; only what we can have a part in is ours to follow. Anyone can open a mandate under a
+        // request's hash: that alone makes it none of ours.
+        let answers = request.as_ref().is_some_and(|request| request.is_answered_by(terms));
+        if terms.guardian != self.deployment.guardian && !answers {
             return Ok(());
         }
         mandates::ensure(ledger, id, terms, now)?;
@@ -267,6 +271,66 @@ impl Projector {
         )
     }
 
+    /// Whether nobody but this relayer's submitters may send for a mandate.
+    fn is_guarded_here(&self, terms: &Terms) -> bool {
+        !terms.guardian.is_zero() && terms.guardian == self.deployment.guardian
+    }
+
+    fn spent_mined(
+        &self,
+        ledger: &Connection,
+        spent: Spent,
+        location: TxLocation,
+        now: Seconds,
+    ) -> Result<(), LedgerError> {
+        let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
+        let context = TransitionContext::mined(location);
+        match settled_by(ledger, spent)? {
+            Some(payment) if matches!(payment.state, PaymentState::Reserved | PaymentState::Submitted) => {
+                payments::step(ledger, &payment, Transition::Mine, context, now)
+            }
+            _ => {
+                let data = json!({ "payee": spent.payee.to_string(), "amount": spent.amount, "nonce": spent.nonce });
+                let event = |kind| audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
+                // Only we send for our guardian. For another one, or for none, others may send what the agent signed.
+                if self.is_guarded_here(&mandate.terms) {
+                    mandates::freeze(ledger, mandate.id, "a payment on chain that this relayer did not accept")?;
+                    audit::append(ledger, now, event("mandate.frozen"))
+                } else {
+                    audit::append(ledger, now, event("mandate.spent_elsewhere"))
+                }
+            }
+        }
+    }
+
+    fn held_mined(
+        &self,
+        ledger: &Connection,
+        hold: Spent,
+        capture_by: Seconds,
+        location: TxLocation,
+        now: Seconds,
+    ) -> Result<(), LedgerError> {
+        let Spent { nonce, payee, amount, .. } = hold;
+        let Some(mandate) = mandates::get(ledger, hold.mandate)? else { return Ok(()) };
+        let card = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| {
+            let is_this = (card.payee, card.amount, card.capture_by) == (payee, amount, capture_by);
+            is_this && !card.state.is_final() && !card.left().is_zero()
+        });
+        if let Some(card) = card {
+            cards::set_held(ledger, card.seq, Some(location))?;
+            let data = json!({ "amount": amount, "block": { "number": location.block, "hash": location.hash } });
+            return cards::note(ledger, &card, "card.hold_mined", Some(location.tx), data, now);
+        }
+        let data = json!({ "payee": payee.to_string(), "amount": amount, "nonce": nonce });
+        let event = |kind| audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
+        if !self.is_guarded_here(&mandate.terms) {
+            return audit::append(ledger, now, event("mandate.held_elsewhere"));
+        }
+        mandates::freeze(ledger, mandate.id, "a hold on chain that this relayer did not accept")?;
+        audit::append(ledger, now, event("mandate.frozen"))
+    }
+
     /// A batch of ours is final: what it did not pay waits again, or can never be paid.
     fn batch_final(
         &self,
@@ -288,8 +352,14 @@ impl Projector {
             use Code::{NotStarted, NotSubmitter, UnknownMandate, WindowExceeded};
             let too_early = |reason| matches!(reason, UnknownMandate | NotSubmitter | NotStarted | WindowExceeded);
             let refused = skipped.is_some_and(|reason| !too_early(reason));
-            let dead = refused && self.only_we_submit(ledger, payment.mandate)?;
-            payments::step(ledger, &payment, if dead { Transition::Fail } else { Transition::GiveUp }, context, now)?;
+            let is_lost = refused && self.only_we_submit(ledger, payment.mandate)?;
+            payments::step(
+                ledger,
+                &payment,
+                if is_lost { Transition::Fail } else { Transition::GiveUp },
+                context,
+                now,
+            )?;
         }
         Ok(())
     }
@@ -301,7 +371,7 @@ impl Projector {
         tx: &transactions::TransactionRow,
         now: Seconds,
     ) -> Result<(), LedgerError> {
-        transactions::set_dead(ledger, tx.id)?;
+        transactions::set_superseded(ledger, tx.id)?;
         match tx.kind {
             Kind::Settle => self.batch_final(ledger, tx, now),
             Kind::Open(mandate) => openings::detach_from_tx(ledger, mandate),
@@ -311,9 +381,7 @@ impl Projector {
     }
 
     fn only_we_submit(&self, ledger: &Connection, mandate: MandateId) -> Result<bool, LedgerError> {
-        let guarded = mandates::get(ledger, mandate)?.is_some_and(|mandate| {
-            !mandate.terms.guardian.is_zero() && mandate.terms.guardian == self.deployment.guardian
-        });
+        let guarded = mandates::get(ledger, mandate)?.is_some_and(|mandate| self.is_guarded_here(&mandate.terms));
         Ok(guarded && blocks::only_our_submitters(ledger)?)
     }
 
@@ -345,27 +413,6 @@ fn settled_by(ledger: &Connection, spent: Spent) -> Result<Option<payments::Paym
         .filter(|payment| payment.payee == spent.payee && payment.amount == spent.amount))
 }
 
-fn spent_mined(ledger: &Connection, spent: Spent, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
-    let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
-    let context = TransitionContext::mined(location);
-    match settled_by(ledger, spent)? {
-        Some(payment) if matches!(payment.state, PaymentState::Reserved | PaymentState::Submitted) => {
-            payments::step(ledger, &payment, Transition::Mine, context, now)
-        }
-        _ => {
-            let data = json!({ "payee": spent.payee.to_string(), "amount": spent.amount, "nonce": spent.nonce });
-            let event = |kind| audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
-            // Without a guardian anyone may send what the agent signed. With one, only we do.
-            if mandate.terms.guardian.is_zero() {
-                audit::append(ledger, now, event("mandate.spent_elsewhere"))
-            } else {
-                mandates::freeze(ledger, mandate.id, "a payment on chain that this relayer did not accept")?;
-                audit::append(ledger, now, event("mandate.frozen"))
-            }
-        }
-    }
-}
-
 fn spent_final(ledger: &Connection, spent: Spent, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
     match settled_by(ledger, spent)? {
@@ -394,33 +441,6 @@ fn nonce_final(ledger: &Connection, mandate: MandateId, nonce: u32, now: Seconds
         }
     }
     Ok(())
-}
-
-fn held_mined(
-    ledger: &Connection,
-    hold: Spent,
-    capture_by: Seconds,
-    location: TxLocation,
-    now: Seconds,
-) -> Result<(), LedgerError> {
-    let Spent { nonce, payee, amount, .. } = hold;
-    let Some(mandate) = mandates::get(ledger, hold.mandate)? else { return Ok(()) };
-    let card = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| {
-        let is_this = (card.payee, card.amount, card.capture_by) == (payee, amount, capture_by);
-        is_this && !card.state.is_final() && !card.left().is_zero()
-    });
-    if let Some(card) = card {
-        cards::set_held(ledger, card.seq, Some(location))?;
-        let data = json!({ "amount": amount, "block": { "number": location.block, "hash": location.hash } });
-        return cards::note(ledger, &card, "card.hold_mined", Some(location.tx), data, now);
-    }
-    let data = json!({ "payee": payee.to_string(), "amount": amount, "nonce": nonce });
-    let event = |kind| audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
-    if mandate.terms.guardian.is_zero() {
-        return audit::append(ledger, now, event("mandate.held_elsewhere"));
-    }
-    mandates::freeze(ledger, mandate.id, "a hold on chain that this relayer did not accept")?;
-    audit::append(ledger, now, event("mandate.frozen"))
 }
 
 fn held_final(ledger: &Connection, hold: Spent, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {

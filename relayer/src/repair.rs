@@ -213,7 +213,8 @@ impl Repair<'_> {
         let start = if self.ledger.read(blocks::head).await?.is_none() { Some(self.start().await?) } else { None };
         let mut head = follower.catch_up(start).await?;
         let mut inconsistencies =
-            preflight::check_against_chain(&self.rpc, &self.ledger, &self.config.submitters).await?;
+            preflight::check_against_chain(&self.rpc, &self.ledger, self.config.guardian, &self.config.submitters)
+                .await?;
         inconsistencies.extend(doubted.map(|block| Inconsistency::Final { number: block.number, hash: block.hash }));
 
         let mut repaired = Repaired {

@@ -279,9 +279,11 @@ pub fn any_frozen(connection: &Connection) -> Result<Option<MandateRow>, LedgerE
     Ok(MandateRow::select(connection, "WHERE frozen IS NOT NULL LIMIT 1", [])?.pop())
 }
 
-/// The frozen mandates that no repair has looked into.
-pub fn unexplained(connection: &Connection) -> Result<Vec<MandateRow>, LedgerError> {
-    frozen(connection, "NOT examined")
+/// The frozen mandates under this guardian that no repair has looked into.
+pub fn unexplained(connection: &Connection, guardian: Address) -> Result<Vec<MandateRow>, LedgerError> {
+    let mut frozen = frozen(connection, "NOT examined")?;
+    frozen.retain(|mandate| mandate.terms.guardian == guardian);
+    Ok(frozen)
 }
 
 /// All frozen mandates.

@@ -350,6 +350,6 @@ pub fn submitters(connection: &Connection) -> Result<Vec<Address>, LedgerError> 
 }
 
 /// The transaction's nonce is final in another transaction: no attempt of it can be mined.
-pub fn set_dead(connection: &Connection, tx: u64) -> Result<(), LedgerError> {
+pub fn set_superseded(connection: &Connection, tx: u64) -> Result<(), LedgerError> {
     connection.change("UPDATE tx SET state = 'final', succeeded = 0 WHERE id = ? AND state = 'pending'", [tx]).map(drop)
 }

@@ -331,6 +331,22 @@ fn a_revocation_fails_what_waits_only_when_it_is_final() {
     assert_eq!(scene.money(), [0, 0, 100, 900]);
 }
 
+/// Whoever opens a mandate for a request of ours under a guardian of their own can spend from it as they
+/// like: that freezes nothing here, and is no reason not to start.
+#[test]
+fn an_outflow_under_another_guardian_freezes_nothing() {
+    let other = Address::repeat_byte(0x99);
+    for (guardian, frozen) in [(GUARDIAN, true), (other, false), (Address::ZERO, false)] {
+        let mut scene = Scene::new(guardian);
+        scene.mine(vec![spent(0, 100, B256::ZERO), held(1, 50)]);
+        assert_eq!(scene.mandate().frozen.is_some(), frozen, "{guardian}");
+        let unexplained = mandates::unexplained(&scene.ledger, GUARDIAN).unwrap();
+        assert_eq!(unexplained.len(), usize::from(frozen), "{guardian}");
+        scene.finalize();
+        assert_eq!(scene.money(), [850, 0, 100, 0], "{guardian}");
+    }
+}
+
 #[test]
 fn a_final_skip_returns_money_if_only_we_submit() {
     for (guardian, stranger, expected) in [

@@ -51,8 +51,10 @@ pub const fn for_work(ceiling: u64) -> u64 {
 /// # Errors
 /// [`FeeError::AboveCeiling`].
 pub fn first(market: Market, ceiling: u64) -> Result<Fees, FeeError> {
-    if market.base_fee > ceiling {
-        return Err(FeeError::AboveCeiling { asked: market.base_fee, ceiling });
+    // Under a ceiling of nothing there is no room to cancel, even where blocks are free.
+    let asked = market.base_fee.max(1);
+    if asked > ceiling {
+        return Err(FeeError::AboveCeiling { asked, ceiling });
     }
     let max_fee = market.comfortable().min(ceiling);
     Ok(Fees { max_fee, priority_fee: market.tip.min(max_fee) })
@@ -95,6 +97,12 @@ mod tests {
     /// What geth requires of a replacement (its `txpool.pricebump` is 10): more, and a tenth more.
     fn geth_takes(last: u64, next: u64) -> bool {
         next > last && u128::from(next) >= u128::from(last) * 110 / 100
+    }
+
+    #[test]
+    fn nothing_is_sent_under_a_ceiling_of_nothing() {
+        let free = Market { base_fee: 0, tip: 0 };
+        assert_eq!(first(free, for_work(1)), Err(FeeError::AboveCeiling { asked: 1, ceiling: 0 }));
     }
 
     proptest! {
