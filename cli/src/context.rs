@@ -49,12 +49,21 @@ pub(crate) struct Globals {
         env = "STIPEND_RPC_URL",
         hide_env_values = true,
         value_delimiter = ',',
+        value_parser = node_url,
         default_value = "http://127.0.0.1:8545",
         help_heading = "Global options"
     )]
     pub(crate) rpc_urls: Vec<Url>,
     #[command(flatten)]
     pub(crate) keys: KeyArgs,
+}
+
+fn node_url(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|error: url::ParseError| error.to_string())?;
+    match url.scheme() {
+        "http" | "https" | "ws" | "wss" => Ok(url),
+        scheme => Err(format!("a node is reached by http, https, ws or wss, not by {scheme}")),
+    }
 }
 
 /// What every command has.

@@ -105,7 +105,7 @@ impl KeyArgs {
         if let Some(account) = self.dev_account {
             return Ok(Key::Dev { account, named: true });
         }
-        match env::var(PRIVATE_KEY) {
+        match private_key() {
             Ok(text) => parse(&SecretString::from(text)).map(Key::Own),
             Err(env::VarError::NotPresent) => Ok(Key::Dev { account: role, named: false }),
             Err(env::VarError::NotUnicode(_)) => bail!("{PRIVATE_KEY} is not text"),
@@ -115,7 +115,7 @@ impl KeyArgs {
     /// The keys of those who do the same work: the one of `key`, or all of a list in the environment,
     /// and those in these keystores, which have one password.
     pub(crate) fn keys(&self, role: DevAccount, more: &[PathBuf]) -> eyre::Result<Vec<Key>> {
-        let mut keys = match env::var(PRIVATE_KEY) {
+        let mut keys = match private_key() {
             Ok(list) if self.keystore.is_none() && self.dev_account.is_none() => {
                 list.split(',').map(|key| parse(&SecretString::from(key)).map(Key::Own)).collect::<Result<_, _>>()?
             }
@@ -142,6 +142,11 @@ impl KeyArgs {
         let password = env::var(PASSWORD);
         password.map(SecretString::from).map_err(|_| eyre!("a keystore needs --password-file or {PASSWORD}"))
     }
+}
+
+/// An empty variable, as compose files and service managers set it, is none.
+fn private_key() -> Result<String, env::VarError> {
+    env::var(PRIVATE_KEY).and_then(|text| if text.is_empty() { Err(env::VarError::NotPresent) } else { Ok(text) })
 }
 
 fn parse(text: &SecretString) -> eyre::Result<PrivateKeySigner> {

@@ -27,9 +27,9 @@ mod submitter;
 mod sweep;
 mod terms;
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use context::{Context, Globals};
 
@@ -101,8 +101,27 @@ enum Command {
     Audit(audit::Args),
 }
 
+/// An empty environment variable, as compose files and service managers set it, is no setting.
+fn ignore_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if arg.get_env().is_some_and(is_empty) { arg.env(None::<&'static str>) } else { arg })
+        .mut_subcommands(ignore_empty_variables)
+}
+
+fn parse() -> Cli {
+    let mut command = ignore_empty_variables(Cli::command());
+    let cli = Cli::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|error| error.exit());
+    if let Command::Serve(args) = &cli.command
+        && let Err(wrong) = args.check()
+    {
+        command.error(ErrorKind::ValueValidation, wrong).exit();
+    }
+    cli
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     let json = cli.globals.json;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -139,11 +158,36 @@ async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_tree_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_by_name() {
+        const ACCOUNT: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
+        let serve = |more: &[&str]| {
+            let always = ["stipend", "serve", "--chain-id", "1", "--escrow", ACCOUNT, "--guardian", ACCOUNT];
+            Cli::try_parse_from(always.iter().chain(more))
+        };
+        for (flag, value) in [
+            ("--finality", "0"),
+            ("--confirmations", "0"),
+            ("--fee-ceiling-gwei", "0"),
+            ("--poll-ms", "0"),
+            ("--rpc-url", "ftp://node.example"),
+        ] {
+            let error = serve(&[flag, value]).unwrap_err();
+            assert!(error.to_string().contains(flag) && error.exit_code() == 2, "{error}");
+        }
+        let check = |more: &[&str]| {
+            let Command::Serve(args) = serve(more).unwrap().command else { panic!("another command") };
+            args.check()
+        };
+        assert!(check(&[]).is_ok());
+        let wrong = check(&["--deadline-min", "100", "--deadline-max", "50"]).unwrap_err();
+        assert!(wrong.contains("--deadline-min 100") && wrong.contains("--deadline-max 50"), "{wrong}");
     }
 
     #[test]

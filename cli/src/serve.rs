@@ -65,16 +65,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NUMBER", env = "STIPEND_START_BLOCK")]
     pub(crate) start_block: Option<u64>,
     /// Blocks, the including one counted, after which a mandate can be used
-    #[arg(long, value_name = "BLOCKS", env = "STIPEND_CONFIRMATIONS", default_value_t = 2)]
+    #[arg(long, value_name = "BLOCKS", env = "STIPEND_CONFIRMATIONS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     confirmations: u64,
     /// When a block is final: `finalized`, the node's tag, or a number of blocks on top of it
     #[arg(long, value_name = "finalized|BLOCKS", env = "STIPEND_FINALITY", default_value = "finalized", value_parser = finality)]
     pub(crate) finality: Finality,
     /// How often to ask the node for a new block
-    #[arg(long, value_name = "MILLISECONDS", env = "STIPEND_POLL_MS", default_value_t = 500)]
+    #[arg(long, value_name = "MILLISECONDS", env = "STIPEND_POLL_MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..))]
     poll_ms: u64,
     /// The highest gas price to pay
-    #[arg(long, value_name = "GWEI", env = "STIPEND_FEE_CEILING_GWEI", default_value_t = FEE_CEILING_GWEI)]
+    #[arg(long, value_name = "GWEI", env = "STIPEND_FEE_CEILING_GWEI", default_value_t = FEE_CEILING_GWEI, value_parser = clap::value_parser!(u64).range(1..))]
     fee_ceiling_gwei: u64,
     /// The shortest time to a payment's deadline
     #[arg(long, value_name = "SECONDS", env = "STIPEND_DEADLINE_MIN", default_value_t = Limits::default().deadline_min)]
@@ -173,12 +173,38 @@ fn ether(text: &str) -> Result<u128, String> {
 fn finality(text: &str) -> Result<Finality, String> {
     match text {
         "finalized" => Ok(Finality::Tag),
-        number => number.parse().map(Finality::Depth).map_err(|_| "`finalized`, or a number of blocks".into()),
+        number => match number.parse() {
+            Ok(depth @ 1..) => Ok(Finality::Depth(depth)),
+            _ => Err("expected `finalized`, or a number of blocks from 1 on".into()),
+        },
+    }
+}
+
+impl Args {
+    /// Settings that can't work together.
+    ///
+    /// # Errors
+    /// What is wrong, naming the flags.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.deadline_min > self.deadline_max {
+            return Err(format!(
+                "--deadline-min {} is above --deadline-max {}: no payment could pass",
+                self.deadline_min, self.deadline_max
+            ));
+        }
+        Ok(())
     }
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     logging::init(args.log_format, "info");
+    if args.public_url.is_none() && !args.listen.ip().is_loopback() {
+        output::note(&format!(
+            "no --public-url, and {} is not loopback: requests that are signed for any host are accepted; set it to the \
+             URL that callers use",
+            args.listen
+        ));
+    }
     let api = api_config(&args);
     let keys = context.globals.keys.keys(DevAccount::Submitter, &args.submitter_keystores)?;
     let submitters = keys.iter().map(|key| key.on(args.chain_id)).collect::<Result<_, _>>()?;
@@ -279,6 +305,6 @@ mod tests {
     fn finality_is_the_tag_or_a_depth() {
         assert!(matches!(finality("finalized"), Ok(Finality::Tag)));
         assert!(matches!(finality("64"), Ok(Finality::Depth(64))));
-        assert!(finality("safe").is_err() && finality("-1").is_err());
+        assert!(finality("safe").is_err() && finality("-1").is_err() && finality("0").is_err());
     }
 }

@@ -1,6 +1,12 @@
 //! The wall clock.
 
-use stipend_core::Seconds;
+use stipend_core::{Seconds, api::BlockRef};
+
+/// The earlier of the clock and the chain's head: what is given up by time is given up by both, so that a
+/// clock that jumps ahead gives nothing away.
+pub fn earlier(head: BlockRef) -> Seconds {
+    now().min(head.time)
+}
 
 pub fn now() -> Seconds {
     u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default()

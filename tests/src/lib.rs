@@ -33,6 +33,7 @@ pub use keys::{Keys, key};
 pub use load::{Load, Shape};
 pub use miner::Miner;
 pub use onchain::{Borne, OnchainBalances, balance, borne};
+pub use process::binary;
 pub use reconciliation::{AcceptedPayments, Account, Kept, Reconciliation, reconcile};
 pub use relayer::{CardSettings, Relayer, Settings, TREASURY};
 pub use secrets::Secrets;

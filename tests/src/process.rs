@@ -86,7 +86,7 @@ pub(crate) fn free_port() -> Result<u16> {
 }
 
 /// The `stipend` that was built with this test.
-pub(crate) fn binary() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     let test = env::current_exe()?;
     // target/<profile>/deps/<test>
     let profile = test.parent().and_then(Path::parent).unwrap_or(Path::new("."));

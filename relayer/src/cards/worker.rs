@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use stipend_core::{
     CardId, Code,
+    api::BlockRef,
     card::{CLEARING_RESERVE, CardAction, CardProgress, CardSettlement, CardState, Tally},
     policy::MandateState,
 };
@@ -60,7 +61,7 @@ impl CardWorker {
         let mut polled = Instant::now();
         let mut last_closed = ClosedCursor::default();
         loop {
-            let head = heads.borrow_and_update().block.number;
+            let head = heads.borrow_and_update().block;
             changes.mark_unchanged();
             let poll = polled.elapsed() >= self.poll;
             if poll {
@@ -91,7 +92,7 @@ impl CardWorker {
     }
 
     /// One step of every card; a card that fails does not hold up the others.
-    async fn round(&self, head: u64, poll: bool) -> Result<(), CardWorkerError> {
+    async fn round(&self, head: BlockRef, poll: bool) -> Result<(), CardWorkerError> {
         let mut first_error = None;
         for card in self.ledger.read(cards::live).await? {
             let id = card.id;
@@ -118,7 +119,7 @@ impl CardWorker {
     }
 
     /// Takes a card as far as it can go now; `poll`: whether to ask the issuer what happened to it.
-    async fn advance(&self, card: CardRow, head: u64, poll: bool) -> Result<(), CardWorkerError> {
+    async fn advance(&self, card: CardRow, head: BlockRef, poll: bool) -> Result<(), CardWorkerError> {
         let confirmations = self.confirmations;
         let (progress, card) =
             self.ledger.read(move |ledger| Ok((progress(ledger, &card, head, confirmations)?, card))).await?;
@@ -128,7 +129,7 @@ impl CardWorker {
                 CardAction::Issue => self.issue(&card).await?,
                 CardAction::SetPaused(paused) => self.set_paused(&card, paused).await?,
                 CardAction::FetchEvents => self.fetch_events(&card).await?,
-                CardAction::FinalizeWithIssuer => self.finalize_with_issuer(&card).await?,
+                CardAction::FinalizeWithIssuer => self.finalize_with_issuer(&card, head).await?,
             }
         }
         Ok(())
@@ -185,7 +186,7 @@ impl CardWorker {
 
     /// Concludes a card with the issuer: it is closed there, nothing of it is pending, and so it is
     /// certain what is to be captured. A hold is never released before.
-    async fn finalize_with_issuer(&self, card: &CardRow) -> Result<(), CardWorkerError> {
+    async fn finalize_with_issuer(&self, card: &CardRow, head: BlockRef) -> Result<(), CardWorkerError> {
         let token = match &card.token {
             Some(token) => Some(token.clone()),
             // The answer to its creation may have been lost.
@@ -207,7 +208,7 @@ impl CardWorker {
         let settle = move |ledger: &rusqlite::Transaction<'_>| {
             let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
             let all = charges::tally(ledger, seq, None)?;
-            if charges::awaits_clearing(ledger, seq, clock::now())? {
+            if charges::awaits_clearing(ledger, seq, clock::earlier(head))? {
                 return Ok(());
             }
             let ours = match &card.charge {
@@ -247,14 +248,14 @@ impl CardWorker {
 fn progress(
     ledger: &rusqlite::Connection,
     card: &CardRow,
-    head: u64,
+    head: BlockRef,
     confirmations: u64,
 ) -> Result<CardProgress, LedgerError> {
     let now = clock::now();
     let mandate = mandates::get(ledger, card.mandate)?;
-    let ended = mandate.is_some_and(|mandate| mandate.state_for_new(head, confirmations) == MandateState::Ended);
+    let ended = mandate.is_some_and(|mandate| mandate.state_for_new(head.number, confirmations) == MandateState::Ended);
     let expired = (now >= card.expires_at).then_some(Code::CardExpired);
-    let depth = card.held.and_then(|location| head.checked_sub(location.block));
+    let depth = card.held.and_then(|location| head.number.checked_sub(location.block));
     Ok(CardProgress {
         state: card.state,
         held: card.held.is_some(),
@@ -263,6 +264,7 @@ fn progress(
         paused: card.paused,
         close: expired.or(ended.then_some(Code::Ended)),
         concluded: card.to_capture.is_some(),
-        awaits_clearing: card.state == CardState::Closing && charges::awaits_clearing(ledger, card.seq, now)?,
+        awaits_clearing: card.state == CardState::Closing
+            && charges::awaits_clearing(ledger, card.seq, clock::earlier(head))?,
     })
 }

@@ -7,7 +7,7 @@ use alloy_primitives::{Address, U256};
 use eyre::{OptionExt, Result};
 use serde_json::Value;
 use stipend_core::{MandateId, api::NewMandateRequest, policy::MandateState};
-use stipend_e2e::{Failed, World, balance, eventually, key};
+use stipend_e2e::{Failed, World, balance, binary, eventually, key};
 
 use crate::{asking, payee, usdc};
 
@@ -34,6 +34,17 @@ fn done(said: Result<Value, Failed>) -> Value {
 fn failed(said: Result<Value, Failed>, why: &str) {
     let Err(failed) = said else { panic!("it did not fail: {said:?}") };
     assert!(failed.exit == 1 && failed.problem["detail"].to_string().contains(why), "{why}: {failed:?}");
+}
+
+/// As compose files and service managers set it.
+#[test]
+fn an_empty_variable_is_no_setting() -> Result<()> {
+    let mut serve = std::process::Command::new(binary()?);
+    let said = serve.arg("serve").env_clear().env("STIPEND_CONFIRMATIONS", "").env("STIPEND_FINALITY", "").output()?;
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.code() == Some(2) && text.contains("--chain-id"), "{text}");
+    assert!(!text.contains("--confirmations") && !text.contains("--finality"), "{text}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
