@@ -11,3 +11,17 @@ pub fn earlier(head: BlockRef) -> Seconds {
 pub fn now() -> Seconds {
     u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::B256;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_ahead_gives_nothing_up() {
+        let at = |time| earlier(BlockRef { number: 1, hash: B256::ZERO, time });
+        assert_eq!(at(5), 5);
+        assert!(at(Seconds::MAX) <= now());
+    }
+}
