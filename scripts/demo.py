@@ -297,7 +297,7 @@ def play(story, house):
         restored = sum(words[1] for mandate, words in chain.events("Refunded") if mandate == mandate_id)
         row = [cap, paid_out, remaining, held, came_back, restored]
         story.show(f"{mandate_id[:12] + '…':<14}" + "{:>12} = {:>12} + {:>12} + {:>12} + {:>12} − {:>9}".format(*map(usdc, row)))
-        check(paid_out + remaining + held + came_back - restored == cap, f"the chain's own books of {mandate_id} do not balance")
+        check(paid_out + remaining + held + came_back - restored == cap, f"the chain's own balances of {mandate_id} do not balance")
         book = next(book for book in balance if chain_id_of(book["id"]) == mandate_id)
         ledger = [units(book[name]) for name in ("paid", "available", "held", "returned", "restored", "reserved")]
         check(ledger == [paid_out, remaining, held, came_back, restored, 0], f"the ledger says {book}, the chain {row}")
@@ -306,7 +306,7 @@ def play(story, house):
     spent_by_operator = opened[chain_id_of(first)] - left + opened[chain_id_of(third)]
     check(chain.usdc(operator) == operator_before - spent_by_operator + units("14"), "the operator's wallet differs")
     check(chain.usdc(gasless) == gasless_before - units("10") - units("14"), "the second operator's wallet differs")
-    check(chain.usdc(house["treasury"]) == units("18.40"), "the card programme's treasury differs")
+    check(chain.usdc(house["treasury"]) == units("18.40"), "the card program's treasury differs")
     story.show(f"the escrow holds {usdc(total)} USDC: exactly what is left. Ledger and chain agree.")
 
 

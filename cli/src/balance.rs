@@ -104,7 +104,7 @@ fn balance(mandate: &Mandate, chain: Option<OnChain>) -> Balance {
     }
 }
 
-/// The ledger books what is final, the chain is asked for the latest. Until then what is reserved may be in the escrow,
+/// The ledger records what is final, the chain shows the latest. Until then what is reserved may be in the escrow,
 /// held in it, or gone, and what is held may be gone or back.
 fn agrees(mandate: &Mandate, chain: OnChain) -> Agrees {
     let sum = |a: Amount, b: Amount| a.checked_add(b).unwrap_or(Amount::MAX);

@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 /// The chain id of anvil, where keys that everybody knows are no secret to be kept.
 pub(crate) const DEV_CHAIN: u64 = 31_337;
 
-/// Account 4 of anvil: the treasury of the card programme that `stipend dev` plays.
+/// Account 4 of anvil: the treasury of the card program that `stipend dev` plays.
 pub(crate) const DEV_TREASURY: Address = address!("0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65");
 
 const PRIVATE_KEY: &str = "STIPEND_PRIVATE_KEY";

@@ -86,7 +86,7 @@ pub(crate) fn cards(policy: &Policy) -> String {
             format!("at merchants of the categories {}", mccs.join(", "))
         }
     };
-    // A card's hold is a payment to the card programme's treasury, and held to the same list.
+    // A card's hold is a payment to the card program's treasury, and held to the same list.
     if policy.payees.is_some() { at + ", if their treasury is one of those who may be paid" } else { at }
 }
 

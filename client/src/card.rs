@@ -1,4 +1,4 @@
-//! Cards: the agent signs a hold for the card programme's treasury, and gets a single-use card.
+//! Cards: the agent signs a hold for the card program's treasury, and gets a single-use card.
 
 use std::time::{Duration, Instant};
 

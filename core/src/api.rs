@@ -82,7 +82,7 @@ pub struct Info {
 /// What a caller needs to know to sign a card's hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardsInfo {
-    /// Whom a card's hold is for: the card programme's treasury.
+    /// Whom a card's hold is for: the card program's treasury.
     #[serde(with = "address::strict")]
     pub treasury: Address,
     /// How long a card can be charged, in seconds.

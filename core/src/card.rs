@@ -335,8 +335,8 @@ impl Tally {
     /// since `last_event_at` for longer than the networks allow.
     #[must_use]
     pub fn awaits_clearing(self, last_event_at: Option<Seconds>, now: Seconds) -> bool {
-        let patience = if self.cleared > 0 { REST_CLEARED_WITHIN } else { CLEARED_WITHIN };
-        self.pending > 0 && last_event_at.is_none_or(|since| now.saturating_sub(since) < patience)
+        let limit = if self.cleared > 0 { REST_CLEARED_WITHIN } else { CLEARED_WITHIN };
+        self.pending > 0 && last_event_at.is_none_or(|since| now.saturating_sub(since) < limit)
     }
 
     /// Both together.

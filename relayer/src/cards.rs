@@ -31,7 +31,7 @@ pub struct CardsConfig {
     pub api_key: SecretString,
     /// Where the issuer reaches this relayer.
     pub callback: Url,
-    /// The card programme's treasury, whom holds are for.
+    /// The card program's treasury, whom holds are for.
     pub treasury: Address,
     /// How long a card can be charged.
     pub ttl: Seconds,

@@ -1,5 +1,5 @@
 //! Mends a ledger that is old, lost or a copy, from the chain, before anything may be signed with
-//! it: books what happened, takes over the submitters' nonces, gives up what others have overtaken,
+//! it: applies what happened, takes over the submitters' nonces, gives up what others have overtaken,
 //! and frees mandates whose outflows turn out to be the relayer's own.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};

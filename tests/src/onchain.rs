@@ -1,4 +1,4 @@
-//! The books, kept a second time: from the chain's own logs, without the relayer.
+//! The balances, computed a second time: from the chain's own logs, without the relayer.
 
 use std::collections::BTreeMap;
 

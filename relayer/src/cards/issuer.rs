@@ -188,7 +188,7 @@ impl Issuer {
     pub async fn secrets(&self, token: &str) -> Result<CardSecrets, IssuerError> {
         let path = format!("/v1/cards/{token}");
         let card: FullCard = self.call(Method::GET, &path, &[], None, None).await?;
-        // Absent where the host's programme may not see numbers (PCI DSS).
+        // Absent where the host's program may not see numbers (PCI DSS).
         match (card.pan, card.cvv, card.exp_month, card.exp_year) {
             (Some(number), Some(cvv), Some(exp_month), Some(exp_year)) => {
                 Ok(CardSecrets { number, cvv, exp_month, exp_year })

@@ -26,7 +26,7 @@ row! {
         pub mandate: MandateId = "mandate",
         /// The hold's nonce.
         pub nonce: u32 = "nonce",
-        /// Whom the hold is for: the card programme's treasury.
+        /// Whom the hold is for: the card program's treasury.
         pub payee: Address = "payee",
         /// What it may be charged.
         pub amount: Amount = "amount",

@@ -43,7 +43,7 @@ impl EntryRefs {
 /// What the host has to do with, beside what belongs to mandates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// What captures brought to the card programme's treasury.
+    /// What captures brought to the card program's treasury.
     pub treasury: Amount,
     /// What the issuer took beyond what could be captured.
     pub shortfall: Amount,
@@ -134,7 +134,7 @@ fn set_host(connection: &Connection, host: Host) -> Result<(), LedgerError> {
         .map(drop)
 }
 
-/// Captured for the card programme: it is in its treasury.
+/// Captured for the card program: it is in its treasury.
 pub fn credit_treasury(
     connection: &Connection,
     mandate: u64,
@@ -158,7 +158,7 @@ pub fn credit_treasury(
     )
 }
 
-/// What was captured for the card programme is taken back, to be booked anew.
+/// What was captured for the card program is taken back, to be booked anew.
 pub(super) fn reverse_capture(
     connection: &Connection,
     mandate: u64,

@@ -106,7 +106,7 @@ CREATE TABLE card (
     id         BLOB    NOT NULL UNIQUE,
     mandate    BLOB    NOT NULL REFERENCES mandate (id),
     nonce      INTEGER NOT NULL,
-    payee      BLOB    NOT NULL, -- the card programme's treasury
+    payee      BLOB    NOT NULL, -- the card program's treasury
     amount     INTEGER NOT NULL CHECK (amount > 0),
     deadline   INTEGER NOT NULL,
     capture_by INTEGER NOT NULL,
@@ -282,7 +282,7 @@ CREATE TABLE journal (
 CREATE TRIGGER journal_is_kept BEFORE UPDATE ON journal BEGIN SELECT raise(ABORT, 'the journal is append-only'); END;
 CREATE TRIGGER journal_is_whole BEFORE DELETE ON journal BEGIN SELECT raise(ABORT, 'the journal is append-only'); END;
 
--- What the host has to do with: its card programme's treasury, what an issuer took beyond it, and
+-- What the host has to do with: its card program's treasury, what an issuer took beyond it, and
 -- the gas of final transactions (in two numbers, since wei outgrow one).
 CREATE TABLE host (
     treasury  INTEGER NOT NULL DEFAULT 0 CHECK (treasury >= 0),

@@ -36,7 +36,7 @@ const REPLACE_AFTER: u64 = 3;
 const CANCEL_GAS: u64 = 100_000;
 
 /// What to sign.
-struct Draft<'a> {
+struct UnsignedTx<'a> {
     nonce: u64,
     to: Address,
     gas_limit: u64,
@@ -94,14 +94,14 @@ impl Sender {
         let last = Fees { max_fee: last.max_fee, priority_fee: last.priority_fee };
         let Ok(fees) = fees::replacement(last, market, ceiling) else { return Ok(None) };
         let empty = Bytes::new();
-        let draft = if cancels {
+        let unsigned = if cancels {
             let gas_limit = CANCEL_GAS.min(tx.gas_limit);
-            Draft { nonce: tx.nonce, to: lane.address, gas_limit, calldata: &empty, fees, cancels }
+            UnsignedTx { nonce: tx.nonce, to: lane.address, gas_limit, calldata: &empty, fees, cancels }
         } else {
             let to = self.deployment.escrow;
-            Draft { nonce: tx.nonce, to, gas_limit: tx.gas_limit, calldata: &tx.calldata, fees, cancels }
+            UnsignedTx { nonce: tx.nonce, to, gas_limit: tx.gas_limit, calldata: &tx.calldata, fees, cancels }
         };
-        let attempt = self.sign(key, draft, head)?;
+        let attempt = self.sign(key, unsigned, head)?;
         failpoint::pass(Point::ReplaceSigned);
         let (id, stored) = (tx.id, attempt.clone());
         self.ledger
@@ -129,27 +129,27 @@ impl Sender {
         fees::replacement(fees, market, ceiling).err().filter(|_| old)
     }
 
-    fn sign(&self, key: &PrivateKeySigner, draft: Draft<'_>, head: Head) -> Result<Attempt, SendError> {
+    fn sign(&self, key: &PrivateKeySigner, unsigned: UnsignedTx<'_>, head: Head) -> Result<Attempt, SendError> {
         let mut transaction = TxEip1559 {
             chain_id: self.deployment.chain_id,
-            nonce: draft.nonce,
-            gas_limit: draft.gas_limit,
-            max_fee_per_gas: draft.fees.max_fee.into(),
-            max_priority_fee_per_gas: draft.fees.priority_fee.into(),
-            to: TxKind::Call(draft.to),
+            nonce: unsigned.nonce,
+            gas_limit: unsigned.gas_limit,
+            max_fee_per_gas: unsigned.fees.max_fee.into(),
+            max_priority_fee_per_gas: unsigned.fees.priority_fee.into(),
+            to: TxKind::Call(unsigned.to),
             value: U256::ZERO,
             access_list: AccessList::default(),
-            input: draft.calldata.clone(),
+            input: unsigned.calldata.clone(),
         };
         let signature = key.sign_transaction_sync(&mut transaction)?;
         let signed = TxEnvelope::Eip1559(transaction.into_signed(signature));
         Ok(Attempt {
             hash: *signed.tx_hash(),
             raw: signed.encoded_2718().into(),
-            max_fee: draft.fees.max_fee,
-            priority_fee: draft.fees.priority_fee,
+            max_fee: unsigned.fees.max_fee,
+            priority_fee: unsigned.fees.priority_fee,
             sent_at: head.block.number,
-            cancels: draft.cancels,
+            cancels: unsigned.cancels,
         })
     }
 
@@ -175,7 +175,7 @@ impl Sender {
         };
         let to = self.deployment.escrow;
         let attempt =
-            self.sign(key, Draft { nonce, to, gas_limit, calldata: &calldata, fees, cancels: false }, head)?;
+            self.sign(key, UnsignedTx { nonce, to, gas_limit, calldata: &calldata, fees, cancels: false }, head)?;
         failpoint::pass(Point::SendSigned);
         let submitter = lane.address;
         let new = New { submitter, nonce, kind, calldata, gas_limit, attempt };
