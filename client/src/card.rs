@@ -118,9 +118,8 @@ impl Client {
             (Some(nonce), Some(_), Some(_)) => (nonce, MandateDeadlines::NEVER),
             (nonce, ..) => self.nonce(card.mandate, nonce).await?,
         };
-        let deadline = card
-            .deadline
-            .unwrap_or_else(|| nonces::deadline(now, LIFETIME - nonces::jitter(), deadlines, &info.limits));
+        let deadline =
+            card.deadline.unwrap_or_else(|| nonces::deadline(now, nonces::jittered(LIFETIME), deadlines, &info.limits));
         let capture_by = card.capture_by.unwrap_or_else(|| capture_by(now, &cards, deadlines));
         let reference = card.reference.unwrap_or_default();
         let hold = Spend::new(card.mandate, cards.treasury, card.amount, nonce, deadline, reference)

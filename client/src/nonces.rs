@@ -166,10 +166,9 @@ fn random_below(bound: u32) -> u32 {
     u32::from(u16::from_be_bytes([first, second])) % bound.max(1)
 }
 
-/// Seconds that a signature's lifetime is shortened by, so that two processes hardly ever sign the same
-/// message.
-pub(crate) fn jitter() -> Seconds {
-    random_below(300).into()
+/// A lifetime, shortened by up to a tenth, so that two processes hardly ever sign the same message.
+pub(crate) fn jittered(lifetime: Seconds) -> Seconds {
+    lifetime - Seconds::from(random_below(u32::try_from(lifetime / 10).unwrap_or(u32::MAX)))
 }
 
 /// After `lifetime`, but within the host's limits and not past the expiry.

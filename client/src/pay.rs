@@ -90,7 +90,7 @@ impl Client {
             Some(deadline) => deadline,
             None => {
                 let (now, info) = self.clock().await?;
-                nonces::deadline(now, LIFETIME - nonces::jitter(), deadlines, &info.limits)
+                nonces::deadline(now, nonces::jittered(LIFETIME), deadlines, &info.limits)
             }
         };
         let reference = pay.reference.unwrap_or_default();
