@@ -110,11 +110,11 @@ class Chain:
 class Cli:
     """Runs the `stipend` command as somebody would in a terminal."""
 
-    def __init__(self, story, house):
+    def __init__(self, story, stack):
         self.story = story
         self.environment = dict(
-            os.environ, STIPEND_RELAYER_URL=house["relayer"], STIPEND_RPC_URL=house["rpc_url"],
-            STIPEND_ISSUER_URL=house["issuer"], STIPEND_ISSUER_API_KEY=house["issuer_key"],
+            os.environ, STIPEND_RELAYER_URL=stack["relayer"], STIPEND_RPC_URL=stack["rpc_url"],
+            STIPEND_ISSUER_URL=stack["issuer"], STIPEND_ISSUER_API_KEY=stack["issuer_key"],
         )
         for name in ("STIPEND_PRIVATE_KEY", "STIPEND_PASSWORD"):
             self.environment.pop(name, None)
@@ -171,10 +171,10 @@ def eventually(what, condition, seconds=30):
     raise Differs(f"after {seconds} s still not: {what}")
 
 
-def play(story, house):
-    chain = Chain(house["rpc_url"], house["escrow"], house["token"])
-    cli = Cli(story, house)
-    operator, gasless = house["operator"], house["gasless_operator"]
+def play(story, stack):
+    chain = Chain(stack["rpc_url"], stack["escrow"], stack["token"])
+    cli = Cli(story, stack)
+    operator, gasless = stack["operator"], stack["gasless_operator"]
     operator_before, gasless_before = chain.usdc(operator), chain.usdc(gasless)
 
     story.heading("The agent asks for a budget")
@@ -254,8 +254,8 @@ def play(story, house):
     check(problem["code"] == "mandate_ended", f"refused with {problem}")
     story.show(f"the agent's next payment is refused: {problem['code']}")
 
-    third = play_cards(story, chain, cli, house)
-    play_limits(story, chain, cli, house)
+    third = play_cards(story, chain, cli, stack)
+    play_limits(story, chain, cli, stack)
 
     story.heading("Everything is in the trail")
 
@@ -302,15 +302,15 @@ def play(story, house):
         ledger = [units(book[name]) for name in ("paid", "available", "held", "returned", "restored", "reserved")]
         check(ledger == [paid_out, remaining, held, came_back, restored, 0], f"the ledger says {book}, the chain {row}")
         total += remaining + held
-    check(chain.usdc(house["escrow"]) == total, "the escrow does not hold exactly what the mandates have left")
+    check(chain.usdc(stack["escrow"]) == total, "the escrow does not hold exactly what the mandates have left")
     spent_by_operator = opened[chain_id_of(first)] - left + opened[chain_id_of(third)]
     check(chain.usdc(operator) == operator_before - spent_by_operator + units("14"), "the operator's wallet differs")
     check(chain.usdc(gasless) == gasless_before - units("10") - units("14"), "the second operator's wallet differs")
-    check(chain.usdc(house["treasury"]) == units("18.40"), "the card program's treasury differs")
+    check(chain.usdc(stack["treasury"]) == units("18.40"), "the card program's treasury differs")
     story.show(f"the escrow holds {usdc(total)} USDC: exactly what is left. Ledger and chain agree.")
 
 
-def play_cards(story, chain, cli, house):
+def play_cards(story, chain, cli, stack):
     """The second act: what can't be paid on chain is paid by card. Returns the mandate."""
     story.heading("A merchant takes only cards: a mandate for software shops (category 5734)")
     request = cli.run(
@@ -341,7 +341,7 @@ def play_cards(story, chain, cli, house):
     closed = closed_card(cli, card["id"])
     check((closed["captured"], closed["released"]) == ("18.40", "6.60"), f"the card is {closed}")
     check(chain.left(chain_id_of(mandate)) == (units("41.60"), 0), "6.60 is not back in the mandate")
-    check(chain.usdc(house["treasury"]) == units("18.40"), "the treasury was not paid exactly")
+    check(chain.usdc(stack["treasury"]) == units("18.40"), "the treasury was not paid exactly")
     story.show(f"captured {closed['captured']}, released {closed['released']}; transaction {closed['settle_tx']}")
 
     story.heading("A merchant outside the mandate is declined, with the reason")
@@ -359,10 +359,10 @@ def play_cards(story, chain, cli, house):
     return mandate
 
 
-def play_limits(story, chain, cli, house):
+def play_limits(story, chain, cli, stack):
     """The third act: a limit per day, money that comes back, and an end by message."""
     story.heading("At most 20.00 in any day: what is above it is refused")
-    shop = house["operator"]
+    shop = stack["operator"]
     request = cli.run(
         "agent", "mandate", "request", "--amount", "50.00", "--intent", "Daily deliveries", "--duration", "30d",
         "--window", "1d", "--window-cap", "20.00",
@@ -386,7 +386,7 @@ def play_limits(story, chain, cli, house):
     cli.run("agent", "pay", "--mandate", mandate, "--to", shop, "--amount", "5.00", "--wait", "settled")
 
     story.heading("The operator ends it by one message, without ETH")
-    gasless = house["gasless_operator"]
+    gasless = stack["gasless_operator"]
     eventually("the refund is final", lambda: quietly(cli, "agent", "mandate", "show", mandate)["restored"] == "6.00")
     left, before = chain.left(chain_id_of(mandate))[0], chain.usdc(gasless)
     ended = cli.run("gasless-operator", "mandate", "revoke", mandate, "--gasless", "--yes")
@@ -434,9 +434,9 @@ def main():
         story.tell("Stipend gives an AI agent a budget instead of a wallet. An operator approves a mandate once; the agent "
                    "then pays by itself inside it; what lies outside is refused by contract and relayer; what is left "
                    "comes back. Here is the whole story, on a chain that runs on this machine (anvil), with test USDC.")
-        tree, house = start(directory)
-        story.show(f"\nchain {house['rpc_url']}, escrow {house['escrow']}, relayer {house['relayer']}")
-        play(story, house)
+        tree, stack = start(directory)
+        story.show(f"\nchain {stack['rpc_url']}, escrow {stack['escrow']}, relayer {stack['relayer']}")
+        play(story, stack)
         print("\nThe demo: every step was as expected, and all balances agree.")
         return 0
     except (Differs, subprocess.TimeoutExpired, KeyError) as difference:

@@ -1,4 +1,4 @@
-//! `stipend card`: create, list, output, reveal, close.
+//! `stipend card`: create, list, show, reveal, close.
 
 use std::{
     io::{self, IsTerminal},

@@ -180,8 +180,8 @@ async fn show_one(context: &Context, id: &str) -> eyre::Result<()> {
     let mandate = caller.find(id).await?;
     let domain = Domain { chain_id: caller.info.chain_id, escrow: caller.info.escrow };
     // Also for programs: what is shown is what the id stands for, or nothing is shown.
-    let words = to_human(&mandate, domain)?;
-    output::result(context.json(), &mandate, |_| words)
+    let text = to_human(&mandate, domain)?;
+    output::result(context.json(), &mandate, |_| text)
 }
 
 /// A mandate with its terms, once they are seen to be those of its id.

@@ -1,4 +1,4 @@
-//! `stipend payment`: output, list, watch.
+//! `stipend payment`: show, list, watch.
 
 use alloy_primitives::B256;
 use clap::Subcommand;

@@ -162,14 +162,14 @@ pub(crate) mod tests {
         }
     }
 
-    fn words(request: &MandateRequest) -> String {
+    fn shown(request: &MandateRequest) -> String {
         let terms = request.terms(Address::repeat_byte(1), Address::repeat_byte(3), 1_800_000_000);
         output::key_value_table(ApprovalSummary::new(&terms, &request.intent, DOMAIN).unwrap().rows())
     }
 
     #[test]
     fn terms_are_shown_in_plain_words() {
-        let text = words(&request(None));
+        let text = shown(&request(None));
         for expected in [
             "100.00 USDC",
             "at most 25.00 USDC",
@@ -189,7 +189,7 @@ pub(crate) mod tests {
     #[test]
     fn every_payee_is_shown() {
         let payees = vec![Address::repeat_byte(7), Address::repeat_byte(8)];
-        let text = words(&request(Some(payees.clone())));
+        let text = shown(&request(Some(payees.clone())));
         assert!(payees.iter().all(|payee| text.contains(&payee.to_string())), "{text}");
         assert!(!text.contains("anyone"), "{text}");
     }
@@ -198,11 +198,11 @@ pub(crate) mod tests {
     fn where_cards_may_be_used_is_shown() {
         let mut narrow = request(None);
         narrow.intent.policy.mccs = Some(vec!["5734".parse().unwrap(), "7372".parse().unwrap()]);
-        let text = words(&narrow);
+        let text = shown(&narrow);
         assert!(text.contains("at merchants of the categories 5734, 7372\n"), "{text}");
         narrow.intent.policy.mccs = Some(Vec::new());
-        assert!(words(&narrow).contains("nowhere"));
-        let listed = words(&request(Some(vec![Address::repeat_byte(7)])));
+        assert!(shown(&narrow).contains("nowhere"));
+        let listed = shown(&request(Some(vec![Address::repeat_byte(7)])));
         assert!(listed.contains("any merchant, if their treasury is one of those who may be paid"), "{listed}");
     }
 

@@ -195,7 +195,7 @@ impl Client {
         })
     }
 
-    /// MandateDeadlines a card that was not charged: its hold is released.
+    /// Ends a card that was not charged: its hold is released.
     pub async fn close_card(&self, id: CardId) -> Result<Card, Error> {
         let request = ApiRequest::new(Method::POST, self.inner.http.url(&format!("v1/cards/{id}/close"), &())?);
         Ok(self.inner.http.send(request, Some(self.identity().await?)).await?.object)

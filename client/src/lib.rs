@@ -183,7 +183,7 @@ impl Client {
         Ok(signature.map_err(|error| Error::Signing(error.to_string()))?.as_bytes().into())
     }
 
-    /// MandateDeadlines a mandate by its operator's signature of [`Domain::revoke_digest`], which the relayer sends.
+    /// Ends a mandate by its operator's signature of [`Domain::revoke_digest`], which the relayer sends.
     pub async fn revoke_mandate(&self, id: MandateId, signature: Bytes) -> Result<Accepted<Mandate>, Error> {
         let request = ApiRequest::new(Method::POST, self.inner.http.url(&format!("v1/mandates/{id}/revocation"), &())?);
         self.inner.http.send(request.body(&NewRevocation { signature }, None)?, None).await

@@ -77,7 +77,7 @@ impl NoncePool {
         }
     }
 
-    /// Never below the mandate's next nonce, and `skip` above what was next here.
+    /// At least `skip` above the mandate's next nonce, and never backwards.
     fn raise(&self, mandate: &Mandate, skip: u32) {
         if let Ok(mut pool) = self.0.lock() {
             let nonces = pool.entry(mandate.id).or_insert_with(|| MandateNonces {
@@ -86,7 +86,7 @@ impl NoncePool {
                 free: BTreeSet::new(),
             });
             // Never backwards: nonces may be on their way that the relayer has not seen yet.
-            nonces.next = nonces.next.max(mandate.next_nonce).saturating_add(skip);
+            nonces.next = nonces.next.max(mandate.next_nonce.saturating_add(skip));
         }
     }
 

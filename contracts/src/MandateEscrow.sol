@@ -75,7 +75,7 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         _requireGrown(before, terms.cap);
     }
 
-    /// @dev Opens the books; the caller pulls the cap.
+    /// @dev Records the mandate; the caller pulls the cap.
     function _open(Terms calldata terms) private returns (bytes32 id) {
         id = idOf(terms);
         if (_mandates[id].status != Status.None) revert AlreadyOpened(id);

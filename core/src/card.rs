@@ -247,7 +247,7 @@ impl CardProgress {
 }
 
 /// What an event of a card's transaction is, by the issuer's name of it: all of Lithic's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum EventKind {
     /// A charge was approved.
@@ -287,6 +287,27 @@ impl EventKind {
         use serde::de::{IntoDeserializer, value::Error};
         let name: serde::de::value::StrDeserializer<'_, Error> = name.into_deserializer();
         Self::deserialize(name).ok()
+    }
+
+    /// Whether it takes money, or may: a question, or money that comes back, does not.
+    #[must_use]
+    pub const fn is_charge(self) -> bool {
+        match self {
+            Self::Authorization
+            | Self::AuthorizationAdvice
+            | Self::AuthorizationReversal
+            | Self::AuthorizationExpiry
+            | Self::Clearing
+            | Self::CorrectionDebit
+            | Self::FinancialAuthorization => true,
+            Self::BalanceInquiry
+            | Self::CorrectionCredit
+            | Self::CreditAuthorization
+            | Self::CreditAuthorizationAdvice
+            | Self::FinancialCreditAuthorization
+            | Self::Return
+            | Self::ReturnReversal => false,
+        }
     }
 }
 
@@ -522,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_kind_is_known_by_the_issuers_name() {
+    fn an_event_kind_is_known_by_the_issuer_name() {
         assert_eq!(EventKind::from_name("FINANCIAL_AUTHORIZATION"), Some(EventKind::FinancialAuthorization));
         assert_eq!(EventKind::from_name("RETURN_REVERSAL"), Some(EventKind::ReturnReversal));
         assert_eq!(EventKind::from_name("PARTIAL_MIRACLE"), None);

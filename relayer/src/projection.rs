@@ -239,7 +239,8 @@ impl Projector {
         // Others use the escrow too; only what we can have a part in is ours to follow. Anyone can open a mandate under a
         // request's hash: that alone makes it none of ours.
         let answers = request.as_ref().is_some_and(|request| request.is_answered_by(terms));
-        if terms.guardian != self.deployment.guardian && !answers {
+        let is_known = mandates::get(ledger, id)?.is_some();
+        if terms.guardian != self.deployment.guardian && !answers && !is_known {
             return Ok(());
         }
         mandates::ensure(ledger, id, terms, now)?;

@@ -224,7 +224,7 @@ impl Issuer {
     }
 
     /// A merchant refunds this many cents to a card.
-    pub async fn give_back(&self, card: &CardSecrets, cents: i64) -> Result<()> {
+    pub async fn refund(&self, card: &CardSecrets, cents: i64) -> Result<()> {
         let body = json!({ "amount": cents, "descriptor": "A MERCHANT", "pan": card.number });
         self.post("/v1/simulate/return", body).await
     }

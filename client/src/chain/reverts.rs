@@ -13,7 +13,7 @@ pub(super) fn read(data: &[u8]) -> ChainError {
                 .map_or_else(|| ChainError::Reverted("refused without a reason".into()), ChainError::Refused),
             Errors::AlreadyOpened(error) => ChainError::AlreadyOpened(MandateId(error.mandate)),
             Errors::AlreadyEnded(error) => ChainError::AlreadyEnded(MandateId(error.mandate)),
-            other => ChainError::Reverted(words(&other)),
+            other => ChainError::Reverted(message(&other)),
         },
         Ok(ContractError::Revert(revert)) => ChainError::Reverted(revert.reason),
         Ok(ContractError::Panic(panic)) => ChainError::Reverted(panic.to_string()),
@@ -23,7 +23,7 @@ pub(super) fn read(data: &[u8]) -> ChainError {
 
 /// What the verbs of an operator, an agent and a payee run into; what can't come of those, as the
 /// contract names it.
-fn words(error: &Errors) -> String {
+fn message(error: &Errors) -> String {
     match error {
         Errors::UnknownMandate(error) => format!("these terms were never opened here, as {}", MandateId(error.mandate)),
         Errors::NotEnded(error) => {

@@ -67,11 +67,9 @@ impl CardWorker {
             if poll {
                 polled = Instant::now();
             }
-            let mut round = self.round(head, poll).await;
-            if poll && round.is_ok() {
-                round = self.poll_closed(&mut last_closed).await;
-            }
-            match round {
+            let advanced = self.round(head, poll).await;
+            let closed = if poll { self.poll_closed(&mut last_closed).await } else { Ok(()) };
+            match advanced.and(closed) {
                 Ok(()) => self.alarms.clear("cards"),
                 Err(error) => {
                     self.alarms.warn("cards", error.to_string());
@@ -112,10 +110,11 @@ impl CardWorker {
         let closed = self.ledger.read(move |ledger| cards::closed_after(ledger, after)).await?;
         let last = closed.last().map(|card| ClosedCursor { closed_at: card.updated_at, seq: card.seq });
         *cursor = last.unwrap_or_default();
+        let mut outcome = Ok(());
         for card in &closed {
-            self.fetch_events(card).await?;
+            outcome = outcome.and(self.fetch_events(card).await);
         }
-        Ok(())
+        outcome
     }
 
     /// Takes a card as far as it can go now; `poll`: whether to ask the issuer what happened to it.

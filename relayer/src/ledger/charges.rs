@@ -94,6 +94,9 @@ pub fn ingest(connection: &Connection, seq: u64, events: &[ChargeEvent]) -> Resu
     for event in events {
         if add_event(connection, seq, event, now)? {
             changed = true;
+            if event.approved && EventKind::from_name(&event.kind).is_none() {
+                tracing::warn!(card = %card.id, kind = %event.kind, "the issuer reports an event that this version does not know");
+            }
             let data = json!({
                 "event": event.kind, "cents": event.cents, "approved": event.approved, "transaction": event.transaction,
             });
@@ -103,11 +106,13 @@ pub fn ingest(connection: &Connection, seq: u64, events: &[ChargeEvent]) -> Resu
     if !changed {
         return Ok(());
     }
-    let charged = events.iter().any(|event| event.approved);
+    // An unknown kind may be anything.
+    let is_charge = |event: &ChargeEvent| EventKind::from_name(&event.kind).is_none_or(EventKind::is_charge);
+    let charged = events.iter().any(|event| event.approved && is_charge(event));
     let ours = |event: &&ChargeEvent| card.charge.as_deref() == Some(&event.transaction);
     // Our approval came too late for the issuer.
-    let is_charge = |kind| matches!(kind, EventKind::Authorization | EventKind::FinancialAuthorization);
-    let declined = |event: &ChargeEvent| !event.approved && EventKind::from_name(&event.kind).is_some_and(is_charge);
+    let is_first = |kind| matches!(kind, EventKind::Authorization | EventKind::FinancialAuthorization);
+    let declined = |event: &ChargeEvent| !event.approved && EventKind::from_name(&event.kind).is_some_and(is_first);
     let lost = events.iter().filter(ours).any(declined);
     let ended = match card.state {
         // An approval that is not ours: nothing more may be charged.

@@ -338,12 +338,24 @@ fn an_outflow_under_another_guardian_freezes_nothing() {
     let other = Address::repeat_byte(0x99);
     for (guardian, frozen) in [(GUARDIAN, true), (other, false), (Address::ZERO, false)] {
         let mut scene = Scene::new(guardian);
-        scene.mine(vec![spent(0, 100, B256::ZERO), held(1, 50)]);
+        let logs = vec![spent(0, 100, B256::ZERO), held(1, 50)];
+        scene.mine(logs.clone());
         assert_eq!(scene.mandate().frozen.is_some(), frozen, "{guardian}");
         let unexplained = mandates::unexplained(&scene.ledger, GUARDIAN).unwrap();
         assert_eq!(unexplained.len(), usize::from(frozen), "{guardian}");
         scene.finalize();
         assert_eq!(scene.money(), [850, 0, 100, 0], "{guardian}");
+
+        // What is known here is followed on whatever chain it is opened, also when it is read anew.
+        crate::ledger::rebuild::forget_chain(&scene.ledger, 0).unwrap();
+        let genesis = Block { number: 0, hash: B256::repeat_byte(0xfe), parent: B256::ZERO, time: 0 };
+        blocks::restart_at(&scene.ledger, genesis).unwrap();
+        let terms = scene.mandate().terms;
+        scene.mine(opened(0x11, &terms));
+        scene.mine(logs);
+        scene.finalize();
+        assert!(scene.mandate().opened.is_some(), "{guardian}");
+        assert_eq!((scene.money(), check::examine(&scene.ledger).differences()), ([850, 0, 100, 0], 0), "{guardian}");
     }
 }
 

@@ -60,7 +60,7 @@ async fn what_is_cleared_after_the_end_is_the_host_shortfall() -> Result<()> {
     issuer.clear(&charged, Some(400)).await?;
     noted(&agent, &card, "card.shortfall", 1).await?;
     is_borne(&world, &agent, &card, ["10", "4", "0"]).await?;
-    issuer.give_back(&secrets, 900).await?;
+    issuer.refund(&secrets, 900).await?;
     noted(&agent, &card, "card.refund_due", 1).await?;
     is_borne(&world, &agent, &card, ["10", "0", "5"]).await?;
     Ok(())
@@ -77,18 +77,18 @@ async fn a_refund_by_a_merchant_is_owed_back_or_not_captured() -> Result<()> {
     let charged = issuer.charge(&secrets, Purchase::of(1_000)).await?.approved()?;
     issuer.clear(&charged, None).await?;
     closes(&world, &agent, &card, "10").await?;
-    issuer.give_back(&secrets, 400).await?;
+    issuer.refund(&secrets, 400).await?;
     let due = noted(&agent, &card, "card.refund_due", 1).await?;
     assert_eq!((&due.data["captured"], &due.data["returned"]), (&"10.00".into(), &"4.00".into()));
     is_borne(&world, &agent, &card, ["10", "0", "4"]).await?;
 
-    // Before the clearing: so much less is captured.
+    // Before the clearing: so much less is captured. Money that comes back is no charge, and uses up no card.
     let card = active(&world, &agent, mandate.id).await?;
     let secrets = revealed(&world, &agent, &card).await?;
+    issuer.refund(&secrets, 400).await?;
+    noted(&agent, &card, "card.issuer_event", 1).await?;
+    assert_eq!(agent.card(card.id).await?.state, CardState::Active);
     let charged = issuer.charge(&secrets, Purchase::of(1_000)).await?.approved()?;
-    issuer.give_back(&secrets, 400).await?;
-    noted(&agent, &card, "card.issuer_event", 2).await?;
-    assert_eq!(agent.card(card.id).await?.state, CardState::Used);
     issuer.clear(&charged, None).await?;
     closes(&world, &agent, &card, "6").await?;
     is_borne(&world, &agent, &card, ["6", "0", "0"]).await?;
