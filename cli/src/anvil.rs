@@ -11,10 +11,9 @@ use std::{
 
 use eyre::{WrapErr, bail, eyre};
 use stipend_client::chain::Chain;
+use stipend_core::DEV_CHAIN_ID;
 use tokio::process::{Child, Command};
 use url::Url;
-
-use crate::keys::DEV_CHAIN;
 
 /// How long anvil may take to answer.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -32,7 +31,15 @@ impl Anvil {
         let log = File::create(log)?;
         let mut command = Command::new(program);
         command
-            .args(["--host", "127.0.0.1", "--quiet", "--chain-id", &DEV_CHAIN.to_string(), "--port", &port.to_string()])
+            .args([
+                "--host",
+                "127.0.0.1",
+                "--quiet",
+                "--chain-id",
+                &DEV_CHAIN_ID.to_string(),
+                "--port",
+                &port.to_string(),
+            ])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

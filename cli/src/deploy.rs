@@ -7,13 +7,9 @@ use eyre::{bail, ensure};
 use serde::Serialize;
 use stipend_bindings::abi::{MandateEscrow, MockUSDC, MockUSDCProxy};
 use stipend_client::chain::{Chain, Escrow};
-use stipend_core::address;
+use stipend_core::{DEV_CHAIN_ID, address};
 
-use crate::{
-    context::Context,
-    keys::{DEV_CHAIN, DevAccount},
-    output,
-};
+use crate::{context::Context, keys::DevAccount, output};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -54,8 +50,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     let progress = context.progress("deploying");
     let token = match args.token {
         Some(token) => token,
-        None if chain.id() == DEV_CHAIN => mock_token(&chain, &signer).await?,
-        None => bail!("--token is needed: a mock of USDC is deployed on chain id {DEV_CHAIN} only"),
+        None if chain.id() == DEV_CHAIN_ID => mock_token(&chain, &signer).await?,
+        None => bail!("--token is needed: a mock of USDC is deployed on chain id {DEV_CHAIN_ID} only"),
     };
     ensure!(chain.has_code(token).await?, "there is no contract at {token}: check --token and --rpc-url");
     let escrow = escrow(&chain, &signer, token).await?;

@@ -14,7 +14,7 @@ use eyre::{WrapErr, ensure, eyre};
 use serde::Serialize;
 use stipend_bindings::abi::MockUSDC;
 use stipend_client::chain::Escrow;
-use stipend_core::{Amount, Seconds, address, policy::Limits};
+use stipend_core::{Amount, DEV_CHAIN_ID, Seconds, address, policy::Limits};
 use stipend_relayer::{
     api::ApiConfig,
     app::{self, Config, Finality},
@@ -30,7 +30,7 @@ use crate::{
     anvil::{self, Anvil},
     context::{Context, Progress},
     deploy,
-    keys::{DEV_CHAIN, DEV_TREASURY, DevAccount},
+    keys::{DEV_TREASURY, DevAccount},
     logging::{self, LogFormat},
     output, serve, signals,
 };
@@ -165,7 +165,7 @@ async fn play(
     let ready = Ready {
         relayer: format!("http://{}", listeners.relayer.local_addr()?),
         rpc_url: rpc_url.as_str().trim_end_matches('/').to_owned(),
-        chain_id: DEV_CHAIN,
+        chain_id: DEV_CHAIN_ID,
         escrow: escrow.domain().escrow,
         token: escrow.token(),
         guardian: DevAccount::Guardian.signer()?.address(),
@@ -181,7 +181,7 @@ async fn play(
     };
     let config = Config {
         rpc_urls: vec![rpc_url],
-        chain_id: DEV_CHAIN,
+        chain_id: DEV_CHAIN_ID,
         escrow: ready.escrow,
         guardian: ready.guardian,
         submitters: vec![DevAccount::Submitter.signer()?],
@@ -337,7 +337,7 @@ async fn listen(port: u16) -> eyre::Result<TcpListener> {
 /// Waits for the node and gives it what is missing: contracts, submitter, money.
 async fn prepare(rpc_url: &Url, block_time: u64, progress: &Progress) -> eyre::Result<Escrow> {
     let chain = anvil::connect(rpc_url).await?;
-    ensure!(chain.id() == DEV_CHAIN, "the node at {rpc_url} is on chain id {}", chain.id());
+    ensure!(chain.id() == DEV_CHAIN_ID, "the node at {rpc_url} is on chain id {}", chain.id());
     progress.say("deploying");
     let guardian = DevAccount::Guardian.signer()?;
     // The deployer's first three transactions create implementation, token and escrow, so where they are is known.

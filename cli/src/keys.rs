@@ -11,9 +11,7 @@ use alloy_primitives::{Address, B256, address, b256};
 use clap::ValueEnum;
 use eyre::{WrapErr, bail, eyre};
 use secrecy::{ExposeSecret, SecretString};
-
-/// The chain id of anvil, where keys that everybody knows are no secret to be kept.
-pub(crate) const DEV_CHAIN: u64 = 31_337;
+use stipend_core::DEV_CHAIN_ID;
 
 /// Account 4 of anvil: the treasury of the card program that `stipend dev` plays.
 pub(crate) const DEV_TREASURY: Address = address!("0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65");
@@ -66,7 +64,7 @@ impl DevAccount {
         }
     }
 
-    /// Its key. The caller sees to it that the chain is [`DEV_CHAIN`].
+    /// Its key. The caller sees to it that the chain is [`DEV_CHAIN_ID`].
     pub(crate) fn signer(self) -> eyre::Result<PrivateKeySigner> {
         Ok(PrivateKeySigner::from_bytes(&self.secret())?)
     }
@@ -158,14 +156,14 @@ impl Key {
     /// The key for use on a chain, as every party to the command names it.
     pub(crate) fn on(&self, chain_id: u64) -> eyre::Result<PrivateKeySigner> {
         match self {
-            Self::Own(signer) if chain_id != DEV_CHAIN && WELL_KNOWN.contains(&signer.address()) => bail!(
-                "{} is a well-known account of anvil and works on chain id {DEV_CHAIN} only, and this is chain id {chain_id}: everybody has that key",
+            Self::Own(signer) if chain_id != DEV_CHAIN_ID && WELL_KNOWN.contains(&signer.address()) => bail!(
+                "{} is a well-known account of anvil and works on chain id {DEV_CHAIN_ID} only, and this is chain id {chain_id}: everybody has that key",
                 signer.address()
             ),
             Self::Own(signer) => Ok(signer.clone()),
-            Self::Dev { account, .. } if chain_id == DEV_CHAIN => account.signer(),
+            Self::Dev { account, .. } if chain_id == DEV_CHAIN_ID => account.signer(),
             Self::Dev { named: true, .. } => bail!(
-                "--dev-account works on chain id {DEV_CHAIN} only, and this is chain id {chain_id}: everybody has that key"
+                "--dev-account works on chain id {DEV_CHAIN_ID} only, and this is chain id {chain_id}: everybody has that key"
             ),
             Self::Dev { named: false, .. } => {
                 bail!("no key given: use --keystore FILE or {PRIVATE_KEY} (this is chain id {chain_id})")
@@ -206,7 +204,7 @@ mod tests {
                 assert!(error.contains(&chain_id.to_string()), "{error}");
             }
         }
-        assert!(Key::Dev { account: DevAccount::Agent, named: false }.on(DEV_CHAIN).is_ok());
+        assert!(Key::Dev { account: DevAccount::Agent, named: false }.on(DEV_CHAIN_ID).is_ok());
     }
 
     #[test]
@@ -214,7 +212,7 @@ mod tests {
         for account in DevAccount::value_variants() {
             let key = Key::Own(account.signer().unwrap());
             assert!(key.on(8453).is_err(), "{account:?}");
-            assert!(key.on(DEV_CHAIN).is_ok(), "{account:?}");
+            assert!(key.on(DEV_CHAIN_ID).is_ok(), "{account:?}");
         }
     }
 

@@ -29,3 +29,6 @@ pub use terms::Terms;
 
 /// Seconds since 1970, as block times and deadlines count them.
 pub type Seconds = u64;
+
+/// The chain id of anvil, whose accounts and keys everybody knows.
+pub const DEV_CHAIN_ID: u64 = 31_337;

@@ -3,5 +3,6 @@
 pub mod backfill;
 pub mod error;
 pub mod follow;
+mod freshness;
 pub mod logs;
 pub mod rpc;

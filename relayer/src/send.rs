@@ -190,7 +190,7 @@ impl Sender {
         }
         let market = match state.market.filter(|(at, _)| *at == head.block.hash) {
             Some((_, market)) => Ok(market),
-            None => self.rpc.tip().await.map(|tip| Market { base_fee: head.base_fee, tip }),
+            None => self.rpc.tip(head.base_fee).await.map(|tip| Market { base_fee: head.base_fee, tip }),
         };
         if let Ok(market) = &market {
             state.market = Some((head.block.hash, *market));

@@ -78,8 +78,11 @@ pub async fn range(
                 range_size.grow();
                 found.extend(logs);
             }
-            Err(FollowError::Rpc(RpcError::TooLarge { .. }) | FollowError::LogsMissing { .. })
-                if range_size.shrink() => {}
+            // Providers have many words for "too much": whatever they refuse, they may not refuse a part of it.
+            Err(
+                FollowError::Rpc(RpcError::TooLarge { .. } | RpcError::Refused { .. })
+                | FollowError::LogsMissing { .. },
+            ) if range_size.shrink() => {}
             Err(error) => return Err(error),
         }
     }

@@ -46,6 +46,12 @@ pub enum FollowError {
         number: u64,
         hash: B256,
     },
+    /// Finality goes by the node's tag, and the node has none.
+    #[error(
+        "the node does not say which block is final (`finalized`): wait until it has synced, use another node, or set \
+         --finality to the number of blocks after which one is final"
+    )]
+    NoFinality,
     /// What was booked as final is not.
     #[error(
         "the chain no longer holds the final block {number} {hash}: nothing is signed until an operator has looked; \

@@ -6,16 +6,17 @@
 //! already comes in ranges. A step reads from one node and ends in one commit, so that the ledger
 //! always holds a whole chain up to some block, wherever the process dies.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256};
-use stipend_core::api::BlockRef;
+use stipend_core::{DEV_CHAIN_ID, api::BlockRef};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     backfill::{self, RangeSize},
     error::FollowError,
+    freshness::Freshness,
     logs,
     rpc::{Chosen, FullBlock, Node, Rpc, RpcError},
 };
@@ -37,6 +38,8 @@ const MAX_LINEAR_CATCHUP: u64 = 64;
 const SUBSCRIBED_POLL_FACTOR: u32 = 10;
 /// How many failures in a row, of one node or several, do not keep the relayer from starting.
 const MAX_STARTUP_FAILURES: u32 = 5;
+/// The longest wait between two tries at the start.
+const MAX_STARTUP_DELAY: Duration = Duration::from_secs(10);
 
 /// When a block counts as final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub enum Finality {
 pub struct Head {
     pub block: BlockRef,
     pub base_fee: u64,
+    /// How much gas the transactions of a block may use.
+    pub gas_limit: u64,
     /// The last final block's height.
     pub finalized: u64,
 }
@@ -76,12 +81,10 @@ impl Follower {
     /// final block, for an escrow that nobody has used), and catches up with the node. It may be
     /// dropped at any time: commits stay, and the next call continues from there.
     pub async fn catch_up(&self, start: Option<u64>) -> Result<Head, FollowError> {
+        let last_final = self.require_finality().await?;
         if self.ledger.read(blocks::head).await?.is_none() {
             let node = self.rpc.choose().await?.node;
-            let height = match start {
-                Some(start) => start.saturating_sub(1),
-                None => self.final_height(&node, &node.latest().await?).await?,
-            };
+            let height = start.map_or(last_final, |start| start.saturating_sub(1));
             let anchor = node.block(height).await?.ok_or(RpcError::NoAnswer {
                 method: "eth_getBlock",
                 reason: format!("it has no block {height} to start from"),
@@ -103,13 +106,38 @@ impl Follower {
             match self.advance(&mut range_size).await {
                 Ok((head, true)) => return Ok(head),
                 Ok((_, false)) => failures = 0,
-                Err(error) if error.may_pass() && failures < MAX_STARTUP_FAILURES => {
-                    failures += 1;
+                // What a node merely refuses or does not answer is no reason to exit, however long it lasts.
+                Err(error)
+                    if error.may_pass()
+                        && (failures < MAX_STARTUP_FAILURES || matches!(error, FollowError::Rpc(_))) =>
+                {
+                    failures = failures.saturating_add(1);
                     tracing::warn!(%error, "catching up, again");
-                    tokio::time::sleep(self.poll).await;
+                    tokio::time::sleep(self.poll.saturating_mul(failures).min(MAX_STARTUP_DELAY)).await;
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// The last final block's height, from the first node that knows one: without, nothing would ever
+    /// settle.
+    async fn require_finality(&self) -> Result<u64, FollowError> {
+        let mut failures = 0;
+        loop {
+            let chosen = self.rpc.choose().await?;
+            let found = async { self.last_final(&chosen.node, &chosen.node.latest().await?).await };
+            let error = match found.await {
+                Ok(Some((height, _))) => return Ok(height),
+                Ok(None) if failures >= MAX_STARTUP_FAILURES => return Err(FollowError::NoFinality),
+                Ok(None) => RpcError::NoAnswer { method: "eth_getBlock", reason: FollowError::NoFinality.to_string() },
+                Err(error) if failures >= MAX_STARTUP_FAILURES => return Err(error.into()),
+                Err(error) => error,
+            };
+            failures += 1;
+            tracing::warn!(%error, "no final block");
+            _ = self.rpc.record_failure(&chosen, error);
+            tokio::time::sleep(self.poll).await;
         }
     }
 
@@ -119,13 +147,13 @@ impl Follower {
         let (Some(head), Some(last_final)) = blocks else {
             return Err(LedgerError::inconsistent("no block to start from").into());
         };
-        Ok(Head { block: head.into(), base_fee: 0, finalized: last_final.number })
+        Ok(Head { block: head.into(), base_fee: 0, gas_limit: 0, finalized: last_final.number })
     }
 
     /// Follows until `stop`, and tells `heads`.
     pub async fn run(self, heads: watch::Sender<Head>, stop: CancellationToken) {
         let mut failures = 0_u32;
-        let mut range_size = RangeSize::default();
+        let (mut range_size, mut freshness) = (RangeSize::default(), Freshness::default());
         loop {
             // A step that is broken off has booked nothing, or all of it.
             let Some(step) = stop.run_until_cancelled(self.advance(&mut range_size)).await else { return };
@@ -141,6 +169,7 @@ impl Follower {
                     if !caught_up {
                         continue;
                     }
+                    freshness.record(head, Instant::now(), clock::now());
                     heads.send_if_modified(|last| std::mem::replace(last, head) != head);
                 }
                 Err(error @ FollowError::PastFinality { .. }) => self.alarms.halt("finality", error.to_string()),
@@ -152,6 +181,7 @@ impl Follower {
                     }
                 }
             }
+            self.report(&freshness);
             // With a live subscription, poll less often, only to catch missed notifications.
             let rest =
                 if self.rpc.is_subscribed() { self.poll.saturating_mul(SUBSCRIBED_POLL_FACTOR) } else { self.poll };
@@ -159,6 +189,23 @@ impl Follower {
                 () = stop.cancelled() => return,
                 () = self.rpc.new_head() => {}
                 () = tokio::time::sleep(rest) => {}
+            }
+        }
+    }
+
+    /// Says whether the chain stands still, or the clock is off.
+    fn report(&self, freshness: &Freshness) {
+        let alarms = &self.alarms;
+        match freshness.stale_head(Instant::now()) {
+            // A development chain may make blocks only for transactions.
+            Some(what) if self.projector.deployment.chain_id == DEV_CHAIN_ID => alarms.warn("head", what),
+            Some(what) => alarms.refuse("head", what),
+            None => alarms.clear("head"),
+        }
+        for (name, what) in [("finality_stalled", freshness.stale_finality()), ("clock", freshness.wrong_clock())] {
+            match what {
+                Some(what) => alarms.warn(name, what),
+                None => alarms.clear(name),
             }
         }
     }
@@ -210,34 +257,47 @@ impl Follower {
         let node = &chosen.node;
         let latest = node.latest().await?;
         self.rpc.record_head(chosen, latest.block);
-        let finalized = self.final_height(node, &latest).await?;
+        let final_now = self.last_final(node, &latest).await?;
         let (known, last_final) =
             self.ledger.read(|ledger| Ok((blocks::head(ledger)?, blocks::last_final(ledger)?))).await?;
         let (Some(known), Some(last_final)) = (known, last_final) else {
             return Err(LedgerError::inconsistent("no block to start from").into());
         };
 
+        // One that has forgotten what is final moves nothing.
+        let finalized = final_now.map_or(last_final.number, |(height, _)| height);
         let walk_limit = known.number.saturating_add(MAX_LINEAR_CATCHUP);
         if walk_limit < finalized {
             let range = backfill::range(node, self.projector.deployment.escrow, known, finalized, range_size).await?;
             if let Some((last, _)) = range.last() {
-                let base_fee = last.base_fee;
+                require_on_chain(final_now, last.block.number, Some(last.block.hash))?;
+                let (base_fee, gas_limit) = (last.base_fee, last.gas_limit);
                 let Applied { head, finalized, .. } = self.commit(node, known, range, finalized).await?;
-                return Ok((Head { block: head.into(), base_fee, finalized }, false));
+                return Ok((Head { block: head.into(), base_fee, gas_limit, finalized }, false));
             }
             // The chain took another way above what is final: that way is walked.
         }
         let caught_up = latest.block.number <= walk_limit;
         let target = if caught_up { latest } else { fetch(node, walk_limit).await? };
-        let base_fee = target.base_fee;
+        let (base_fee, gas_limit) = (target.base_fee, target.gas_limit);
         let (ancestor, path) = self.path(node, target, last_final).await?;
 
         // A node that lags shows a block that we have: nothing is gone, and nothing is new.
         if path.is_empty() && ancestor.number < known.number {
-            return Ok((Head { block: known.into(), base_fee, finalized: last_final.number }, caught_up));
+            return Ok((Head { block: known.into(), base_fee, gas_limit, finalized: last_final.number }, caught_up));
         }
         if ancestor.number < last_final.number {
             return Err(FollowError::PastFinality { number: last_final.number, hash: last_final.hash });
+        }
+        if let Some((height, _)) = final_now {
+            let hash = match path.iter().find(|block| block.block.number == height) {
+                Some(block) => Some(block.block.hash),
+                None if height <= ancestor.number => {
+                    self.ledger.read(move |ledger| blocks::hash_at(ledger, height)).await?
+                }
+                None => None,
+            };
+            require_on_chain(final_now, height, hash)?;
         }
         let mut blocks = Vec::with_capacity(path.len());
         for block in path.into_iter().rev() {
@@ -246,7 +306,7 @@ impl Follower {
             blocks.push((block, logs));
         }
         let Applied { head, finalized, .. } = self.commit(node, ancestor, blocks, finalized).await?;
-        Ok((Head { block: head.into(), base_fee, finalized }, caught_up))
+        Ok((Head { block: head.into(), base_fee, gas_limit, finalized }, caught_up))
     }
 
     /// From `target` back to a block that the ledger holds: that block, and those between, the last
@@ -297,10 +357,12 @@ impl Follower {
         Ok(applied)
     }
 
-    async fn final_height(&self, node: &Node, latest: &FullBlock) -> Result<u64, FollowError> {
+    /// The last final block's height, and its hash if the node said which one it is; `None` if the
+    /// node knows of none.
+    async fn last_final(&self, node: &Node, latest: &FullBlock) -> Result<Option<(u64, Option<B256>)>, RpcError> {
         match self.finality {
-            Finality::Depth(depth) => Ok(latest.block.number.saturating_sub(depth)),
-            Finality::Tag => Ok(node.finalized().await?),
+            Finality::Depth(depth) => Ok(Some((latest.block.number.saturating_sub(depth), None))),
+            Finality::Tag => Ok(node.finalized().await?.map(|block| (block.number, Some(block.hash)))),
         }
     }
 
@@ -312,18 +374,39 @@ impl Follower {
     ) -> Result<Vec<MinedBlock>, FollowError> {
         // Asked after the blocks were read: whatever they hold of ours was stored before it was sent.
         let ours = self.ledger.read(transactions::live_hashes).await?;
+        let escrow = self.projector.deployment.escrow;
         let mut mined = Vec::with_capacity(blocks.len());
         for (FullBlock { block, transactions, .. }, logs) in blocks {
             let mut receipts = Vec::new();
             for hash in transactions.into_iter().filter(|hash| ours.contains(hash)) {
-                match node.receipt(hash).await?.filter(|receipt| receipt.block == block.hash) {
-                    Some(receipt) => receipts.push(receipt),
-                    None => return Err(lost(node, block).await),
+                let found = node.receipt_and_logs(hash).await?.filter(|(receipt, _)| receipt.block == block.hash);
+                let Some((receipt, contracts)) = found else { return Err(lost(node, block).await) };
+                // A node whose bloom is wrong can leave out logs that its own receipts have.
+                let expected = contracts.iter().filter(|contract| **contract == escrow).count();
+                if logs.iter().filter(|log| log.tx_hash == hash).count() != expected {
+                    let Block { number, hash, .. } = block;
+                    return Err(FollowError::LogsMissing { number, hash });
                 }
+                receipts.push(receipt);
             }
             mined.push(MinedBlock { block, logs, receipts });
         }
         Ok(mined)
+    }
+}
+
+/// That the node's final block is the one of this height on its chain. Behind a load balancer the two
+/// can come from two nodes, and one of them may be on a fork.
+fn require_on_chain(
+    final_now: Option<(u64, Option<B256>)>,
+    height: u64,
+    on_chain: Option<B256>,
+) -> Result<(), FollowError> {
+    match (final_now, on_chain) {
+        (Some((number, Some(hash))), Some(on_chain)) if number == height && hash != on_chain => {
+            Err(FollowError::Contradiction { number, hash, what: "its final block is not on its chain" })
+        }
+        _ => Ok(()),
     }
 }
 

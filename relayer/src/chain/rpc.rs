@@ -225,9 +225,9 @@ impl Rpc {
         self.ask(|node| async move { node.sender_of(hash).await }).await
     }
 
-    /// The tip that the node suggests, in wei per gas.
-    pub async fn tip(&self) -> Result<u64, RpcError> {
-        self.ask(|node| async move { node.tip().await }).await
+    /// The tip that the node suggests on top of `base_fee`, in wei per gas.
+    pub async fn tip(&self, base_fee: u64) -> Result<u64, RpcError> {
+        self.ask(|node| async move { node.tip(base_fee).await }).await
     }
 
     /// Calls a contract at a block, without a transaction.

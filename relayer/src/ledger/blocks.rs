@@ -73,6 +73,11 @@ pub fn by_hash(connection: &Connection, hash: B256) -> Result<Option<Block>, Led
     one(connection, "WHERE hash = ?", [Sql(hash)])
 }
 
+/// The hash of the block at this height, if it is still kept.
+pub fn hash_at(connection: &Connection, height: u64) -> Result<Option<B256>, LedgerError> {
+    Ok(one(connection, "WHERE number = ?", [height])?.map(|block| block.hash))
+}
+
 /// The lowest block that is not final and not above `height`.
 pub fn next_to_finalize(connection: &Connection, height: u64) -> Result<Option<Block>, LedgerError> {
     one(connection, "WHERE NOT final AND number <= ? ORDER BY number LIMIT 1", [height])

@@ -53,6 +53,21 @@ async fn a_range_that_is_refused_is_split_and_ranges_grow_again() {
 }
 
 #[tokio::test]
+async fn a_range_is_split_in_whatever_words_it_is_refused() {
+    for words in [
+        "invalid params: range 512 exceeds limit of 10",
+        "limit exceeded",
+        "Please specify less number of addresses or blocks",
+        "exceeded maximum allowed",
+        "internal error",
+    ] {
+        let scripted = with_logs(60, &[(7, 1), (30, 2)]).await;
+        (scripted.script().max_range, scripted.script().range_error) = (Some(10), Some(words));
+        assert_eq!(all(&scripted).await.unwrap(), expected(&scripted), "{words}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_refuses_every_range_is_asked_block_by_block() {
     let scripted = with_logs(9, &[(2, 1), (9, 1)]).await;
     scripted.script().max_range = Some(0);

@@ -185,3 +185,44 @@ async fn a_reorg_while_away_is_walked_then_ranges_resume() {
     assert_eq!(follower.catch_up(None).await.unwrap().block.number, 1_018);
     assert!(!node.ranges().is_empty());
 }
+
+#[tokio::test]
+async fn without_a_final_block_it_does_not_start() {
+    for start in [None, Some(0)] {
+        let node = Scripted::start(20).await;
+        let (follower, _dir) = follower(&[&node]);
+        let follower = Follower { finality: Finality::Tag, ..follower };
+        node.script().finalized = Some(None);
+        let error = follower.catch_up(start).await.unwrap_err();
+        assert!(matches!(error, FollowError::NoFinality), "{error}");
+        assert!(error.to_string().contains("--finality"));
+        assert!(follower.ledger.read(blocks::head).await.unwrap().is_none());
+        // It is there, and later it is gone: nothing becomes final, and blocks are followed all the same.
+        node.script().finalized = None;
+        follower.catch_up(start).await.unwrap();
+        node.script().finalized = Some(None);
+        node.mine(5, 0);
+        assert_eq!(follower.reach().await.unwrap(), 25);
+        assert_eq!(follower.ledger.read(blocks::last_final).await.unwrap().unwrap().number, 18);
+    }
+}
+
+#[tokio::test]
+async fn a_final_block_of_another_chain_finalizes_nothing() {
+    let (node, fork) = (Scripted::start(20).await, Scripted::start(15).await);
+    fork.mine(10, 1);
+    let (follower, _dir) = follower(&[&node]);
+    let follower = Follower { finality: Finality::Tag, ..follower };
+    follower.catch_up(Some(0)).await.unwrap();
+    // On what is followed already, on what is new, and above it.
+    for number in [19, 21] {
+        node.script().finalized = Some(Some(fork.block(number)));
+        node.mine(1, 0);
+        let error = follower.reach().await.unwrap_err();
+        assert!(matches!(error, FollowError::Contradiction { .. }), "{error}");
+    }
+    assert_eq!(follower.ledger.read(blocks::last_final).await.unwrap().unwrap().number, 18);
+    node.script().finalized = Some(Some(node.block(21)));
+    assert_eq!(follower.reach().await.unwrap(), 22);
+    assert_eq!(follower.ledger.read(blocks::last_final).await.unwrap().unwrap().number, 21);
+}

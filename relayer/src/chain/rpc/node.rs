@@ -5,11 +5,10 @@ use std::{fmt, sync::Arc};
 use alloy::{
     consensus::BlockHeader,
     eips::{BlockId, BlockNumberOrTag},
-    network::TransactionResponse,
     providers::{Provider, RootProvider},
     rpc::types::{BlockTransactions, Filter, Log as NodeLog, TransactionInput, TransactionRequest},
 };
-use alloy_primitives::{Address, B256, Bloom, BloomInput, Bytes};
+use alloy_primitives::{Address, B256, Bloom, BloomInput, Bytes, U64, U128};
 use alloy_sol_types::SolCall;
 use url::Url;
 
@@ -29,6 +28,8 @@ pub struct FullBlock {
     pub block: Block,
     /// Its base fee, in wei per gas.
     pub base_fee: u64,
+    /// How much gas its transactions may use in all.
+    pub gas_limit: u64,
     pub transactions: Vec<B256>,
     /// What its logs are about.
     pub bloom: Bloom,
@@ -45,6 +46,48 @@ impl FullBlock {
 #[derive(Debug, serde::Deserialize)]
 struct ReceiptWithLogs {
     logs: Vec<NodeLog>,
+}
+
+/// What is read of one of our receipts, with the fees that rollups charge besides gas.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReceiptWithFees {
+    block_hash: Option<B256>,
+    status: U64,
+    gas_used: U128,
+    effective_gas_price: U128,
+    logs: Vec<NodeLog>,
+    /// OP stack: for publishing the transaction, in wei. Not a part of `gas_used`.
+    l1_fee: Option<U128>,
+    /// OP stack since Isthmus: millionths of a wei per gas, and wei.
+    operator_fee_scalar: Option<U128>,
+    operator_fee_constant: Option<U128>,
+    /// OP stack since Jovian, which counts the scalar in hundreds of wei per gas.
+    da_footprint_gas_scalar: Option<U128>,
+}
+
+impl ReceiptWithFees {
+    /// All that the transaction cost, in wei.
+    fn cost(&self) -> u128 {
+        let number = |value: Option<U128>| value.map_or(0, |value| value.to::<u128>());
+        let gas: u128 = self.gas_used.to();
+        let scaled = gas.saturating_mul(number(self.operator_fee_scalar));
+        let operator = if self.da_footprint_gas_scalar.is_some() {
+            scaled.saturating_mul(100)
+        } else {
+            scaled.checked_div(1_000_000).unwrap_or_default()
+        };
+        gas.saturating_mul(self.effective_gas_price.to())
+            .saturating_add(number(self.l1_fee))
+            .saturating_add(operator)
+            .saturating_add(number(self.operator_fee_constant))
+    }
+}
+
+/// What is read of a transaction of any type.
+#[derive(Debug, serde::Deserialize)]
+struct TransactionSender {
+    from: Address,
 }
 
 /// A call without a transaction.
@@ -131,6 +174,7 @@ impl Node {
                 time: block.header.timestamp(),
             },
             base_fee: block.header.base_fee_per_gas().unwrap_or_default(),
+            gas_limit: block.header.gas_limit(),
             transactions,
             bloom: block.header.logs_bloom(),
         }))
@@ -143,9 +187,16 @@ impl Node {
             .ok_or_else(|| RpcError::NoAnswer { method: "eth_getBlock", reason: "it has no blocks".into() })
     }
 
-    /// The height of the last block that the node calls final.
-    pub async fn finalized(&self) -> Result<u64, RpcError> {
-        Ok(self.block(BlockNumberOrTag::Finalized).await?.map_or(0, |block| block.block.number))
+    /// The last block that the node calls final; `None` if it knows of none, or does not know the word.
+    pub async fn finalized(&self) -> Result<Option<Block>, RpcError> {
+        match self.block(BlockNumberOrTag::Finalized).await {
+            Ok(block) => Ok(block.map(|block| block.block)),
+            Err(RpcError::Refused { message, .. } | RpcError::TooLarge { message, .. }) => {
+                tracing::debug!(%message, "no block is final");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The logs of `contract` in the block with this hash, in order. By hash, so that they belong to
@@ -201,15 +252,18 @@ impl Node {
 
     /// The receipt of a transaction; `None` while no block holds it.
     pub async fn receipt(&self, hash: B256) -> Result<Option<Receipt>, RpcError> {
+        Ok(self.receipt_and_logs(hash).await?.map(|(receipt, _)| receipt))
+    }
+
+    /// The receipt of a transaction, and the contracts of its logs; `None` while no block holds it.
+    pub async fn receipt_and_logs(&self, hash: B256) -> Result<Option<(Receipt, Vec<Address>)>, RpcError> {
         let method = "eth_getTransactionReceipt";
-        let receipt = self.link.ask(method, |node| async move { node.get_transaction_receipt(hash).await }).await?;
+        let ask = |node: RootProvider| async move { node.raw_request(method.into(), (hash,)).await };
+        let receipt: Option<ReceiptWithFees> = self.link.ask(method, ask).await?;
         Ok(receipt.and_then(|receipt| {
-            Some(Receipt {
-                hash,
-                block: receipt.block_hash?,
-                succeeded: receipt.status(),
-                cost: u128::from(receipt.gas_used).saturating_mul(receipt.effective_gas_price),
-            })
+            let (block, succeeded, cost) = (receipt.block_hash?, receipt.status == U64::from(1), receipt.cost());
+            let logs = receipt.logs.iter().map(NodeLog::address).collect();
+            Some((Receipt { hash, block, succeeded, cost }, logs))
         }))
     }
 
@@ -238,15 +292,34 @@ impl Node {
     /// Who sent a transaction; `None` if the node does not know it.
     pub async fn sender_of(&self, hash: B256) -> Result<Option<Address>, RpcError> {
         let method = "eth_getTransactionByHash";
-        let found = self.link.ask(method, |node| async move { node.get_transaction_by_hash(hash).await }).await?;
-        Ok(found.map(|transaction| transaction.from()))
+        let ask = |node: RootProvider| async move { node.raw_request(method.into(), (hash,)).await };
+        let found: Option<TransactionSender> = self.link.ask(method, ask).await?;
+        Ok(found.map(|transaction| transaction.from))
     }
 
-    /// The tip that the node suggests, in wei per gas.
-    pub async fn tip(&self) -> Result<u64, RpcError> {
+    /// The tip that the node suggests, in wei per gas. One that suggests none is asked for the median
+    /// tip of recent blocks, and then for its gas price, which is `base_fee` and a tip.
+    pub async fn tip(&self, base_fee: u64) -> Result<u64, RpcError> {
+        let limited = |wei: u128| u64::try_from(wei).unwrap_or(u64::MAX);
         let method = "eth_maxPriorityFeePerGas";
-        let tip = self.link.ask(method, |node| async move { node.get_max_priority_fee_per_gas().await }).await?;
-        Ok(u64::try_from(tip).unwrap_or(u64::MAX))
+        match self.link.ask(method, |node| async move { node.get_max_priority_fee_per_gas().await }).await {
+            Err(RpcError::Refused { .. }) => {}
+            tip => return tip.map(limited),
+        }
+        let (method, latest) = ("eth_feeHistory", BlockNumberOrTag::Latest);
+        match self.link.ask(method, |node| async move { node.get_fee_history(5, latest, &[50.0]).await }).await {
+            Err(RpcError::Refused { .. }) => {}
+            Err(error) => return Err(error),
+            Ok(history) => {
+                let mut tips: Vec<u128> = history.reward.unwrap_or_default().into_iter().flatten().collect();
+                tips.sort_unstable();
+                if let Some(median) = tips.get(tips.len() / 2) {
+                    return Ok(limited(*median));
+                }
+            }
+        }
+        let price = self.link.ask("eth_gasPrice", |node| async move { node.get_gas_price().await }).await?;
+        Ok(limited(price).saturating_sub(base_fee))
     }
 
     /// Calls a contract at a block, without a transaction.

@@ -50,6 +50,12 @@ pub(crate) struct Script {
     pub(crate) balance: Option<u64>,
     /// One in this many requests is not answered.
     pub(crate) lose_every: Option<usize>,
+    /// In which words a range is refused; absent: "eth_getLogs is limited to a … range".
+    pub(crate) range_error: Option<&'static str>,
+    /// The block that is called final, if any, instead of the third last.
+    pub(crate) finalized: Option<Option<Block>>,
+    /// Answers to methods that nobody wrote a script for.
+    pub(crate) answers: Vec<(&'static str, Value)>,
     /// How signed bytes are refused, if they are.
     pub(crate) send_error: Option<String>,
 }
@@ -182,7 +188,8 @@ impl Script {
         }
         let (from, to) = (filter.get_from_block().unwrap(), filter.get_to_block().unwrap());
         if self.max_range.is_some_and(|most| to - from >= most) {
-            return Err(format!("eth_getLogs is limited to a {} range", self.max_range.unwrap()));
+            let usual = || format!("eth_getLogs is limited to a {} range", self.max_range.unwrap());
+            return Err(self.range_error.map_or_else(usual, str::to_owned));
         }
         let between = self.chain.iter().filter(|made| (from..=to).contains(&made.block.number));
         let mut logs: Vec<_> = between.filter(remembered).flat_map(told).collect();
@@ -193,6 +200,10 @@ impl Script {
     fn answer(&mut self, method: &str, params: &Value) -> Result<Value, String> {
         match method {
             "eth_chainId" => Ok(json!(format!("{:#x}", self.chain_id))),
+            "eth_getBlockByNumber" if params[0] == "finalized" && self.finalized.is_some() => {
+                let block = self.finalized.flatten().map(|block| Self::block(&Made { block, logs: 0 }));
+                Ok(block.unwrap_or_default())
+            }
             "eth_getBlockByNumber" | "eth_getBlockByHash" => {
                 Ok(self.find(&params[0]).map(Self::block).unwrap_or_default())
             }
@@ -225,6 +236,9 @@ impl Script {
                 Some(error) => Err(error.clone()),
                 None => Ok(json!(B256::repeat_byte(3))),
             },
+            known if self.answers.iter().any(|(method, _)| *method == known) => {
+                Ok(self.answers.iter().find(|(method, _)| *method == known).unwrap().1.clone())
+            }
             other => panic!("nobody wrote a script for {other}"),
         }
     }

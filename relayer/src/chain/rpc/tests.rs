@@ -1,6 +1,7 @@
 //! Several nodes that follow scripts.
 
 use alloy_primitives::B256;
+use serde_json::{Value, json};
 
 use super::{scripted::Scripted, *};
 
@@ -167,4 +168,58 @@ async fn a_node_quoting_its_url_reveals_no_key() {
     assert_eq!((node.name(), format!("{node:?}").as_str()), ("rpc.example:443", "Node(\"rpc.example:443\")"));
     let said = node.without_secrets("bad key fedcba9876543210 at /v3/0123456789abcdef for user:password-1");
     assert_eq!(said, "bad key … at /v3/… for user:…");
+}
+
+#[tokio::test]
+async fn a_node_without_a_suggested_tip_is_asked_for_fees_in_other_ways() {
+    let ([node], rpc, _) = several().await;
+    node.script().answers = vec![
+        ("eth_maxPriorityFeePerGas", json!("0x5")),
+        (
+            "eth_feeHistory",
+            json!({ "oldestBlock": "0x1", "baseFeePerGas": ["0x7", "0x7", "0x7", "0x7"], "gasUsedRatio": [0.1, 0.1, 0.1],
+                    "reward": [["0x3"], ["0x9"], ["0x4"]] }),
+        ),
+        ("eth_gasPrice", json!("0xa")),
+    ];
+    assert_eq!(rpc.tip(7).await.unwrap(), 5);
+    node.script().lacks = vec!["eth_maxPriorityFeePerGas"];
+    assert_eq!(rpc.tip(7).await.unwrap(), 4);
+    node.script().lacks.push("eth_feeHistory");
+    assert_eq!(rpc.tip(7).await.unwrap(), 3);
+    node.script().lacks.push("eth_gasPrice");
+    rpc.tip(7).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_receipt_counts_what_a_rollup_charges_besides_gas() {
+    let ([node], rpc, _) = several().await;
+    let receipt = |more: Value| {
+        let mut receipt = json!({
+            "type": "0x7e", "status": "0x1", "gasUsed": "0x3e8", "effectiveGasPrice": "0x2", "logs": [],
+            "transactionHash": B256::repeat_byte(2), "blockHash": B256::repeat_byte(3),
+        });
+        receipt.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        receipt
+    };
+    for (more, cost) in [
+        (json!({}), 2_000),
+        (json!({ "l1Fee": "0x64" }), 2_100),
+        (json!({ "l1Fee": "0x64", "operatorFeeScalar": "0x1e8480", "operatorFeeConstant": "0x7" }), 4_107),
+        (json!({ "operatorFeeScalar": "0x2", "operatorFeeConstant": "0x7", "daFootprintGasScalar": "0x190" }), 202_007),
+        (json!({ "l1Fee": null }), 2_000),
+    ] {
+        node.script().answers = vec![("eth_getTransactionReceipt", receipt(more.clone()))];
+        let found = rpc.receipt(B256::repeat_byte(2)).await.unwrap().unwrap();
+        assert!(found.succeeded);
+        assert_eq!(found.cost, cost, "{more}");
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_of_an_unknown_type_has_a_sender() {
+    let ([node], rpc, _) = several().await;
+    let transaction = json!({ "type": "0x7e", "sourceHash": B256::ZERO, "from": ACCOUNT, "mint": "0x0" });
+    node.script().answers = vec![("eth_getTransactionByHash", transaction)];
+    assert_eq!(rpc.sender_of(B256::repeat_byte(2)).await.unwrap(), Some(ACCOUNT));
 }
