@@ -28,7 +28,7 @@ use crate::{
     ledger::{Ledger, LedgerError},
     preflight::{self, DeploymentError, Identity},
     projection::Projector,
-    send::{SendError, Sender},
+    send::{BatchSize, SendError, Sender},
     service::{CardDeps, Deps, Service},
     workers::{Ended, Workers},
 };
@@ -178,6 +178,7 @@ impl Runtime {
             confirmations: config.confirmations,
             fee_ceiling: config.fee_ceiling,
             alarms: alarms.clone(),
+            batches: BatchSize::default(),
         };
         sender.start().await?;
         failpoint::pass(Point::StartSender);

@@ -19,6 +19,7 @@ mod lane;
 pub mod plan;
 mod queue;
 mod simulate;
+mod size;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -29,6 +30,7 @@ use stipend_core::Deployment;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::size::BatchSize;
 use self::{
     dispatch::Backlog,
     fees::{Fees, Market},
@@ -80,6 +82,7 @@ pub struct Sender {
     /// The most that is paid, in wei per gas.
     pub fee_ceiling: u64,
     pub alarms: Alarms,
+    pub batches: BatchSize,
 }
 
 /// A stored transaction that no block holds.
@@ -88,7 +91,7 @@ struct Unmined {
     tx: transactions::TransactionRow,
     first: Attempt,
     newer: Vec<Attempt>,
-    /// It is obsolete: only its nonce is to be used up.
+    /// It is obsolete, or no block has room for it: only its nonce is to be used up.
     obsolete: bool,
 }
 
@@ -183,7 +186,7 @@ impl Sender {
 
     /// Refreshes the lanes, sends again what no block holds, and gives work to those that are idle.
     async fn step(&self, head: Head, state: &mut SenderState) -> Result<(), SendError> {
-        let view = self.view(state).await?;
+        let view = self.view(state, head.gas_limit).await?;
         if view.head != Some(head.block.hash) {
             // The follower is about to tell of another one.
             return Ok(());
@@ -223,8 +226,11 @@ impl Sender {
         first.ok()
     }
 
-    async fn view(&self, state: &SenderState) -> Result<LedgerView, SendError> {
+    async fn view(&self, state: &SenderState, block_gas: u64) -> Result<LedgerView, SendError> {
         let submitters: Vec<Address> = state.lanes.iter().map(|lane| lane.address).collect();
+        let too_large = self.batches.too_large();
+        let is_too_large =
+            move |tx: &transactions::TransactionRow| tx.gas_limit > block_gas || too_large.contains(&tx.id);
         let view = self.ledger.read(move |ledger| {
             let mut unmined: HashMap<Address, Vec<Unmined>> = HashMap::new();
             for tx in transactions::pending(ledger)? {
@@ -232,7 +238,7 @@ impl Sender {
                 let Some(first) = attempts.next() else {
                     return Err(LedgerError::Inconsistent(format!("transaction {} has no attempt", tx.id)));
                 };
-                let obsolete = transactions::is_obsolete(ledger, &tx)?;
+                let obsolete = transactions::is_obsolete(ledger, &tx)? || is_too_large(&tx);
                 let of = unmined.entry(tx.submitter).or_default();
                 of.push(Unmined { tx, first, newer: attempts.collect(), obsolete });
             }
@@ -297,7 +303,9 @@ impl Sender {
             for (id, sent) in sends {
                 match sent {
                     Ok(SendOutcome::Unknown) => state.retry = true,
-                    Ok(SendOutcome::Rejected) => outcome = Err(SendError::Refused(lane.address)),
+                    Ok(SendOutcome::Rejected | SendOutcome::TooLarge) => {
+                        outcome = Err(SendError::Refused(lane.address))
+                    }
                     Ok(_) => _ = lane.sent.insert(id, hash),
                     Err(error) => outcome = Err(error),
                 }

@@ -95,6 +95,11 @@ impl Anvil {
         self.rpc("anvil_setBalance", json!([account, format!("{wei:#x}")])).await.map(drop)
     }
 
+    /// Sets how much gas the transactions of a block may use.
+    pub async fn set_block_gas_limit(&self, gas: u64) -> Result<()> {
+        self.rpc("evm_setBlockGasLimit", json!([format!("{gas:#x}")])).await.map(drop)
+    }
+
     /// Sets the next block's base fee, in wei per gas.
     pub async fn set_base_fee(&self, wei: u64) -> Result<()> {
         self.rpc("anvil_setNextBlockBaseFeePerGas", json!([format!("{wei:#x}")])).await.map(drop)

@@ -256,7 +256,8 @@ impl Rpc {
             SendOutcome::Underpriced => 2,
             SendOutcome::NoFunds => 3,
             SendOutcome::Unknown => 4,
-            SendOutcome::Rejected => 5,
+            SendOutcome::TooLarge => 5,
+            SendOutcome::Rejected => 6,
         });
         best.map_or_else(|| (SendOutcome::Unknown, Some(self.no_healthy_node().to_string())), |(_, outcome)| outcome)
     }

@@ -14,7 +14,7 @@ use super::{
     SendError, Sender, Unmined,
     fees::{self, FeeError, Fees, Market},
     lane::Lane,
-    plan::{CALL_GAS, Work},
+    plan::Work,
 };
 use crate::{
     chain::{follow::Head, rpc::SendOutcome},
@@ -58,8 +58,13 @@ impl Sender {
         let last = unmined.last();
         let old = head.block.number.saturating_sub(last.sent_at) >= REPLACE_AFTER;
         let to_cancel = unmined.obsolete && !last.cancels;
+        // Where the price is not what keeps it, a higher one only costs more.
+        let is_cheap =
+            |market: Market| market.asks_more_than(Fees { max_fee: last.max_fee, priority_fee: last.priority_fee });
         let newer = match market {
-            Some(market) if old || to_cancel => self.replace(lane, unmined, last, head, market).await?,
+            Some(market) if to_cancel || (old && is_cheap(market)) => {
+                self.replace(lane, unmined, last, head, market).await?
+            }
             _ => None,
         };
         let last = newer.as_ref().unwrap_or(last);
@@ -70,6 +75,9 @@ impl Sender {
             submitter = %lane.address, tx = %last.hash, nonce = unmined.tx.nonce, cancels = last.cancels, ?outcome, %message,
             "sent"
         );
+        if outcome == SendOutcome::TooLarge && unmined.tx.kind == Kind::Settle {
+            self.batches.halve(&unmined.tx);
+        }
         if outcome == SendOutcome::Underpriced
             && let Some(market) = market
         {
@@ -126,7 +134,7 @@ impl Sender {
         let old = head.block.number.saturating_sub(last.sent_at) >= REPLACE_AFTER;
         let ceiling = self.ceiling(unmined.obsolete || last.cancels);
         let fees = Fees { max_fee: last.max_fee, priority_fee: last.priority_fee };
-        fees::replacement(fees, market, ceiling).err().filter(|_| old)
+        fees::replacement(fees, market, ceiling).err().filter(|_| old && market.asks_more_than(fees))
     }
 
     fn sign(&self, key: &PrivateKeySigner, unsigned: UnsignedTx<'_>, head: Head) -> Result<Attempt, SendError> {
@@ -159,18 +167,19 @@ impl Sender {
         &self,
         lane: &Lane,
         work: Work,
+        gas_limit: u64,
         head: Head,
         fees: Fees,
     ) -> Result<Unmined, SendError> {
         let unsigned = || LedgerError::inconsistent("a lane that can't sign");
         let key = lane.key.as_ref().ok_or_else(unsigned)?;
         let nonce = lane.at(head).ok_or_else(unsigned)?.nonce;
-        let (kind, calldata, gas_limit, rows) = match work {
-            Work::Call(call) => (call.kind, call.calldata, CALL_GAS, Vec::new()),
+        let (kind, calldata, rows) = match work {
+            Work::Call(call) => (call.kind, call.calldata, Vec::new()),
             Work::Batch(batch) => {
                 let calldata =
                     batch.calldata().ok_or_else(|| LedgerError::inconsistent("a batch that can't be encoded"))?;
-                (Kind::Settle, calldata, batch.gas_limit(), batch.rows)
+                (Kind::Settle, calldata, batch.rows)
             }
         };
         let to = self.deployment.escrow;

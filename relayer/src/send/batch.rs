@@ -14,9 +14,9 @@ use crate::ledger::payments;
 pub const ROWS: usize = 150;
 /// Gas that a batch needs whatever is in it.
 const GAS_BASE: u64 = 100_000;
-/// Gas that no row exceeds: a first payment to a new holder of the token from a mandate not touched
-/// before, with a proof.
-const GAS_ROW: u64 = 100_000;
+/// Gas that no row exceeds with USDC as it is on chains that charge for computation alone: a first
+/// payment to a new holder of the token from a mandate not touched before, with a proof.
+pub const GAS_ROW: u64 = 100_000;
 
 /// Whether using `nonce` would make it impossible to use `lowest`.
 pub const fn retires(nonce: u32, lowest: u32) -> bool {
@@ -81,15 +81,15 @@ impl Batch {
         Self { rows: in_runs(candidates.into_iter().filter(can_go).take(ROWS).collect()) }
     }
 
-    /// How many rows this much gas suffices for.
-    pub fn room(gas: u64) -> usize {
-        let rows = gas.saturating_sub(GAS_BASE).checked_div(GAS_ROW).unwrap_or_default();
+    /// How many rows that take `row_gas` each this much gas suffices for.
+    pub fn room(gas: u64, row_gas: u64) -> usize {
+        let rows = gas.saturating_sub(GAS_BASE).checked_div(row_gas).unwrap_or_default();
         usize::try_from(rows).unwrap_or(ROWS).min(ROWS)
     }
 
-    /// Gas that suffices for it, so that no row is skipped for want of gas.
-    pub fn gas_limit(&self) -> u64 {
-        GAS_BASE.saturating_add(GAS_ROW.saturating_mul(self.rows.len() as u64))
+    /// Gas that suffices for it where a row takes `row_gas`, so that none is skipped for want of gas.
+    pub fn gas_limit(&self, row_gas: u64) -> u64 {
+        GAS_BASE.saturating_add(row_gas.saturating_mul(self.rows.len() as u64))
     }
 
     /// The call. `None` if a row can't be put into one, which no row that was admitted is.
@@ -194,6 +194,7 @@ mod tests {
     use proptest::{collection::btree_set, prelude::*, sample::subsequence};
 
     use super::*;
+    use crate::send::plan::MAX_TX_GAS;
 
     proptest! {
         /// Played through the contract's window, no row that goes makes one that waits impossible.
@@ -242,6 +243,6 @@ mod tests {
     fn a_full_batch_stays_under_the_gas_limit_of_a_transaction() {
         let batch = Batch::pack((0..1_000).map(|nonce| candidate(1, nonce)).collect(), &[]);
         assert_eq!(batch.rows.len(), ROWS);
-        assert!(batch.gas_limit() < 16_777_216);
+        assert!(batch.gas_limit(GAS_ROW) < MAX_TX_GAS);
     }
 }

@@ -14,7 +14,7 @@ use super::{
     batch::{Batch, ROWS},
     fees::Fees,
     lane::{Lane, LaneState},
-    plan::{ContractCall, NonceOwner, PlanInput, Priority, RoundRobin, Work, plan},
+    plan::{ContractCall, NonceOwner, PlanInput, Priority, RoundRobin, Work, max_gas, plan},
     queue::{self, ChainView, RowQuery},
     simulate::BatchCheck,
 };
@@ -150,7 +150,11 @@ impl Sender {
     ) -> Result<PlanInput, SendError> {
         let SenderState { lanes, backlog, .. } = state;
         let price = u128::from(fees.max_fee.max(1));
-        let gas = |lane: &Lane| Some(u64::try_from(lane.at(head)?.balance.checked_div(price)?).unwrap_or(u64::MAX));
+        let gas = |lane: &Lane| {
+            let affordable = u64::try_from(lane.at(head)?.balance.checked_div(price)?).unwrap_or(u64::MAX);
+            Some(affordable.min(max_gas(head)))
+        };
+        let (row_gas, max_rows) = (self.batches.row_gas(), self.batches.max_rows());
         let idle: Vec<(usize, u64)> = lanes
             .iter()
             .enumerate()
@@ -179,8 +183,8 @@ impl Sender {
         let mut mandates_of = std::mem::take(&mut backlog.mandates_of);
         let query = RowQuery {
             after: backlog.after,
-            limit: idle.len().saturating_mul(ROWS),
-            per_mandate: idle.iter().map(|(_, gas)| Batch::room(*gas)).max().unwrap_or_default(),
+            limit: idle.len().saturating_mul(max_rows),
+            per_mandate: idle.iter().map(|(_, gas)| Batch::room(*gas, row_gas).min(max_rows)).max().unwrap_or_default(),
         };
         let read = self.ledger.read(move |ledger| {
             let nonce_owners = queue::nonce_owners(ledger, &mut mandates_of, |of| keeps.get(&of).copied())?;
@@ -192,7 +196,7 @@ impl Sender {
             let rows = queue::rows(ledger, at, query, can_go)?;
             let mut calls = queue::calls(ledger, at, &backed_off)?;
             calls.extend(sweeps);
-            Ok((PlanInput { lanes: idle, nonce_owners, calls, rows }, mandates_of))
+            Ok((PlanInput { lanes: idle, nonce_owners, calls, rows, row_gas }, mandates_of))
         });
         let (input, mandates_of) = read.await?;
         backlog.mandates_of = mandates_of;
@@ -202,22 +206,25 @@ impl Sender {
     /// Simulates work, signs it, stores it and sends it. Whether the node has it is secondary: the
     /// next step sends it again.
     async fn execute(&self, lane: &Lane, work: Work, head: Head, fees: Fees) -> Result<WorkOutcome, SendError> {
-        let work = match work {
+        let (work, gas_limit) = match work {
             Work::Call(call) => {
-                if !self.would_pass(lane.address, &call, head).await? {
+                let Some(gas_limit) = self.would_pass(lane.address, &call, head).await? else {
                     let allowed = self.is_allowed(lane.address, head).await?;
                     return Ok(if allowed { WorkOutcome::WouldFail(call.kind) } else { WorkOutcome::NotSubmitter });
-                }
-                Work::Call(call)
+                };
+                (Work::Call(call), gas_limit)
             }
             Work::Batch(batch) => match self.try_batch(lane.address, batch, head).await? {
-                BatchCheck::Passes(batch) => Work::Batch(batch),
+                BatchCheck::Passes(batch) => {
+                    let gas_limit = batch.gas_limit(self.batches.row_gas());
+                    (Work::Batch(batch), gas_limit)
+                }
                 BatchCheck::Refused => return Ok(WorkOutcome::Nothing),
                 BatchCheck::NotSubmitter => return Ok(WorkOutcome::NotSubmitter),
             },
         };
         failpoint::pass(Point::SendSimulated);
-        let stored = self.sign_and_store(lane, work, head, fees).await?;
+        let stored = self.sign_and_store(lane, work, gas_limit, head, fees).await?;
         let sent = self.rebroadcast(lane, &stored, head, None).await? != SendOutcome::Unknown;
         Ok(WorkOutcome::Stored { kind: stored.tx.kind, id: stored.tx.id, sent })
     }

@@ -38,6 +38,14 @@ impl Market {
     }
 }
 
+impl Market {
+    /// Whether an attempt at these fees may wait because others pay more. The base fee can rise by an
+    /// eighth with each block.
+    pub const fn asks_more_than(self, fees: Fees) -> bool {
+        fees.max_fee < self.comfortable() || fees.priority_fee < self.tip
+    }
+}
+
 /// The most that an attempt to do the work may cost under the host's `ceiling`: an eighth more still
 /// fits, so that a transaction whose work has become obsolete can be canceled.
 pub const fn for_work(ceiling: u64) -> u64 {
@@ -150,6 +158,14 @@ mod tests {
                 prop_assert!(first(market, ceiling.saturating_add(more)).is_ok_and(|other| not_lower(one, other)));
             }
         }
+    }
+
+    #[test]
+    fn only_a_price_below_the_market_is_raised() {
+        let market = Market { base_fee: 10, tip: 2 };
+        let asks = |max_fee, priority_fee| market.asks_more_than(Fees { max_fee, priority_fee });
+        assert!(!asks(22, 2) && !asks(1_000, 100));
+        assert!(asks(21, 2) && asks(22, 1));
     }
 
     #[test]

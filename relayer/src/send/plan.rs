@@ -13,12 +13,20 @@ use alloy_primitives::Bytes;
 use stipend_core::MandateId;
 
 use crate::{
+    chain::follow::Head,
     ledger::transactions::Kind,
     send::batch::{Batch, Row},
 };
 
 /// Gas of anything but a batch, with room to spare.
 pub const CALL_GAS: u64 = 300_000;
+/// The most gas that every chain allows a transaction (EIP-7825).
+pub const MAX_TX_GAS: u64 = 16_777_216;
+
+/// The most gas that a transaction gets: half a block's, since others use blocks too.
+pub fn max_gas(head: Head) -> u64 {
+    (head.gas_limit / 2).max(CALL_GAS).min(head.gas_limit).min(MAX_TX_GAS)
+}
 
 /// Kinds of work that take turns. Where no turn decides, the first goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,11 +126,13 @@ pub struct PlanInput {
     pub calls: Vec<ContractCall>,
     /// Payments that wait: each mandate's together, in nonce order; the mandate whose turn it is first.
     pub rows: Vec<Row>,
+    /// Gas that a payment takes.
+    pub row_gas: u64,
 }
 
 /// At most one piece of work for each lane.
 pub fn plan(input: PlanInput, round_robin: &RoundRobin) -> Vec<(usize, Work)> {
-    let PlanInput { lanes, nonce_owners, calls, rows } = input;
+    let PlanInput { lanes, nonce_owners, calls, rows, row_gas } = input;
     let mut round_robin = round_robin.clone();
     let mut waiting: BTreeMap<Priority, VecDeque<ContractCall>> = BTreeMap::new();
     for call in calls {
@@ -146,7 +156,7 @@ pub fn plan(input: PlanInput, round_robin: &RoundRobin) -> Vec<(usize, Work)> {
         };
         let can_go =
             |taken: &HashSet<MandateId>, call: &ContractCall| call.uses.is_none_or(|mandate| free(taken, &mandate));
-        let room = Batch::room(gas);
+        let room = Batch::room(gas, row_gas);
         let possible = |priority: &Priority| match priority {
             Priority::Settle => room > 0 && groups.iter().any(|(mandate, _)| free(&taken, mandate)),
             priority => gas >= CALL_GAS && waiting.get(priority).into_iter().flatten().any(|call| can_go(&taken, call)),
@@ -200,7 +210,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::send::batch::{ROWS, candidate};
+    use crate::send::batch::{GAS_ROW, ROWS, candidate};
 
     fn id(mandate: u8) -> MandateId {
         MandateId(B256::repeat_byte(mandate))
@@ -237,6 +247,7 @@ mod tests {
             nonce_owners,
             calls,
             rows,
+            row_gas: GAS_ROW,
         })
     }
 
@@ -270,7 +281,7 @@ mod tests {
             for (lane, work) in plan(input.clone(), &RoundRobin::default()) {
                 let Work::Batch(batch) = work else { continue };
                 prop_assert!(!batch.rows.is_empty() && batch.rows.len() <= ROWS);
-                prop_assert!(batch.gas_limit() <= gas[&lane]);
+                prop_assert!(batch.gas_limit(GAS_ROW) <= gas[&lane]);
                 let mut next: HashMap<MandateId, u32> = HashMap::new();
                 let mut seen = Vec::new();
                 for row in &batch.rows {
@@ -294,7 +305,7 @@ mod tests {
             for (lane, gas) in input.lanes.iter().filter(|(lane, _)| !busy.contains(lane)) {
                 let free = |mandate: &MandateId| !taken.contains(mandate)
                     && input.nonce_owners.get(mandate).is_none_or(|owner| *owner == NonceOwner::Lane(*lane));
-                prop_assert!(Batch::room(*gas) == 0 || input.rows.iter().all(|row| !free(&row.payment.mandate)));
+                prop_assert!(Batch::room(*gas, GAS_ROW) == 0 || input.rows.iter().all(|row| !free(&row.payment.mandate)));
                 let left = |call: &&ContractCall| call.uses.is_none_or(|mandate| free(&mandate));
                 let done = work.iter().filter(|(_, work)| matches!(work, Work::Call(_))).count();
                 let possible = input.calls.iter().filter(left).filter(|call| call.uses.is_none()).count();
@@ -319,6 +330,7 @@ mod tests {
                     call(Kind::Sweep(id(2)), None),
                 ],
                 rows: (0..400).map(|nonce| candidate(1, nonce)).collect(),
+                row_gas: GAS_ROW,
                 ..PlanInput::default()
             };
             let (_, work) = plan(input, &round_robin).pop().unwrap();
@@ -337,6 +349,7 @@ mod tests {
             lanes: vec![(0, u64::MAX), (1, u64::MAX)],
             calls: vec![call(Kind::Hold(1), Some(1))],
             rows: [candidate(1, 0), candidate(2, 0)].to_vec(),
+            row_gas: GAS_ROW,
             ..PlanInput::default()
         };
         let mut round_robin = RoundRobin::default();
@@ -354,6 +367,7 @@ mod tests {
         let input = PlanInput {
             lanes: (0..6).map(|lane| (lane, u64::MAX)).collect(),
             rows: (0..9).map(|mandate| candidate(mandate, 0)).collect(),
+            row_gas: GAS_ROW,
             ..PlanInput::default()
         };
         assert_eq!(plan(input, &RoundRobin::default()).len(), 1);

@@ -3,14 +3,14 @@
 
 use alloy::eips::BlockId;
 use alloy_primitives::{Address, Bytes, U256};
-use alloy_sol_types::SolCall;
+use alloy_sol_types::{SolCall, SolInterface};
 use stipend_bindings::abi::MandateEscrow;
 use stipend_core::{Code, MandateId};
 
 use super::{
     SendError, Sender,
     batch::{Batch, Row},
-    plan::{CALL_GAS, ContractCall},
+    plan::{CALL_GAS, ContractCall, max_gas},
 };
 use crate::{
     chain::{
@@ -44,34 +44,45 @@ pub(super) enum BatchCheck {
 }
 
 impl Sender {
-    /// Whether a call would succeed now. One that would not waits: it may later.
-    pub(super) async fn would_pass(&self, from: Address, call: &ContractCall, head: Head) -> Result<bool, SendError> {
+    /// The gas with which a call would succeed now. One that would not waits: it may later.
+    pub(super) async fn would_pass(
+        &self,
+        from: Address,
+        call: &ContractCall,
+        head: Head,
+    ) -> Result<Option<u64>, SendError> {
+        let most = max_gas(head);
+        let mut gas = CALL_GAS.min(most);
+        loop {
+            match self.simulate_call(from, call, gas, head).await {
+                // Some margin where the usual gas was not enough: the state can change until it is mined.
+                Ok(()) => return Ok(Some(if gas > CALL_GAS { gas.saturating_add(gas / 4).min(most) } else { gas })),
+                Err(RpcError::Refused { revert, .. }) if gas < most && may_want_gas(revert.as_ref()) => {
+                    gas = gas.saturating_mul(2).min(most);
+                }
+                Err(error @ RpcError::Refused { .. }) => {
+                    tracing::info!(kind = ?call.kind, %error, "a call would fail now");
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn simulate_call(&self, from: Address, call: &ContractCall, gas: u64, head: Head) -> Result<(), RpcError> {
         let ContractCall { kind, calldata, .. } = call;
-        let simulated = match kind {
+        match kind {
             Kind::Revoke(_) => {
-                self.simulate::<MandateEscrow::revokeWithSignatureCall>(from, calldata, CALL_GAS, head).await.map(drop)
+                self.simulate::<MandateEscrow::revokeWithSignatureCall>(from, calldata, gas, head).await.map(drop)
             }
-            Kind::Open(_) => self
-                .simulate::<MandateEscrow::openWithAuthorizationCall>(from, calldata, CALL_GAS, head)
-                .await
-                .map(drop),
-            Kind::Hold(_) => self.simulate::<MandateEscrow::hold_1Call>(from, calldata, CALL_GAS, head).await.map(drop),
-            Kind::Capture(_) => {
-                self.simulate::<MandateEscrow::captureCall>(from, calldata, CALL_GAS, head).await.map(drop)
+            Kind::Open(_) => {
+                self.simulate::<MandateEscrow::openWithAuthorizationCall>(from, calldata, gas, head).await.map(drop)
             }
-            Kind::Release(_) => {
-                self.simulate::<MandateEscrow::releaseCall>(from, calldata, CALL_GAS, head).await.map(drop)
-            }
-            Kind::Sweep(_) => self.simulate::<MandateEscrow::sweepCall>(from, calldata, CALL_GAS, head).await.map(drop),
-            Kind::Settle => self.simulate::<MandateEscrow::settleCall>(from, calldata, CALL_GAS, head).await.map(drop),
-        };
-        match simulated {
-            Ok(()) => Ok(true),
-            Err(error @ RpcError::Refused { .. }) => {
-                tracing::info!(?kind, %error, "a call would fail now");
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
+            Kind::Hold(_) => self.simulate::<MandateEscrow::hold_1Call>(from, calldata, gas, head).await.map(drop),
+            Kind::Capture(_) => self.simulate::<MandateEscrow::captureCall>(from, calldata, gas, head).await.map(drop),
+            Kind::Release(_) => self.simulate::<MandateEscrow::releaseCall>(from, calldata, gas, head).await.map(drop),
+            Kind::Sweep(_) => self.simulate::<MandateEscrow::sweepCall>(from, calldata, gas, head).await.map(drop),
+            Kind::Settle => self.simulate::<MandateEscrow::settleCall>(from, calldata, gas, head).await.map(drop),
         }
     }
 
@@ -116,8 +127,11 @@ impl Sender {
             let half = rows.split_off(rows.len() / 2);
             if rows.is_empty() {
                 for row in half {
-                    let reason = self.refusal(from, &row, head).await?;
-                    parts.refused.push((row, reason));
+                    match self.refusal(from, &row, head).await? {
+                        // It may only have wanted more gas; then all of the next ones get it.
+                        Code::TransferFailed if self.raise_row_gas(from, &row, head).await? => parts.pass.push(row),
+                        reason => parts.refused.push((row, reason)),
+                    }
                 }
             } else {
                 stack.push(half);
@@ -127,12 +141,37 @@ impl Sender {
         Ok(parts)
     }
 
+    /// Looks for the gas with which a row that fails passes after all, and has all rows get that from
+    /// now on. False if there is none.
+    async fn raise_row_gas(&self, from: Address, row: &Row, head: Head) -> Result<bool, SendError> {
+        let batch = Batch { rows: vec![row.clone()] };
+        let mut row_gas = self.batches.row_gas();
+        while batch.gas_limit(row_gas.saturating_mul(2)) <= max_gas(head) {
+            row_gas = row_gas.saturating_mul(2);
+            if self.pay_with(from, &batch, row_gas, head).await? {
+                self.batches.raise_row_gas(row_gas);
+                tracing::info!(row_gas, "payments take more gas than usual");
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether a batch of these rows would pay all of them.
     async fn pay_together(&self, from: Address, rows: &[Row], head: Head) -> Result<bool, SendError> {
         let batch = Batch { rows: rows.to_vec() };
+        let row_gas = self.batches.row_gas();
+        // Rows that were taken up before more gas was found to be needed.
+        if batch.gas_limit(row_gas) > max_gas(head) {
+            return Ok(false);
+        }
+        self.pay_with(from, &batch, row_gas, head).await
+    }
+
+    async fn pay_with(&self, from: Address, batch: &Batch, row_gas: u64, head: Head) -> Result<bool, SendError> {
         let calldata = batch.calldata().ok_or_else(|| LedgerError::inconsistent("a batch that can't be encoded"))?;
-        match self.simulate::<MandateEscrow::settleCall>(from, &calldata, batch.gas_limit(), head).await {
-            Ok(paid) => Ok(paid == U256::from(rows.len())),
+        match self.simulate::<MandateEscrow::settleCall>(from, &calldata, batch.gas_limit(row_gas), head).await {
+            Ok(paid) => Ok(paid == U256::from(batch.rows.len())),
             Err(RpcError::Refused { revert: Some(_), .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -180,4 +219,12 @@ impl Sender {
         failpoint::pass(Point::WaitNoted);
         Ok(())
     }
+}
+
+/// Whether a call that reverted with this may pass with more gas: tokens, and chains that charge data
+/// as gas, differ. The escrow's own reasons are final.
+fn may_want_gas(revert: Option<&Bytes>) -> bool {
+    use MandateEscrow::MandateEscrowErrors::{GasTooLow, TransferFailed};
+    let reason = revert.and_then(|data| MandateEscrow::MandateEscrowErrors::abi_decode(data).ok());
+    matches!(reason, None | Some(GasTooLow(_) | TransferFailed(_)))
 }

@@ -5,4 +5,5 @@ mod kills;
 mod lane;
 mod node;
 mod points;
+mod providers;
 mod workers;

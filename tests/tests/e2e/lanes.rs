@@ -86,7 +86,9 @@ async fn all_is_well(world: &World, client: &Client) -> Result<()> {
     eventually("nothing is wrong", async || {
         world.anvil.mine(1).await?;
         let health = client.readyz().await?;
-        Ok((health.ready && health.alarms.is_empty()).then_some(()))
+        // Where a test moved the chain's time, this machine's clock is off.
+        let others = health.alarms.iter().filter(|alarm| !alarm.starts_with("clock: "));
+        Ok((health.ready && others.count() == 0).then_some(()))
     })
     .await
 }

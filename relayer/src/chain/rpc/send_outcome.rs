@@ -13,6 +13,8 @@ pub enum SendOutcome {
     Underpriced,
     /// The submitter can't pay for its gas.
     NoFunds,
+    /// It is too large for the node, or for any block: less may do.
+    TooLarge,
     /// The node refuses it for another reason, which time alone does not mend.
     Rejected,
     /// Nobody can say: it may be on its way.
@@ -79,12 +81,21 @@ pub const PATTERNS: &[ErrorPattern] = &[
     observed("invalid chain id", SendOutcome::Rejected, &["anvil", "geth", "reth", "erigon"]),
     documented("wrong chainid", SendOutcome::Rejected, &["besu"]),
     observed("intrinsic gas too low", SendOutcome::Rejected, &["anvil", "geth", "reth", "erigon"]),
-    documented("exceeds block gas limit", SendOutcome::Rejected, &["geth", "reth", "erigon", "besu"]),
-    documented("gas limit reached", SendOutcome::Rejected, &["nethermind"]),
-    documented("gaslimitexceeded", SendOutcome::Rejected, &["nethermind"]),
+    documented("exceeds block gas limit", SendOutcome::TooLarge, &["geth", "reth", "erigon", "besu"]),
+    documented("gas limit reached", SendOutcome::TooLarge, &["nethermind"]),
+    documented("gaslimitexceeded", SendOutcome::TooLarge, &["nethermind"]),
     documented("exceeds the configured cap", SendOutcome::Rejected, &["geth", "reth"]),
     documented("transaction fee cap exceeded", SendOutcome::Rejected, &["besu"]),
-    documented("oversized data", SendOutcome::Rejected, &["geth", "reth", "erigon"]),
+    documented("oversized data", SendOutcome::TooLarge, &["geth", "reth", "erigon"]),
+    // EIP-7825, and limits of sequencers and providers.
+    documented("transaction gas limit", SendOutcome::TooLarge, &["geth", "reth"]),
+    documented("gas limit too high", SendOutcome::TooLarge, &["geth", "reth", "nethermind"]),
+    documented("gas limit is too high", SendOutcome::TooLarge, &["arbitrum", "zksync"]),
+    documented("exceeds maximum allowed gas", SendOutcome::TooLarge, &["op-geth"]),
+    documented("exceeds max transaction gas limit", SendOutcome::TooLarge, &["reth"]),
+    documented("exceeds the gas limit cap", SendOutcome::TooLarge, &["erigon"]),
+    documented("tx size too large", SendOutcome::TooLarge, &["evmos"]),
+    documented("transaction size exceeds", SendOutcome::TooLarge, &["scroll"]),
 ];
 
 /// Classifies a node's error message. An unknown message says nothing: the transaction may be on its way.
@@ -133,7 +144,10 @@ mod tests {
             ("nethermind", "InsufficientFunds, Account balance: 0, cumulative cost: 1", SendOutcome::NoFunds),
             ("besu", "Upfront cost exceeds account balance", SendOutcome::NoFunds),
             ("geth", "invalid chain id for signer: have 1 want 2", SendOutcome::Rejected),
-            ("besu", "Transaction gas limit exceeds block gas limit", SendOutcome::Rejected),
+            ("besu", "Transaction gas limit exceeds block gas limit", SendOutcome::TooLarge),
+            ("geth", "exceeds block gas limit", SendOutcome::TooLarge),
+            ("reth", "transaction gas limit too high (cap: 16777216, tx: 20000000)", SendOutcome::TooLarge),
+            ("geth", "oversized data: transaction size 140000, limit 131072", SendOutcome::TooLarge),
             // Unknown messages, and those of what a provider puts before its nodes.
             ("geth", "txpool is full", SendOutcome::Unknown),
             ("", "internal error", SendOutcome::Unknown),

@@ -122,7 +122,7 @@ async fn what_is_sent_goes_to_every_node_and_the_best_answer_counts() {
             SendOutcome::Underpriced,
         ),
         ([Some("oversized data"), Some("too many requests"), Some("oversized data")], SendOutcome::Unknown),
-        ([Some("oversized data"); 3], SendOutcome::Rejected),
+        ([Some("oversized data"); 3], SendOutcome::TooLarge),
     ] {
         for (node, error) in [&first, &second, &third].into_iter().zip(errors) {
             node.script().send_error = error.map(str::to_owned);
