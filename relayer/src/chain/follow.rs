@@ -169,7 +169,7 @@ impl Follower {
                     if !caught_up {
                         continue;
                     }
-                    freshness.record(head, Instant::now(), clock::now());
+                    freshness.record(head.block, head.finalized, Instant::now(), clock::now());
                     heads.send_if_modified(|last| std::mem::replace(last, head) != head);
                 }
                 Err(error @ FollowError::PastFinality { .. }) => self.alarms.halt("finality", error.to_string()),

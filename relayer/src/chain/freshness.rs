@@ -3,9 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use stipend_core::Seconds;
-
-use super::follow::Head;
+use stipend_core::{Seconds, api::BlockRef};
 
 /// A chain without a new block for this long stands still, or for ten of its usual intervals.
 const HEAD_MIN: Duration = Duration::from_secs(30);
@@ -22,40 +20,43 @@ const CLOCK_BLOCKS: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Freshness {
     /// The last head, and when it was first seen.
-    last: Option<(Head, Instant)>,
+    last: Option<(BlockRef, Instant)>,
     /// The time between two heads, on average.
     interval: Duration,
     /// The chain's time when finality last moved, and its longest step so far.
     final_moved: Seconds,
     final_step: Option<Seconds>,
     has_moved: bool,
+    finalized: u64,
     /// How many heads in a row were this far off the clock, with the last difference in seconds.
     off: u32,
     difference: i64,
 }
 
 impl Freshness {
-    /// This is the head at this moment, when the machine's clock says `clock`.
-    pub(super) fn record(&mut self, head: Head, now: Instant, clock: Seconds) {
+    /// This is the head at this moment, and the last final block's height, when the machine's clock says
+    /// `clock`.
+    pub(super) fn record(&mut self, head: BlockRef, finalized: u64, now: Instant, clock: Seconds) {
         let Some((last, since)) = self.last else {
-            (self.last, self.final_moved) = (Some((head, now)), head.block.time);
+            (self.last, self.final_moved, self.finalized) = (Some((head, now)), head.time, finalized);
             return;
         };
-        if head.finalized > last.finalized {
+        if finalized > self.finalized {
             // The first step was under way before anybody looked.
-            let step = head.block.time.saturating_sub(self.final_moved);
+            let step = head.time.saturating_sub(self.final_moved);
             self.final_step = self.has_moved.then(|| step.max(self.final_step.unwrap_or_default()));
             self.has_moved = true;
-            self.final_moved = head.block.time;
+            self.finalized = finalized;
+            self.final_moved = head.time;
         }
-        if head.block.hash == last.block.hash {
+        if head.hash == last.hash {
             return;
         }
         let waited = now.saturating_duration_since(since);
         self.interval = if self.interval.is_zero() { waited } else { (self.interval * 7 + waited) / 8 };
         // Only a block that comes right after the last one was made just now.
-        if last.block.number.checked_add(1) == Some(head.block.number) {
-            self.difference = clock.cast_signed().saturating_sub(head.block.time.cast_signed());
+        if last.number.checked_add(1) == Some(head.number) {
+            self.difference = clock.cast_signed().saturating_sub(head.time.cast_signed());
             let is_off = self.difference > CLOCK_AHEAD.cast_signed() || self.difference < -CLOCK_BEHIND.cast_signed();
             self.off = if is_off { self.off.saturating_add(1) } else { 0 };
         }
@@ -68,7 +69,7 @@ impl Freshness {
         let waited = now.saturating_duration_since(since);
         let limit = self.interval.saturating_mul(HEAD_FACTOR).max(HEAD_MIN);
         (waited > limit).then(|| {
-            let (number, seconds) = (head.block.number, limit.as_secs());
+            let (number, seconds) = (head.number, limit.as_secs());
             format!("no block after {number} for more than {seconds} s: the chain or the node stands still")
         })
     }
@@ -77,10 +78,10 @@ impl Freshness {
     pub(super) fn stale_finality(&self) -> Option<String> {
         let (head, _) = self.last?;
         let (least, most) = FINALITY_LIMITS;
-        let waited = head.block.time.saturating_sub(self.final_moved);
+        let waited = head.time.saturating_sub(self.final_moved);
         let limit = self.final_step.map_or(most, |step| step.saturating_mul(FINALITY_FACTOR).clamp(least, most));
         (waited > limit).then(|| {
-            let number = head.finalized;
+            let number = self.finalized;
             format!("no block after {number} has become final for more than {limit} s: nothing settles until one does")
         })
     }
@@ -101,14 +102,11 @@ impl Freshness {
 
 #[cfg(test)]
 mod tests {
-    use alloy_primitives::B256;
-    use stipend_core::api::BlockRef;
-
     use super::*;
+    use alloy_primitives::B256;
 
-    fn head(number: u64, time: u64, finalized: u64) -> Head {
-        let block = BlockRef { number, hash: B256::left_padding_from(&number.to_be_bytes()), time };
-        Head { block, base_fee: 7, gas_limit: 30_000_000, finalized }
+    fn head(number: u64, time: u64) -> BlockRef {
+        BlockRef { number, hash: B256::left_padding_from(&number.to_be_bytes()), time }
     }
 
     fn seconds(count: u64) -> Duration {
@@ -119,17 +117,17 @@ mod tests {
     fn a_head_that_stands_is_said_after_half_a_minute_or_ten_intervals() {
         let (mut fast, mut slow, start) = (Freshness::default(), Freshness::default(), Instant::now());
         for block in 0..20 {
-            fast.record(head(block, block, 0), start + seconds(block), block);
-            slow.record(head(block, block * 12, 0), start + seconds(block * 12), block * 12);
+            fast.record(head(block, block), 0, start + seconds(block), block);
+            slow.record(head(block, block * 12), 0, start + seconds(block * 12), block * 12);
         }
         assert_eq!(fast.stale_head(start + seconds(19 + 30)), None);
         assert!(fast.stale_head(start + seconds(19 + 31)).unwrap().contains("no block after 19 for more than 30 s"));
         assert_eq!(slow.stale_head(start + seconds(19 * 12 + 120)), None);
         assert!(slow.stale_head(start + seconds(19 * 12 + 121)).is_some());
         // The same head again is no news; a new one is.
-        fast.record(head(19, 19, 0), start + seconds(60), 60);
+        fast.record(head(19, 19), 0, start + seconds(60), 60);
         assert!(fast.stale_head(start + seconds(61)).is_some());
-        fast.record(head(20, 61, 0), start + seconds(61), 61);
+        fast.record(head(20, 61), 0, start + seconds(61), 61);
         assert_eq!(fast.stale_head(start + seconds(62)), None);
     }
 
@@ -137,15 +135,15 @@ mod tests {
     fn finality_that_stands_is_said_after_three_usual_steps() {
         let (mut watch, start) = (Freshness::default(), Instant::now());
         for block in 0..100_u64 {
-            watch.record(head(block, block * 2, block.saturating_sub(40) / 20 * 20), start, block * 2);
+            watch.record(head(block, block * 2), block.saturating_sub(40) / 20 * 20, start, block * 2);
             assert_eq!(watch.stale_finality(), None, "{block}");
         }
         // It moved at block 80, in steps of 40 s: the limit is 120 s, and not below a minute.
-        watch.record(head(140, 280, 40), start, 280);
+        watch.record(head(140, 280), 40, start, 280);
         assert_eq!(watch.stale_finality(), None);
-        watch.record(head(141, 282, 40), start, 282);
+        watch.record(head(141, 282), 40, start, 282);
         assert!(watch.stale_finality().unwrap().contains("no block after 40 has become final for more than 120 s"));
-        watch.record(head(142, 284, 100), start, 284);
+        watch.record(head(142, 284), 100, start, 284);
         assert_eq!(watch.stale_finality(), None);
     }
 
@@ -154,7 +152,7 @@ mod tests {
         for (offset, expected) in [(0_i64, None), (60, None), (61, Some("60 s ahead of")), (-31, Some("30 s behind"))] {
             let (mut watch, start) = (Freshness::default(), Instant::now());
             for block in 0..4_u64 {
-                watch.record(head(block, 1_000 + block, 0), start, (1_000 + block).saturating_add_signed(offset));
+                watch.record(head(block, 1_000 + block), 0, start, (1_000 + block).saturating_add_signed(offset));
                 assert!(block == 3 || watch.wrong_clock().is_none());
             }
             let said = watch.wrong_clock();
@@ -167,7 +165,7 @@ mod tests {
     fn old_blocks_that_are_caught_up_with_say_nothing_about_the_clock() {
         let (mut watch, start) = (Freshness::default(), Instant::now());
         for block in 0..20_u64 {
-            watch.record(head(block * 64, block * 64, 0), start, 1_000_000);
+            watch.record(head(block * 64, block * 64), 0, start, 1_000_000);
         }
         assert_eq!(watch.wrong_clock(), None);
     }
