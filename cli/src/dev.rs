@@ -19,6 +19,7 @@ use stipend_relayer::{
     api::ApiConfig,
     app::{self, Config, Finality},
     cards::CardsConfig,
+    service::RelayLimits,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -191,8 +192,9 @@ async fn play(
         finality: Finality::Depth(2),
         poll: Duration::from_millis(200),
         limits: Limits::default(),
+        relaying: RelayLimits::default(),
         gas_budget: None,
-        fee_ceiling: serve::FEE_CEILING_GWEI * serve::GWEI,
+        fee_ceiling: serve::DEV_FEE_CEILING,
         api: ApiConfig::default(),
         cards: Some(CardsConfig {
             issuer: ready.issuer.parse()?,

@@ -15,6 +15,7 @@ mod logging;
 mod mandate;
 mod mandate_source;
 mod merchant;
+mod networks;
 mod output;
 mod pay;
 mod payment;

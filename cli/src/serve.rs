@@ -10,6 +10,7 @@ use stipend_relayer::{
     api::{self, ApiConfig},
     app::{self, Config, Finality},
     cards::CardsConfig,
+    service::RelayLimits,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use crate::{
     context::Context,
     keys::{self, DevAccount},
     logging::{self, LogFormat},
+    networks::{self, Network},
     output, signals,
 };
 
@@ -30,7 +32,7 @@ transaction at a time (--submitter-keystore, or a list with commas in STIPEND_PR
 What is logged is set by RUST_LOG.
 
 Examples:
-  stipend serve --chain-id 8453 --escrow 0x… --guardian 0x… --start-block 123 --rpc-url https://… \\
+  stipend serve --chain base --escrow 0x… --guardian 0x… --start-block 123 --rpc-url https://… \\
     --keystore submitter.json --password-file submitter.pass
   stipend serve --chain-id 31337 --escrow 0x… --guardian 0x… --confirmations 1 --finality 2
 
@@ -40,8 +42,9 @@ pub(crate) struct Args {
     /// The address to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS:PORT", env = "STIPEND_LISTEN", default_value = "127.0.0.1:8420")]
     listen: SocketAddr,
-    /// The chain id; the node must be on it
-    #[arg(long, env = "STIPEND_CHAIN_ID")]
+    /// The chain, by its id or as base, ethereum, arbitrum, …; the node must be on it. Sets the
+    /// defaults below that depend on it (docs/reference/chains.md)
+    #[arg(long, visible_alias = "chain", value_name = "NAME|ID", env = "STIPEND_CHAIN_ID", value_parser = networks::chain_id)]
     pub(crate) chain_id: u64,
     /// The MandateEscrow
     #[arg(long, value_name = "ADDRESS", env = "STIPEND_ESCROW", value_parser = address::parse)]
@@ -73,19 +76,28 @@ pub(crate) struct Args {
     /// How often to ask the node for a new block
     #[arg(long, value_name = "MILLISECONDS", env = "STIPEND_POLL_MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..))]
     poll_ms: u64,
-    /// The highest gas price to pay
-    #[arg(long, value_name = "GWEI", env = "STIPEND_FEE_CEILING_GWEI", default_value_t = FEE_CEILING_GWEI, value_parser = clap::value_parser!(u64).range(1..))]
-    fee_ceiling_gwei: u64,
+    /// The highest gas price to pay [default: by chain]
+    #[arg(long = "fee-ceiling-gwei", value_name = "GWEI", env = "STIPEND_FEE_CEILING_GWEI", value_parser = gwei)]
+    fee_ceiling: Option<u64>,
     /// The shortest time to a payment's deadline
     #[arg(long, value_name = "SECONDS", env = "STIPEND_DEADLINE_MIN", default_value_t = Limits::default().deadline_min)]
     deadline_min: Seconds,
     /// The longest time to a payment's deadline
     #[arg(long, value_name = "SECONDS", env = "STIPEND_DEADLINE_MAX", default_value_t = Limits::default().deadline_max)]
     deadline_max: Seconds,
-    /// The smallest payment, in USDC: gas is the host's money
-    #[arg(long, value_name = "USDC", env = "STIPEND_PAYMENT_MIN", default_value_t = Limits::default().payment_min)]
-    payment_min: Amount,
-    /// The gas that a mandate may use per day (UTC), in ETH [default: unlimited]
+    /// The smallest payment, in USDC: gas is the host's money [default: by chain]
+    #[arg(long, value_name = "USDC", env = "STIPEND_PAYMENT_MIN")]
+    payment_min: Option<Amount>,
+    /// The smallest mandate to open and revoke by message, in USDC [default: 1.00; on anvil any]
+    #[arg(long, value_name = "USDC", env = "STIPEND_MANDATE_MIN")]
+    mandate_min: Option<Amount>,
+    /// How many mandates an operator may open by message in 24 hours [default: 20; on anvil any number]
+    #[arg(long, value_name = "COUNT", env = "STIPEND_APPROVALS_PER_DAY", value_parser = clap::value_parser!(u32).range(1..))]
+    approvals_per_day: Option<u32>,
+    /// What a mandate that has ended must have left to be returned unasked, in USDC [default: 0.01; on anvil anything]
+    #[arg(long, value_name = "USDC", env = "STIPEND_SWEEP_MIN")]
+    sweep_min: Option<Amount>,
+    /// The gas that a mandate may use per day (UTC), in ETH [default: by chain; on anvil unlimited]
     #[arg(long, value_name = "ETH", env = "STIPEND_GAS_BUDGET", value_parser = ether)]
     gas_budget: Option<u128>,
     /// The URL that callers use, if this runs behind a proxy: signed requests name it
@@ -154,15 +166,22 @@ impl CardArgs {
     }
 }
 
-/// Far above what a payment is worth on any chain that this is for, and below what a mistaken node
-/// could ask.
-pub(crate) const FEE_CEILING_GWEI: u64 = 100;
+/// In wei per gas, on anvil.
+pub(crate) const DEV_FEE_CEILING: u64 = 100 * GWEI;
 
 /// In wei.
-pub(crate) const GWEI: u64 = 1_000_000_000;
+const GWEI: u64 = 1_000_000_000;
+
+/// A gas price in gwei, as wei.
+pub(crate) fn gwei(text: &str) -> Result<u64, String> {
+    let wrong = || "a gas price in gwei above zero, as 100 or 0.5".to_owned();
+    // A gwei is to an ether what a wei is to a gwei.
+    let wei = ether(text).map_err(|_| wrong())?.checked_div(GWEI.into()).unwrap_or_default();
+    u64::try_from(wei).ok().filter(|wei| *wei > 0).ok_or_else(wrong)
+}
 
 /// ETH as wei.
-fn ether(text: &str) -> Result<u128, String> {
+pub(crate) fn ether(text: &str) -> Result<u128, String> {
     let wrong = || "an amount of ETH, as 0.01".to_owned();
     let digits = text.chars().all(|character| character.is_ascii_digit() || character == '.');
     let exact = text.split_once('.').is_none_or(|(_, decimals)| decimals.len() <= 18);
@@ -210,6 +229,11 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     let submitters = keys.iter().map(|key| key.on(args.chain_id)).collect::<Result<_, _>>()?;
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.wrap_err_with(|| format!("can't listen on {}", args.listen))?;
+    let network = Network::of(args.chain_id);
+    let by_chain = |of: fn(&Network) -> &'static str| network.as_ref().map(of);
+    let or_amount = |set: Option<Amount>, otherwise: Option<&str>| {
+        set.unwrap_or_else(|| otherwise.map_or(Amount::ZERO, networks::amount))
+    };
     let config = Config {
         rpc_urls: context.globals.rpc_urls.clone(),
         chain_id: args.chain_id,
@@ -224,10 +248,18 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         limits: Limits {
             deadline_min: args.deadline_min,
             deadline_max: args.deadline_max,
-            payment_min: args.payment_min,
+            payment_min: or_amount(args.payment_min, by_chain(|network| network.payment_min)),
         },
-        gas_budget: args.gas_budget,
-        fee_ceiling: args.fee_ceiling_gwei.saturating_mul(GWEI),
+        relaying: RelayLimits {
+            mandate_min: or_amount(args.mandate_min, network.map(|_| networks::MANDATE_MIN)),
+            approvals_per_day: args.approvals_per_day.or_else(|| network.map(|_| networks::APPROVALS_PER_DAY)),
+            sweep_min: or_amount(args.sweep_min, network.map(|_| networks::SWEEP_MIN)),
+        },
+        gas_budget: args.gas_budget.or_else(|| ether(by_chain(|network| network.gas_budget)?).ok()),
+        fee_ceiling: args
+            .fee_ceiling
+            .or_else(|| gwei(by_chain(|network| network.fee_ceiling)?).ok())
+            .unwrap_or(DEV_FEE_CEILING),
         api,
         cards: args.cards.config(listener.local_addr()?)?,
     };
@@ -298,6 +330,15 @@ mod tests {
         assert_eq!(ether("2"), Ok(2_000_000_000_000_000_000));
         for wrong in ["", "-1", "1e3", "0x1", "1,5", "0.0000000000000000001", "99999999999999999999999"] {
             assert!(ether(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_gas_price_is_in_gwei_with_decimals() {
+        assert_eq!(gwei("5"), Ok(5_000_000_000));
+        assert_eq!(gwei("0.05"), Ok(50_000_000));
+        for wrong in ["0", "", "-1", "0.0000000001", "99999999999999"] {
+            assert!(gwei(wrong).is_err(), "{wrong}");
         }
     }
 

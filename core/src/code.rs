@@ -139,6 +139,8 @@ codes! {
     TooLarge, "too_large", 413, "send at most 64 KiB";
     /// The client was too slow.
     Timeout, "timeout", 408, "send the request again";
+    /// The nonce is so far above the others that it would retire many that are free.
+    NonceTooHigh, "nonce_too_high", 409, "sign again with the mandate's next_nonce";
     /// The nonce belongs to another payment.
     NonceTaken, "nonce_taken", 409, "sign again with the next free nonce";
     /// The idempotency key came before with other content.

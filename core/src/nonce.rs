@@ -35,6 +35,16 @@ impl NonceWindow {
         highest.saturating_sub(WINDOW - 1)
     }
 
+    /// The highest nonce that retires none that is still free, as long as nonces are used in about their
+    /// order: a window above the highest one used.
+    #[must_use]
+    pub const fn ceiling(highest: Option<u32>) -> u32 {
+        match highest {
+            Some(highest) => highest.saturating_add(WINDOW),
+            None => WINDOW - 1,
+        }
+    }
+
     /// Uses a nonce. Moves the window only if it lies above it.
     ///
     /// # Errors

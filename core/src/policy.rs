@@ -276,8 +276,12 @@ fn window(PolicyInput { context, payment, limits, now, .. }: &PolicyInput<'_>) -
 
 fn nonce(PolicyInput { context, payment, .. }: &PolicyInput<'_>) -> Option<Finding> {
     let floor = context.highest_nonce.map_or(0, NonceWindow::floor);
+    let ceiling = NonceWindow::ceiling(context.highest_nonce);
     let nonce = payment.nonce;
-    Finding::new([(nonce < floor, Code::NonceRetired)], format!("nonce {nonce}, lowest live one {floor}"))
+    Finding::new(
+        [(nonce < floor, Code::NonceRetired), (nonce > ceiling, Code::NonceTooHigh)],
+        format!("nonce {nonce}, from {floor} to {ceiling}"),
+    )
 }
 
 /// Cards are charged in cents.
@@ -437,6 +441,9 @@ mod tests {
         assert_eq!(refusal(|c| (c.terms.payees, c.payment.payee) = (B256::ZERO, Address::repeat_byte(0x0b))), None);
         assert_eq!(refusal(|c| c.payment.nonce = 13), None);
         assert_eq!(refusal(|c| c.payment.nonce = 12), Some(Code::NonceRetired));
+        assert_eq!(refusal(|c| c.payment.nonce = 188), None);
+        assert_eq!(refusal(|c| c.payment.nonce = 189), Some(Code::NonceTooHigh));
+        assert_eq!(refusal(|c| c.payment.nonce = u32::MAX), Some(Code::NonceTooHigh));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
     preflight::{self, DeploymentError, Identity},
     projection::Projector,
     send::{BatchSize, SendError, Sender},
-    service::{CardDeps, Deps, Service},
+    service::{CardDeps, Deps, RelayLimits, Service},
     workers::{Ended, Workers},
 };
 
@@ -61,6 +61,8 @@ pub struct Config {
     pub gas_budget: Option<u128>,
     /// What payments are held to.
     pub limits: Limits,
+    /// What strangers' mandates may cost.
+    pub relaying: RelayLimits,
     /// Settings of the API.
     pub api: api::ApiConfig,
     /// Settings of cards, if they are offered.
@@ -140,6 +142,7 @@ struct Runtime {
     sender: Sender,
     cards: Option<CardDeps>,
     limits: Limits,
+    relaying: RelayLimits,
     gas_budget: Option<u128>,
     api: api::ApiConfig,
 }
@@ -177,6 +180,7 @@ impl Runtime {
             submitters: config.submitters,
             confirmations: config.confirmations,
             fee_ceiling: config.fee_ceiling,
+            sweep_min: config.relaying.sweep_min,
             alarms: alarms.clone(),
             batches: BatchSize::default(),
         };
@@ -191,12 +195,12 @@ impl Runtime {
             None => None,
             Some(config) => Some(register_webhooks(config).await?),
         };
-        let Config { limits, gas_budget, api, .. } = config;
-        Ok(Self { follower, head, sender, cards, limits, gas_budget, api })
+        let Config { limits, relaying, gas_budget, api, .. } = config;
+        Ok(Self { follower, head, sender, cards, limits, relaying, gas_budget, api })
     }
 
     async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { follower, head, sender, cards, limits, gas_budget, api } = self;
+        let Self { follower, head, sender, cards, limits, relaying, gas_budget, api } = self;
         let (rpc, ledger, alarms) = (sender.rpc.clone(), sender.ledger.clone(), sender.alarms.clone());
         let worker = cards.as_ref().map(|cards| CardWorker {
             issuer: cards.issuer.clone(),
@@ -211,6 +215,7 @@ impl Runtime {
             rpc: rpc.clone(),
             deployment: sender.deployment,
             limits,
+            relaying,
             gas_budget,
             confirmations: sender.confirmations,
             heads: head.clone(),

@@ -26,7 +26,7 @@ use std::{collections::HashMap, time::Duration};
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256};
 use futures_util::future::join_all;
-use stipend_core::Deployment;
+use stipend_core::{Amount, Deployment};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -81,6 +81,8 @@ pub struct Sender {
     pub confirmations: u64,
     /// The most that is paid, in wei per gas.
     pub fee_ceiling: u64,
+    /// What a mandate must have left to be swept.
+    pub sweep_min: Amount,
     pub alarms: Alarms,
     pub batches: BatchSize,
 }

@@ -11,7 +11,7 @@ use std::{str::FromStr, sync::Arc};
 use alloy_primitives::{Address, B256, Bytes};
 use stipend_bindings::{Domain, recover};
 use stipend_core::{
-    Code, Deployment, MandateId, Seconds,
+    Amount, Code, Deployment, MandateId, Seconds,
     api::{AuditEntry, Health, Info, Mandate, Page, PageQuery, Problem},
     policy::Limits,
 };
@@ -40,6 +40,8 @@ pub struct Deps {
     pub deployment: Deployment,
     /// What payments are held to.
     pub limits: Limits,
+    /// What strangers' mandates may cost the host.
+    pub relaying: RelayLimits,
     /// Wei of gas that a mandate may cost per day; absent: any.
     pub gas_budget: Option<u128>,
     /// Blocks, the including one counted, after which a mandate can be used.
@@ -49,6 +51,17 @@ pub struct Deps {
     pub alarms: Alarms,
     /// What cards need, if they are offered.
     pub cards: Option<CardDeps>,
+}
+
+/// What the relayer sends for operators at the host's expense.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RelayLimits {
+    /// The smallest mandate that is opened or revoked by message.
+    pub mandate_min: Amount,
+    /// How many mandates of one operator are opened by message in 24 hours; absent: any number.
+    pub approvals_per_day: Option<u32>,
+    /// What a mandate must have left for it to be returned without anybody asking.
+    pub sweep_min: Amount,
 }
 
 /// The service. Cheap to clone.

@@ -12,6 +12,9 @@ use super::{
     sql::{AWAITING_HOLD, Columns, FromColumns, HOLDS_HAVE_ENDED, Sql, Statements, insert, row},
 };
 
+/// The time in which an operator has so many openings.
+const QUOTA_PERIOD: Seconds = 86_400;
+
 /// A place in the chain: block height, block hash, transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TxLocation {
@@ -250,11 +253,28 @@ pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), L
     connection.change("UPDATE mandate SET frozen = coalesce(frozen, ?) WHERE id = ?", (why, Sql(id))).map(drop)
 }
 
-/// The mandates under this guardian that have ended and still have money that nothing accepted can
+/// When an operator who may open so many mandates in 24 hours can open the next one; `None` if now.
+pub fn quota_free_at(
+    connection: &Connection,
+    operator: Address,
+    limit: u32,
+    now: Seconds,
+) -> Result<Option<Seconds>, LedgerError> {
+    let query = "SELECT created_at FROM mandate WHERE operator = ? ORDER BY seq DESC LIMIT 1 OFFSET ?";
+    let created: Option<Seconds> = connection.row(query, (Sql(operator), limit.saturating_sub(1)))?;
+    Ok(created.map(|created| created.saturating_add(QUOTA_PERIOD)).filter(|free_at| *free_at > now))
+}
+
+/// The mandates under this guardian that have ended and still have at least `minimum` that nothing accepted can
 /// claim, unless a transaction is about to return it. What a revocation returned is booked when it
 /// is final; what is released from holds after that is still to be returned, and so is what is held when the holds
 /// have ended.
-pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Result<Vec<MandateRow>, LedgerError> {
+pub fn to_sweep(
+    connection: &Connection,
+    guardian: Address,
+    minimum: Amount,
+    time: Seconds,
+) -> Result<Vec<MandateRow>, LedgerError> {
     // No mandate's capture end is before its expiry. Of a plain UNION, SQLite makes a merge in the order of `seq`, and
     // reads every mandate for it.
     let ended = MandateRow::select(
@@ -267,10 +287,10 @@ pub fn to_sweep(connection: &Connection, guardian: Address, time: Seconds) -> Re
                     WHERE ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1)
                     AND cap + restored > held + paid + returned
                 UNION ALL SELECT seq FROM mandate INDEXED BY mandate_holding WHERE expiry <= ?1 AND {HOLDS_HAVE_ENDED})
-             AND opened_hash IS NOT NULL AND reserved = 0
+             AND opened_hash IS NOT NULL AND reserved = 0 AND cap + restored - paid - returned >= ?2
              AND NOT EXISTS (SELECT 1 FROM tx WHERE kind = 'sweep' AND tx.mandate = mandate.id AND state <> 'final')"
         ),
-        [time],
+        (time, minimum.units()),
     )?;
     Ok(ended.into_iter().filter(|mandate| mandate.terms.guardian == guardian).collect())
 }

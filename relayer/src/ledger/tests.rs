@@ -2,7 +2,7 @@
 
 use alloy_primitives::{Address, B256, address};
 
-use stipend_core::MandateId;
+use stipend_core::{Amount, MandateId};
 
 use super::{Deployment, Ledger, LedgerError, VERSION, audit, cards, check, mandates, payments, sql::STATEMENTS};
 
@@ -333,7 +333,8 @@ fn settling_and_sweeping_read_no_history() {
         let fits = ["payment_live (state=? AND mandate=?", "(mandate=? AND nonce=?)", "USE TEMP B-TREE FOR ORDER BY"];
         assert!(fits.iter().any(|plan| line.contains(plan)), "{line}");
     }
-    let sweeping = plans(&connection, |ledger| drop(mandates::to_sweep(ledger, Address::ZERO, 1_000).unwrap()));
+    let sweeping =
+        plans(&connection, |ledger| drop(mandates::to_sweep(ledger, Address::ZERO, Amount::ZERO, 1_000).unwrap()));
     assert!(sweeping.iter().any(|line| line.contains("mandate_expiring")), "{sweeping:?}");
     assert!(!sweeping.iter().any(|line| line.starts_with("SCAN mandate")), "{sweeping:?}");
     let closed = plans(&connection, |ledger| drop(cards::closed_after(ledger, Default::default()).unwrap()));

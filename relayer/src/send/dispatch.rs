@@ -164,9 +164,9 @@ impl Sender {
         if idle.is_empty() {
             return Ok(PlanInput::default());
         }
-        let (at, guardian) = (self.chain_view(head), self.deployment.guardian);
+        let (at, guardian, minimum) = (self.chain_view(head), self.deployment.guardian, self.sweep_min);
         if backlog.sweeps_read_at != Some(head.block.hash) {
-            backlog.sweeps = self.ledger.read(move |ledger| queue::sweeps(ledger, guardian, at)).await?;
+            backlog.sweeps = self.ledger.read(move |ledger| queue::sweeps(ledger, guardian, minimum, at)).await?;
             backlog.sweeps_read_at = Some(head.block.hash);
         }
         let backed_off = backlog.backed_off(head.block.number);

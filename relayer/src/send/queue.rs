@@ -9,7 +9,7 @@ use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall;
 use rusqlite::Connection;
 use stipend_bindings::{Hold, Spend, abi::MandateEscrow, compact, hold_row, terms_on_chain};
-use stipend_core::{MandateId, merkle, policy::MandateState};
+use stipend_core::{Amount, MandateId, merkle, policy::MandateState};
 
 use super::{
     batch::{Row, retires},
@@ -100,13 +100,18 @@ fn end_of(card: &cards::CardRow) -> Kind {
 }
 
 /// A sweep of each mandate that has ended and has something left.
-pub(super) fn sweeps(ledger: &Connection, guardian: Address, at: ChainView) -> Result<Vec<ContractCall>, LedgerError> {
+pub(super) fn sweeps(
+    ledger: &Connection,
+    guardian: Address,
+    minimum: Amount,
+    at: ChainView,
+) -> Result<Vec<ContractCall>, LedgerError> {
     let sweep = |mandate: mandates::MandateRow| {
         let terms = terms_on_chain(&mandate.terms).map_err(LedgerError::inconsistent)?;
         let calldata = MandateEscrow::sweepCall { terms }.abi_encode().into();
         Ok(ContractCall { kind: Kind::Sweep(mandate.id), calldata, uses: None })
     };
-    mandates::to_sweep(ledger, guardian, at.time())?.into_iter().map(sweep).collect()
+    mandates::to_sweep(ledger, guardian, minimum, at.time())?.into_iter().map(sweep).collect()
 }
 
 /// Which waiting payments to read.

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use stipend_bindings::{Validity, abi::MandateEscrow, authorization_digest, recover, terms_on_chain};
 use stipend_core::{
-    Code, Intent, MandateId, RequestId, Seconds,
+    Amount, Code, Intent, MandateId, RequestId, Seconds,
     api::{Accepted, Mandate, MandateRequest, NewMandate, NewMandateRequest, Page, PageQuery, Problem, RequestState},
     intent::{MCCS_MAX, PAYEES_MAX, PURPOSE_MAX, Policy},
 };
@@ -184,6 +184,7 @@ impl Service {
         let opening = Opening { mandate: id, calldata: call.abi_encode().into() };
         self.simulate_opening(&opening).await?;
 
+        let relaying = self.deps.relaying;
         let (request, terms, valid_before) = (request.id, body.terms, authorization.valid_before);
         let record = self
             .deps
@@ -198,6 +199,15 @@ impl Service {
                 }
                 if let Some(other) = openings::of_request(ledger, request)?.filter(|other| *other != id) {
                     return under_way(ledger, request, other, operator).map(Admission::Refused);
+                }
+                if let Some(limit) = relaying.approvals_per_day
+                    && let Some(free_at) = mandates::quota_free_at(ledger, operator, limit, now)?
+                {
+                    let detail = format!(
+                        "the operator {operator} has opened {limit} mandates by message in 24 hours; the next one is \
+                         possible at {free_at}, or open it by a transaction of your own"
+                    );
+                    return Ok(Admission::Refused(Problem::new(Code::GasBudgetExceeded, detail)));
                 }
                 mandates::ensure(ledger, id, &terms, now)?;
                 openings::add(ledger, &opening, valid_before)?;
@@ -238,6 +248,9 @@ impl Service {
                 "the guardian of this relayer is {}, the terms name {guardian}",
                 deployment.guardian
             ));
+        }
+        if body.terms.cap < self.deps.relaying.mandate_min {
+            return Err(Problem::new(Code::BelowMinimum, too_small(body.terms.cap, self.deps.relaying.mandate_min)));
         }
         body.terms.check(now).map_err(|error| Problem::new(Code::InvalidTerms, error.to_string()))?;
         let authorization = &body.authorization;
@@ -306,6 +319,14 @@ impl Service {
         let list = self.deps.ledger.read(move |ledger| mandates::list(ledger, caller, before, limit + 1)).await?;
         Ok(paged(list, limit, |mandate| mandate.seq.to_string(), |mandate| self.view(mandate)))
     }
+}
+
+/// Why the host does not pay for a transaction about a mandate.
+pub(super) fn too_small(cap: Amount, minimum: Amount) -> String {
+    format!(
+        "the mandate's cap is {cap}; this relayer sends transactions for mandates from {minimum} on: send it yourself, \
+         or ask for more"
+    )
 }
 
 fn approved_already(request: &MandateRequest) -> Problem {

@@ -10,7 +10,7 @@ use stipend_core::{
     api::{Accepted, Mandate, NewRevocation, Problem},
 };
 
-use super::{Service, admission::Admission, not_found, signer};
+use super::{Service, admission::Admission, mandates::too_small, not_found, signer};
 use crate::{
     clock,
     ledger::{
@@ -52,10 +52,10 @@ impl Service {
     /// one transaction of each other kind. From now on nothing new is accepted; what was may still be in a block before.
     ///
     /// # Errors
-    /// `not_found` unless its operator signed it, `foreign_guardian`, and those of the ledger.
+    /// `not_found` unless its operator signed it, `foreign_guardian`, `below_minimum`, and those of the ledger.
     pub async fn revoke(&self, revocation: SignedRevocation) -> Result<Accepted<Mandate>, Problem> {
         self.running()?;
-        let guardian = self.deps.deployment.guardian;
+        let (guardian, minimum) = (self.deps.deployment.guardian, self.deps.relaying.mandate_min);
         let accept = move |ledger: &rusqlite::Transaction<'_>| {
             let SignedRevocation { mandate: id, signature, by } = revocation;
             let Some(record) = mandates::get(ledger, id)?.filter(|record| record.terms.operator == by) else {
@@ -67,6 +67,10 @@ impl Service {
             if record.terms.guardian != guardian {
                 let detail = format!("guardian {}, this relayer acts for {guardian}", record.terms.guardian);
                 return Ok(Admission::Refused(Problem::new(Code::ForeignGuardian, detail)));
+            }
+            if record.terms.cap < minimum {
+                let detail = too_small(record.terms.cap, minimum);
+                return Ok(Admission::Refused(Problem::new(Code::BelowMinimum, detail)));
             }
             let terms = terms_on_chain(&record.terms).map_err(LedgerError::inconsistent)?;
             let calldata = MandateEscrow::revokeWithSignatureCall { terms, signature }.abi_encode().into();

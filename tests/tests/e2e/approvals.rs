@@ -255,3 +255,41 @@ async fn who_approves_by_message_again_goes_on_with_the_first() -> Result<()> {
     assert_eq!(funds.checked_sub(left), Some(usdc("10")?), "one cap");
     balance(&world, &waiting.agent, &[id]).await
 }
+
+/// Whoever has a few cents and a new key costs the host nothing but what it allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_has_sent_for_free_is_bounded() -> Result<()> {
+    let more = ["--mandate-min", "1", "--approvals-per-day", "2", "--sweep-min", "0.5"].map(String::from).to_vec();
+    let world = World::with("bounded-approvals", &Settings { more, ..Settings::default() }).await?;
+    let (agent, operator) = (world.agent()?, world.operator()?);
+    let ask = async |amount: &str| Ok::<_, eyre::Report>(agent.request_mandate(&asking(amount)?).await?.object);
+
+    let small = ask("0.999999").await?;
+    assert_eq!(code(operator.open_mandate(&approval(&world, &small, 0).await?).await), Code::BelowMinimum);
+    // Who pays for the opening has it, and its end by a message is not for free either.
+    let small = world.approve(&small).await?;
+    world.mandate_in(&agent, small, MandateState::Open).await?;
+    let signature = operator.sign_revocation(small).await?;
+    assert_eq!(code(operator.revoke_mandate(small, signature).await), Code::BelowMinimum);
+
+    let approval_1 = approval(&world, &ask("1").await?, 0).await?;
+    let first = operator.open_mandate(&approval_1).await?.object.id;
+    world.mandate_in(&agent, first, MandateState::Open).await?;
+    let third = approval(&world, &ask("1").await?, 0).await?;
+    let refused = operator.open_mandate(&third).await.unwrap_err().to_string();
+    assert!(refused.contains("gas_budget_exceeded") && refused.contains("2 mandates"), "{refused}");
+    // What was accepted is answered as before, and another operator is not concerned.
+    assert!(operator.open_mandate(&approval_1).await?.replayed);
+    let others = approval_by(&world, &world.keys.gasless, &ask("1").await?, 0).await?;
+    let others = world.client(&world.keys.gasless)?.open_mandate(&others).await?.object.id;
+    world.mandate_in(&agent, others, MandateState::Open).await?;
+
+    // Crumbs stay until somebody asks for them.
+    let pay = Pay::new(first, payee(1), usdc("0.6")?);
+    let payment = world.pay(&agent, &pay).await??.object;
+    world.settled(&agent, &payment).await?;
+    world.anvil.pass(40 * 86_400).await?;
+    world.returned(&agent, small, usdc("0.999999")?).await?;
+    assert!(agent.mandate(first).await?.returned.is_zero());
+    Ok(())
+}

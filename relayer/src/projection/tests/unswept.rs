@@ -6,7 +6,7 @@ const CAPTURE_END: Seconds = 30_000;
 
 fn to_sweep(scene: &Scene) -> usize {
     let head = blocks::head(&scene.ledger).unwrap().unwrap();
-    mandates::to_sweep(&scene.ledger, GUARDIAN, head.time).unwrap().len()
+    mandates::to_sweep(&scene.ledger, GUARDIAN, Amount::ZERO, head.time).unwrap().len()
 }
 
 /// A sweep that waits in the pool; whether nothing can come of it.
