@@ -18,7 +18,9 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use erc8128::{Erc8128Error, NonceStore, RejectReplayable, Verifier, VerifyPolicy, verify_request};
+use sha2::{Digest, Sha256, Sha512};
 use stipend_core::{Code, Seconds};
 use url::Url;
 
@@ -32,6 +34,11 @@ const CLOCK_SKEW: Seconds = 5;
 
 /// How many nonces are remembered. Each lives for some minutes; a key can use a hundred a second.
 const NONCES_MAX: usize = 500_000;
+
+/// How the key ids of ERC-8128 begin.
+const KEY_ID: &str = "erc8128:";
+
+const CONTENT_DIGEST: &str = "content-digest";
 
 const SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
 
@@ -98,8 +105,15 @@ impl Authenticator {
         body: &[u8],
     ) -> Result<Address, Refusal> {
         let url = self.url(uri, headers)?;
-        let headers: Vec<_> =
-            headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
+        let mut headers = combined(headers);
+        // The library takes one digest; a header may have several (RFC 9530), all of them right.
+        let mut signed_digest = None;
+        if let Some((_, digest)) = headers.iter_mut().find(|(name, _)| *name == CONTENT_DIGEST) {
+            let checked =
+                one_digest(digest, body).ok_or_else(|| unauthenticated(reason(&Erc8128Error::DigestMismatch)))?;
+            signed_digest = Some((checked.clone(), std::mem::replace(digest, checked)));
+        }
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let request = erc8128::Request {
             method: method.as_str(),
             url: &url,
@@ -114,18 +128,29 @@ impl Authenticator {
             ..VerifyPolicy::default()
         };
         let nonces = NoncesAt { nonces: &self.nonces, now, full: AtomicBool::new(false) };
-        let signed = verify_request(&request, &ByKey, &nonces, &RejectReplayable, &policy).await.map_err(|error| {
-            if nonces.full.load(Ordering::Relaxed) {
-                Refusal::new(Code::Overloaded, "more signed requests than can be remembered").after(VALIDITY_MAX)
-            } else {
-                unauthenticated(reason(&error))
-            }
-        })?;
+        let signed = verify_request(&request, &ByKey { signed_digest }, &nonces, &RejectReplayable, &policy)
+            .await
+            .map_err(|error| {
+                if nonces.full.load(Ordering::Relaxed) {
+                    Refusal::new(Code::Overloaded, "more signed requests than can be remembered").after(VALIDITY_MAX)
+                } else {
+                    unauthenticated(self.reason(&error, now))
+                }
+            })?;
         if signed.chain_id != self.chain_id {
             return Err(unauthenticated(format!(
                 "the key id names chain {}, this relayer serves chain {}",
                 signed.chain_id, self.chain_id
             )));
+        }
+        let mut covered: Vec<_> = signed.components.iter().collect();
+        covered.sort_unstable();
+        if covered.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
+            return Err(unauthenticated("the signature covers a component twice"));
+        }
+        // One key has one name: a chain id with leading zeros would be another.
+        if !signed.params.keyid.starts_with(&format!("{KEY_ID}{}:", self.chain_id)) {
+            return Err(unauthenticated(reason(&Erc8128Error::BadKeyId)));
         }
         if signed.params.created <= self.started {
             return Err(unauthenticated("the signature was made before this relayer started"));
@@ -136,6 +161,18 @@ impl Authenticator {
         Ok(signed.address)
     }
 
+    /// Why a signature is not taken, with what a caller can't see from outside.
+    fn reason(&self, error: &Erc8128Error, now: Seconds) -> String {
+        let reason = reason(error);
+        match (error, &self.public_url) {
+            (Erc8128Error::Expired | Erc8128Error::NotYetValid, _) => {
+                format!("{reason}: this relayer's clock says {now}")
+            }
+            (Erc8128Error::BadSignature, Some(public)) => format!("{reason}; sign it for {public}"),
+            _ => reason,
+        }
+    }
+
     /// The URL as the caller sees it: what the signature's `@authority` and `@path` are taken from.
     fn url(&self, uri: &Uri, headers: &HeaderMap) -> Result<String, Refusal> {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -144,6 +181,8 @@ impl Authenticator {
         }
         let mut hosts = headers.get_all(header::HOST).iter();
         let authority = match (hosts.next(), hosts.next()) {
+            // A target with an authority of its own, which comes before Host (RFC 9112, 3.2.2).
+            (Some(_), None) if uri.authority().is_some() => uri.authority().cloned(),
             // By its parser: a Host of "a/b?" would move the path into the authority's place.
             (Some(host), None) => Authority::try_from(host.as_bytes()).ok(),
             _ => None,
@@ -155,11 +194,76 @@ impl Authenticator {
     }
 }
 
+/// The headers as RFC 9421 sees them: those of one name in one line, and of the signatures only ours.
+/// Proxies and frameworks add theirs beside it, which need not be made as ours are.
+fn combined(headers: &HeaderMap) -> Vec<(&str, String)> {
+    headers
+        .keys()
+        .filter_map(|name| {
+            let lines: Option<Vec<_>> =
+                headers.get_all(name).iter().map(|line| line.to_str().ok().map(str::trim)).collect();
+            let value = lines?.join(", ");
+            let ours = |member: &&str| member.contains(&format!("keyid=\"{KEY_ID}"));
+            let value = match *name == SIGNATURE_INPUT {
+                true => members(&value).into_iter().filter(ours).collect::<Vec<_>>().join(", "),
+                false => value,
+            };
+            Some((name.as_str(), value))
+        })
+        .collect()
+}
+
+/// One digest of a body of which there may be several, if all that are known are right.
+fn one_digest(digests: &str, body: &[u8]) -> Option<String> {
+    let mut right = None;
+    for member in members(digests) {
+        let (algorithm, value) = member.split_once('=')?;
+        let actual = match algorithm {
+            "sha-256" => BASE64.encode(Sha256::digest(body)),
+            "sha-512" => BASE64.encode(Sha512::digest(body)),
+            _ => continue,
+        };
+        if value != format!(":{actual}:") {
+            return None;
+        }
+        right = Some(member.to_owned());
+    }
+    right
+}
+
+/// The members of a dictionary (RFC 8941): what is between commas outside of strings.
+fn members(dictionary: &str) -> Vec<&str> {
+    let (mut quoted, mut escaped) = (false, false);
+    dictionary
+        .split(|next: char| {
+            let separates = next == ',' && !quoted;
+            (quoted, escaped) = match next {
+                _ if escaped => (quoted, false),
+                '\\' if quoted => (quoted, true),
+                '"' => (!quoted, false),
+                _ => (quoted, false),
+            };
+            separates
+        })
+        .map(str::trim)
+        .collect()
+}
+
 /// ECDSA keys alone (EIP-191, low s); contracts can't sign requests yet.
-struct ByKey;
+struct ByKey {
+    /// The digest as the library was told, and as it was signed.
+    signed_digest: Option<(String, String)>,
+}
 
 impl Verifier for ByKey {
     async fn verify(&self, address: Address, message: &[u8], signature: &[u8]) -> Result<(), Erc8128Error> {
+        let message = match (&self.signed_digest, std::str::from_utf8(message)) {
+            (Some((told, signed)), Ok(base)) => {
+                let line = |value: &str| format!("\"{CONTENT_DIGEST}\": {value}\n");
+                base.replacen(&line(told), &line(signed), 1).into_bytes()
+            }
+            _ => message.to_vec(),
+        };
         let digest = eip191_hash_message(message);
         let signature = signature.to_vec();
         // Off the async threads: recovery takes as long as a hundred small answers.
@@ -375,13 +479,94 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn signatures_of_others_beside_ours_are_skipped() {
+        let theirs = "sig1=(\"@authority\" \"@method\");created=1;keyid=\"a, \\\"erc8128\\\", b\";tag=\"web-bot-auth\"";
+        for ours_first in [true, false] {
+            let mut call = TestRequest::good().await;
+            for (name, added) in [("signature-input", theirs), ("signature", "sig1=:AAAA:")] {
+                let ours = call.headers.remove(name).unwrap();
+                let lines = if ours_first { [ours.to_str().unwrap(), added] } else { [added, ours.to_str().unwrap()] };
+                // Of one line, or of several, which are one list.
+                match name {
+                    "signature" => lines.iter().for_each(|line| _ = call.headers.append(name, line.parse().unwrap())),
+                    _ => _ = call.headers.insert(name, lines.join(", ").parse().unwrap()),
+                }
+            }
+            assert_eq!(call.check(&authenticator()).await.map(drop), Ok(()), "ours first: {ours_first}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_digest_that_is_known_must_be_right() {
+        let sha_256 = format!("sha-256=:{}:", BASE64.encode(Sha256::digest(BODY)));
+        let sha_512 = format!("sha-512=:{}:", BASE64.encode(Sha512::digest(BODY)));
+        let wrong = format!("sha-512=:{}:", BASE64.encode(Sha512::digest(b"other")));
+        let unknown = "sha-1=:AAAA:";
+        for (digests, passes) in [
+            (vec![&*sha_256, &*sha_512], true),
+            (vec![&*sha_512], true),
+            (vec![unknown, &*sha_256], true),
+            (vec![&*sha_256, &*wrong], false),
+            (vec![unknown], false),
+        ] {
+            // A caller signs the header that it sends.
+            let value = digests.join(", ");
+            let mut call = TestRequest::good().await;
+            let input = call.headers["signature-input"].to_str().unwrap().to_owned();
+            let (label, params) = input.split_once('=').unwrap();
+            let base = [
+                ("@authority", HOST),
+                ("@method", "POST"),
+                ("@path", "/v1/mandate-requests"),
+                ("@query", "?a=1"),
+                ("content-digest", &*value),
+            ];
+            let lines: String = params
+                .trim_start_matches('(')
+                .split(')')
+                .next()
+                .unwrap()
+                .split(' ')
+                .map(|component| {
+                    let name = component.trim_matches('"');
+                    let (_, value) = base.iter().find(|(known, _)| *known == name).unwrap();
+                    format!("\"{name}\": {value}\n")
+                })
+                .collect();
+            let base = format!("{lines}\"@signature-params\": {params}");
+            let signature = erc8128::Signer::sign_message(&key(7, CHAIN), base.as_bytes()).await.unwrap();
+            call.headers.insert("signature", format!("{label}=:{}:", BASE64.encode(signature)).parse().unwrap());
+            // In one line, or in several.
+            call.headers.remove("content-digest");
+            digests.iter().for_each(|digest| _ = call.headers.append("content-digest", digest.parse().unwrap()));
+            assert_eq!(call.check(&authenticator()).await.is_ok(), passes, "{value}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_target_with_an_authority_comes_before_host() {
+        let call = TestRequest::good().await;
+        let check = async |target: &str| {
+            let uri: Uri = target.parse().unwrap();
+            authenticator().verify(&call.method, &uri, &call.headers, call.body).await.is_ok()
+        };
+        assert!(check(&format!("http://{HOST}{}", call.path)).await);
+        assert!(!check(&format!("http://evil.example{}", call.path)).await);
+    }
+
+    #[test]
+    fn a_dictionary_is_split_outside_of_strings() {
+        assert_eq!(members(r#"a=("x" "y");k="1, 2", b;k="\"," , c"#), [r#"a=("x" "y");k="1, 2""#, r#"b;k="\",""#, "c"]);
+    }
+
+    #[tokio::test]
     async fn a_signature_must_be_fresh_and_for_one_request_of_this_chain() {
         let at =
             |created, expires| SignOptions { created: Some(created), expires: Some(expires), ..Default::default() };
         let now = now();
         for (signer, options, reason) in [
             (key(7, 1), SignOptions::default(), "the key id names chain 1, this relayer serves chain 31337"),
-            (key(7, CHAIN), at(now - 60, now - 10), "the signature has expired"),
+            (key(7, CHAIN), at(now - 60, now - 10), "the signature has expired: this relayer's clock says"),
             (key(7, CHAIN), at(now + 60, now + 90), "in the future"),
             (key(7, CHAIN), at(now, now + 301), "more than 300 s"),
             (key(7, CHAIN), SignOptions { replay: erc8128::Replay::Replayable, ..Default::default() }, "no nonce"),
