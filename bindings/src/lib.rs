@@ -16,7 +16,7 @@ pub use convert::{OutOfRange, hold_row, row, terms_from_chain, terms_on_chain};
 pub use digest::{
     Domain, Hold, ReceiveWithAuthorization, Revoke, Spend, Sweep, Validity, authorization_digest, permit_digest,
 };
-pub use signature::{CompactSignature, SignatureError, compact, recover};
+pub use signature::{CompactSignature, SignatureError, canonical, compact, recover};
 
 /// The contracts' interfaces and creation code, from `bindings/abi`.
 #[expect(missing_docs, reason = "generated from the ABI; Solidity's interfaces document it")]

@@ -8,8 +8,8 @@ pub enum SignatureError {
     /// Another length than 65.
     #[error("a signature is 65 bytes, r, s and v; this has {0}")]
     Length(usize),
-    /// v is neither 27 nor 28.
-    #[error("the last byte of a signature is 27 or 28; this is {0}")]
+    /// v is neither 27 nor 28, nor 0 or 1 as some wallets have it.
+    #[error("the last byte of a signature is 27 or 28 (or 0 or 1); this is {0}")]
     RecoveryId(u8),
     /// The upper of the two s that verify: refused by the contract too, since nobody signs it.
     #[error("the signature's s is in the upper half of the curve's order")]
@@ -24,8 +24,8 @@ fn parse(bytes: &[u8]) -> Result<Signature, SignatureError> {
     let [words @ .., v] = bytes;
     let (r, s) = words.split_at(32);
     let parity = match v {
-        27 => false,
-        28 => true,
+        0 | 27 => false,
+        1 | 28 => true,
         other => return Err(SignatureError::RecoveryId(*other)),
     };
     let signature = Signature::new(U256::from_be_slice(r), U256::from_be_slice(s), parity);
@@ -43,6 +43,14 @@ fn parse(bytes: &[u8]) -> Result<Signature, SignatureError> {
 pub fn recover(digest: B256, signature: &[u8]) -> Result<Address, SignatureError> {
     let signer = parse(signature)?.recover_address_from_prehash(&digest).map_err(|_| SignatureError::Unrecoverable)?;
     if signer.is_zero() { Err(SignatureError::Unrecoverable) } else { Ok(signer) }
+}
+
+/// The signature as contracts take it: with 27 or 28 as its last byte.
+///
+/// # Errors
+/// [`SignatureError`] if the bytes are no signature.
+pub fn canonical(signature: &[u8]) -> Result<[u8; 65], SignatureError> {
+    Ok(parse(signature)?.as_bytes())
 }
 
 /// A signature in two words (ERC-2098).

@@ -14,7 +14,7 @@ use crate::{
     SignatureError::{HighS, Length, RecoveryId, Unrecoverable},
     Spend, Sweep,
     abi::MandateEscrow,
-    authorization_digest, compact, recover, terms_from_chain, terms_on_chain,
+    authorization_digest, canonical, compact, recover, terms_from_chain, terms_on_chain,
 };
 
 fn vectors() -> Value {
@@ -248,7 +248,11 @@ fn signatures_that_nobody_makes_are_refused() {
     assert_eq!(recover(digest, &good[..64]), Err(Length(64)));
     assert_eq!(recover(digest, &[good.clone(), vec![0]].concat()), Err(Length(66)));
     assert_eq!(recover(digest, &[]), Err(Length(0)));
-    for v in [0, 1, 26, 29, 255] {
+    // As hardware wallets sign.
+    let bare = [&good[..64], &[good[64] - 27]].concat();
+    assert_eq!(recover(digest, &bare), recover(digest, &good));
+    assert_eq!(canonical(&bare).unwrap().as_slice(), good.as_slice());
+    for v in [2, 3, 26, 29, 255] {
         let mut bad = good.clone();
         bad[64] = v;
         assert_eq!(recover(digest, &bad), Err(RecoveryId(v)));

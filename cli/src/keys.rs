@@ -9,9 +9,11 @@ use std::{
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256, address, b256};
 use clap::ValueEnum;
-use eyre::{WrapErr, bail, eyre};
+use eyre::{WrapErr, bail, ensure, eyre};
 use secrecy::{ExposeSecret, SecretString};
 use stipend_core::DEV_CHAIN_ID;
+
+use crate::keystore;
 
 /// Account 4 of anvil: the treasury of the card program that `stipend dev` plays.
 pub(crate) const DEV_TREASURY: Address = address!("0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65");
@@ -73,12 +75,12 @@ impl DevAccount {
 /// Where the key comes from.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct KeyArgs {
-    /// Sign with the key in this encrypted keystore, as `cast wallet` writes them; the password is in
-    /// --password-file or STIPEND_PASSWORD
+    /// Sign with the key in this encrypted keystore (`stipend key new`, or another wallet's); the
+    /// password is in --password-file or STIPEND_PASSWORD, or is asked for
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "dev_account", help_heading = "Key")]
     pub(crate) keystore: Option<PathBuf>,
     /// The keystore's password is the first line of this file
-    #[arg(long, global = true, value_name = "FILE", requires = "keystore", help_heading = "Key")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Key")]
     pub(crate) password_file: Option<PathBuf>,
     /// Sign with a well-known account of anvil; refused on every chain id but 31337
     #[arg(long, global = true, value_name = "NAME", help_heading = "Key")]
@@ -100,6 +102,7 @@ impl KeyArgs {
         if let Some(file) = &self.keystore {
             return self.open(file);
         }
+        ensure!(self.password_file.is_none(), "--password-file is for --keystore");
         if let Some(account) = self.dev_account {
             return Ok(Key::Dev { account, named: true });
         }
@@ -126,20 +129,35 @@ impl KeyArgs {
     }
 
     fn open(&self, file: &Path) -> eyre::Result<Key> {
-        let password = self.password()?;
-        let signer = PrivateKeySigner::decrypt_keystore(file, password.expose_secret())
-            .wrap_err_with(|| format!("the keystore {} can't be opened: check file and password", file.display()))?;
-        Ok(Key::Own(signer))
+        keystore::open(file, || self.password(file)).map(Key::Own)
     }
 
-    fn password(&self) -> eyre::Result<SecretString> {
-        if let Some(file) = &self.password_file {
-            let text = fs::read_to_string(file).wrap_err_with(|| format!("can't read {}", file.display()))?;
-            return Ok(SecretString::from(text.lines().next().unwrap_or_default()));
+    fn password(&self, keystore: &Path) -> eyre::Result<SecretString> {
+        match &self.password_file {
+            Some(file) => password_in(file),
+            None => password_variable().map_or_else(|| keystore::asked_password(keystore), Ok),
         }
-        let password = env::var(PASSWORD);
-        password.map(SecretString::from).map_err(|_| eyre!("a keystore needs --password-file or {PASSWORD}"))
     }
+
+    /// The address of the key that was given.
+    pub(crate) fn address(&self) -> eyre::Result<Address> {
+        match self.key(DevAccount::Agent)? {
+            Key::Own(signer) => Ok(signer.address()),
+            Key::Dev { account, named: true } => Ok(account.signer()?.address()),
+            Key::Dev { named: false, .. } => bail!("no key given: use --keystore FILE or {PRIVATE_KEY}"),
+        }
+    }
+}
+
+/// The password that is the first line of this file.
+pub(crate) fn password_in(file: &Path) -> eyre::Result<SecretString> {
+    let text = fs::read_to_string(file).wrap_err_with(|| format!("can't read {}", file.display()))?;
+    Ok(SecretString::from(text.lines().next().unwrap_or_default()))
+}
+
+/// The password in the environment.
+pub(crate) fn password_variable() -> Option<SecretString> {
+    env::var(PASSWORD).ok().map(SecretString::from)
 }
 
 /// An empty variable, as compose files and service managers set it, is none.

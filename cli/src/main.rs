@@ -9,7 +9,9 @@ mod context;
 mod deploy;
 mod dev;
 mod issuer;
+mod key;
 mod keys;
+mod keystore;
 mod ledger;
 mod logging;
 mod mandate;
@@ -75,6 +77,9 @@ enum Command {
     /// Check a relayer's ledger, and repair it from the chain
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Create keys, and show their addresses
+    #[command(subcommand)]
+    Key(key::Command),
     /// Deploy an escrow
     Deploy(deploy::Args),
     /// Allow and remove submitters, as the guardian
@@ -143,6 +148,7 @@ async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
         Command::Serve(args) => serve::run(&context, *args).await,
         Command::Issuer(args) => issuer::run(&context, args).await,
         Command::Ledger(command) => ledger::run(&context, command).await,
+        Command::Key(command) => key::run(&context, command),
         Command::Deploy(args) => deploy::run(&context, args).await,
         Command::Submitter(command) => submitter::run(&context, command).await,
         Command::Mandate(command) => mandate::run(&context, command).await,

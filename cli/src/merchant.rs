@@ -10,7 +10,7 @@ use reqwest::{Method, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use stipend_core::{Amount, CardId, api::CardSecrets, card::Mcc};
+use stipend_core::{Amount, CardId, api::CardSecrets, card::Mcc, host};
 use url::Url;
 use uuid::Uuid;
 
@@ -157,8 +157,11 @@ struct Answer {
 impl Terminal {
     fn new(IssuerArgs { issuer_url, issuer_key }: IssuerArgs) -> eyre::Result<Self> {
         // What is sent is for this issuer, and not to be carried elsewhere.
-        let http =
-            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(REQUEST_TIMEOUT).build()?;
+        let mut http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(REQUEST_TIMEOUT);
+        if issuer_url.host_str().is_some_and(host::is_loopback) {
+            http = http.no_proxy();
+        }
+        let http = http.build()?;
         Ok(Self { base: issuer_url, key: issuer_key, http })
     }
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use alloy_primitives::{Address, utils::parse_ether};
 use eyre::{WrapErr, eyre};
 use secrecy::SecretString;
-use stipend_core::{Amount, HumanDuration, Seconds, address, policy::Limits};
+use stipend_core::{Amount, HumanDuration, Seconds, address, host, policy::Limits};
 use stipend_relayer::{
     api::{self, ApiConfig},
     app::{self, Config, Finality},
@@ -150,12 +150,22 @@ struct CardArgs {
 
 impl CardArgs {
     /// The settings of cards on a relayer that listens there, if they are offered.
-    fn config(self, listen: SocketAddr) -> eyre::Result<Option<CardsConfig>> {
+    fn config(self, listen: SocketAddr, public_url: Option<&Url>) -> eyre::Result<Option<CardsConfig>> {
         let (Some(issuer), Some(api_key), Some(treasury)) = (self.issuer_url, self.issuer_key, self.treasury) else {
             return Ok(None);
         };
+        let is_private = |url: &Url| url.scheme() == "https" || url.host_str().is_some_and(host::is_loopback);
+        if !is_private(&issuer) {
+            return Err(eyre!("--issuer-url must be https: its API key and card numbers are not sent in the clear"));
+        }
+        if !listen.ip().is_loopback() && public_url.is_none_or(|url| url.scheme() != "https") {
+            return Err(eyre!(
+                "cards need --public-url with https: {listen} is not loopback, and card numbers are not sent in the clear"
+            ));
+        }
         let callback = match self.callback_url {
-            Some(url) => url,
+            Some(url) if is_private(&url) => url,
+            Some(_) => return Err(eyre!("--callback-url must be https, or loopback")),
             None if listen.ip().is_loopback() => format!("http://{listen}").parse()?,
             None => {
                 return Err(eyre!("cards need --callback-url: {listen} does not say where the issuer reaches this"));
@@ -261,7 +271,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
             .or_else(|| gwei(by_chain(|network| network.fee_ceiling)?).ok())
             .unwrap_or(DEV_FEE_CEILING),
         api,
-        cards: args.cards.config(listener.local_addr()?)?,
+        cards: args.cards.config(listener.local_addr()?, args.public_url.as_ref())?,
     };
     output::note(&format!("starting on http://{}", listener.local_addr()?));
 
@@ -309,7 +319,8 @@ mod tests {
     fn a_relayer_on_another_machine_needs_a_callback_url() {
         let callback = |listen: &str, callback_url: Option<&str>| {
             let callback_url = callback_url.map(|url| url.parse().unwrap());
-            let config = CardArgs { callback_url, ..card_args() }.config(listen.parse().unwrap());
+            let public = "https://pay.example".parse().unwrap();
+            let config = CardArgs { callback_url, ..card_args() }.config(listen.parse().unwrap(), Some(&public));
             config.map(|config| config.unwrap().callback.to_string())
         };
         assert_eq!(callback("127.0.0.1:8420", None).unwrap(), "http://127.0.0.1:8420/");
@@ -319,9 +330,25 @@ mod tests {
     }
 
     #[test]
+    fn keys_and_card_numbers_are_not_sent_in_the_clear() {
+        let refusal = |args: CardArgs, listen: &str, public: Option<&str>| {
+            let public = public.map(|url| url.parse().unwrap());
+            args.config(listen.parse().unwrap(), public.as_ref()).unwrap_err().to_string()
+        };
+        let issuer = CardArgs { issuer_url: "http://issuer.example".parse().ok(), ..card_args() };
+        assert!(refusal(issuer, "127.0.0.1:8420", None).contains("--issuer-url"));
+        let callback = CardArgs { callback_url: "http://pay.example".parse().ok(), ..card_args() };
+        assert!(refusal(callback, "127.0.0.1:8420", None).contains("--callback-url"));
+        for public in [None, Some("http://pay.example")] {
+            let callback = CardArgs { callback_url: "https://pay.example".parse().ok(), ..card_args() };
+            assert!(refusal(callback, "0.0.0.0:8420", public).contains("--public-url"));
+        }
+    }
+
+    #[test]
     fn without_an_issuer_there_are_no_cards() {
         let none = CardArgs { issuer_url: None, ..card_args() };
-        assert!(none.config("0.0.0.0:80".parse().unwrap()).unwrap().is_none());
+        assert!(none.config("0.0.0.0:80".parse().unwrap(), None).unwrap().is_none());
     }
 
     #[test]

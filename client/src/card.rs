@@ -11,6 +11,7 @@ use stipend_core::{
     Amount, CardId, Code, MandateId, Seconds,
     api::{Card, CardSecrets, CardsInfo, Metadata, NewCard, Page, Problem},
     card::CardState,
+    host,
 };
 
 use crate::{
@@ -185,6 +186,10 @@ impl Client {
 
     /// A card's number, expiry and code, for its agent alone. Every look is in the audit trail.
     pub async fn card_secrets(&self, id: CardId) -> Result<CardSecrets, Error> {
+        let base = &self.inner.http.base;
+        if base.scheme() != "https" && !base.host_str().is_some_and(host::is_loopback) {
+            return Err(Error::Setup(format!("{base} is not https: a card's number is not sent in the clear")));
+        }
         let secrets = self.get(&format!("v1/cards/{id}/secrets"), &()).await;
         secrets.map_err(|error| match error {
             // Quote the unexpected part of an answer.

@@ -18,7 +18,7 @@ use alloy::{
 use alloy_primitives::{Address, B256, Bytes, TxKind};
 use alloy_sol_types::SolCall;
 use stipend_bindings::OutOfRange;
-use stipend_core::{Code, MandateId, api::BlockRef};
+use stipend_core::{Code, MandateId, api::BlockRef, host};
 use url::Url;
 
 pub use escrow::{Ended, Escrow, OnChain, Refunded};
@@ -113,8 +113,11 @@ impl Chain {
     /// # Errors
     /// [`ChainError`], if it does not answer; so for all calls.
     pub async fn connect(node_url: Url) -> Result<Self, ChainError> {
-        let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build();
-        let http = http.map_err(|error| ChainError::Other(error.to_string()))?;
+        let mut http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT);
+        if node_url.host_str().is_some_and(host::is_loopback) {
+            http = http.no_proxy();
+        }
+        let http = http.build().map_err(|error| ChainError::Other(error.to_string()))?;
         let provider = ProviderBuilder::new().disable_recommended_fillers().connect_reqwest(http, node_url);
         let id = provider.get_chain_id().await.map_err(node("eth_chainId"))?;
         Ok(Self { provider, id })

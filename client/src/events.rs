@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -24,6 +24,10 @@ use crate::{Client, Error};
 /// A connection that stays silent for this long, without even a comment, is given up.
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long to wait after streams that delivered nothing: at first, and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
 /// No event is that long.
 const MAX_EVENT_BYTES: usize = 1 << 20;
 
@@ -34,11 +38,14 @@ pub struct Events {
     url: Url,
     last: Option<u64>,
     connection: Option<Connection>,
+    /// How many connections in a row have ended without an entry.
+    fruitless: u32,
 }
 
 struct Connection {
     events: BoxStream<'static, Result<Sse, sse_stream::Error>>,
     budget: Budget,
+    since: Instant,
 }
 
 impl fmt::Debug for Events {
@@ -53,7 +60,7 @@ impl Events {
         if let Some(mandate) = mandate {
             url.query_pairs_mut().append_pair("mandate", &mandate.to_string());
         }
-        let mut events = Self { client, url, last: after, connection: None };
+        let mut events = Self { client, url, last: after, connection: None, fruitless: 0 };
         events.reconnect().await?;
         Ok(events)
     }
@@ -65,6 +72,9 @@ impl Events {
     pub async fn next(&mut self) -> Result<AuditEntry, Error> {
         loop {
             if self.connection.is_none() {
+                if let Some(delay) = self.pause() {
+                    tokio::time::sleep(delay).await;
+                }
                 self.reconnect().await?;
             }
             let Some(connection) = &mut self.connection else { continue };
@@ -76,12 +86,13 @@ impl Events {
                     if let Some(data) = event.data {
                         let entry: AuditEntry = serde_json::from_str(&data).map_err(|error| self.odd(&error))?;
                         self.last = Some(entry.seq);
+                        self.fruitless = 0;
                         return Ok(entry);
                     }
                 }
                 // Ended, broken or silent: all the same.
-                Ok(Some(Err(sse_stream::Error::Body(error)))) if !is_invalid(&*error) => self.connection = None,
-                Ok(None) | Err(_) => self.connection = None,
+                Ok(Some(Err(sse_stream::Error::Body(error)))) if !is_invalid(&*error) => self.disconnect(),
+                Ok(None) | Err(_) => self.disconnect(),
                 Ok(Some(Err(error))) => return Err(self.odd(&error)),
             }
         }
@@ -96,6 +107,18 @@ impl Events {
                 Err(error) => Some((Err(error), None)),
             }
         })
+    }
+
+    fn disconnect(&mut self) {
+        let lasted = self.connection.take().is_some_and(|connection| connection.since.elapsed() >= PAUSE_MAX);
+        self.fruitless = if lasted { 0 } else { self.fruitless.saturating_add(1) };
+    }
+
+    /// How long to wait before connecting again. The first time not at all: streams end with a restart of
+    /// the relayer. One that ends at once, again and again, is not asked in a loop.
+    fn pause(&self) -> Option<Duration> {
+        let doublings = self.fruitless.checked_sub(2)?;
+        Some(PAUSE_MIN.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX)).min(PAUSE_MAX))
     }
 
     async fn reconnect(&mut self) -> Result<(), Error> {
@@ -157,7 +180,7 @@ fn parse(body: impl Stream<Item = io::Result<Vec<u8>>> + Send + 'static) -> Conn
         spent.take(&chunk)?;
         Ok::<_, io::Error>(Bytes::from(chunk))
     });
-    Connection { events: SseStream::from_bytes_stream(bytes).boxed(), budget }
+    Connection { events: SseStream::from_bytes_stream(bytes).boxed(), budget, since: Instant::now() }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One request: signed, sent, and sent again while its outcome is unknown.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alloy::signers::{SignerSync, local::PrivateKeySigner};
 use alloy_primitives::Address;
@@ -8,10 +8,10 @@ use backon::{ExponentialBuilder, Retryable};
 use erc8128::{Erc8128Error, SignOptions};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE},
+    header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use stipend_core::api::Problem;
+use stipend_core::{Code, api::Problem, host};
 use url::Url;
 
 use crate::{Accepted, Error};
@@ -31,6 +31,9 @@ fn backoff() -> ExponentialBuilder {
         .with_jitter()
 }
 
+/// By how many seconds a relayer lets clocks differ.
+const CLOCK_SKEW: i64 = 5;
+
 /// The longest that the relayer's `retry_after` is followed.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
 
@@ -38,7 +41,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Http {
     client: reqwest::Client,
-    base: Url,
+    pub(crate) base: Url,
 }
 
 /// A request that can be sent any number of times.
@@ -93,12 +96,14 @@ impl Http {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let client = reqwest::Client::builder()
+        let mut client = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             // A signature is for one authority and path: it is not carried elsewhere.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| Error::Setup(error.to_string()))?;
+            .redirect(reqwest::redirect::Policy::none());
+        if base.host_str().is_some_and(host::is_loopback) {
+            client = client.no_proxy();
+        }
+        let client = client.build().map_err(|error| Error::Setup(error.to_string()))?;
         Ok(Self { client, base })
     }
 
@@ -154,11 +159,12 @@ impl Http {
         let response = response.map_err(|source| sending(&request.url, source))?;
         let status = response.status();
         let replayed = response.headers().contains_key("idempotent-replayed");
+        let difference = clock_difference(response.headers(), SystemTime::now());
         let body = response.bytes().await.map_err(|source| sending(&request.url, source))?;
         if status.is_success() || request.any_status {
             return Ok(Answer { status, body: body.into(), replayed });
         }
-        Err(refusal(&request.url, status, &body))
+        Err(refusal(&request.url, status, &body, difference))
     }
 
     /// Opens a stream: the answer's head is read, its body is left to the caller.
@@ -182,8 +188,9 @@ impl Http {
             return Ok(response);
         }
         let status = response.status();
+        let difference = clock_difference(response.headers(), SystemTime::now());
         let body = response.bytes().await.unwrap_or_default();
-        Err(refusal(url, status, &body))
+        Err(refusal(url, status, &body, difference))
     }
 
     /// The request of one attempt: the same content, a signature of its own.
@@ -223,9 +230,26 @@ fn sending(url: &Url, source: reqwest::Error) -> Error {
     }
 }
 
-fn refusal(url: &Url, status: StatusCode, body: &[u8]) -> Error {
+/// By how many seconds this machine's clock is ahead of the one that answers.
+fn clock_difference(headers: &HeaderMap, now: SystemTime) -> i64 {
+    let seconds =
+        |time: SystemTime| time.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok());
+    let theirs = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+    let difference = || seconds(now)?.checked_sub(seconds(theirs?)?);
+    difference().unwrap_or_default()
+}
+
+fn refusal(url: &Url, status: StatusCode, body: &[u8], clock_difference: i64) -> Error {
     let error = match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) => return Error::Problem(Box::new(problem)),
+        Ok(mut problem) => {
+            if problem.code == Code::Unauthenticated && clock_difference.abs() > CLOCK_SKEW {
+                let (seconds, by) = (clock_difference.abs(), if clock_difference > 0 { "ahead of" } else { "behind" });
+                problem.detail.push_str(&format!(
+                    "; this machine's clock is {seconds} s {by} the relayer's: set it (NTP), then try again"
+                ));
+            }
+            return Error::Problem(Box::new(problem));
+        }
         Err(error) => Error::NotARelayer { url: url.clone(), status, reason: error.to_string() },
     };
     // A proxy between us lost the relayer: 502 and 504 (RFC 9110, 15.6), and what each has of its own.
@@ -284,11 +308,33 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_off_is_said_where_a_signature_is_refused() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let mut headers = HeaderMap::new();
+        assert_eq!(clock_difference(&headers, now), 0);
+        headers.insert(DATE, "not a date".parse().unwrap());
+        assert_eq!(clock_difference(&headers, now), 0);
+        let theirs = httpdate::fmt_http_date(now + Duration::from_secs(120));
+        headers.insert(DATE, theirs.parse().unwrap());
+        assert_eq!(clock_difference(&headers, now), -120);
+
+        let url = Url::parse("http://127.0.0.1:8420/v1/mandates").unwrap();
+        let said = |code, difference| {
+            let body = serde_json::to_vec(&Problem::new(code, "the signature has expired")).unwrap();
+            refusal(&url, StatusCode::UNAUTHORIZED, &body, difference).to_string()
+        };
+        assert!(said(Code::Unauthenticated, -120).contains("120 s behind the relayer's"));
+        assert!(said(Code::Unauthenticated, 6).contains("6 s ahead of the relayer's"));
+        assert!(!said(Code::Unauthenticated, 5).contains("clock"));
+        assert!(!said(Code::NotFound, 120).contains("clock"));
+    }
+
+    #[test]
     fn a_foreign_answer_differs_from_a_lost_one() {
         let url = Url::parse("http://127.0.0.1:8420/v1/info").unwrap();
         for lost in [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::from_u16(524).unwrap()] {
-            assert!(matches!(refusal(&url, lost, b"<html>"), Error::Unknown { .. }), "{lost}");
+            assert!(matches!(refusal(&url, lost, b"<html>", 0), Error::Unknown { .. }), "{lost}");
         }
-        assert!(matches!(refusal(&url, StatusCode::NOT_FOUND, b"<html>"), Error::NotARelayer { .. }));
+        assert!(matches!(refusal(&url, StatusCode::NOT_FOUND, b"<html>", 0), Error::NotARelayer { .. }));
     }
 }

@@ -293,6 +293,19 @@ async fn a_call_that_is_repeated_keeps_its_key_and_is_signed_anew() {
 }
 
 #[tokio::test]
+async fn streams_that_end_at_once_are_not_asked_for_in_a_loop() {
+    let empty = answer("200 OK", "text/event-stream", "");
+    let (client, served) = relayer([vec![info()], vec![empty; 100]].concat()).await;
+    let mut events = client.events(None, None).await.unwrap();
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(2), events.next()).await;
+    assert!(waited.is_err(), "{waited:?}");
+    // The relayer is still waiting for nearly all of them.
+    served.abort();
+    let left = served.await;
+    assert!(left.is_err_and(|error| error.is_cancelled()));
+}
+
+#[tokio::test]
 async fn a_stream_that_breaks_goes_on_behind_the_last_entry() {
     let entry = |seq: u64| {
         let entry = json!({"seq": seq, "at": 1, "type": "payment.mined", "data": {}, "hash": B256::ZERO});

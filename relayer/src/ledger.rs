@@ -50,6 +50,8 @@ const READERS: usize = 4;
 /// Prepared statements that a connection keeps: all that there are. SQLite's default is 16, and preparing
 /// one takes ten times as long as running it.
 const STATEMENTS: usize = 256;
+/// The size, in bytes, to which the -wal file is cut when it starts anew.
+const JOURNAL_SIZE_LIMIT: i64 = 64 << 20;
 /// How long one try to write waits for another process to unlock the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -171,6 +173,8 @@ impl Ledger {
         let mut connection = Connection::open(path)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+        // A -wal file that readers let grow shrinks again with the next checkpoint.
+        connection.pragma_update(None, "journal_size_limit", JOURNAL_SIZE_LIMIT)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         migrate(&mut connection, path)?;

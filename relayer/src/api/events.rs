@@ -5,7 +5,7 @@ use std::{collections::VecDeque, convert::Infallible, time::Duration};
 use alloy_primitives::Address;
 use axum::{
     extract::{Extension, State},
-    http::{HeaderMap, HeaderName},
+    http::{HeaderMap, HeaderName, HeaderValue},
     response::{
         IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
@@ -81,7 +81,10 @@ pub(super) async fn events(
         let event = Event::default().id(entry.seq.to_string()).event(&entry.kind).json_data(&entry).ok()?;
         Some((Ok::<_, Infallible>(event), feed))
     });
-    Ok(Sse::new(start.chain(events)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    let mut response = Sse::new(start.chain(events)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    // nginx holds events back until its buffer is full, unless it is told not to.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
 }
 
 /// One caller's view of the trail, read on demand: nothing is pushed, so nothing piles up.

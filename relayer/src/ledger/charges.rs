@@ -128,14 +128,18 @@ pub fn ingest(connection: &Connection, seq: u64, events: &[ChargeEvent]) -> Resu
 
 /// What the card's transactions come to, or this one of them.
 pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> Result<Tally, LedgerError> {
-    let rows: Vec<(String, String, i64)> = connection.rows(
-        "SELECT transaction_token, kind, cents FROM issuer_event
+    let mut rows: Vec<(String, String, i64, String)> = connection.rows(
+        "SELECT transaction_token, kind, cents, created FROM issuer_event
          WHERE card = ?1 AND approved AND (?2 IS NULL OR transaction_token = ?2)
-         ORDER BY transaction_token, created, rowid",
+         ORDER BY transaction_token, rowid",
         (card, transaction),
     )?;
+    // As times, not as text: "…:00.5Z" is after "…:00Z".
+    rows.sort_by_cached_key(|(transaction, _, _, created)| {
+        (transaction.clone(), created.parse::<jiff::Timestamp>().ok())
+    });
     let mut transactions: Vec<(String, Vec<(EventKind, i64)>)> = Vec::new();
-    for (transaction, kind, cents) in rows {
+    for (transaction, kind, cents, _) in rows {
         let Some(kind) = EventKind::from_name(&kind) else { continue };
         match transactions.last_mut().filter(|(last, _)| *last == transaction) {
             Some((_, events)) => events.push((kind, cents)),

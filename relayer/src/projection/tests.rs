@@ -779,6 +779,31 @@ fn issuer_events_converge_in_any_order_and_number() {
 }
 
 #[test]
+fn issuer_events_are_ordered_by_time_and_not_as_text() {
+    let event = |token: &str, kind: &str, created: &str| charges::ChargeEvent {
+        token: token.into(),
+        transaction: "t".into(),
+        created: created.into(),
+        kind: kind.into(),
+        cents: 100,
+        approved: true,
+    };
+    // As text, "…:00.5Z" stands before "…:00Z", and an offset anywhere.
+    for (first, second) in
+        [("2026-01-01T00:00:00Z", "2026-01-01T00:00:00.5Z"), ("2026-01-01T01:00:00+01:00", "2026-01-01T00:00:01Z")]
+    {
+        let mut scene = Scene::new(GUARDIAN);
+        let id = admit_card(&scene, 0, 250, DEADLINE);
+        scene.mine(vec![held(0, 250)]);
+        walk(&scene, id, &[CardState::Held, CardState::Active, CardState::Used]);
+        let seq = card(&scene, id).seq;
+        let events = [event("r", "AUTHORIZATION_REVERSAL", second), event("a", "AUTHORIZATION", first)];
+        charges::ingest(&scene.ledger, seq, &events).unwrap();
+        assert_eq!(charges::tally(&scene.ledger, seq, Some("t")).unwrap().pending, 0, "{first} {second}");
+    }
+}
+
+#[test]
 fn an_external_capture_is_booked_and_closes_the_card() {
     // The payee captures in parts; anybody releases; a sweep takes the rest after the end.
     for (logs, expected) in [

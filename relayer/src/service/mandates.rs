@@ -5,7 +5,7 @@ use alloy_primitives::{Address, B256, keccak256};
 use alloy_sol_types::{SolCall, SolInterface};
 use rusqlite::Connection;
 use serde_json::json;
-use stipend_bindings::{Validity, abi::MandateEscrow, authorization_digest, recover, terms_on_chain};
+use stipend_bindings::{Validity, abi::MandateEscrow, authorization_digest, canonical, recover, terms_on_chain};
 use stipend_core::{
     Amount, Code, Intent, MandateId, RequestId, Seconds,
     api::{Accepted, Mandate, MandateRequest, NewMandate, NewMandateRequest, Page, PageQuery, Problem, RequestState},
@@ -179,7 +179,9 @@ impl Service {
             terms,
             validAfter: alloy_primitives::U256::from(authorization.valid_after),
             validBefore: alloy_primitives::U256::from(authorization.valid_before),
-            signature: authorization.signature.clone(),
+            // The token does not take v as hardware wallets have it.
+            signature: canonical(&authorization.signature)
+                .map_or_else(|_| authorization.signature.clone(), alloy_primitives::Bytes::from),
         };
         let opening = Opening { mandate: id, calldata: call.abi_encode().into() };
         self.simulate_opening(&opening).await?;

@@ -4,7 +4,7 @@
 use alloy_primitives::{Address, Bytes};
 use alloy_sol_types::SolCall;
 use serde_json::json;
-use stipend_bindings::{abi::MandateEscrow, terms_on_chain};
+use stipend_bindings::{abi::MandateEscrow, canonical, terms_on_chain};
 use stipend_core::{
     Code, MandateId,
     api::{Accepted, Mandate, NewRevocation, Problem},
@@ -45,6 +45,8 @@ impl Service {
         NewRevocation { signature }: NewRevocation,
     ) -> Result<SignedRevocation, Problem> {
         let by = signer(self.domain().revoke_digest(mandate), signature.clone()).await?;
+        // The contract does not take v as hardware wallets have it.
+        let signature = canonical(&signature).map_or(signature, Bytes::from);
         Ok(SignedRevocation { mandate, signature, by })
     }
 

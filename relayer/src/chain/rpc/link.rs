@@ -13,6 +13,7 @@ use alloy::{
     rpc::client::RpcClient,
     transports::{TransportErrorKind, TransportResult},
 };
+use stipend_core::host;
 use tokio::{
     sync::{
         Notify,
@@ -55,7 +56,11 @@ impl Link {
             let (connection, last_notified) = (tokio::sync::Mutex::default(), Mutex::default());
             return Ok(Self::Socket(Arc::new(Socket { url: url.clone(), connection, last_notified })));
         }
-        let client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+        let mut client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT);
+        if url.host_str().is_some_and(host::is_loopback) {
+            client = client.no_proxy();
+        }
+        let client = client.build()?;
         Ok(Self::Http(RootProvider::new(RpcClient::new_http_with_client(client, url.clone()))))
     }
 
