@@ -107,8 +107,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         caller.address(),
         terms.cap
     );
-    let summary = output::key_value_table(summary.rows());
-    prompt::confirm(context, args.yes, &format!("{summary}\n{}", method.description()), "Approve?")?;
+    let what = format!("{}\n{}", summary.text(), method.description());
+    prompt::confirm(context, args.yes, &what, &summary.question())?;
     method.open(context, &caller, &escrow, request.id, &terms, start).await?;
     finish(context, &caller, id).await
 }

@@ -147,7 +147,7 @@ fn to_human(balances: &[Balance]) -> String {
     for balance in balances {
         let chain = balance.chain.as_ref();
         table.add_row([
-            balance.mandate.to_string(),
+            output::short(balance.mandate),
             output::mandate_state(balance.state).into(),
             balance.cap.to_string(),
             balance.available.to_string(),

@@ -190,7 +190,7 @@ fn list_in_words(page: &Page<Card>) -> String {
         output::table(&["card", "state", "amount", "charged", "captured", "released", "last four", "accepted"]);
     for card in &page.data {
         table.add_row([
-            card.id.to_string(),
+            output::short(card.id),
             card.state.name().into(),
             card.amount.to_string(),
             card.authorized.map(|amount| amount.to_string()).unwrap_or_default(),

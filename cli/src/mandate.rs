@@ -159,7 +159,7 @@ fn list_in_words(page: &Page<Mandate>, caller: Address) -> String {
     for mandate in &page.data {
         let purpose = mandate.intent.as_ref().map(|intent| output::sanitize(&intent.purpose)).unwrap_or_default();
         table.add_row([
-            mandate.id.to_string(),
+            output::short(mandate.id),
             output::mandate_state(mandate.state).into(),
             mandate.terms.cap.to_string(),
             mandate.available.to_string(),
@@ -192,7 +192,7 @@ pub(crate) fn to_human(mandate: &Mandate, domain: Domain) -> eyre::Result<String
         mandate.id
     );
     let mut rows = match &mandate.intent {
-        Some(intent) => ApprovalSummary::new(&mandate.terms, intent, domain)?.rows(),
+        Some(intent) => ApprovalSummary::new(&mandate.terms, intent, domain)?.rows(usize::MAX),
         None => vec![("mandate".into(), mandate.id.to_string()), ("intent".into(), "not known to this relayer".into())],
     };
     let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
@@ -217,7 +217,8 @@ pub(crate) fn to_human(mandate: &Mandate, domain: Domain) -> eyre::Result<String
             row(name, tx.to_string());
         }
     }
-    Ok(output::key_value_table(rows))
+    let purpose = mandate.intent.as_ref().map(terms::purpose).unwrap_or_default();
+    Ok(output::key_value_table(rows) + &purpose)
 }
 
 fn request_in_words(request: &MandateRequest) -> String {
@@ -232,7 +233,6 @@ fn request_in_words(request: &MandateRequest) -> String {
             (RequestState::Approved, None) => "approved".into(),
         },
     );
-    row("purpose", format!("{}  (shown, not enforced)", output::sanitize(&request.intent.purpose)));
     row("in total", format!("{} USDC", request.amount));
     if let Some(maximum) = request.per_payment {
         row("per payment", format!("at most {maximum} USDC"));
@@ -253,5 +253,5 @@ fn request_in_words(request: &MandateRequest) -> String {
     row("duration", request.duration.to_string());
     row("agent", request.agent.to_string());
     row("asked", output::time(request.created_at));
-    output::key_value_table(rows)
+    output::key_value_table(rows) + &terms::purpose(&request.intent)
 }

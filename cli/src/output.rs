@@ -4,14 +4,56 @@ use std::{
     fmt::{self, Write as _},
     io::{self, Write},
     process::ExitCode,
+    sync::OnceLock,
 };
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use console::Term;
+use icu_properties::{
+    CodePointMapData, CodePointSetData,
+    props::{DefaultIgnorableCodePoint, GeneralCategory},
+};
 use jiff::Timestamp;
 use serde::Serialize;
 use stipend_client::{Error, Signed, chain::ChainError};
 use stipend_core::{Code, Seconds, api::Problem, policy::MandateState};
+use unicode_width::UnicodeWidthChar;
 use url::Url;
+
+/// Headings of columns of numbers, which are aligned to the right.
+const NUMBERS: &[&str] = &[
+    "amount",
+    "cap",
+    "available",
+    "reserved",
+    "held",
+    "paid",
+    "returned",
+    "restored",
+    "chain: left",
+    "chain: held",
+    "charged",
+    "captured",
+    "released",
+    "nonce",
+    "seq",
+    "count",
+    "total",
+    "examined",
+    "differences",
+];
+/// How many digits of an id a table shows on a terminal.
+const SHORT_DIGITS: usize = 8;
+
+/// What is narrower is no terminal that anybody reads on.
+const WIDTH_MIN: usize = 20;
+/// How lines that go on are indented.
+const INDENT: &str = "    ";
+/// What stands before words of others, and how wide they are without a terminal.
+const BAR: &str = "| ";
+const QUOTE_COLUMNS: usize = 100;
+/// How many marks a character can have: more smear over the lines around it.
+const MARKS_MAX: u32 = 2;
 
 /// The exit code of what the mandate's policy refused.
 const REFUSED: u8 = 3;
@@ -28,28 +70,133 @@ impl fmt::Display for Declined {
 
 impl std::error::Error for Declined {}
 
-/// Prints a line to stdout. A reader that has left, as `head` does, is no failure worth a word.
+/// Prints lines to stdout. A reader that has left, as `head` does, is no failure worth a word.
 pub(crate) fn line(text: &str) -> eyre::Result<()> {
-    Ok(writeln!(io::stdout().lock(), "{text}")?)
+    Ok(writeln!(io::stdout().lock(), "{}", fit(text, width()))?)
 }
 
-/// Prints a line to stderr, for people.
+/// Prints the content of a file to stdout, as it is.
+pub(crate) fn file(text: &str) -> eyre::Result<()> {
+    Ok(write!(io::stdout().lock(), "{text}")?)
+}
+
+/// Prints lines to stderr, for people.
 pub(crate) fn note(text: &str) {
     // Nobody is left to be told that stderr is gone.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", fit(text, width()));
 }
 
 /// Prints a result: as one line of JSON, or as what `human` makes of it.
 pub(crate) fn result<T: Serialize>(json: bool, value: &T, human: impl FnOnce(&T) -> String) -> eyre::Result<()> {
-    if json { line(&serde_json::to_string(value)?) } else { line(human(value).trim_end()) }
+    if !json {
+        return line(human(value).trim_end());
+    }
+    Ok(writeln!(io::stdout().lock(), "{}", to_json(value)?)?)
+}
+
+/// One line of JSON in which nothing acts on a terminal: what could stands there by its number.
+pub(crate) fn to_json<T: Serialize>(value: &T) -> serde_json::Result<String> {
+    let json = serde_json::to_string(value)?;
+    let mut escaped = String::with_capacity(json.len());
+    for char in json.chars() {
+        // Outside of strings JSON is ASCII, and inside of them an escape is the same character.
+        if char.is_ascii_graphic() || char == ' ' || is_visible(char) {
+            escaped.push(char);
+        } else {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        }
+    }
+    Ok(escaped)
+}
+
+/// The terminal's width in columns, if there is one: without, nothing is wrapped.
+fn width() -> Option<usize> {
+    static WIDTH: OnceLock<Option<usize>> = OnceLock::new();
+    *WIDTH.get_or_init(|| {
+        let columns = |terminal: Term| terminal.size_checked().map(|(_, columns)| usize::from(columns));
+        columns(Term::stdout()).or_else(|| columns(Term::stderr())).filter(|columns| *columns >= WIDTH_MIN)
+    })
+}
+
+/// Breaks lines that are wider than the terminal, with an indent: where the terminal breaks them by
+/// itself, words of others could come to stand where ours begin.
+fn fit(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width else { return text.to_owned() };
+    let lines = text.split('\n').map(|line| {
+        let indent = line.chars().take_while(|char| *char == ' ').count().saturating_add(INDENT.len()).min(width / 2);
+        wrap(line, width, width.saturating_sub(indent)).join(&format!("\n{}", " ".repeat(indent)))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Parts of a line, at blanks where there are any: the first of at most `first` columns, the others of
+/// at most `rest`.
+fn wrap(line: &str, first: usize, rest: usize) -> Vec<&str> {
+    let (mut parts, mut left, mut limit) = (Vec::new(), line, first);
+    while let Some(end) = overflow(left, limit) {
+        let (fits, over) = left.split_at(end);
+        // A blank at which nothing but an indent would be left over is none to break at.
+        let blank = if over.starts_with(' ') { Some(end) } else { fits.rfind(' ') };
+        let at = blank.filter(|blank| !left[..*blank].trim().is_empty()).unwrap_or(end);
+        let (part, tail) = left.split_at(at);
+        parts.push(part.trim_end());
+        left = tail.trim_start();
+        limit = rest;
+    }
+    parts.push(left);
+    parts
+}
+
+/// Where the text leaves this many columns, if it does; behind its first character at the earliest.
+fn overflow(text: &str, columns: usize) -> Option<usize> {
+    let mut used = 0_usize;
+    for (index, char) in text.char_indices() {
+        // Where terminals differ, the wider one counts.
+        used = used.saturating_add(char.width_cjk().unwrap_or_default());
+        if used > columns && index > 0 {
+            return Some(index);
+        }
+    }
+    None
+}
+
+/// Words of others below each other, with a bar at the left edge of every line.
+pub(crate) fn quoted(text: &str) -> String {
+    let columns = width().unwrap_or(QUOTE_COLUMNS).saturating_sub(BAR.len());
+    let text = sanitize(text);
+    wrap(&text, columns, columns).iter().map(|line| format!("{BAR}{line}\n")).collect()
+}
+
+/// An id, a hash or an address in a table: on a terminal only its beginning, which `show`, `balance` and
+/// `audit` take as well.
+pub(crate) fn short(id: impl fmt::Display) -> String {
+    shortened(&id.to_string(), width().is_some())
+}
+
+fn shortened(id: &str, is_narrow: bool) -> String {
+    let prefix = id.find('_').map_or(2, |at| at.saturating_add(1)).saturating_add(SHORT_DIGITS);
+    match id.get(..prefix).filter(|_| is_narrow && id.len() > prefix.saturating_add(1)) {
+        Some(beginning) => format!("{beginning}…"),
+        None => id.to_owned(),
+    }
 }
 
 /// A table without a frame, with these headings.
 pub(crate) fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if let Some(width) = width() {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(u16::try_from(width).unwrap_or(u16::MAX));
+    }
     if !headings.is_empty() {
         table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
+    }
+    for (index, _) in headings.iter().enumerate().filter(|(_, heading)| NUMBERS.contains(heading)) {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     table
 }
@@ -76,21 +223,50 @@ pub(crate) fn time(seconds: Seconds) -> String {
     }
 }
 
-/// Sanitizes text from outside: whatever could move the cursor, hide text or change its direction is
-/// shown as its number. An approval that could be painted over would approve anything.
+/// Sanitizes text from outside: letters, numbers, punctuation and symbols stay, with at most two marks
+/// each; white space becomes single blanks; everything else, which could move the cursor, hide text or
+/// change its direction, is shown as its number. An approval that could be painted over would approve
+/// anything.
 pub(crate) fn sanitize(text: &str) -> String {
     let mut sanitized = String::with_capacity(text.len());
+    let mut marks = MARKS_MAX;
     for char in text.chars() {
-        // Zero-width and direction marks, line separators, and the tags that mirror ASCII unseen.
-        let hidden = matches!(char, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-        if char.is_control() || hidden {
-            let _ = write!(sanitized, "\\u{{{:x}}}", u32::from(char));
-        } else {
+        let category = CodePointMapData::<GeneralCategory>::new().get(char);
+        if category == GeneralCategory::SpaceSeparator {
+            if !sanitized.ends_with(' ') {
+                sanitized.push(' ');
+            }
+            // A mark has nothing to stand on there.
+            marks = MARKS_MAX;
+            continue;
+        }
+        let is_mark = is_mark(category);
+        if is_visible(char) && (!is_mark || marks < MARKS_MAX) {
+            marks = if is_mark { marks.saturating_add(1) } else { 0 };
             sanitized.push(char);
+        } else {
+            let _ = write!(sanitized, "\\u{{{:x}}}", u32::from(char));
         }
     }
     sanitized
+}
+
+fn is_mark(category: GeneralCategory) -> bool {
+    use GeneralCategory::{EnclosingMark, NonspacingMark, SpacingMark};
+    matches!(category, EnclosingMark | NonspacingMark | SpacingMark)
+}
+
+/// Whether a character shows, as itself and where it stands.
+fn is_visible(char: char) -> bool {
+    use GeneralCategory::{
+        Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, SpaceSeparator, Surrogate, Unassigned,
+    };
+    let hidden = matches!(
+        CodePointMapData::<GeneralCategory>::new().get(char),
+        Control | Format | LineSeparator | ParagraphSeparator | PrivateUse | SpaceSeparator | Surrogate | Unassigned
+    );
+    // Letters and marks that show nothing, and a symbol that is a blank.
+    !hidden && !CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(char) && char != '\u{2800}'
 }
 
 /// A URL without what may be a secret in it: user, password, path and query.
@@ -202,6 +378,58 @@ mod tests {
     fn words_of_others_can_neither_move_the_cursor_nor_hide() {
         assert_eq!(sanitize("pay\u{1b}[2K\u{202e}me\r\n"), "pay\\u{1b}[2K\\u{202e}me\\u{d}\\u{a}");
         assert_eq!(sanitize("Größe 大 🙂"), "Größe 大 🙂");
+        // Blanks of all kinds, and what only looks like one.
+        assert_eq!(sanitize("a \u{a0}\u{3000}  b"), "a b");
+        for blank in [
+            '\u{115f}',
+            '\u{1160}',
+            '\u{3164}',
+            '\u{ffa0}',
+            '\u{2800}',
+            '\u{34f}',
+            '\u{fe0f}',
+            '\u{e0100}',
+            '\u{1d173}',
+            '\u{200b}',
+            '\u{feff}',
+            '\u{2028}',
+            '\u{9b}',
+            '\u{e000}',
+            '\u{378}',
+        ] {
+            assert_eq!(sanitize(&format!("a{blank}b")), format!("a\\u{{{:x}}}b", u32::from(blank)));
+        }
+        let stacked = sanitize(&format!("e{}", "\u{301}".repeat(400)));
+        assert_eq!(stacked.chars().filter(|char| *char == '\u{301}').count(), 2);
+        assert_eq!(sanitize(" \u{301}"), " \\u{301}");
+    }
+
+    #[test]
+    fn json_on_a_terminal_is_the_same_json_and_inert() {
+        let text = "a\u{7f}\u{9b}2K\u{202e}\u{e0041}\n\"ö大🙂";
+        let json = to_json(&text).unwrap();
+        assert!(json.chars().all(|char| char == ' ' || is_visible(char)), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+    }
+
+    #[test]
+    fn words_of_others_never_stand_at_the_left_edge() {
+        for width in [60, 80, 100, 140] {
+            let padded = |row: &str| format!("{row}{}", ".".repeat(width - row.len()));
+            let hostile = format!("error: x {}{}", padded("mandate      mand_1"), padded("in total     1.00 USDC"));
+            for line in fit(&hostile, Some(width)).lines().skip(1) {
+                assert!(line.starts_with(INDENT) && line.chars().count() <= width, "{line}");
+            }
+            // Wide letters, and one that no terminal has room for.
+            for line in fit(&"大".repeat(300), Some(width)).lines() {
+                assert!(line.chars().filter_map(char::width_cjk).sum::<usize>() <= width);
+            }
+        }
+        assert_eq!(fit("a b\n  c d", Some(80)), "a b\n  c d");
+        assert_eq!(fit("x".repeat(500).as_str(), None).len(), 500);
+        for line in quoted(&format!("a{}in total  1.00", " ".repeat(90))).lines() {
+            assert!(line.starts_with(BAR));
+        }
     }
 
     #[test]
@@ -249,6 +477,15 @@ mod tests {
     fn a_url_is_shown_without_its_secrets() {
         let full = Url::parse("https://user:secret@node.example:8443/v2/key?token=1").unwrap();
         assert_eq!(url(&full), "https://node.example:8443");
+    }
+
+    #[test]
+    fn ids_are_short_on_a_terminal() {
+        let id = format!("mand_{}", "ab".repeat(32));
+        assert_eq!(shortened(&id, true), "mand_abababab…");
+        assert_eq!(shortened(&id, false), id);
+        assert_eq!(shortened(&Address::repeat_byte(7).to_string(), true), "0x07070707…");
+        assert_eq!(shortened("", true), "");
     }
 
     #[test]

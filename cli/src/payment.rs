@@ -98,13 +98,13 @@ fn list_in_words(page: &Page<Payment>) -> String {
     let mut table = output::table(&["payment", "state", "amount", "payee", "nonce", "accepted", "transaction"]);
     for payment in &page.data {
         table.add_row([
-            payment.id.to_string(),
+            output::short(payment.id),
             payment.state.name().into(),
             payment.amount.to_string(),
-            payment.payee.to_string(),
+            output::short(payment.payee),
             payment.nonce.to_string(),
             output::time(payment.created_at),
-            payment.tx_hash.map(|hash| hash.to_string()).unwrap_or_default(),
+            payment.tx_hash.map(output::short).unwrap_or_default(),
         ]);
     }
     let more = page.next_cursor.as_ref().map(|cursor| format!("more: --cursor {cursor}\n")).unwrap_or_default();

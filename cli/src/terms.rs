@@ -7,6 +7,9 @@ use stipend_core::{Amount, HumanDuration, Intent, MandateId, Terms, intent::Poli
 
 use crate::output;
 
+/// How many payees are listed. More would push the rest off the screen.
+const PAYEES_SHOWN: usize = 20;
+
 /// Terms that have been checked against the document that they commit to, and so can be shown.
 #[derive(Debug)]
 pub(crate) struct ApprovalSummary<'a> {
@@ -34,13 +37,12 @@ impl<'a> ApprovalSummary<'a> {
         self.id
     }
 
-    /// What is approved, line by line.
-    pub(crate) fn rows(&self) -> Vec<(String, String)> {
+    /// What is enforced, line by line, with at most so many payees.
+    pub(crate) fn rows(&self, payees_shown: usize) -> Vec<(String, String)> {
         let terms = self.terms;
         let mut rows = Vec::new();
         let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         row("mandate", self.id.to_string());
-        row("purpose", format!("{}  (shown, not enforced)", output::sanitize(&self.intent.purpose)));
         row("in total", format!("{} USDC, taken from the operator when it opens", terms.cap));
         row("per payment", maximum(terms.per_payment));
         if terms.window != 0 {
@@ -49,6 +51,14 @@ impl<'a> ApprovalSummary<'a> {
         match self.intent.policy.payees.as_deref() {
             None => row("may be paid", "anyone".into()),
             Some([]) => row("may be paid", "nobody: the list is empty, and the chain would allow anyone".into()),
+            Some(payees) if payees.len() > payees_shown => {
+                row("may be paid", format!("{} payees, listed by `stipend mandate show`", payees.len()));
+                row("", format!("their root is {}", terms.payees));
+                let ends = [payees.first(), payees.last()].into_iter().flatten();
+                for (name, payee) in ["the first is", "the last is"].into_iter().zip(ends) {
+                    row("", format!("{name} {payee}"));
+                }
+            }
             Some(payees) => {
                 for (index, payee) in payees.iter().enumerate() {
                     row(if index == 0 { "may be paid" } else { "" }, payee.to_string());
@@ -74,6 +84,30 @@ impl<'a> ApprovalSummary<'a> {
         row("escrow", format!("{} on chain {}", self.domain.escrow, self.domain.chain_id));
         rows
     }
+}
+
+impl ApprovalSummary<'_> {
+    /// Everything in the order of its weight: what is enforced, and then the agent's own words.
+    pub(crate) fn text(&self) -> String {
+        output::key_value_table(self.rows(PAYEES_SHOWN)) + &purpose(self.intent)
+    }
+
+    /// The question, which says once more what is at stake.
+    pub(crate) fn question(&self) -> String {
+        let terms = self.terms;
+        let payees = match self.intent.policy.payees.as_deref() {
+            None => "anyone".to_owned(),
+            Some([payee]) => payee.to_string(),
+            Some(payees) => format!("{} payees", payees.len()),
+        };
+        let (cap, agent, until) = (terms.cap, terms.agent, output::time(terms.expiry));
+        format!("Let {agent} spend {cap} USDC until {until}, paying {payees}?")
+    }
+}
+
+/// The agent's own words, told apart from what is enforced.
+pub(crate) fn purpose(intent: &Intent) -> String {
+    format!("\nIn the agent's own words, which nothing enforces:\n{}", output::quoted(&intent.purpose))
 }
 
 /// Where cards may be used.
@@ -164,7 +198,7 @@ pub(crate) mod tests {
 
     fn shown(request: &MandateRequest) -> String {
         let terms = request.terms(Address::repeat_byte(1), Address::repeat_byte(3), 1_800_000_000);
-        output::key_value_table(ApprovalSummary::new(&terms, &request.intent, DOMAIN).unwrap().rows())
+        ApprovalSummary::new(&terms, &request.intent, DOMAIN).unwrap().text()
     }
 
     #[test]
@@ -179,7 +213,7 @@ pub(crate) mod tests {
             "at any merchant",
             "2027-01-15 08:00:00 UTC",
             "2027-02-14 08:00:00 UTC (excluded)",
-            "Marketing\\u{1b}[1A  (shown, not enforced)",
+            "own words, which nothing enforces:\n| Marketing\\u{1b}[1A\n",
             "on chain 31337",
         ] {
             assert!(text.contains(expected), "{expected} is not in:\n{text}");
@@ -192,6 +226,25 @@ pub(crate) mod tests {
         let text = shown(&request(Some(payees.clone())));
         assert!(payees.iter().all(|payee| text.contains(&payee.to_string())), "{text}");
         assert!(!text.contains("anyone"), "{text}");
+    }
+
+    #[test]
+    fn a_thousand_payees_do_not_hide_the_rest() {
+        let payees: Vec<_> = (1..=200).map(Address::repeat_byte).collect();
+        let request = request(Some(payees.clone()));
+        let text = shown(&request);
+        assert!(text.contains("200 payees") && text.lines().count() < 30, "{text}");
+        assert!(text.contains(&payees[0].to_string()) && text.contains(&payees[199].to_string()), "{text}");
+    }
+
+    #[test]
+    fn the_question_repeats_what_is_at_stake() {
+        let request = request(None);
+        let terms = request.terms(Address::repeat_byte(1), Address::repeat_byte(3), 1_800_000_000);
+        let question = ApprovalSummary::new(&terms, &request.intent, DOMAIN).unwrap().question();
+        for part in ["100.00 USDC", &terms.agent.to_string(), "2027-02-14", "anyone"] {
+            assert!(question.contains(part), "{question}");
+        }
     }
 
     #[test]
