@@ -16,7 +16,7 @@ use crate::{
     api,
     cards::{
         CardsConfig,
-        issuer::{Issuer, IssuerError},
+        issuer::{Issuer, IssuerError, IssuerSecrets},
         worker::CardWorker,
     },
     chain::{
@@ -140,7 +140,7 @@ struct Runtime {
     follower: Follower,
     head: Head,
     sender: Sender,
-    cards: Option<CardDeps>,
+    cards: Option<(CardDeps, watch::Sender<Option<IssuerSecrets>>)>,
     limits: Limits,
     relaying: RelayLimits,
     gas_budget: Option<u128>,
@@ -193,7 +193,7 @@ impl Runtime {
         }
         let cards = match config.cards {
             None => None,
-            Some(config) => Some(register_webhooks(config).await?),
+            Some(config) => Some(register_webhooks(config, &alarms).await?),
         };
         let Config { limits, relaying, gas_budget, api, .. } = config;
         Ok(Self { follower, head, sender, cards, limits, relaying, gas_budget, api })
@@ -202,8 +202,11 @@ impl Runtime {
     async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
         let Self { follower, head, sender, cards, limits, relaying, gas_budget, api } = self;
         let (rpc, ledger, alarms) = (sender.rpc.clone(), sender.ledger.clone(), sender.alarms.clone());
-        let worker = cards.as_ref().map(|cards| CardWorker {
+        let (cards, secrets) = cards.unzip();
+        let worker = cards.as_ref().zip(secrets).map(|(cards, secrets)| CardWorker {
             issuer: cards.issuer.clone(),
+            callback: cards.config.callback.clone(),
+            secrets,
             ledger: ledger.clone(),
             confirmations: sender.confirmations,
             poll: cards.config.poll,
@@ -255,9 +258,21 @@ impl Runtime {
     }
 }
 
-/// Has the issuer call us, and learns what it signs with.
-async fn register_webhooks(config: CardsConfig) -> Result<CardDeps, AppError> {
+/// Has the issuer call us, and learns what it signs with; the worker tries again where that fails.
+async fn register_webhooks(
+    config: CardsConfig,
+    alarms: &Alarms,
+) -> Result<(CardDeps, watch::Sender<Option<IssuerSecrets>>), AppError> {
     let issuer = Issuer::new(&config)?;
-    let (asa_secret, webhook_secret) = issuer.register_webhooks(&config.callback).await?;
-    Ok(CardDeps { config, issuer, asa_secret, webhook_secret })
+    let secrets = match issuer.register_webhooks(&config.callback).await {
+        Ok(secrets) => Some(secrets),
+        // Payments need no issuer, and it may come back.
+        Err(error @ IssuerError::Unknown(_)) => {
+            alarms.warn("cards", error.to_string());
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (sender, receiver) = watch::channel(secrets);
+    Ok((CardDeps { config, issuer, secrets: receiver }, sender))
 }

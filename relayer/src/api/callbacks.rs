@@ -17,9 +17,12 @@ use super::{
     problem::Refusal,
 };
 use crate::{
-    cards::{issuer::Transaction, signature::SigningSecret},
+    cards::{
+        issuer::{IssuerSecrets, Transaction},
+        signature::SigningSecret,
+    },
     clock,
-    service::{AuthorizationRequest, CardDeps},
+    service::AuthorizationRequest,
 };
 
 #[derive(Deserialize)]
@@ -102,7 +105,7 @@ pub(super) async fn authorization(
     State(api): State<Api>,
     request: Request,
 ) -> Result<Json<AuthorizationResponse>, Refusal> {
-    let (_, body) = checked(&api, request, |cards| &cards.asa_secret).await?;
+    let (_, body) = checked(&api, request, |secrets| &secrets.asa).await?;
     let asked: Authorization = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
     let token = asked.token.clone();
     let verdict = api.service.authorize_charge(asked.into()).await?;
@@ -115,7 +118,7 @@ struct Kind {
 }
 
 pub(super) async fn event(State(api): State<Api>, request: Request) -> Result<StatusCode, Refusal> {
-    let (id, body) = checked(&api, request, |cards| &cards.webhook_secret).await?;
+    let (id, body) = checked(&api, request, |secrets| &secrets.webhook).await?;
     let kind: Kind = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
     let transaction: Option<Transaction> = if kind.event_type == "card_transaction.updated" {
         Some(serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?)
@@ -130,9 +133,12 @@ pub(super) async fn event(State(api): State<Api>, request: Request) -> Result<St
 async fn checked(
     api: &Api,
     request: Request,
-    secret: impl FnOnce(&CardDeps) -> &SigningSecret,
+    secret: impl FnOnce(&IssuerSecrets) -> &SigningSecret,
 ) -> Result<(String, Bytes), Refusal> {
-    let secret = secret(api.service.cards_offered()?).clone();
+    let secrets = api.service.cards_offered()?.secrets.borrow().clone();
+    let not_yet =
+        || Refusal::new(Code::Unavailable, "the issuer has not been reached yet: its signature can't be checked");
+    let secret = secret(&secrets.ok_or_else(not_yet)?).clone();
     let headers = request.headers().clone();
     let body = extract::read(request).await?;
     let header = |name: &str| one(&headers, name);

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
-use stipend_core::{CardId, api::CardSecrets};
+use stipend_core::{CardId, api::CardSecrets, host};
 use url::Url;
 
 use super::{CardsConfig, signature::SigningSecret};
@@ -29,6 +29,15 @@ pub enum IssuerError {
     /// No answer, or none that can be read: it may have been done.
     #[error("the issuer gives no usable answer to {0}")]
     Unknown(String),
+}
+
+/// What the issuer signs its calls with.
+#[derive(Clone, Debug)]
+pub struct IssuerSecrets {
+    /// Its questions about charges.
+    pub asa: SigningSecret,
+    /// What it tells afterwards.
+    pub webhook: SigningSecret,
 }
 
 /// A card as the issuer tells it, without its secrets.
@@ -116,7 +125,12 @@ pub struct Issuer {
 impl Issuer {
     /// The issuer that is set.
     pub fn new(config: &CardsConfig) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+        // The API key is for this host alone.
+        let mut http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(REQUEST_TIMEOUT);
+        if config.issuer.host_str().is_some_and(host::is_loopback) {
+            http = http.no_proxy();
+        }
+        let http = http.build()?;
         Ok(Self { base: config.issuer.clone(), key: config.api_key.clone(), http })
     }
 
@@ -142,7 +156,10 @@ impl Issuer {
             request = request.header("idempotency-key", key);
         }
         // The errors of the HTTP client can quote what was sent and received: they go no further.
-        let answer = request.send().await.map_err(|_| unknown())?;
+        let answer = request.send().await.map_err(|error| {
+            let why = if error.is_connect() { "no connection" } else { "the connection broke or took too long" };
+            IssuerError::Unknown(format!("{path} ({why})"))
+        })?;
         let status = answer.status();
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT
         {
@@ -214,8 +231,8 @@ impl Issuer {
     }
 
     /// Has the issuer call us: before it approves a charge, and after everything that happens.
-    /// Returns the secrets that it signs those calls with, in this order.
-    pub async fn register_webhooks(&self, callback: &Url) -> Result<(SigningSecret, SigningSecret), IssuerError> {
+    /// Done again, it changes nothing. Returns the secrets that it signs those calls with.
+    pub async fn register_webhooks(&self, callback: &Url) -> Result<IssuerSecrets, IssuerError> {
         #[derive(Serialize)]
         struct Responder<'a> {
             r#type: &'a str,
@@ -243,6 +260,6 @@ impl Issuer {
         };
         let path = format!("/v1/event_subscriptions/{}/secret", subscription.token);
         let webhook_secret = parse(self.call(Method::GET, &path, &[], None, None).await?)?;
-        Ok((asa_secret, webhook_secret))
+        Ok(IssuerSecrets { asa: asa_secret, webhook: webhook_secret })
     }
 }

@@ -11,8 +11,9 @@ use stipend_core::{
 };
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
-use super::issuer::{Issuer, IssuerError};
+use super::issuer::{Issuer, IssuerError, IssuerSecrets};
 use crate::{
     alarms::Alarms,
     chain::follow::Head,
@@ -45,6 +46,10 @@ pub enum CardWorkerError {
 #[derive(Debug)]
 pub struct CardWorker {
     pub issuer: Issuer,
+    /// Where the issuer reaches us.
+    pub callback: Url,
+    /// What it signs its calls with, once it has been reached.
+    pub secrets: watch::Sender<Option<IssuerSecrets>>,
     pub ledger: Ledger,
     /// Blocks, the including one counted, after which a hold counts.
     pub confirmations: u64,
@@ -58,18 +63,20 @@ impl CardWorker {
     /// Keeps cards until `stop`.
     pub async fn run(self, mut heads: watch::Receiver<Head>, stop: CancellationToken) {
         let mut changes = self.ledger.changes();
-        let mut polled = Instant::now();
+        // An enrolment that failed at the start is tried again at once.
+        let mut polled = self.secrets.borrow().as_ref().map(|_| Instant::now());
         let mut last_closed = ClosedCursor::default();
         loop {
             let head = heads.borrow_and_update().block;
             changes.mark_unchanged();
-            let poll = polled.elapsed() >= self.poll;
+            let poll = polled.is_none_or(|polled| polled.elapsed() >= self.poll);
             if poll {
-                polled = Instant::now();
+                polled = Some(Instant::now());
             }
+            let enrolled = if poll { self.enroll().await } else { Ok(()) };
             let advanced = self.round(head, poll).await;
             let closed = if poll { self.poll_closed(&mut last_closed).await } else { Ok(()) };
-            match advanced.and(closed) {
+            match enrolled.and(advanced).and(closed) {
                 Ok(()) => self.alarms.clear("cards"),
                 Err(error) => {
                     self.alarms.warn("cards", error.to_string());
@@ -87,6 +94,14 @@ impl CardWorker {
                 () = tokio::time::sleep(self.poll) => {}
             }
         }
+    }
+
+    /// Sees to it that the issuer asks us before it approves a charge. It may have forgotten; then charges
+    /// would be approved that nobody captures.
+    async fn enroll(&self) -> Result<(), CardWorkerError> {
+        let secrets = self.issuer.register_webhooks(&self.callback).await?;
+        self.secrets.send_replace(Some(secrets));
+        Ok(())
     }
 
     /// One step of every card; a card that fails does not hold up the others.

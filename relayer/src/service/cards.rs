@@ -10,6 +10,7 @@ use stipend_core::{
     card::{self, CLEARING_RESERVE, CardState, Charge, ChargeContext},
     policy::{CardProposal, Proposal},
 };
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
@@ -20,8 +21,7 @@ use super::{
 use crate::{
     cards::{
         CardsConfig,
-        issuer::{Issuer, Transaction},
-        signature::SigningSecret,
+        issuer::{Issuer, IssuerSecrets, Transaction},
     },
     clock,
     failpoint::{self, Point},
@@ -39,9 +39,8 @@ pub struct CardDeps {
     /// What the host sets.
     pub config: CardsConfig,
     pub issuer: Issuer,
-    /// What it signs its questions with.
-    pub asa_secret: SigningSecret,
-    pub webhook_secret: SigningSecret,
+    /// What it signs its calls with, once it has been reached.
+    pub secrets: watch::Receiver<Option<IssuerSecrets>>,
 }
 
 impl CardDeps {

@@ -1,8 +1,9 @@
 //! The relayer is killed between any two steps of a card's life, and the card lives on.
 
-use eyre::Result;
+use eyre::{Result, ensure};
+use reqwest::Method;
 use serde_json::json;
-use stipend_client::Client;
+use stipend_client::{Client, Pay};
 use stipend_core::{
     api::{Card, Mandate},
     card::CardState,
@@ -10,7 +11,7 @@ use stipend_core::{
 use stipend_e2e::{CardSettings, Purchase, World, eventually};
 
 use super::{active, charge, closes, kinds, noted, offered, offered_with, requested};
-use crate::usdc;
+use crate::{payee, usdc};
 
 /// What webhooks have missed is asked for soon.
 const ASKING: CardSettings = CardSettings { ttl: 3_600, poll: 1 };
@@ -203,4 +204,33 @@ async fn an_approval_that_comes_too_late_is_released() -> Result<()> {
     assert_eq!(closed.reason, None);
     assert_eq!(agent.mandate(mandate.id).await?.available, usdc("100")?);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_issuer_it_starts_and_pays_and_enrolls_later() -> Result<()> {
+    let (mut world, mandate, agent) = to_be_killed("issuer-away").await?;
+    // Nobody listens on the port of a listener that is gone.
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let url = world.issuer()?.url().to_string();
+    world.relayer.set("--issuer-url", &format!("http://{nowhere}"))?;
+    world.relayer.restart().await?;
+    eventually("it is said", async || {
+        let alarms = agent.readyz().await?.alarms;
+        Ok(alarms.iter().any(|alarm| alarm.starts_with("cards: ") && alarm.contains("no connection")).then_some(()))
+    })
+    .await?;
+    let pay = Pay::new(mandate.id, payee(1), usdc("1")?);
+    let payment = world.pay(&agent, &pay).await??.object;
+    world.settled(&agent, &payment).await?;
+
+    // It forgets that we are to be asked, and is told again with the next poll.
+    world.relayer.set("--issuer-url", &url)?;
+    world.relayer.restart().await?;
+    let issuer = world.issuer()?;
+    let path = "/v1/responder_endpoints?type=AUTH_STREAM_ACCESS";
+    let forgotten = issuer.call(Method::DELETE, path, None).await?;
+    ensure!(forgotten.status < 300, "{}", forgotten.status);
+    let enrolled =
+        async || Ok::<_, eyre::Report>(issuer.call(Method::GET, path, None).await?.json()?["enrolled"] == true);
+    eventually("it is enrolled again", async || Ok(enrolled().await?.then_some(()))).await
 }
