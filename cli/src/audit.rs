@@ -82,11 +82,11 @@ fn to_human(page: &Page<AuditEntry>) -> String {
         return "nothing yet".into();
     }
     let merchants = merchants(&page.data);
-    let mut table = output::table(&["seq", "time", "what", "amount", "paid to", "about", "transaction"]);
+    let mut table = output::table(&["seq", "time (utc)", "what", "amount", "paid to", "about", "transaction"]);
     for entry in &page.data {
         table.add_row([
             entry.seq.to_string(),
-            output::time(entry.at),
+            output::time(entry.at).trim_end_matches(" UTC").to_owned(),
             what(entry),
             amount(entry),
             counterparty(entry, &merchants),

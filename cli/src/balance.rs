@@ -130,23 +130,15 @@ fn to_human(balances: &[Balance]) -> String {
     if balances.is_empty() {
         return "no mandates".into();
     }
-    let mut table = output::table(&[
-        "mandate",
-        "state",
-        "cap",
-        "available",
-        "reserved",
-        "held",
-        "paid",
-        "returned",
-        "restored",
-        "chain: left",
-        "chain: held",
-        "",
-    ]);
+    // Most mandates never see a refund that can be spent again.
+    let restored = balances.iter().any(|balance| !balance.restored.is_zero());
+    let mut headings = vec!["mandate", "state", "cap", "available", "reserved", "held", "paid", "returned"];
+    headings.extend(restored.then_some("restored"));
+    headings.extend(["chain: left", "chain: held", ""]);
+    let mut table = output::table(&headings);
     for balance in balances {
         let chain = balance.chain.as_ref();
-        table.add_row([
+        let mut row: Vec<String> = vec![
             output::short(balance.mandate),
             output::mandate_state(balance.state).into(),
             balance.cap.to_string(),
@@ -155,7 +147,9 @@ fn to_human(balances: &[Balance]) -> String {
             balance.held.to_string(),
             balance.paid.to_string(),
             balance.returned.to_string(),
-            balance.restored.to_string(),
+        ];
+        row.extend(restored.then(|| balance.restored.to_string()));
+        row.extend([
             chain.map_or_else(|| "?".into(), |chain| chain.remaining.to_string()),
             chain.map_or_else(|| "?".into(), |chain| chain.held.to_string()),
             match chain.map(|chain| chain.agrees) {
@@ -166,6 +160,7 @@ fn to_human(balances: &[Balance]) -> String {
             }
             .into(),
         ]);
+        table.add_row(row);
     }
     output::text(&table)
 }

@@ -44,6 +44,7 @@ const NUMBERS: &[&str] = &[
 ];
 /// How many digits of an id a table shows on a terminal.
 const SHORT_DIGITS: usize = 8;
+const SHORT_TIMED_DIGITS: usize = 14;
 
 /// What is narrower is no terminal that anybody reads on.
 const WIDTH_MIN: usize = 20;
@@ -176,9 +177,11 @@ pub(crate) fn short(id: impl fmt::Display) -> String {
 }
 
 fn shortened(id: &str, is_narrow: bool) -> String {
-    let prefix = id.find('_').map_or(2, |at| at.saturating_add(1)).saturating_add(SHORT_DIGITS);
-    match id.get(..prefix).filter(|_| is_narrow && id.len() > prefix.saturating_add(1)) {
-        Some(beginning) => format!("{beginning}…"),
+    // Ids of payments, cards and requests begin with the time: the same for a while.
+    let digits = if id.starts_with("mand_") || id.starts_with("0x") { SHORT_DIGITS } else { SHORT_TIMED_DIGITS };
+    let prefix = id.find('_').map_or(2, |at| at.saturating_add(1)).saturating_add(digits);
+    match id.get(..prefix).filter(|_| is_narrow && id.len() > prefix.saturating_add(2)) {
+        Some(beginning) => format!("{beginning}.."),
         None => id.to_owned(),
     }
 }
@@ -482,9 +485,10 @@ mod tests {
     #[test]
     fn ids_are_short_on_a_terminal() {
         let id = format!("mand_{}", "ab".repeat(32));
-        assert_eq!(shortened(&id, true), "mand_abababab…");
+        assert_eq!(shortened(&id, true), "mand_abababab..");
         assert_eq!(shortened(&id, false), id);
-        assert_eq!(shortened(&Address::repeat_byte(7).to_string(), true), "0x07070707…");
+        assert_eq!(shortened(&Address::repeat_byte(7).to_string(), true), "0x07070707..");
+        assert_eq!(shortened("pay_01234567890123456789", true), "pay_01234567890123..");
         assert_eq!(shortened("", true), "");
     }
 
