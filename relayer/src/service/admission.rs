@@ -111,6 +111,7 @@ pub(super) trait Spending: Clone + Send + Sync + 'static {
         now: Seconds,
     ) -> Result<Uuid, LedgerError>;
     fn by_digest(ledger: &Connection, digest: B256) -> Result<Option<Self::Object>, LedgerError>;
+    fn id_of(object: &Self::Object) -> Uuid;
     fn by_id(ledger: &Connection, id: Uuid) -> Result<Option<Self::Object>, LedgerError>;
 }
 
@@ -141,14 +142,19 @@ impl Service {
         let (repeated, key) = (signed.clone(), idempotency_key.clone());
         let known = self.deps.ledger.read(move |ledger| {
             match mandate_of_agent(ledger, repeated.body.mandate(), repeated.agent)? {
-                Some(_) => known(ledger, &repeated, key.as_deref()),
+                Some(_) => {
+                    let unbound = is_unbound(ledger, &repeated.body, key.as_deref())?;
+                    Ok(known(ledger, &repeated, key.as_deref())?.map(|known| (known, unbound)))
+                }
                 None => Ok(None),
             }
         });
-        if let Some(known) = known.await? {
-            return known.into_result();
+        // A key that comes with it for the first time is to be remembered, unless nothing is written any more.
+        let running = self.running();
+        match known.await? {
+            Some((known, unbound)) if !unbound || running.is_err() => return known.into_result(),
+            _ => running?,
         }
-        self.running()?;
         let this = self.clone();
         let at = ChainClock { head: self.deps.heads.borrow().block.number, now: self.now() };
         let decide = move |ledger: &rusqlite::Transaction<'_>| {
@@ -176,6 +182,12 @@ impl Service {
             return Ok(Admission::Refused(Problem::new(Code::NotFound, detail)));
         };
         if let Some(known) = known(ledger, signed, idempotency_key)? {
+            if let (Some(key), Admission::Replayed(object)) = (idempotency_key, &known)
+                && is_unbound(ledger, body, idempotency_key)?
+            {
+                let call = IdempotentCall { fingerprint: body.fingerprint()?, subject: S::id_of(object) };
+                requests::remember(ledger, mandate.id.0.as_slice(), key, call)?;
+            }
             return Ok(known);
         }
         let (proposal, card) = match body.proposal(self, at.now) {
@@ -249,12 +261,30 @@ fn known<S: Spending>(
     Signed { body, digest, .. }: &Signed<S>,
     idempotency_key: Option<&str>,
 ) -> Result<Option<Admission<S::Object>>, LedgerError> {
-    if let Some(known) = S::by_digest(ledger, *digest)? {
-        return Ok(Some(Admission::Replayed(known)));
+    let by_digest = S::by_digest(ledger, *digest)?;
+    let earlier = match idempotency_key {
+        Some(key) => requests::recall(ledger, body.mandate().0.as_slice(), key)?.map(|earlier| (key, earlier)),
+        None => None,
+    };
+    if let Some(known) = by_digest {
+        return Ok(Some(match earlier {
+            Some((key, earlier)) if earlier.subject != S::id_of(&known) => {
+                let detail = format!("the key {key:?} stands for another one than this");
+                Admission::Refused(Problem::new(Code::IdempotencyKeyReused, detail))
+            }
+            _ => Admission::Replayed(known),
+        }));
     }
-    let Some(key) = idempotency_key else { return Ok(None) };
-    let Some(earlier) = requests::recall(ledger, body.mandate().0.as_slice(), key)? else { return Ok(None) };
+    let Some((key, earlier)) = earlier else { return Ok(None) };
     Admission::replay(&earlier, body.fingerprint()?, key, |id| S::by_id(ledger, id)).map(Some)
+}
+
+/// Whether a key has come that stands for nothing yet.
+fn is_unbound<S: Spending>(ledger: &Connection, body: &S, key: Option<&str>) -> Result<bool, LedgerError> {
+    match key {
+        Some(key) => Ok(requests::recall(ledger, body.mandate().0.as_slice(), key)?.is_none()),
+        None => Ok(false),
+    }
 }
 
 /// What a nonce belongs to already: payments and cards share one sequence.

@@ -300,6 +300,10 @@ impl Spending for NewCard {
         Ok(id.0)
     }
 
+    fn id_of(object: &Card) -> Uuid {
+        object.id.0
+    }
+
     fn by_digest(ledger: &Connection, digest: B256) -> Result<Option<Card>, LedgerError> {
         Ok(records::by_digest(ledger, digest)?.map(CardRow::view))
     }

@@ -193,6 +193,12 @@ impl Service {
             .ledger
             .writer()
             .write(move |ledger| {
+                // The very same approval may have come twice at once.
+                if let Some(known) = mandates::get(ledger, id)?
+                    && (known.opened.is_some() || openings::of_request(ledger, request)? == Some(id))
+                {
+                    return Ok(Admission::Replayed(known));
+                }
                 // A request takes one cap: it may have been answered meanwhile, or another approval be under way.
                 if let Some(request) = requests::get(ledger, request)?
                     && request.mandate.is_some_and(|other| other != id)

@@ -139,6 +139,10 @@ impl Spending for NewPayment {
         Ok(new.id.0)
     }
 
+    fn id_of(object: &Payment) -> Uuid {
+        object.id.0
+    }
+
     fn by_digest(ledger: &Connection, digest: B256) -> Result<Option<Payment>, LedgerError> {
         Ok(payments::by_digest(ledger, digest)?.map(PaymentRow::view))
     }

@@ -240,12 +240,24 @@ async fn an_idempotency_key_stands_for_one_payment_of_a_mandate() -> Result<()> 
     assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
     assert!(answers.iter().all(|answer| answer.object.id == answers[0].object.id));
 
+    // A key that comes with bytes that are known stands for their payment from then on.
+    let plain = world.sign(&agent, &Pay::new(mandate.id, payee(3), usdc("1")?)).await?;
+    let known = agent.send_payment(&plain, None).await?;
+    let late = Some("task 9".to_owned());
+    assert!(agent.send_payment(&plain, late.clone()).await?.replayed);
+    let again = world.sign(&agent, &Pay::new(mandate.id, payee(3), usdc("1")?)).await?;
+    let again = agent.send_payment(&again, late).await?;
+    assert!(again.replayed);
+    assert_eq!(again.object.id, known.object.id);
+    let taken = Some("task 7".to_owned());
+    assert_eq!(code(agent.send_payment(&plain, taken).await), Code::IdempotencyKeyReused);
+
     // Another mandate's keys are its own.
     let other = world.open(&asking("5")?).await?;
     let elsewhere = world.pay(&agent, &Pay { mandate: other.id, ..keyed.clone() }).await??;
     assert!(!elsewhere.replayed);
 
-    for payment in [&first.object, &answers[0].object, &elsewhere.object] {
+    for payment in [&first.object, &answers[0].object, &known.object, &elsewhere.object] {
         world.settled(&agent, payment).await?;
     }
     assert_eq!(world.escrow.balance_of(payee(1)).await?, usdc("3")?);
