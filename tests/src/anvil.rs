@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy::providers::{Provider, RootProvider};
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, hex};
 use eyre::{Result, bail};
 use serde_json::{Value, json};
 use url::Url;
@@ -98,6 +98,11 @@ impl Anvil {
     /// Sets how much gas the transactions of a block may use.
     pub async fn set_block_gas_limit(&self, gas: u64) -> Result<()> {
         self.rpc("evm_setBlockGasLimit", json!([format!("{gas:#x}")])).await.map(drop)
+    }
+
+    /// Sets an account's code.
+    pub async fn set_code(&self, account: Address, code: &[u8]) -> Result<()> {
+        self.rpc("anvil_setCode", json!([account, hex::encode_prefixed(code)])).await.map(drop)
     }
 
     /// Sets the next block's base fee, in wei per gas.

@@ -172,7 +172,8 @@ impl Sender {
         let calldata = batch.calldata().ok_or_else(|| LedgerError::inconsistent("a batch that can't be encoded"))?;
         match self.simulate::<MandateEscrow::settleCall>(from, &calldata, batch.gas_limit(row_gas), head).await {
             Ok(paid) => Ok(paid == U256::from(batch.rows.len())),
-            Err(RpcError::Refused { revert: Some(_), .. }) => Ok(false),
+            // Some nodes say "out of gas" and the like without what was returned.
+            Err(RpcError::Refused { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -7,6 +7,7 @@ use alloy::{
     providers::Provider,
     rpc::types::{BlockTransactions, Transaction},
 };
+use alloy_primitives::{Address, hex};
 use alloy_sol_types::SolCall;
 use eyre::{OptionExt, Result, bail, ensure};
 use stipend_bindings::abi::MandateEscrow::settleCall;
@@ -143,4 +144,33 @@ async fn payments_settle_without_the_methods_that_some_nodes_lack() -> Result<()
         sent(&waiting.world).await?.iter().filter_map(Transaction::max_priority_fee_per_gas).collect();
     assert!(!tips.is_empty(), "{tips:?}");
     waiting.all_is_paid().await.map(drop)
+}
+
+/// Where a proxy has its implementation (ERC-1967).
+const IMPLEMENTATION: &str = "0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc";
+
+/// Code that uses up some 300,000 gas with every call, and then does what the implementation does.
+fn dear(implementation: Address) -> Vec<u8> {
+    // A loop from 12,000 down; calldatacopy and delegatecall; its answer, or its revert.
+    [
+        hex!("612ee05b6001900380600357503660006000376000600036600073").as_slice(),
+        implementation.as_slice(),
+        hex!("5af43d600060003e603e573d6000fd5b3d6000f3").as_slice(),
+    ]
+    .concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_transfers_are_dear_gets_the_gas_it_needs() -> Result<()> {
+    let waiting = Waiting::world("dear-token").await?;
+    let (anvil, token) = (&waiting.world.anvil, waiting.world.escrow.token());
+    let slot = anvil.provider().get_storage_at(token, IMPLEMENTATION.parse()?).await?;
+    anvil.set_code(token, &dear(Address::from_word(slot.into()))).await?;
+    // A sweep is a call of its own, which takes more than calls do otherwise.
+    let ended = waiting.world.open(&asking("5")?).await?;
+    waiting.world.escrow.revoke(&waiting.world.keys.operator, &ended.terms).await?;
+    waiting.queue().await?;
+    let batches = waiting.all_is_paid().await?;
+    assert!(batches.iter().any(|rows| *rows > 1), "{batches:?}");
+    Ok(())
 }
