@@ -181,12 +181,35 @@ impl Domain {
     }
 }
 
-/// The digest of the permit (EIP-2612) for the escrow to pull `cap` from `operator`, under the domain
-/// of USDC at `token`. `nonce` is the token's for this operator.
+/// The EIP-712 domain of a token. Circle's differ in their names: "USD Coin" here, "USDC" there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenDomain(B256);
+
+impl TokenDomain {
+    /// The domain of the token at `token` with this name and version.
+    #[must_use]
+    pub fn new(name: &str, version: &str, chain_id: u64, token: Address) -> Self {
+        let (name, version) = (Cow::Owned(name.to_owned()), Cow::Owned(version.to_owned()));
+        Self(Eip712Domain::new(Some(name), Some(version), Some(U256::from(chain_id)), Some(token), None).separator())
+    }
+
+    /// The domain's separator, which the token tells as well.
+    #[must_use]
+    pub const fn separator(&self) -> B256 {
+        self.0
+    }
+
+    fn digest(&self, message: &impl SolStruct) -> B256 {
+        keccak256([&[0x19, 0x01], self.0.as_slice(), message.eip712_hash_struct().as_slice()].concat())
+    }
+}
+
+/// The digest of the permit (EIP-2612) for the escrow to pull `cap` from `operator`, under the token's
+/// domain. `nonce` is the token's for this operator.
 #[must_use]
 pub fn permit_digest(
     at: Domain,
-    token: Address,
+    token: TokenDomain,
     operator: Address,
     cap: Amount,
     nonce: U256,
@@ -199,7 +222,7 @@ pub fn permit_digest(
         nonce,
         deadline: U256::from(deadline),
     };
-    message.eip712_signing_hash(&domain("USD Coin", "2", at.chain_id, token))
+    token.digest(&message)
 }
 
 /// When an EIP-3009 authorization is valid: both ends are excluded.
@@ -212,11 +235,11 @@ pub struct Validity {
 }
 
 /// The digest of the EIP-3009 message by which `operator` funds `mandate` with `cap`, under the domain
-/// of USDC (name "USD Coin", version "2") at `token`.
+/// of the token.
 #[must_use]
 pub fn authorization_digest(
     at: Domain,
-    token: Address,
+    token: TokenDomain,
     operator: Address,
     cap: Amount,
     validity: Validity,
@@ -230,5 +253,5 @@ pub fn authorization_digest(
         validBefore: U256::from(validity.before),
         nonce: mandate.0,
     };
-    message.eip712_signing_hash(&domain("USD Coin", "2", at.chain_id, token))
+    token.digest(&message)
 }

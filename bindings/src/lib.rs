@@ -14,7 +14,8 @@ mod vectors;
 pub use code::is_mandate_escrow;
 pub use convert::{OutOfRange, hold_row, row, terms_from_chain, terms_on_chain};
 pub use digest::{
-    Domain, Hold, ReceiveWithAuthorization, Revoke, Spend, Sweep, Validity, authorization_digest, permit_digest,
+    Domain, Hold, ReceiveWithAuthorization, Revoke, Spend, Sweep, TokenDomain, Validity, authorization_digest,
+    permit_digest,
 };
 pub use signature::{CompactSignature, SignatureError, canonical, compact, recover};
 

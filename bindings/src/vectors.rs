@@ -203,6 +203,7 @@ fn authorizations_have_the_digests_of_the_token() {
         let mandate = MandateId(get(&authorization["nonce"]));
         let from = get(&authorization["from"]);
         let home = Domain { escrow: get(&authorization["to"]), ..home(&vectors) };
+        let token = crate::TokenDomain::new("USD Coin", "2", home.chain_id, token);
         let digest = authorization_digest(home, token, from, cap, validity, mandate);
         assert_eq!(digest, get::<B256>(&vector["digest"]), "{}", vector["name"]);
         assert_eq!(recover(digest, &get::<Bytes>(&vector["signature"])), Ok(operator));

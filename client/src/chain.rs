@@ -67,6 +67,12 @@ pub enum ChainError {
     /// No contract where one should be.
     #[error("there is no contract at {0} on this chain: check the address and the RPC URL")]
     NoCode(Address),
+    /// What a token's messages are signed for can't be told.
+    #[error(
+        "the token {0} does not say for which name and version its messages are signed, or says otherwise than its \
+         DOMAIN_SEPARATOR: approve by a transaction instead of a message"
+    )]
+    UnknownTokenDomain(Address),
     /// The address has other code than the escrow's.
     #[error(
         "what stands at {0} is not the MandateEscrow that this program was built with: check the address and the RPC URL, and do not send anything there"

@@ -5,6 +5,7 @@ use std::{path::PathBuf, pin::pin, time::Duration};
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::Address;
+use stipend_bindings::TokenDomain;
 use stipend_core::{Deployment, policy::Limits};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -120,11 +121,13 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     };
     let inspected = stop.run_until_cancelled(preflight::inspect(&rpc, &identity)).await.transpose()?;
     let Some(deployment) = inspected else { return Ok(()) };
+    let domain = stop.run_until_cancelled(preflight::token_domain(&rpc, &deployment)).await.transpose();
+    let Some(token_domain) = domain.map_err(DeploymentError::from)? else { return Ok(()) };
     let ledger = Ledger::open(&config.database, deployment)?;
     failpoint::pass(Point::StartOpened);
 
     // A start that is broken off has done nothing that the next one does not do again.
-    let started = Runtime::start(config, rpc, ledger.clone(), deployment, alarms);
+    let started = Runtime::start(config, rpc, ledger.clone(), deployment, token_domain, alarms);
     let outcome = match stop.run_until_cancelled(started).await.transpose()? {
         Some(runtime) => runtime.serve(listener, stop).await,
         None => Ok(()),
@@ -140,6 +143,7 @@ struct Runtime {
     follower: Follower,
     head: Head,
     sender: Sender,
+    token_domain: Option<TokenDomain>,
     cards: Option<(CardDeps, watch::Sender<Option<IssuerSecrets>>)>,
     limits: Limits,
     relaying: RelayLimits,
@@ -153,6 +157,7 @@ impl Runtime {
         rpc: Rpc,
         ledger: Ledger,
         deployment: Deployment,
+        token_domain: Option<TokenDomain>,
         alarms: Alarms,
     ) -> Result<Self, AppError> {
         let submitters: Vec<Address> = config.submitters.iter().map(PrivateKeySigner::address).collect();
@@ -196,11 +201,11 @@ impl Runtime {
             Some(config) => Some(register_webhooks(config, &alarms).await?),
         };
         let Config { limits, relaying, gas_budget, api, .. } = config;
-        Ok(Self { follower, head, sender, cards, limits, relaying, gas_budget, api })
+        Ok(Self { follower, head, sender, token_domain, cards, limits, relaying, gas_budget, api })
     }
 
     async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { follower, head, sender, cards, limits, relaying, gas_budget, api } = self;
+        let Self { follower, head, sender, token_domain, cards, limits, relaying, gas_budget, api } = self;
         let (rpc, ledger, alarms) = (sender.rpc.clone(), sender.ledger.clone(), sender.alarms.clone());
         let (cards, secrets) = cards.unzip();
         let worker = cards.as_ref().zip(secrets).map(|(cards, secrets)| CardWorker {
@@ -217,6 +222,7 @@ impl Runtime {
             ledger: ledger.clone(),
             rpc: rpc.clone(),
             deployment: sender.deployment,
+            token_domain,
             limits,
             relaying,
             gas_budget,

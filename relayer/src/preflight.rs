@@ -6,7 +6,11 @@ use std::collections::BTreeSet;
 use alloy::eips::BlockId;
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolCall;
-use stipend_bindings::{abi::MandateEscrow, is_mandate_escrow};
+use stipend_bindings::{
+    TokenDomain,
+    abi::{MandateEscrow, MockUSDC},
+    is_mandate_escrow,
+};
 use stipend_core::{Deployment, MandateId};
 
 use crate::{
@@ -69,6 +73,32 @@ pub async fn inspect(rpc: &Rpc, identity: &Identity) -> Result<Deployment, Deplo
         refused = Some(submitter);
     }
     Err(DeploymentError::NotSubmitter { guardian, submitter: refused.unwrap_or_default() })
+}
+
+/// The EIP-712 domain of the escrow's token by its name and version, if that is the one it says it has.
+/// Without, nobody can approve by a message.
+pub async fn token_domain(rpc: &Rpc, deployment: &Deployment) -> Result<Option<TokenDomain>, RpcError> {
+    let token = deployment.token;
+    let call = |data: Vec<u8>| EthCall { from: None, to: token, data: data.into(), gas: None };
+    let (separator, name, version) = (
+        call(MockUSDC::DOMAIN_SEPARATORCall {}.abi_encode()),
+        call(MockUSDC::nameCall {}.abi_encode()),
+        call(MockUSDC::versionCall {}.abi_encode()),
+    );
+    let separator = told(rpc.call::<MockUSDC::DOMAIN_SEPARATORCall>(separator, BlockId::latest()).await)?;
+    let name = told(rpc.call::<MockUSDC::nameCall>(name, BlockId::latest()).await)?;
+    let version = told(rpc.call::<MockUSDC::versionCall>(version, BlockId::latest()).await)?;
+    let (Some(separator), Some(name)) = (separator, name) else { return Ok(None) };
+    let domain = TokenDomain::new(&name, version.as_deref().unwrap_or("1"), deployment.chain_id, token);
+    Ok(Some(domain).filter(|domain| domain.separator() == separator))
+}
+
+fn told<T>(answer: Result<T, RpcError>) -> Result<Option<T>, RpcError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(RpcError::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Why nothing may be signed with this ledger.

@@ -9,7 +9,7 @@ mod revocations;
 use std::{str::FromStr, sync::Arc};
 
 use alloy_primitives::{Address, B256, Bytes};
-use stipend_bindings::{Domain, recover};
+use stipend_bindings::{Domain, TokenDomain, recover};
 use stipend_core::{
     Amount, Code, Deployment, MandateId, Seconds,
     api::{AuditEntry, Health, Info, Mandate, Page, PageQuery, Problem},
@@ -38,6 +38,8 @@ pub struct Deps {
     /// The node.
     pub rpc: Rpc,
     pub deployment: Deployment,
+    /// What the token's messages are signed for; absent where it does not say.
+    pub token_domain: Option<TokenDomain>,
     /// What payments are held to.
     pub limits: Limits,
     /// What strangers' mandates may cost the host.

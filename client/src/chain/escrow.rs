@@ -6,7 +6,7 @@ use alloy::{
 use alloy_primitives::{Address, B256, Bytes, U256, aliases::U40};
 use alloy_sol_types::{SolCall, SolEvent};
 use stipend_bindings::{
-    Domain, Spend, Validity,
+    Domain, Spend, TokenDomain, Validity,
     abi::{MandateEscrow, MockUSDC},
     authorization_digest, compact, is_mandate_escrow, permit_digest, row, terms_from_chain, terms_on_chain,
 };
@@ -27,6 +27,8 @@ pub struct Escrow {
     chain: Chain,
     domain: Domain,
     token: Address,
+    /// What its messages are signed for; absent where that can't be told.
+    token_domain: Option<TokenDomain>,
 }
 
 /// What the chain says of a mandate.
@@ -72,7 +74,12 @@ impl Escrow {
         if !chain.has_code(token).await? {
             return Err(ChainError::NoCode(token));
         }
-        Ok(Self { domain: Domain { chain_id: chain.id, escrow: address }, chain, token })
+        let token_domain = token_domain(&chain, token).await?;
+        Ok(Self { domain: Domain { chain_id: chain.id, escrow: address }, chain, token, token_domain })
+    }
+
+    fn token_domain(&self) -> Result<TokenDomain, ChainError> {
+        self.token_domain.ok_or(ChainError::UnknownTokenDomain(self.token))
     }
 
     /// The chain it is on.
@@ -179,7 +186,8 @@ impl Escrow {
     ) -> Result<Authorization, ChainError> {
         let id = self.domain.mandate_id(terms)?;
         let validity = Validity { after: 0, before: valid_before };
-        let digest = authorization_digest(self.domain, self.token, operator.address(), terms.cap, validity, id);
+        let digest =
+            authorization_digest(self.domain, self.token_domain()?, operator.address(), terms.cap, validity, id);
         Ok(Authorization { valid_after: 0, valid_before, signature: sign(operator, digest)? })
     }
 
@@ -192,7 +200,7 @@ impl Escrow {
     ) -> Result<B256, ChainError> {
         let owner = operator.address();
         let nonce = self.chain.view(self.token, &MockUSDC::noncesCall { owner }).await?;
-        let digest = permit_digest(self.domain, self.token, owner, terms.cap, nonce, deadline);
+        let digest = permit_digest(self.domain, self.token_domain()?, owner, terms.cap, nonce, deadline);
         let call = MandateEscrow::openWithPermitCall {
             terms: terms_on_chain(terms)?,
             deadline: U256::from(deadline),
@@ -309,6 +317,25 @@ impl Escrow {
 
     async fn view<C: SolCall>(&self, call: &C) -> Result<C::Return, ChainError> {
         self.chain.view(self.domain.escrow, call).await
+    }
+}
+
+/// The domain of a token by its name and version, if that is the one it says it has. A token that tells
+/// nothing of the kind has none.
+async fn token_domain(chain: &Chain, token: Address) -> Result<Option<TokenDomain>, ChainError> {
+    let separator = told(chain.view(token, &MockUSDC::DOMAIN_SEPARATORCall {}).await)?;
+    let name = told(chain.view(token, &MockUSDC::nameCall {}).await)?;
+    let version = told(chain.view(token, &MockUSDC::versionCall {}).await)?;
+    let (Some(separator), Some(name)) = (separator, name) else { return Ok(None) };
+    let domain = TokenDomain::new(&name, version.as_deref().unwrap_or("1"), chain.id, token);
+    Ok(Some(domain).filter(|domain| domain.separator() == separator))
+}
+
+fn told<T>(answer: Result<T, ChainError>) -> Result<Option<T>, ChainError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ChainError::Reverted(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -271,7 +271,15 @@ impl Service {
         let domain = self.domain();
         let id = domain.mandate_id(&body.terms).map_err(|error| invalid(&error))?;
         let validity = Validity { after: authorization.valid_after, before: authorization.valid_before };
-        let digest = authorization_digest(domain, deployment.token, operator, body.terms.cap, validity, id);
+        let token_domain = self.deps.token_domain.ok_or_else(|| {
+            let token = deployment.token;
+            let detail = format!(
+                "the token {token} does not say for which name and version its messages are signed, or says otherwise \
+                 than its DOMAIN_SEPARATOR: approve by a transaction instead"
+            );
+            Problem::new(Code::OpenWouldFail, detail)
+        })?;
+        let digest = authorization_digest(domain, token_domain, operator, body.terms.cap, validity, id);
         match recover(digest, &authorization.signature) {
             Ok(signer) if signer == operator => Ok(id),
             Ok(signer) => Err(Problem::new(

@@ -3,8 +3,12 @@
 use std::{fs, sync::Arc};
 
 use alloy::{consensus::Transaction, providers::Provider, signers::local::PrivateKeySigner};
+use alloy_primitives::{Address, keccak256};
 use eyre::{OptionExt, Result};
-use stipend_client::{Client, Error, Pay};
+use stipend_client::{
+    Client, Error, Pay,
+    chain::{Chain, Escrow},
+};
 use stipend_core::{
     Code, MandateId, Terms,
     api::{MandateRequest, NewMandate, RequestState},
@@ -13,6 +17,9 @@ use stipend_core::{
 use stipend_e2e::{Settings, World, balance, eventually};
 
 use crate::{asking, code, payee, usdc};
+
+/// Where a proxy has its implementation (ERC-1967).
+const IMPLEMENTATION: &str = "0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc";
 
 /// An ether, in wei.
 const ETHER: u128 = 1_000_000_000_000_000_000;
@@ -292,4 +299,63 @@ async fn what_an_operator_has_sent_for_free_is_bounded() -> Result<()> {
     world.returned(&agent, small, usdc("0.999999")?).await?;
     assert!(agent.mandate(first).await?.returned.is_zero());
     Ok(())
+}
+
+/// Gives the token another name, in its code and, if `honest`, in what its messages are signed for.
+async fn rename_token(world: &mut World, honest: bool) -> Result<()> {
+    let (anvil, token) = (&world.anvil, world.escrow.token());
+    let slot = anvil.provider().get_storage_at(token, IMPLEMENTATION.parse()?).await?;
+    let implementation = Address::from_word(slot.into());
+    let code = anvil.provider().get_code_at(implementation).await?.to_vec();
+    let (old, new) = (b"USD Coin", b"USDC Ter");
+    let (old_hash, new_hash) = (keccak256(old), keccak256(new));
+    // The compiler keeps the word without the zero bit at its end.
+    let kept = |name: &[u8; 8]| (u64::from_be_bytes(*name) >> 1).to_be_bytes();
+    let code = replaced(code, &kept(old), &kept(new));
+    let code = if honest { replaced(code, old_hash.as_slice(), new_hash.as_slice()) } else { code };
+    anvil.set_code(implementation, &code).await?;
+    let chain = Chain::connect(anvil.url().clone()).await?;
+    world.escrow = Escrow::at(chain, world.escrow.domain().escrow).await?;
+    world.relayer.restart().await
+}
+
+fn replaced(mut code: Vec<u8>, old: &[u8], new: &[u8]) -> Vec<u8> {
+    while let Some(at) = code.windows(old.len()).position(|window| window == old) {
+        code.splice(at..at + old.len(), new.iter().copied());
+    }
+    code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_another_name_is_approved_by_message_and_by_permit() -> Result<()> {
+    let mut world = World::start("another-name").await?;
+    rename_token(&mut world, true).await?;
+    let (agent, operator) = (world.agent()?, world.operator()?);
+    let request = agent.request_mandate(&asking("10")?).await?.object;
+    let id = operator.open_mandate(&approval(&world, &request, 0).await?).await?.object.id;
+    world.mandate_in(&agent, id, MandateState::Open).await?;
+
+    let request = agent.request_mandate(&asking("10")?).await?.object;
+    let start = world.time().await?;
+    let terms = request.terms(world.keys.operator.address(), world.keys.guardian.address(), start);
+    world.escrow.open_with_permit(&world.keys.operator, &terms, start + 3_600).await?;
+    let id = world.escrow.domain().mandate_id(&terms)?;
+    world.mandate_in(&agent, id, MandateState::Open).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_contradicts_itself_is_refused_by_that_reason() -> Result<()> {
+    let mut world = World::start("contradicting-name").await?;
+    let agent = world.agent()?;
+    let request = agent.request_mandate(&asking("10")?).await?.object;
+    let signed = approval(&world, &request, 0).await?;
+    rename_token(&mut world, false).await?;
+    let refused = world.operator()?.open_mandate(&signed).await.unwrap_err();
+    assert_eq!(refused.code(), Some(Code::OpenWouldFail));
+    assert!(refused.to_string().contains("DOMAIN_SEPARATOR"), "{refused}");
+    let refused = world.escrow.authorize(&world.keys.operator, &signed.terms, signed.terms.start + 3_600).unwrap_err();
+    assert!(refused.to_string().contains("DOMAIN_SEPARATOR"), "{refused}");
+    // By a transaction it goes as ever.
+    let id = world.approve(&request).await?;
+    world.mandate_in(&agent, id, MandateState::Open).await.map(drop)
 }
