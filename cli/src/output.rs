@@ -7,7 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use console::Term;
 use icu_properties::{
     CodePointMapData, CodePointSetData,
@@ -195,6 +195,10 @@ pub(crate) fn table(headings: &[&str]) -> Table {
     }
     if !headings.is_empty() {
         table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
+    }
+    // What a row is about stays in one piece; other columns give way.
+    if let Some(column) = table.column_mut(0) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
     }
     for (index, _) in headings.iter().enumerate().filter(|(_, heading)| NUMBERS.contains(heading)) {
         if let Some(column) = table.column_mut(index) {
