@@ -42,6 +42,8 @@ const NUMBERS: &[&str] = &[
     "examined",
     "differences",
 ];
+/// How many columns of numbers a terminal has room for beside others.
+const WHOLE_NUMBERS_MAX: usize = 4;
 /// How many digits of an id a table shows on a terminal.
 const SHORT_DIGITS: usize = 8;
 const SHORT_TIMED_DIGITS: usize = 14;
@@ -200,9 +202,14 @@ pub(crate) fn table(headings: &[&str]) -> Table {
     if let Some(column) = table.column_mut(0) {
         column.set_constraint(ColumnConstraint::ContentWidth);
     }
-    for (index, _) in headings.iter().enumerate().filter(|(_, heading)| NUMBERS.contains(heading)) {
+    let numbers = || headings.iter().enumerate().filter(|(_, heading)| NUMBERS.contains(heading));
+    for (index, _) in numbers() {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
+            // Where there are many, they have no room beside each other in one piece.
+            if numbers().count() <= WHOLE_NUMBERS_MAX {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
         }
     }
     table
