@@ -46,7 +46,7 @@ pub enum DeploymentError {
     )]
     NotAnEscrow(Address),
     #[error(
-        "the guardian {guardian} has not allowed the submitter {submitter}: send setSubmitter({submitter}, true) to the escrow from the guardian"
+        "the guardian {guardian} has not allowed the submitter {submitter}: send setSubmitter({submitter}, true) to the escrow from the guardian (`stipend submitter allow {submitter}` with its key)"
     )]
     NotSubmitter { guardian: Address, submitter: Address },
 }

@@ -180,7 +180,7 @@ impl Sender {
             let (guardian, submitter) = (self.deployment.guardian, lane.address);
             format!(
                 "the guardian {guardian} does not allow the submitter {submitter}: nothing is signed with it; send \
-                 setSubmitter({submitter}, true) to the escrow from the guardian, or take it out of the settings"
+                 setSubmitter({submitter}, true) to the escrow from the guardian (`stipend submitter allow {submitter}` with its key), or take it out of the settings"
             )
         });
         self.warn_or_clear("submitter", list(removed));
