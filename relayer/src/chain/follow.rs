@@ -125,8 +125,11 @@ impl Follower {
     async fn require_finality(&self) -> Result<u64, FollowError> {
         let mut failures = 0;
         loop {
-            let chosen = self.rpc.choose().await?;
-            let found = async { self.last_final(&chosen.node, &chosen.node.latest().await?).await };
+            let chosen = self.rpc.choose().await;
+            let found = async {
+                let node = &chosen.as_ref().map_err(RpcError::clone)?.node;
+                self.last_final(node, &node.latest().await?).await
+            };
             let error = match found.await {
                 Ok(Some((height, _))) => return Ok(height),
                 Ok(None) if failures >= MAX_STARTUP_FAILURES => return Err(FollowError::NoFinality),
@@ -136,7 +139,9 @@ impl Follower {
             };
             failures += 1;
             tracing::warn!(%error, "no final block");
-            _ = self.rpc.record_failure(&chosen, error);
+            if let Ok(chosen) = &chosen {
+                _ = self.rpc.record_failure(chosen, error);
+            }
             tokio::time::sleep(self.poll).await;
         }
     }
@@ -147,7 +152,7 @@ impl Follower {
         let (Some(head), Some(last_final)) = blocks else {
             return Err(LedgerError::inconsistent("no block to start from").into());
         };
-        Ok(Head { block: head.into(), base_fee: 0, gas_limit: 0, finalized: last_final.number })
+        Ok(Head { block: head.into(), base_fee: 0, gas_limit: u64::MAX, finalized: last_final.number })
     }
 
     /// Follows until `stop`, and tells `heads`.

@@ -174,7 +174,8 @@ impl Node {
                 time: block.header.timestamp(),
             },
             base_fee: block.header.base_fee_per_gas().unwrap_or_default(),
-            gas_limit: block.header.gas_limit(),
+            // Zero is a chain that does not say.
+            gas_limit: Some(block.header.gas_limit()).filter(|gas| *gas > 0).unwrap_or(u64::MAX),
             transactions,
             bloom: block.header.logs_bloom(),
         }))
