@@ -193,10 +193,19 @@ impl TokenDomain {
         Self(Eip712Domain::new(Some(name), Some(version), Some(U256::from(chain_id)), Some(token), None).separator())
     }
 
-    /// The domain's separator, which the token tells as well.
+    /// The domain of a token as it tells of itself: its name and version, if they give the separator that
+    /// it has. `None` if they do not, or it does not tell.
     #[must_use]
-    pub const fn separator(&self) -> B256 {
-        self.0
+    pub fn confirmed(
+        name: Option<&str>,
+        version: Option<&str>,
+        separator: Option<B256>,
+        chain_id: u64,
+        token: Address,
+    ) -> Option<Self> {
+        // Tokens without a version are of their first.
+        let domain = Self::new(name?, version.unwrap_or("1"), chain_id, token);
+        (separator == Some(domain.0)).then_some(domain)
     }
 
     fn digest(&self, message: &impl SolStruct) -> B256 {

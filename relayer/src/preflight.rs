@@ -88,9 +88,7 @@ pub async fn token_domain(rpc: &Rpc, deployment: &Deployment) -> Result<Option<T
     let separator = told(rpc.call::<MockUSDC::DOMAIN_SEPARATORCall>(separator, BlockId::latest()).await)?;
     let name = told(rpc.call::<MockUSDC::nameCall>(name, BlockId::latest()).await)?;
     let version = told(rpc.call::<MockUSDC::versionCall>(version, BlockId::latest()).await)?;
-    let (Some(separator), Some(name)) = (separator, name) else { return Ok(None) };
-    let domain = TokenDomain::new(&name, version.as_deref().unwrap_or("1"), deployment.chain_id, token);
-    Ok(Some(domain).filter(|domain| domain.separator() == separator))
+    Ok(TokenDomain::confirmed(name.as_deref(), version.as_deref(), separator, deployment.chain_id, token))
 }
 
 fn told<T>(answer: Result<T, RpcError>) -> Result<Option<T>, RpcError> {

@@ -326,9 +326,7 @@ async fn token_domain(chain: &Chain, token: Address) -> Result<Option<TokenDomai
     let separator = told(chain.view(token, &MockUSDC::DOMAIN_SEPARATORCall {}).await)?;
     let name = told(chain.view(token, &MockUSDC::nameCall {}).await)?;
     let version = told(chain.view(token, &MockUSDC::versionCall {}).await)?;
-    let (Some(separator), Some(name)) = (separator, name) else { return Ok(None) };
-    let domain = TokenDomain::new(&name, version.as_deref().unwrap_or("1"), chain.id, token);
-    Ok(Some(domain).filter(|domain| domain.separator() == separator))
+    Ok(TokenDomain::confirmed(name.as_deref(), version.as_deref(), separator, chain.id, token))
 }
 
 fn told<T>(answer: Result<T, ChainError>) -> Result<Option<T>, ChainError> {

@@ -22,6 +22,8 @@ async fn read(call: &ApiRequest, count: usize) -> Result<Vec<Event>> {
     let response = reqwest::Client::new().get(call.url.clone()).headers(call.headers.clone()).send().await?;
     ensure!(response.status() == 200, "{response:?}");
     ensure!(response.headers().get("content-type").is_some_and(|kind| kind == "text/event-stream"));
+    // Otherwise nginx keeps events until its buffer is full.
+    ensure!(response.headers().get("x-accel-buffering").is_some_and(|value| value == "no"));
     let mut chunks = response.bytes_stream();
     let mut text = String::new();
     let mut events = Vec::new();
