@@ -10,6 +10,12 @@ use crate::{Amount, Code, Intent, Seconds, mandate::MandateState};
 /// hotels and cars) and a week.
 pub const CLEARING_RESERVE: Seconds = 38 * 86_400;
 
+/// Merchants verify a card with a charge of at most this many cents, which they take back: that leaves the
+/// card usable.
+pub const VERIFICATION_MAX: i64 = 500;
+/// How many approved charges of a card may come to nothing, and leave it usable.
+pub const VERIFICATIONS: u32 = 5;
+
 /// A charge is cleared within this time: hotels and cars take longest.
 const CLEARED_WITHIN: Seconds = 31 * 86_400;
 /// What a clearing left open is cleared within this time, or never.
@@ -114,7 +120,8 @@ impl CardState {
                 // A reorg takes the hold away before there is a card; then it is sent again.
                 | (Self::Held, Self::Requested | Self::Active | Self::Closing)
                 | (Self::Active, Self::Used | Self::Closing)
-                | (Self::Used, Self::Closing)
+                // The charge came to nothing.
+                | (Self::Used, Self::Active | Self::Closing)
                 | (Self::Closing, Self::Closed)
         )
     }
@@ -144,6 +151,8 @@ pub struct ChargeContext<'a> {
     pub held_now: bool,
     /// What it may be charged.
     pub amount: Amount,
+    /// How many of its charges were approved before this one, verifications included.
+    pub approved: u32,
     /// From this second on it can't be charged.
     pub expires_at: Seconds,
     /// Its mandate's state.
@@ -152,11 +161,13 @@ pub struct ChargeContext<'a> {
     pub intent: Option<&'a Intent>,
 }
 
-/// Why a charge is declined; `None`: it is approved.
+/// Why a charge is declined; `None`: it is approved. A charge of nothing verifies the card, and does not use
+/// it up.
 #[must_use]
 pub fn authorize(card: &ChargeContext<'_>, charge: &Charge, now: Seconds) -> Option<Code> {
     let allowed = card.intent.and_then(|intent| intent.policy.mccs.as_deref());
-    let fits = Amount::from_cents(charge.cents).is_some_and(|amount| !amount.is_zero() && amount <= card.amount);
+    let fits = Amount::from_cents(charge.cents).is_some_and(|amount| amount <= card.amount);
+    let verifications = if charge.cents == 0 { VERIFICATIONS } else { VERIFICATIONS.saturating_add(1) };
     match card.state {
         CardState::Active if card.held_now => {}
         CardState::Used => return Some(Code::CardUsed),
@@ -181,7 +192,18 @@ pub fn authorize(card: &ChargeContext<'_>, charge: &Charge, now: Seconds) -> Opt
     if !fits {
         return Some(Code::AboveCardAmount);
     }
-    None
+    (card.approved >= verifications).then_some(Code::CardUsed)
+}
+
+/// Whether a transaction, by its events, was a verification of the card that is over: a small authorization
+/// which the merchant took back as a whole. Of one that merely lapsed something may still be taken.
+#[must_use]
+pub fn is_voided_verification(events: &[(EventKind, i64)]) -> bool {
+    let cents = |wanted| events.iter().filter(|(kind, _)| *kind == wanted).map(|(_, cents)| *cents).sum::<i64>();
+    let authorized = cents(EventKind::Authorization);
+    events.iter().all(|(kind, _)| matches!(kind, EventKind::Authorization | EventKind::AuthorizationReversal))
+        && (1..=VERIFICATION_MAX).contains(&authorized)
+        && cents(EventKind::AuthorizationReversal) >= authorized
 }
 
 /// What is known of a card that is not final, in the ledger and at the issuer.
@@ -256,7 +278,7 @@ pub enum EventKind {
     AuthorizationAdvice,
     /// This much of the charge was taken back.
     AuthorizationReversal,
-    /// What is left of the charge lapsed.
+    /// What is left of the charge lapsed. Some merchants take it all the same.
     AuthorizationExpiry,
     /// A question, without money.
     BalanceInquiry,
@@ -289,6 +311,12 @@ impl EventKind {
         Self::deserialize(name).ok()
     }
 
+    /// Whether a charge begins with it.
+    #[must_use]
+    pub const fn is_authorization(self) -> bool {
+        matches!(self, Self::Authorization | Self::FinancialAuthorization)
+    }
+
     /// Whether it takes money, or may: a question, or money that comes back, does not.
     #[must_use]
     pub const fn is_charge(self) -> bool {
@@ -317,6 +345,8 @@ impl EventKind {
 pub struct Tally {
     /// Charged, and neither cleared nor taken back yet.
     pub pending: i64,
+    /// Charged, and lapsed before it was cleared: it may be cleared all the same.
+    pub lapsed: i64,
     /// Taken by merchants.
     pub cleared: i64,
     /// Given back by merchants.
@@ -327,13 +357,16 @@ impl Tally {
     /// Over one transaction's events, in the issuer's order, with what each is about in cents.
     #[must_use]
     pub fn of(events: impl IntoIterator<Item = (EventKind, i64)>) -> Self {
-        let (mut authorized, mut tally, mut is_credit) = (0_i64, Self::default(), false);
+        let (mut authorized, mut lapsed, mut tally, mut is_credit) = (0_i64, 0_i64, Self::default(), false);
         for (kind, cents) in events {
             let cents = cents.max(0);
             match kind {
                 EventKind::Authorization | EventKind::AuthorizationAdvice => authorized = cents,
-                EventKind::AuthorizationReversal => authorized = authorized.saturating_sub(cents).max(0),
-                EventKind::AuthorizationExpiry => authorized = tally.cleared.min(authorized),
+                EventKind::AuthorizationReversal => {
+                    authorized = authorized.saturating_sub(cents).max(0);
+                    lapsed = lapsed.saturating_sub(cents).max(0);
+                }
+                EventKind::AuthorizationExpiry => (authorized, lapsed) = (tally.cleared.min(authorized), authorized),
                 EventKind::BalanceInquiry => {}
                 EventKind::CreditAuthorization | EventKind::CreditAuthorizationAdvice => is_credit = true,
                 // What completes an announced refund.
@@ -349,15 +382,16 @@ impl Tally {
                 EventKind::ReturnReversal => tally.returned = tally.returned.saturating_sub(cents).max(0),
             }
         }
-        Self { pending: authorized.saturating_sub(tally.cleared).max(0), ..tally }
+        let open = |cents: i64| cents.saturating_sub(tally.cleared).max(0);
+        Self { pending: open(authorized), lapsed: open(lapsed.max(authorized)) - open(authorized), ..tally }
     }
 
-    /// Whether something may still come of what is pending at `now`: it is given up when nothing has come
-    /// since `last_event_at` for longer than the networks allow.
+    /// Whether something may still come of what is pending or has lapsed at `now`: it is given up when nothing
+    /// has come since `last_event_at` for longer than the networks allow.
     #[must_use]
     pub fn awaits_clearing(self, last_event_at: Option<Seconds>, now: Seconds) -> bool {
         let limit = if self.cleared > 0 { REST_CLEARED_WITHIN } else { CLEARED_WITHIN };
-        self.pending > 0 && last_event_at.is_none_or(|since| now.saturating_sub(since) < limit)
+        self.pending.max(self.lapsed) > 0 && last_event_at.is_none_or(|since| now.saturating_sub(since) < limit)
     }
 
     /// Both together.
@@ -365,6 +399,7 @@ impl Tally {
     pub const fn plus(self, other: Self) -> Self {
         Self {
             pending: self.pending.saturating_add(other.pending),
+            lapsed: self.lapsed.saturating_add(other.lapsed),
             cleared: self.cleared.saturating_add(other.cleared),
             returned: self.returned.saturating_add(other.returned),
         }
@@ -384,7 +419,7 @@ pub struct CardSettlement {
 }
 
 impl CardSettlement {
-    /// `all`: all transactions of the card; `ours`: the one that was approved here. Only that is
+    /// `all`: all transactions of the card; `ours`: those that were approved here. Only they are
     /// captured, and only up to the hold: what an issuer errs or lies about is the host's to settle with
     /// it. `captured`: what it was decided to capture, if it was.
     #[must_use]
@@ -423,6 +458,7 @@ mod tests {
             state: CardState::Active,
             held_now: true,
             amount: "25".parse().unwrap(),
+            approved: 0,
             expires_at: NOW + 1,
             mandate: MandateState::Open,
             intent: Some(intent),
@@ -444,7 +480,7 @@ mod tests {
         assert_eq!(verdict(|_, charge| charge.plain = false, &any), Some(Code::ChargeNotPlain));
         assert_eq!(verdict(|_, charge| charge.cash_cents = 1, &any), Some(Code::ChargeNotPlain));
         assert_eq!(verdict(|_, charge| charge.in_dollars = false, &any), Some(Code::CurrencyNotAllowed));
-        for cents in [2_501, 0, -1, i64::MIN, i64::MAX] {
+        for cents in [2_501, -1, i64::MIN, i64::MAX] {
             assert_eq!(verdict(|_, charge| charge.cents = cents, &any), Some(Code::AboveCardAmount), "{cents}");
         }
         let narrow = intent(Some(&["5734", "7372"]));
@@ -454,6 +490,40 @@ mod tests {
         }
         for state in [CardState::Requested, CardState::Held, CardState::Closing, CardState::Closed, CardState::Failed] {
             assert_eq!(verdict(|card, _| card.state = state, &any), Some(Code::CardNotActive));
+        }
+    }
+
+    #[test]
+    fn a_card_can_be_verified_a_few_times_before_its_purchase() {
+        let any = intent(None);
+        let asked = |cents, approved| verdict(|card, charge| (card.approved, charge.cents) = (approved, cents), &any);
+        for approved in 0..VERIFICATIONS {
+            assert_eq!((asked(0, approved), asked(2_500, approved)), (None, None));
+        }
+        assert_eq!((asked(0, VERIFICATIONS), asked(2_500, VERIFICATIONS)), (Some(Code::CardUsed), None));
+        assert_eq!(asked(2_500, VERIFICATIONS + 1), Some(Code::CardUsed));
+        let narrow = intent(Some(&["5734"]));
+        assert_eq!(
+            verdict(|_, charge| (charge.cents, charge.mcc) = (0, None), &narrow),
+            Some(Code::MerchantNotAllowed)
+        );
+    }
+
+    #[test]
+    fn a_verification_is_over_when_all_of_it_was_taken_back() {
+        let [auth, back] = [EventKind::Authorization, EventKind::AuthorizationReversal];
+        assert!(is_voided_verification(&[(auth, 100), (back, 100)]));
+        assert!(is_voided_verification(&[(back, 400), (back, 100), (auth, VERIFICATION_MAX)]));
+        for events in [
+            &[(auth, 100)][..],
+            &[(back, 100)],
+            &[(auth, 100), (back, 99)],
+            &[(auth, VERIFICATION_MAX + 1), (back, VERIFICATION_MAX + 1)],
+            &[(auth, 100), (EventKind::AuthorizationExpiry, 100)],
+            &[(auth, 100), (back, 100), (EventKind::Clearing, 100)],
+            &[],
+        ] {
+            assert!(!is_voided_verification(events), "{events:?}");
         }
     }
 
@@ -503,9 +573,11 @@ mod tests {
 
     #[test]
     fn a_clearing_is_awaited_as_long_as_networks_allow() {
-        let awaits = |cleared, age| Tally { pending: 1, cleared, returned: 0 }.awaits_clearing(Some(NOW), NOW + age);
-        assert!(awaits(0, CLEARED_WITHIN - 1) && !awaits(0, CLEARED_WITHIN));
-        assert!(awaits(1, REST_CLEARED_WITHIN - 1) && !awaits(1, REST_CLEARED_WITHIN));
+        for open in [Tally { pending: 1, ..Tally::default() }, Tally { lapsed: 1, ..Tally::default() }] {
+            let awaits = |cleared, age| Tally { cleared, ..open }.awaits_clearing(Some(NOW), NOW + age);
+            assert!(awaits(0, CLEARED_WITHIN - 1) && !awaits(0, CLEARED_WITHIN));
+            assert!(awaits(1, REST_CLEARED_WITHIN - 1) && !awaits(1, REST_CLEARED_WITHIN));
+        }
         assert!(Tally { pending: 1, ..Tally::default() }.awaits_clearing(None, Seconds::MAX));
         assert!(!Tally { cleared: 1, ..Tally::default() }.awaits_clearing(None, NOW));
     }
@@ -514,7 +586,7 @@ mod tests {
     fn a_tally_follows_the_issuer_rules() {
         use EventKind as Kind;
         let tally = |events: &[(EventKind, i64)]| {
-            let Tally { pending, cleared, returned } = Tally::of(events.iter().copied());
+            let Tally { pending, cleared, returned, .. } = Tally::of(events.iter().copied());
             (pending, cleared, returned)
         };
         let [auth, advice, back, clear] =
@@ -543,6 +615,28 @@ mod tests {
     }
 
     #[test]
+    fn what_lapsed_may_be_cleared_until_it_is() {
+        use EventKind as Kind;
+        let lapse = (Kind::AuthorizationExpiry, 0);
+        for (events, lapsed) in [
+            (vec![(Kind::Authorization, 1_000)], 0),
+            (vec![(Kind::Authorization, 1_000), lapse], 1_000),
+            (vec![(Kind::Authorization, 1_000), (Kind::Clearing, 400), lapse], 600),
+            (vec![(Kind::Authorization, 1_000), lapse, (Kind::Clearing, 400)], 600),
+            (vec![(Kind::Authorization, 1_000), lapse, (Kind::Clearing, 1_400)], 0),
+            (vec![(Kind::Authorization, 1_000), lapse, (Kind::AuthorizationReversal, 1_000)], 0),
+            (vec![lapse], 0),
+        ] {
+            let tally = Tally::of(events.iter().copied());
+            assert_eq!(
+                (tally.lapsed, tally.pending),
+                (lapsed, if events.len() == 1 { tally.pending } else { 0 }),
+                "{events:?}"
+            );
+        }
+    }
+
+    #[test]
     fn an_event_kind_is_known_by_the_issuer_name() {
         assert_eq!(EventKind::from_name("FINANCIAL_AUTHORIZATION"), Some(EventKind::FinancialAuthorization));
         assert_eq!(EventKind::from_name("RETURN_REVERSAL"), Some(EventKind::ReturnReversal));
@@ -551,7 +645,7 @@ mod tests {
 
     #[test]
     fn a_settlement_splits_what_the_issuer_took() {
-        let tally = |cleared, returned| Tally { pending: 0, cleared, returned };
+        let tally = |cleared, returned| Tally { cleared, returned, ..Tally::default() };
         let usdc = |text: &str| text.parse::<Amount>().unwrap();
         for (all, ours, fixed, expected) in [
             ((1_840, 0), 1_840, None, ["18.40", "0", "0"]),
@@ -574,7 +668,7 @@ mod tests {
             cleared in 0..1_000_000_i64, ours in 0..1_000_000_i64, returned in 0..1_000_000_i64,
             hold in 1..1_000_000_i64, fixed in proptest::option::of(0..1_000_000_i64),
         ) {
-            let all = Tally { pending: 0, cleared: cleared.saturating_add(ours), returned };
+            let all = Tally { cleared: cleared.saturating_add(ours), returned, ..Tally::default() };
             let ours = Tally { cleared: ours, ..Tally::default() };
             let amount = |cents| Amount::from_cents(cents).unwrap();
             let CardSettlement { captured, shortfall, owed_back } =

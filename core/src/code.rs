@@ -119,6 +119,8 @@ codes! {
     CurrencyNotAllowed, "currency_not_allowed", 403, "pay in US dollars";
     /// Cash, credit or a question instead of a purchase.
     ChargeNotPlain, "charge_not_plain", 403, "use the card for a purchase alone";
+    /// The card was closed at the issuer, by others.
+    ClosedByIssuer, "closed_by_issuer", 403, "create another card; if it persists, ask the host";
     /// The issuer did not make a card.
     IssuerFailed, "issuer_failed", 502, "create another card; if it persists, ask the host";
 

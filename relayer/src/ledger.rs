@@ -41,11 +41,15 @@ use sql::{Columns, FromColumns, Sql, Statements, insert};
 pub use writer::Writer;
 
 /// The version of schema.sql that this program reads and writes.
-pub(crate) const VERSION: i64 = 4;
+pub(crate) const VERSION: i64 = 5;
 
 /// From each version to the next, the first from version 1.
-const UPGRADES: &[&str] =
-    &[include_str!("ledger/upgrade_1.sql"), include_str!("ledger/upgrade_2.sql"), include_str!("ledger/upgrade_3.sql")];
+const UPGRADES: &[&str] = &[
+    include_str!("ledger/upgrade_1.sql"),
+    include_str!("ledger/upgrade_2.sql"),
+    include_str!("ledger/upgrade_3.sql"),
+    include_str!("ledger/upgrade_4.sql"),
+];
 const READERS: usize = 4;
 /// Prepared statements that a connection keeps: all that there are. SQLite's default is 16, and preparing
 /// one takes ten times as long as running it.

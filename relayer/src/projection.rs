@@ -549,7 +549,7 @@ fn returned_final(
 /// A refund is final: what the chain restored can be spent again.
 fn refunded_final(ledger: &Connection, refund: Refund, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
     let Some(mandate) = mandates::get(ledger, refund.mandate)? else { return Ok(()) };
-    mandates::add_refunded(ledger, refund.mandate, refund.amount)?;
+    mandates::add_refunded(ledger, refund.mandate, refund.payer, refund.amount)?;
     booking::book(
         ledger,
         &mandate,

@@ -8,6 +8,7 @@ use std::{
 
 use alloy::providers::{Provider, RootProvider};
 use alloy_primitives::{Address, B256, hex};
+use alloy_sol_types::SolCall;
 use eyre::{Result, bail};
 use serde_json::{Value, json};
 use url::Url;
@@ -108,6 +109,14 @@ impl Anvil {
     /// Sets the next block's base fee, in wei per gas.
     pub async fn set_base_fee(&self, wei: u64) -> Result<()> {
         self.rpc("anvil_setNextBlockBaseFeePerGas", json!([format!("{wei:#x}")])).await.map(drop)
+    }
+
+    /// Sends a call from any account, with or without its key.
+    pub async fn send_as(&self, account: Address, to: Address, call: &impl SolCall) -> Result<()> {
+        self.set_balance(account, 10_u128.pow(18)).await?;
+        self.rpc("anvil_impersonateAccount", json!([account])).await?;
+        let data = hex::encode_prefixed(call.abi_encode());
+        self.rpc("eth_sendTransaction", json!([{ "from": account, "to": to, "data": data }])).await.map(drop)
     }
 
     /// Forgets a transaction that waits for a block.

@@ -19,7 +19,7 @@ pub(crate) const DATABASE: &str = "issuer.db";
 
 /// How long the issuer waits for an answer about a charge. Lithic's six seconds are too long to wait
 /// for in a test.
-const ASA_LIMIT_MS: u64 = 3_000;
+pub const ASA_LIMIT_MS: u64 = 3_000;
 
 /// When an event is delivered again: soon, and for as long as a test may take.
 const RETRIES: &str = "0,200,400,800,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000";

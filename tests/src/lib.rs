@@ -28,7 +28,7 @@ pub use eventually::{eventually, next_entry};
 pub use exclusive_slot::exclusive_slot;
 pub use fault_proxy::{ANY, Count, ErrorMessage, Fault, FaultProxy, Lag, NodeClient};
 pub use http::{Answer, ApiRequest, HttpSigner};
-pub use issuer::{Charge, Charged, Issuer, Purchase, Void, signed_by_issuer};
+pub use issuer::{ASA_LIMIT_MS, Charge, Charged, Issuer, Purchase, Void, signed_by_issuer};
 pub use keys::{Keys, key};
 pub use load::{Load, Shape};
 pub use miner::Miner;

@@ -171,13 +171,14 @@ impl Issuer {
         answer.json().await.map_err(|_| unknown())
     }
 
-    /// Creates a single-use card of this many cents. The same id gives the same card.
+    /// Creates a card of this many cents in all. The same id gives the same card. That it is used once is
+    /// seen to here: an issuer's single-use card would be closed by a merchant who only verifies it.
     ///
     /// # Errors
     /// [`IssuerError`]; after `Unknown` there may be a card: see [`Issuer::find`].
     pub async fn create(&self, id: CardId, cents: i64) -> Result<IssuedCard, IssuerError> {
         let body = json!({
-            "type": "SINGLE_USE", "spend_limit": cents, "spend_limit_duration": "FOREVER", "state": "OPEN",
+            "type": "VIRTUAL", "spend_limit": cents, "spend_limit_duration": "FOREVER", "state": "OPEN",
             "memo": id.to_string(),
         });
         self.call(Method::POST, "/v1/cards", &[], Some(body), Some(id.0.to_string())).await
@@ -190,10 +191,15 @@ impl Issuer {
         Ok(list.data.into_iter().next())
     }
 
+    /// What the issuer says of a card.
+    pub async fn card(&self, token: &str) -> Result<IssuedCard, IssuerError> {
+        self.call(Method::GET, &format!("/v1/cards/{token}"), &[], None, None).await
+    }
+
     /// Sets a card's state: OPEN, PAUSED, or CLOSED for good.
     pub async fn set_state(&self, token: &str, state: &str) -> Result<IssuedCard, IssuerError> {
         let path = format!("/v1/cards/{token}");
-        let card: IssuedCard = self.call(Method::GET, &path, &[], None, None).await?;
+        let card = self.card(token).await?;
         // What is closed stays closed, and some issuers refuse to be told again.
         if card.state == state || card.state == "CLOSED" {
             return Ok(card);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stipend_core::{
     CardId, Code,
     api::BlockRef,
-    card::{CLEARING_RESERVE, CardAction, CardProgress, CardSettlement, CardState, Tally},
+    card::{CLEARING_RESERVE, CardAction, CardProgress, CardSettlement, CardState},
     policy::MandateState,
 };
 use tokio::{sync::watch, time::Instant};
@@ -21,7 +21,7 @@ use crate::{
     failpoint::{self, Point},
     ledger::{
         Ledger, LedgerError,
-        cards::{self, CardRow, ClosedCursor},
+        cards::{self, CardRow, ClosedCursor, RefundDue},
         charges, mandates,
     },
 };
@@ -41,6 +41,8 @@ pub enum CardWorkerError {
          update does"
     )]
     UnknownEvent { card: CardId, kind: String },
+    #[error("{0} is paused at the issuer, and not by this relayer: its charges are declined until it is opened there")]
+    Paused(CardId),
 }
 
 #[derive(Debug)]
@@ -76,7 +78,8 @@ impl CardWorker {
             let enrolled = if poll { self.enroll().await } else { Ok(()) };
             let advanced = self.round(head, poll).await;
             let closed = if poll { self.poll_closed(&mut last_closed).await } else { Ok(()) };
-            match enrolled.and(advanced).and(closed) {
+            let refunds = if poll { self.check_refunds().await } else { Ok(()) };
+            match enrolled.and(advanced).and(closed).and(refunds) {
                 Ok(()) => self.alarms.clear("cards"),
                 Err(error) => {
                     self.alarms.warn("cards", error.to_string());
@@ -142,7 +145,10 @@ impl CardWorker {
                 CardAction::Become(state, reason) => self.step(&card, state, reason).await?,
                 CardAction::Issue => self.issue(&card).await?,
                 CardAction::SetPaused(paused) => self.set_paused(&card, paused).await?,
-                CardAction::FetchEvents => self.fetch_events(&card).await?,
+                CardAction::FetchEvents => {
+                    self.fetch_events(&card).await?;
+                    self.check_state(&card).await?;
+                }
                 CardAction::FinalizeWithIssuer => self.finalize_with_issuer(&card, head).await?,
             }
         }
@@ -198,6 +204,37 @@ impl CardWorker {
         Ok(self.ledger.writer().write(ingest).await?)
     }
 
+    /// Others can close or pause a card at the issuer: its host, or the issuer itself.
+    async fn check_state(&self, card: &CardRow) -> Result<(), CardWorkerError> {
+        let Some(token) = card.token.as_ref().filter(|_| card.state == CardState::Active && !card.paused) else {
+            return Ok(());
+        };
+        match self.issuer.card(token).await?.state.as_str() {
+            "CLOSED" => self.step(card, CardState::Closing, Some(Code::ClosedByIssuer)).await,
+            "PAUSED" => Err(CardWorkerError::Paused(card.id)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says what merchants gave back and the treasury has not passed on: only its key can.
+    async fn check_refunds(&self) -> Result<(), CardWorkerError> {
+        let due = self.ledger.read(cards::refunds_due).await?;
+        let Some(RefundDue { mandate, treasury, amount }) = due.first() else {
+            self.alarms.clear("refund_due");
+            return Ok(());
+        };
+        let others = match due.len() {
+            1 => String::new(),
+            count => format!("; and to {} more mandates", count.saturating_sub(1)),
+        };
+        let what = format!(
+            "merchants refunded {amount} USDC that was captured for {mandate}: return it from the treasury {treasury} with \
+             `stipend refund --mandate {mandate} --amount {amount}`{others}"
+        );
+        self.alarms.warn("refund_due", what);
+        Ok(())
+    }
+
     /// Concludes a card with the issuer: it is closed there, nothing of it is pending, and so it is
     /// certain what is to be captured. A hold is never released before.
     async fn finalize_with_issuer(&self, card: &CardRow, head: BlockRef) -> Result<(), CardWorkerError> {
@@ -221,14 +258,11 @@ impl CardWorker {
         }
         let settle = move |ledger: &rusqlite::Transaction<'_>| {
             let Some(card) = cards::by_seq(ledger, seq)? else { return Ok(()) };
-            let all = charges::tally(ledger, seq, None)?;
+            let all = charges::tally(ledger, seq)?;
             if charges::awaits_clearing(ledger, seq, clock::earlier(head))? {
                 return Ok(());
             }
-            let ours = match &card.charge {
-                Some(charge) => charges::tally(ledger, seq, Some(charge))?,
-                None => Tally::default(),
-            };
+            let ours = charges::approved_tally(ledger, seq)?;
             let to_capture = CardSettlement::of(all, ours, card.amount, None).captured;
             // Also in the trail: that wakes the sender, even on a chain that mines no empty blocks.
             let release = card.amount.checked_sub(to_capture).unwrap_or_default();

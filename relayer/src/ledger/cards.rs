@@ -378,9 +378,40 @@ pub fn set_paused(connection: &Connection, seq: u64, paused: bool) -> Result<(),
     connection.change("UPDATE card SET paused = ? WHERE seq = ?", (paused, seq)).map(drop)
 }
 
-/// What it was charged, by which of the issuer's transactions.
-pub fn set_charged(connection: &Connection, seq: u64, transaction: &str, amount: Amount) -> Result<(), LedgerError> {
+/// By which of the issuer's transactions it was charged, and how much; `None`: by none any more.
+pub fn set_charged(connection: &Connection, seq: u64, charge: Option<(&str, Amount)>) -> Result<(), LedgerError> {
+    let (transaction, amount) = charge.unzip();
     connection
-        .change("UPDATE card SET charge = ?, authorized = ? WHERE seq = ?", (transaction, Sql(amount), seq))
+        .change("UPDATE card SET charge = ?, authorized = ? WHERE seq = ?", (transaction, amount.map(Sql), seq))
         .map(drop)
+}
+
+/// What cards owe back to a mandate, beyond what the treasury has refunded to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefundDue {
+    pub mandate: MandateId,
+    pub treasury: Address,
+    pub amount: Amount,
+}
+
+/// What is still to be refunded, by mandate and treasury.
+pub fn refunds_due(connection: &Connection) -> Result<Vec<RefundDue>, LedgerError> {
+    let owed: Vec<(MandateId, Address, Amount)> = connection.rows(
+        "SELECT mandate, payee, sum(owed_back) FROM card INDEXED BY card_owing WHERE owed_back > 0
+         GROUP BY mandate, payee ORDER BY min(seq)",
+        [],
+    )?;
+    let mut due = Vec::new();
+    for (mandate, treasury, owed) in owed {
+        let refunded: Amount = connection.value(
+            "SELECT coalesce(sum(amount), 0) FROM refund WHERE mandate = ? AND payer = ?",
+            (Sql(mandate), Sql(treasury)),
+        )?;
+        due.extend(owed.checked_sub(refunded).filter(|amount| !amount.is_zero()).map(|amount| RefundDue {
+            mandate,
+            treasury,
+            amount,
+        }));
+    }
+    Ok(due)
 }

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use stipend_core::{
     Code, Seconds,
-    card::{CardState, EventKind, Tally},
+    card::{self, CardState, EventKind, Tally, VERIFICATIONS},
 };
 
 use super::{
@@ -29,6 +29,11 @@ row! {
 /// What was answered about this transaction of the issuer's.
 pub fn answered(connection: &Connection, transaction: &str) -> Result<Option<Answer>, LedgerError> {
     Ok(Answer::select(connection, "WHERE transaction_token = ?", [transaction])?.pop())
+}
+
+/// How many of a card's charges were approved.
+pub fn approvals(connection: &Connection, card: u64) -> Result<u32, LedgerError> {
+    connection.value("SELECT count(*) FROM charge WHERE card = ? AND verdict IS NULL", [card])
 }
 
 pub fn remember_answer(
@@ -82,11 +87,11 @@ fn add_event(connection: &Connection, card: u64, event: &ChargeEvent, now: Secon
 pub fn awaits_clearing(connection: &Connection, card: u64, now: Seconds) -> Result<bool, LedgerError> {
     let query = "SELECT max(at) FROM issuer_event WHERE card = ? AND approved";
     let last_event_at: Option<Seconds> = connection.value(query, [card])?;
-    Ok(tally(connection, card, None)?.awaits_clearing(last_event_at, now))
+    Ok(tally(connection, card)?.awaits_clearing(last_event_at, now))
 }
 
 /// Takes in what the issuer tells of a card, in any order and any number of times. A charge that has
-/// come to its end takes the card to closing.
+/// come to its end takes the card to closing; one that came to nothing, a few times, leaves it usable.
 pub fn ingest(connection: &Connection, seq: u64, events: &[ChargeEvent]) -> Result<(), LedgerError> {
     let now = clock::now();
     let Some(card) = cards::by_seq(connection, seq)? else { return Ok(()) };
@@ -106,33 +111,92 @@ pub fn ingest(connection: &Connection, seq: u64, events: &[ChargeEvent]) -> Resu
     if !changed {
         return Ok(());
     }
-    // An unknown kind may be anything.
-    let is_charge = |event: &ChargeEvent| EventKind::from_name(&event.kind).is_none_or(EventKind::is_charge);
-    let charged = events.iter().any(|event| event.approved && is_charge(event));
-    let ours = |event: &&ChargeEvent| card.charge.as_deref() == Some(&event.transaction);
-    // Our approval came too late for the issuer.
-    let is_first = |kind| matches!(kind, EventKind::Authorization | EventKind::FinancialAuthorization);
-    let declined = |event: &ChargeEvent| !event.approved && EventKind::from_name(&event.kind).is_some_and(is_first);
-    let lost = events.iter().filter(ours).any(declined);
-    let ended = match card.state {
-        // An approval that is not ours: nothing more may be charged.
-        CardState::Active => charged,
-        CardState::Used => lost || (charged && tally(connection, seq, None)?.pending == 0),
-        _ => false,
-    };
-    if ended {
-        cards::step(connection, &card, CardState::Closing, None, None, now)?;
-    }
+    settle_charge(connection, &card, events, now)?;
     cards::settle_accounts(connection, seq, now)
 }
 
-/// What the card's transactions come to, or this one of them.
-pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> Result<Tally, LedgerError> {
+/// What new events mean for a card that can be charged, or was.
+fn settle_charge(
+    connection: &Connection,
+    card: &cards::CardRow,
+    events: &[ChargeEvent],
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    // An unknown kind may be anything.
+    let is_charge = |event: &ChargeEvent| EventKind::from_name(&event.kind).is_none_or(EventKind::is_charge);
+    let charged = events.iter().any(|event| event.approved && is_charge(event));
+    let transactions = transactions(connection, card.seq)?;
+    let tally = sum(&transactions);
+    match card.state {
+        CardState::Active if charged => {
+            let mut unasked = false;
+            for event in events.iter().filter(|event| event.approved && is_charge(event)) {
+                unasked |= answered(connection, &event.transaction)?.is_none_or(|answer| answer.declined.is_some());
+            }
+            // Approved without us, or taken although it had come to nothing: nothing more may be charged.
+            if unasked || tally.pending.max(tally.lapsed).max(tally.cleared) > 0 {
+                return cards::step(connection, card, CardState::Closing, None, None, now);
+            }
+            Ok(())
+        }
+        CardState::Used => {
+            let is_ours = |event: &&ChargeEvent| card.charge.as_deref() == Some(&event.transaction);
+            let is_decline = |event: &ChargeEvent| {
+                !event.approved && EventKind::from_name(&event.kind).is_some_and(EventKind::is_authorization)
+            };
+            let known = transactions.iter().find(|(token, _)| card.charge.as_deref() == Some(token));
+            let known = known.map_or(&[][..], |(_, events)| events);
+            let why = if events.iter().filter(is_ours).any(is_decline) {
+                // Our approval came too late for it.
+                Some("declined by the issuer")
+            } else if tally.cleared == 0 && card::is_voided_verification(known) {
+                Some("taken back by the merchant")
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                let data = json!({ "amount": card.authorized, "transaction": card.charge, "why": why });
+                cards::note(connection, card, "card.not_charged", None, data, now)?;
+                cards::set_charged(connection, card.seq, None)?;
+                let usable = approvals(connection, card.seq)? <= VERIFICATIONS;
+                let next = if usable { CardState::Active } else { CardState::Closing };
+                return cards::step(connection, card, next, None, None, now);
+            }
+            // Of a charge whose beginning is not known yet, more is to come.
+            let begun = known.iter().any(|(kind, _)| kind.is_authorization());
+            if begun && charged && tally.pending == 0 {
+                return cards::step(connection, card, CardState::Closing, None, None, now);
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What all of the card's transactions come to.
+pub fn tally(connection: &Connection, card: u64) -> Result<Tally, LedgerError> {
+    Ok(sum(&transactions(connection, card)?))
+}
+
+/// What those come to that were approved here.
+pub fn approved_tally(connection: &Connection, card: u64) -> Result<Tally, LedgerError> {
+    let approved: Vec<String> =
+        connection.rows("SELECT transaction_token FROM charge WHERE card = ? AND verdict IS NULL", [card])?;
+    let mut transactions = transactions(connection, card)?;
+    transactions.retain(|(token, _)| approved.contains(token));
+    Ok(sum(&transactions))
+}
+
+fn sum(transactions: &[(String, Vec<(EventKind, i64)>)]) -> Tally {
+    transactions.iter().fold(Tally::default(), |sum, (_, events)| sum.plus(Tally::of(events.iter().copied())))
+}
+
+/// A card's transactions, each with its approved events of known kinds, in the issuer's order.
+fn transactions(connection: &Connection, card: u64) -> Result<Vec<(String, Vec<(EventKind, i64)>)>, LedgerError> {
     let mut rows: Vec<(String, String, i64, String)> = connection.rows(
-        "SELECT transaction_token, kind, cents, created FROM issuer_event
-         WHERE card = ?1 AND approved AND (?2 IS NULL OR transaction_token = ?2)
+        "SELECT transaction_token, kind, cents, created FROM issuer_event WHERE card = ? AND approved
          ORDER BY transaction_token, rowid",
-        (card, transaction),
+        [card],
     )?;
     // As times, not as text: "…:00.5Z" is after "…:00Z".
     rows.sort_by_cached_key(|(transaction, _, _, created)| {
@@ -146,7 +210,7 @@ pub fn tally(connection: &Connection, card: u64, transaction: Option<&str>) -> R
             None => transactions.push((transaction, vec![(kind, cents)])),
         }
     }
-    Ok(transactions.into_iter().fold(Tally::default(), |sum, (_, events)| sum.plus(Tally::of(events))))
+    Ok(transactions)
 }
 
 /// An approved event of a kind that is not known here: what it does to the money can't be told.

@@ -210,8 +210,15 @@ pub(super) fn set_balances(connection: &Connection, id: MandateId, balances: Bal
 }
 
 /// Adds what a payee gave back.
-pub fn add_refunded(connection: &Connection, id: MandateId, amount: Amount) -> Result<(), LedgerError> {
-    connection.change("UPDATE mandate SET refunded = refunded + ? WHERE id = ?", (Sql(amount), Sql(id))).map(drop)
+pub fn add_refunded(connection: &Connection, id: MandateId, payer: Address, amount: Amount) -> Result<(), LedgerError> {
+    connection.change("UPDATE mandate SET refunded = refunded + ? WHERE id = ?", (Sql(amount), Sql(id)))?;
+    connection
+        .change(
+            "INSERT INTO refund (mandate, payer, amount) VALUES (?, ?, ?)
+             ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
+            (Sql(id), Sql(payer), Sql(amount)),
+        )
+        .map(drop)
 }
 
 /// Stores where it was opened.

@@ -65,7 +65,7 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
          UPDATE tx_payment SET skipped = NULL;
          UPDATE tx SET state = 'pending', mined_block = NULL, mined_hash = NULL, mined_tx = NULL, succeeded = NULL,
             gas_cost = NULL;
-         DELETE FROM external_outflow; DELETE FROM mandate_gas; DELETE FROM log; DELETE FROM block; DELETE FROM submitter;",
+         DELETE FROM external_outflow; DELETE FROM refund; DELETE FROM mandate_gas; DELETE FROM log; DELETE FROM block; DELETE FROM submitter;",
     )?;
     // What was to be captured can be again.
     for card in cards::concluded(connection)? {

@@ -138,6 +138,15 @@ CREATE TABLE card (
 CREATE INDEX card_live ON card (state) WHERE state NOT IN ('closed', 'failed');
 CREATE INDEX card_closed ON card (updated_at, seq) WHERE state = 'closed';
 CREATE INDEX card_held_in ON card (held_hash) WHERE held_hash IS NOT NULL;
+CREATE INDEX card_owing ON card (mandate, payee) WHERE owed_back > 0;
+
+-- What each payer gave back to a mandate, in final blocks.
+CREATE TABLE refund (
+    mandate BLOB    NOT NULL REFERENCES mandate (id),
+    payer   BLOB    NOT NULL,
+    amount  INTEGER NOT NULL CHECK (amount >= 0),
+    PRIMARY KEY (mandate, payer)
+) STRICT, WITHOUT ROWID;
 
 -- What the issuer asked and was answered: the same question gets the same answer.
 CREATE TABLE charge (
@@ -147,6 +156,7 @@ CREATE TABLE charge (
     verdict TEXT,                -- the code of a decline; absent: approved
     at      INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX charge_of_card ON charge (card);
 
 -- What the issuer's transactions did, each event once, whatever order they arrive in.
 CREATE TABLE issuer_event (

@@ -195,7 +195,8 @@ async fn a_ledger_of_version_1_is_brought_up_to_date() {
     }
     let file = rusqlite::Connection::open(&old).unwrap();
     file.execute_batch(
-        "PRAGMA foreign_keys = OFF; ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
+        "PRAGMA foreign_keys = OFF; DROP TABLE refund; DROP INDEX card_owing; DROP INDEX charge_of_card;
+         ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
          ALTER TABLE host DROP COLUMN owed_back; DROP INDEX card_closed; DROP INDEX payment_taken; DROP INDEX mandate_holding;
          ALTER TABLE payment DROP COLUMN mined_at; ALTER TABLE card DROP COLUMN held_at;
          ALTER TABLE deployment RENAME TO house; ALTER TABLE external_outflow RENAME TO foreign_outflow;
@@ -238,7 +239,8 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
     }
     let file = rusqlite::Connection::open(&old).unwrap();
     file.execute_batch(
-        "PRAGMA foreign_keys = OFF; ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
+        "PRAGMA foreign_keys = OFF; DROP TABLE refund; DROP INDEX card_owing; DROP INDEX charge_of_card;
+         ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
          ALTER TABLE host DROP COLUMN owed_back; DROP INDEX card_closed; ALTER TABLE deployment RENAME TO house;
          ALTER TABLE external_outflow RENAME TO foreign_outflow; PRAGMA user_version = 2;
          INSERT INTO foreign_outflow VALUES (x'11', 9, 'pay', x'0a', 5, x'66', 700);
@@ -246,7 +248,13 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
             state, metadata, created_at, updated_at)
          VALUES (1, x'01', x'11', 0, x'0a', 9, 1, 1, x'00', x'02', x'00', 1, 'closed', '{}', 1, 1);
          INSERT INTO journal (at, card, cause, debit, credit, amount) VALUES (1, 1, 'shortfall', 'host', 'shortfall', 7),
-            (2, 1, 'forget', 'shortfall', 'host', 7), (3, 1, 'shortfall', 'host', 'shortfall', 4);",
+            (2, 1, 'forget', 'shortfall', 'host', 7), (3, 1, 'shortfall', 'host', 'shortfall', 4);
+         INSERT INTO mandate (id, operator, agent, terms, expiry, cap, available, created_at)
+            VALUES (x'11', x'01', x'02', '{}', 1, 9, 9, 1);
+         INSERT INTO audit (at, kind, mandate, tx_hash, data, hash) VALUES
+            (1, 'mandate.refunded', x'11', x'66', '{\"payer\":\"0xAbababababababababababababababababababab\",\"amount\":\"5.00\"}', x'00'),
+            (2, 'mandate.refunded', x'11', x'66', '{\"payer\":\"0xAbababababababababababababababababababab\",\"amount\":\"5.00\"}', x'00'),
+            (3, 'mandate.refunded', x'11', x'67', '{\"payer\":\"0xAbababababababababababababababababababab\",\"amount\":\"0.200001\"}', x'00');",
     )
     .unwrap();
     drop(file);
@@ -259,6 +267,9 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
     assert_eq!(amount, 5);
     let shortfall: u64 = file.query_row("SELECT shortfall FROM card", [], |row| row.get(0)).unwrap();
     assert_eq!(shortfall, 4);
+    let refund = "SELECT payer, amount FROM refund WHERE mandate = x'11'";
+    let refund: (Vec<u8>, u64) = file.query_row(refund, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    assert_eq!(refund, (vec![0xab; 20], 5_200_001));
 }
 
 /// What an earlier version wrote, every value of it, in whatever order columns and tables stand now.

@@ -239,6 +239,7 @@ pub(crate) fn decide_charge(
         state: card.state,
         held_now: card.held.is_some() && !at.halted,
         amount: card.amount,
+        approved: charges::approvals(ledger, card.seq)?,
         expires_at: card.expires_at,
         mandate: mandate.state_for_new(at.head, at.confirmations),
         intent: mandate.intent.as_ref(),
@@ -251,8 +252,9 @@ pub(crate) fn decide_charge(
         "amount": amount, "merchant": merchant, "mcc": charge.mcc, "code": verdict, "transaction": transaction,
     });
     match (verdict, amount) {
+        (None, Some(Amount::ZERO)) => records::note(ledger, &card, "card.verified", None, data, at.now)?,
         (None, Some(amount)) => {
-            records::set_charged(ledger, card.seq, &transaction, amount)?;
+            records::set_charged(ledger, card.seq, Some((&transaction, amount)))?;
             records::note(ledger, &card, "card.authorized", None, data, at.now)?;
             records::step(ledger, &card, CardState::Used, None, None, at.now)?;
         }

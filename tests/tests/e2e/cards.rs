@@ -8,6 +8,7 @@ mod refusals;
 mod reorg;
 mod secrets;
 mod settlement;
+mod verification;
 mod webhooks;
 
 use eyre::Result;

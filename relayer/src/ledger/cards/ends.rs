@@ -74,7 +74,7 @@ pub fn settle_accounts(connection: &Connection, seq: u64, now: Seconds) -> Resul
     let Some(card) = super::by_seq(connection, seq)? else { return Ok(()) };
     let Some(to_capture) = card.to_capture else { return Ok(()) };
     let captured = if card.state == CardState::Closed { card.captured } else { to_capture };
-    let all = charges::tally(connection, seq, None)?;
+    let all = charges::tally(connection, seq)?;
     // What is captured is decided: what was approved here does not matter any longer.
     let CardSettlement { shortfall, owed_back, .. } =
         CardSettlement::of(all, Tally::default(), card.amount, Some(captured));

@@ -2,7 +2,7 @@
 
 use eyre::Result;
 use stipend_core::{Code, card::CardState};
-use stipend_e2e::{CardSettings, Purchase, TREASURY, Void, balance};
+use stipend_e2e::{CardSettings, Purchase, TREASURY, Void, balance, eventually};
 
 use super::{active, charge, closes, noted, offered, offered_with, trail};
 use crate::{code, usdc};
@@ -14,7 +14,7 @@ const SHORT: CardSettings = CardSettings { ttl: 4, poll: 1 };
 async fn a_charge_that_is_taken_back_costs_nothing() -> Result<()> {
     let (world, mandate) = offered("card-void").await?;
     let (agent, issuer) = (world.agent()?, world.issuer()?);
-    for void in [Void::Reversal(None), Void::Reversal(Some(1_840)), Void::Expiry] {
+    for void in [Void::Reversal(None), Void::Reversal(Some(1_840))] {
         let card = active(&world, &agent, mandate.id).await?;
         let charge = charge(&world, &agent, card.id, 1_840).await?;
         issuer.void(&charge, void).await?;
@@ -29,7 +29,7 @@ async fn cleared_amounts_are_captured_and_pending_ones_awaited() -> Result<()> {
     let (world, mandate) = offered("card-partial").await?;
     let (agent, issuer) = (world.agent()?, world.issuer()?);
 
-    // A part is taken, and the rest may still come: until it lapses.
+    // A part is taken, and the rest may still come: although it lapses.
     let card = active(&world, &agent, mandate.id).await?;
     let first = charge(&world, &agent, card.id, 1_840).await?;
     issuer.clear(&first, Some(1_000)).await?;
@@ -40,7 +40,23 @@ async fn cleared_amounts_are_captured_and_pending_ones_awaited() -> Result<()> {
     assert_eq!((waiting.state, waiting.captured), (CardState::Used, usdc("0")?));
     assert!(world.escrow.balance_of(TREASURY).await?.is_zero());
     issuer.void(&first, Void::Rest).await?;
-    closes(&world, &agent, &card, "10").await?;
+    world.card_in(&agent, card.id, CardState::Closing).await?;
+    world.anvil.mine(4).await?;
+    world.followed(&agent).await?;
+    assert_eq!(agent.card(card.id).await?.released, usdc("0")?);
+    issuer.clear(&first, Some(840)).await?;
+    closes(&world, &agent, &card, "18.40").await?;
+
+    // All of it lapses, and is taken all the same.
+    let card = active(&world, &agent, mandate.id).await?;
+    let lapsed = charge(&world, &agent, card.id, 1_840).await?;
+    issuer.void(&lapsed, Void::Expiry).await?;
+    world.card_in(&agent, card.id, CardState::Closing).await?;
+    world.anvil.mine(4).await?;
+    world.followed(&agent).await?;
+    assert_eq!(agent.card(card.id).await?.released, usdc("0")?);
+    issuer.clear(&lapsed, Some(1_840)).await?;
+    closes(&world, &agent, &card, "18.40").await?;
 
     // Two parts, the second later.
     let card = active(&world, &agent, mandate.id).await?;
@@ -129,6 +145,28 @@ async fn agent_and_operator_can_close_a_card_that_was_not_charged() -> Result<()
     }
     issuer.clear(&charge, None).await?;
     closes(&world, &agent, &card, "18.40").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_do_to_a_card_at_the_issuer_is_noticed() -> Result<()> {
+    let (world, mandate) = offered_with("card-meddled", CardSettings { poll: 1, ..CardSettings::default() }).await?;
+    let (agent, issuer) = (world.agent()?, world.issuer()?);
+    let card = active(&world, &agent, mandate.id).await?;
+    let token = issuer.card_for(card.id).await?["token"].as_str().unwrap_or_default().to_owned();
+    issuer.set_state(&token, "PAUSED").await?;
+    eventually("the alarm cards", async || {
+        let alarms = agent.readyz().await?.alarms;
+        Ok(alarms.iter().any(|alarm| alarm.starts_with("cards: ") && alarm.contains("is paused")).then_some(()))
+    })
+    .await?;
+    assert_eq!(agent.card(card.id).await?.state, CardState::Active);
+    issuer.set_state(&token, "OPEN").await?;
+    eventually("no alarm", async || Ok(agent.readyz().await?.alarms.is_empty().then_some(()))).await?;
+
+    issuer.set_state(&token, "CLOSED").await?;
+    let closed = closes(&world, &agent, &card, "0").await?;
+    assert_eq!(closed.reason, Some(Code::ClosedByIssuer));
     Ok(())
 }
 

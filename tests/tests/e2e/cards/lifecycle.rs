@@ -34,7 +34,7 @@ async fn a_card_is_charged_once_and_the_rest_comes_back() -> Result<()> {
     let issued = issuer.card_for(card.id).await?;
     assert_eq!(
         (&issued["state"], &issued["type"], &issued["spend_limit"]),
-        (&"OPEN".into(), &"SINGLE_USE".into(), &2_500.into())
+        (&"OPEN".into(), &"VIRTUAL".into(), &2_500.into())
     );
 
     // A merchant of another kind gets nothing, and neither does one who wants more.
@@ -51,7 +51,7 @@ async fn a_card_is_charged_once_and_the_rest_comes_back() -> Result<()> {
     let charge = issuer.charge(&secrets, Purchase::of(1_840)).await?.approved()?;
     let used = world.card_in(&agent, card.id, CardState::Used).await?;
     assert_eq!((used.authorized, used.captured), (Some(usdc("18.40")?), usdc("0")?));
-    assert_eq!(issuer.charge(&secrets, Purchase::of(100)).await?.declined()?, "SINGLE_USE_CARD_REATTEMPTED");
+    assert_eq!(issuer.charge(&secrets, Purchase::of(100)).await?.declined()?, "CARD_SPEND_LIMIT_EXCEEDED");
     assert!(world.escrow.balance_of(TREASURY).await?.is_zero());
 
     // The clearing captures it, and 6.60 are in the mandate again.
@@ -69,13 +69,25 @@ async fn a_card_is_charged_once_and_the_rest_comes_back() -> Result<()> {
     let steps = trail.iter().filter(|entry| entry.kind != "card.issuer_event");
     let steps: Vec<_> = steps.map(|entry| entry.kind.strip_prefix("card.").unwrap_or_default()).collect();
     let (life, settled) = steps.split_at(steps.len() - 3);
-    let told = ["requested", "hold_mined", "held", "active", "revealed", "declined", "declined", "authorized", "used"];
+    let told = [
+        "requested",
+        "hold_mined",
+        "held",
+        "active",
+        "revealed",
+        "declined",
+        "declined",
+        "authorized",
+        "used",
+        "declined",
+    ];
     assert_eq!(life, [&told[..], &["closing", "concluded"]].concat());
     assert_eq!(settled, ["settled", "settled", "closed"]);
     let declined: Vec<_> = trail.iter().filter(|entry| entry.kind == "card.declined").collect();
-    for (entry, code) in declined.iter().zip([Code::MerchantNotAllowed, Code::CurrencyNotAllowed]) {
+    for (entry, code) in declined.iter().zip([Code::MerchantNotAllowed, Code::CurrencyNotAllowed, Code::CardUsed]) {
         assert_eq!(entry.data["code"], code.name(), "{entry:?}");
-        assert_eq!((&entry.data["amount"], &entry.data["merchant"]), (&"18.40".into(), &"A MERCHANT".into()));
+        let amount = if code == Code::CardUsed { "1.00" } else { "18.40" };
+        assert_eq!((&entry.data["amount"], &entry.data["merchant"]), (&amount.into(), &"A MERCHANT".into()));
     }
     assert_eq!(declined[0].data["mcc"], "7995");
     for (kind, tx) in [("card.hold_mined", closed.hold_tx), ("card.settled", closed.settle_tx)] {

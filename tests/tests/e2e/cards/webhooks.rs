@@ -52,11 +52,11 @@ async fn what_is_told_twice_or_newest_first_counts_once() -> Result<()> {
     let second = charge(&world, &agent, card.id, 1_840).await?;
     issuer.clear(&second, Some(1_000)).await?;
     issuer.clear(&second, Some(500)).await?;
-    issuer.void(&second, Void::Rest).await?;
+    issuer.clear(&second, None).await?;
     assert_eq!(agent.card(card.id).await?.state, CardState::Used);
     issuer.fault(json!({ "webhooks": { "paused": false } })).await?;
-    closes(&world, &agent, &card, "15").await?;
-    assert_events(&agent, &card, &["AUTHORIZATION", "CLEARING", "CLEARING", "AUTHORIZATION_EXPIRY"]).await
+    closes(&world, &agent, &card, "18.40").await?;
+    assert_events(&agent, &card, &["AUTHORIZATION", "CLEARING", "CLEARING", "CLEARING"]).await
 }
 
 /// Each of these was noted once.
