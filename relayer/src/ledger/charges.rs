@@ -187,12 +187,15 @@ pub fn approved_tally(connection: &Connection, card: u64) -> Result<Tally, Ledge
     Ok(sum(&transactions))
 }
 
-fn sum(transactions: &[(String, Vec<(EventKind, i64)>)]) -> Tally {
+/// A transaction's token, and its events with their cents.
+type TransactionEvents = (String, Vec<(EventKind, i64)>);
+
+fn sum(transactions: &[TransactionEvents]) -> Tally {
     transactions.iter().fold(Tally::default(), |sum, (_, events)| sum.plus(Tally::of(events.iter().copied())))
 }
 
 /// A card's transactions, each with its approved events of known kinds, in the issuer's order.
-fn transactions(connection: &Connection, card: u64) -> Result<Vec<(String, Vec<(EventKind, i64)>)>, LedgerError> {
+fn transactions(connection: &Connection, card: u64) -> Result<Vec<TransactionEvents>, LedgerError> {
     let mut rows: Vec<(String, String, i64, String)> = connection.rows(
         "SELECT transaction_token, kind, cents, created FROM issuer_event WHERE card = ? AND approved
          ORDER BY transaction_token, rowid",
@@ -202,7 +205,7 @@ fn transactions(connection: &Connection, card: u64) -> Result<Vec<(String, Vec<(
     rows.sort_by_cached_key(|(transaction, _, _, created)| {
         (transaction.clone(), created.parse::<jiff::Timestamp>().ok())
     });
-    let mut transactions: Vec<(String, Vec<(EventKind, i64)>)> = Vec::new();
+    let mut transactions: Vec<TransactionEvents> = Vec::new();
     for (transaction, kind, cents, _) in rows {
         let Some(kind) = EventKind::from_name(&kind) else { continue };
         match transactions.last_mut().filter(|(last, _)| *last == transaction) {
