@@ -22,7 +22,7 @@ use stipend_relayer::{
     service::RelayLimits,
 };
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
@@ -41,6 +41,9 @@ const FUNDS: u64 = 1_000_000_000_000;
 
 /// How long a card can be charged.
 const CARD_TTL: Seconds = 3_600;
+
+/// How often it is asked whether the relayer has started.
+const ANNOUNCE_POLL: Duration = Duration::from_millis(50);
 
 /// How often the issuer is polled for events that webhooks may have missed.
 const ISSUER_POLL: Duration = Duration::from_secs(2);
@@ -210,8 +213,9 @@ async fn play(
     tokio::pin!(servers);
     let announced = async {
         let base: Url = ready.relayer.parse()?;
-        // Answered once the ledger is open and the chain is checked.
-        stipend_client::Client::info_at(base).await?;
+        while stipend_client::Client::info_at(base.clone()).await.is_err() {
+            sleep(ANNOUNCE_POLL).await;
+        }
         drop(progress);
         output::result(context.json(), &ready, to_human)
     };

@@ -217,7 +217,7 @@ pub struct CardProgress {
     pub confirmed: bool,
     /// Whether the issuer has made it.
     pub issued: bool,
-    /// Whether it is paused at the issuer.
+    /// Whether it is paused at the issuer, or is about to be.
     pub paused: bool,
     /// Why it is to be closed, if it is.
     pub close: Option<Code>,
@@ -254,7 +254,9 @@ impl CardProgress {
             CardState::Held if !self.held => vec![Become(CardState::Requested, None)],
             CardState::Held => vec![closing.unwrap_or(Issue)],
             CardState::Active | CardState::Used => {
-                let pause = (self.issued && self.paused == self.held).then_some(SetPaused(!self.held));
+                // Also again: whether the issuer heard of it the last time is not known.
+                let due = self.paused == self.held || (self.paused && poll);
+                let pause = (self.issued && due).then_some(SetPaused(!self.held));
                 let fetch = (self.issued && poll).then_some(FetchEvents);
                 // Of a charge too: whether it still comes to anything is settled while closing.
                 [pause, fetch, closing].into_iter().flatten().collect()
@@ -557,6 +559,9 @@ mod tests {
         assert_eq!(actions(|card| card.state = CardState::Used, true), [FetchEvents]);
         let awaiting_hold: fn(&mut CardProgress) = |card| (card.state, card.held) = (CardState::Active, false);
         assert_eq!(actions(awaiting_hold, false), [SetPaused(true)]);
+        let paused: fn(&mut CardProgress) =
+            |card| (card.state, card.held, card.paused) = (CardState::Active, false, true);
+        assert_eq!((actions(paused, false), actions(paused, true)), (vec![], vec![SetPaused(true), FetchEvents]));
         let held_again: fn(&mut CardProgress) = |card| (card.state, card.paused) = (CardState::Active, true);
         assert_eq!(actions(held_again, false), [SetPaused(false)]);
         let expired: fn(&mut CardProgress) =

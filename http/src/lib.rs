@@ -26,6 +26,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -118,12 +119,12 @@ async fn drop_unusable_request_id(mut request: Request) -> Request {
     request
 }
 
-/// Serves `app` until `stop` is canceled; above `max_connections`, new ones are closed at once. Then
-/// requests that are being answered may finish for ten seconds, and no connection is left when it
-/// returns. Handlers find the peer's address as [`ConnectInfo`].
+/// Serves what `app` holds, for each request anew, until `stop` is canceled; above `max_connections`, new
+/// ones are closed at once. Then requests that are being answered may finish for ten seconds, and no
+/// connection is left when it returns. Handlers find the peer's address as [`ConnectInfo`].
 pub async fn serve(
     listener: TcpListener,
-    app: Router,
+    app: watch::Receiver<Router>,
     max_connections: usize,
     stop: CancellationToken,
 ) -> io::Result<()> {
@@ -156,14 +157,14 @@ pub async fn serve(
 }
 
 /// HTTP/1.1 alone: every client and proxy speaks it, and it has no streams to reset.
-async fn connection(stream: TcpStream, peer: SocketAddr, app: Router, stop: CancellationToken) {
+async fn connection(stream: TcpStream, peer: SocketAddr, app: watch::Receiver<Router>, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "can't turn off Nagle's algorithm");
     }
-    let app = TowerToHyperService::new(app);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        let response = app.call(request);
+        let app = app.borrow().clone();
+        let response = TowerToHyperService::new(app).call(request);
         async move {
             let Ok(response) = response.await;
             // On an error, hyper closes the connection without a word.

@@ -20,7 +20,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use stipend_http::Failure;
 use subtle::ConstantTimeEq;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -42,7 +42,8 @@ pub(crate) async fn serve(
     api_key: SecretString,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    stipend_http::serve(listener, routes(issuer, api_key), MAX_CONNECTIONS, stop).await
+    let (_, app) = watch::channel(routes(issuer, api_key));
+    stipend_http::serve(listener, app, MAX_CONNECTIONS, stop).await
 }
 
 fn routes(issuer: Issuer, api_key: SecretString) -> Router {

@@ -9,7 +9,7 @@ mod handlers;
 mod limits;
 mod problem;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -20,13 +20,13 @@ use axum::{
 };
 use stipend_core::Code;
 use stipend_http::Failure;
-use tokio::{net::TcpListener, time::interval};
+use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use limits::{ApiLimits, Rate};
 
-use crate::service::Service;
+use crate::{alarms::Alarms, service::Service};
 use auth::Authenticator;
 use limits::RateLimiters;
 use problem::Refusal;
@@ -39,6 +39,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an answer may take: longer than the longest `?wait=`.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// After how many seconds to call again while the relayer starts.
+const STARTING_RETRY: u64 = 2;
 
 /// How often limits forget who has not called lately.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
@@ -53,32 +56,39 @@ pub struct ApiConfig {
     pub limits: ApiLimits,
 }
 
-/// The API without its connections. Its event streams end when `stop` is canceled.
-pub fn router(service: Service, config: &ApiConfig, stop: CancellationToken) -> Router {
-    routes(Api::new(service, config, stop))
+/// What is served while there is no service yet: the state of health, and to everything else that it will come.
+pub fn starting(alarms: Alarms) -> Router {
+    observed(health(alarms).fallback(async || {
+        let detail = "the relayer is starting: it takes work once it has caught up with the chain";
+        Refusal::new(Code::Overloaded, detail).after(STARTING_RETRY)
+    }))
 }
 
-/// Serves the API until `stop` is canceled. Then event streams end, requests that are being answered
-/// may finish for ten seconds, and no connection is left when it returns.
-pub async fn serve(
-    listener: TcpListener,
+/// Health checks.
+fn health<S: Clone + Send + Sync + 'static>(alarms: Alarms) -> Router<S> {
+    Router::new().route("/healthz", get(handlers::healthz)).route("/readyz", get(handlers::readyz)).with_state(alarms)
+}
+
+/// The API, whose event streams end when `stop` is canceled, and what has to run beside it until `told`. It is
+/// ready once the first second has come whose signatures can be taken.
+pub async fn started(
     service: Service,
-    config: ApiConfig,
+    config: &ApiConfig,
     stop: CancellationToken,
-) -> io::Result<()> {
-    let api = Api::new(service, &config, stop.clone());
-    api.authenticator.second_after_start().await;
-    let limiters = api.limiters.clone();
-    let housekeeping = async {
-        let mut ticks = interval(HOUSEKEEPING_INTERVAL);
-        loop {
-            ticks.tick().await;
-            limiters.forget_idle();
-        }
-    };
-    tokio::select! {
-        served = stipend_http::serve(listener, routes(api), config.limits.connections, stop) => served,
-        () = housekeeping => Ok(()),
+    told: CancellationToken,
+) -> (Router, impl Future<Output = ()> + Send + use<>) {
+    let authenticator = Arc::new(Authenticator::new(service.chain_id(), config.public_url.as_ref()));
+    authenticator.second_after_start().await;
+    let limiters = Arc::new(RateLimiters::new(&config.limits));
+    let housekeeping = housekeep(limiters.clone(), told);
+    (routes(Api { service, authenticator, limiters, stop }), housekeeping)
+}
+
+/// Forgets who has not called lately, until `stop`.
+async fn housekeep(limiters: Arc<RateLimiters>, stop: CancellationToken) {
+    let mut ticks = interval(HOUSEKEEPING_INTERVAL);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        limiters.forget_idle();
     }
 }
 
@@ -89,13 +99,6 @@ struct Api {
     authenticator: Arc<Authenticator>,
     limiters: Arc<RateLimiters>,
     stop: CancellationToken,
-}
-
-impl Api {
-    fn new(service: Service, config: &ApiConfig, stop: CancellationToken) -> Self {
-        let authenticator = Arc::new(Authenticator::new(service.chain_id(), config.public_url.as_ref()));
-        Self { service, authenticator, limiters: Arc::new(RateLimiters::new(&config.limits)), stop }
-    }
 }
 
 fn routes(api: Api) -> Router {
@@ -128,11 +131,14 @@ fn routes(api: Api) -> Router {
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(from_fn_with_state(api.clone(), limits::enforce))
         // Health checks are answered under any load.
-        .route("/healthz", get(handlers::healthz))
-        .route("/readyz", get(handlers::readyz))
+        .merge(health(api.service.alarms()))
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(api);
+    observed(routes)
+}
+
+fn observed(routes: Router) -> Router {
     stipend_http::observed(routes, RESPONSE_TIMEOUT, |failure| match failure {
         Failure::Panicked => Refusal::new(Code::Internal, "this call met a defect of the relayer").into_response(),
         Failure::TimedOut => Refusal::new(Code::Unavailable, "the relayer did not answer in time").into_response(),

@@ -1,13 +1,14 @@
 //! The composition root: checks the deployment, catches up with the chain, starts everything, and stops
 //! it in order.
 
-use std::{path::PathBuf, pin::pin, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::Address;
+use axum::Router;
 use stipend_bindings::TokenDomain;
 use stipend_core::{Deployment, policy::Limits};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -112,6 +113,32 @@ const HEALTH_CHECK_EVERY_N_POLLS: u32 = 10;
 pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
     failpoint::arm().map_err(AppError::Failpoint)?;
     let alarms = Alarms::default();
+    alarms.refuse("starting", "it checks the deployment and catches up with the chain");
+    let (app, served) = watch::channel(api::starting(alarms.clone()));
+    let serving = stipend_http::serve(listener, served, config.api.limits.connections, stop.clone());
+    let mut front = Front { app, serving: Some(tokio::spawn(serving)) };
+    let outcome = relay(config, alarms, &mut front, stop.clone()).await;
+    stop.cancel();
+    outcome.and(front.ended().await)
+}
+
+/// What is served, and the task that serves it.
+struct Front {
+    app: watch::Sender<Router>,
+    serving: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Front {
+    /// Waits until nothing is served any more.
+    async fn ended(&mut self) -> Result<(), AppError> {
+        let Some(serving) = &mut self.serving else { return Ok(()) };
+        let served = serving.await;
+        self.serving = None;
+        Ok(served.map_err(std::io::Error::other)??)
+    }
+}
+
+async fn relay(config: Config, alarms: Alarms, front: &mut Front, stop: CancellationToken) -> Result<(), AppError> {
     let rpc = Rpc::new(&config.rpc_urls, config.chain_id, alarms.clone())?;
     let identity = Identity {
         chain_id: config.chain_id,
@@ -129,7 +156,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     // A start that is broken off has done nothing that the next one does not do again.
     let started = Runtime::start(config, rpc, ledger.clone(), deployment, token_domain, alarms);
     let outcome = match stop.run_until_cancelled(started).await.transpose()? {
-        Some(runtime) => runtime.serve(listener, stop).await,
+        Some(runtime) => runtime.serve(front, stop).await,
         None => Ok(()),
     };
     if let Err(error) = ledger.checkpoint().await {
@@ -204,7 +231,7 @@ impl Runtime {
         Ok(Self { follower, head, sender, token_domain, cards, limits, relaying, gas_budget, api })
     }
 
-    async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
+    async fn serve(self, front: &mut Front, stop: CancellationToken) -> Result<(), AppError> {
         let Self { follower, head, sender, token_domain, cards, limits, relaying, gas_budget, api } = self;
         let (rpc, ledger, alarms) = (sender.rpc.clone(), sender.ledger.clone(), sender.alarms.clone());
         let (cards, secrets) = cards.unzip();
@@ -242,10 +269,19 @@ impl Runtime {
         if let Some(worker) = worker {
             workers.spawn("card worker", worker.run(head.clone(), told.clone()));
         }
-        workers.spawn("sender", sender.run(head, told));
+        workers.spawn("sender", sender.run(head, told.clone()));
+
+        let Some((routes, housekeeping)) =
+            stop.run_until_cancelled(api::started(service, &api, stop.clone(), told)).await
+        else {
+            workers.stop().await;
+            return Ok(());
+        };
+        workers.spawn("housekeeping", housekeeping);
+        drop(front.app.send_replace(routes));
+        alarms.clear("starting");
 
         // The API first, so that nothing is accepted that nobody would send; then the rest.
-        let mut serving = pin!(api::serve(listener, service, api, stop.clone()));
         let outcome = tokio::select! {
             biased;
             // Before the workers, which end with it.
@@ -254,9 +290,9 @@ impl Runtime {
                 alarms.halt("worker", ended.to_string());
                 stop.cancel();
                 // Who is being answered learns it.
-                serving.as_mut().await.map_err(AppError::from).and(Err(ended.into()))
+                front.ended().await.and(Err(ended.into()))
             }
-            served = serving.as_mut() => served.map_err(AppError::from),
+            served = front.ended() => served,
         };
         stop.cancel();
         workers.stop().await;

@@ -12,7 +12,7 @@ use alloy_primitives::{Address, B256, Bytes};
 use stipend_bindings::{Domain, TokenDomain, recover};
 use stipend_core::{
     Amount, Code, Deployment, MandateId, Seconds,
-    api::{AuditEntry, Health, Info, Mandate, Page, PageQuery, Problem},
+    api::{AuditEntry, Info, Mandate, Page, PageQuery, Problem},
     policy::Limits,
 };
 use tokio::sync::watch;
@@ -117,9 +117,9 @@ impl Service {
         }
     }
 
-    /// Whether new work is taken, and what is wrong.
-    pub fn health(&self) -> Health {
-        self.deps.alarms.view()
+    /// What is wrong.
+    pub fn alarms(&self) -> Alarms {
+        self.deps.alarms.clone()
     }
 
     /// The chain id that signed requests name.

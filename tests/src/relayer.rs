@@ -11,6 +11,7 @@ use alloy::signers::{k256::elliptic_curve::rand_core::OsRng, local::PrivateKeySi
 use alloy_primitives::Address;
 use eyre::{Result, bail, eyre};
 use stipend_bindings::Domain;
+use stipend_core::api::Health;
 use tokio::time::timeout;
 use url::Url;
 
@@ -258,7 +259,7 @@ impl Relayer {
         set(&mut self.arguments, name, value)
     }
 
-    /// Starts it again on what it left behind, and waits until it answers, halted or not.
+    /// Starts it again on what it left behind, and waits until it has started, halted or not.
     ///
     /// # Errors
     /// If it ends, or does not answer within a minute.
@@ -267,8 +268,9 @@ impl Relayer {
         let alive = self.url.join("healthz")?;
         eventually("the relayer answers", async || {
             self.must_run()?;
-            let answer = timeout(ANSWER, reqwest::get(alive.clone())).await;
-            Ok(answer.is_ok_and(|answer| answer.is_ok()).then_some(()))
+            let Ok(answer) = reqwest::get(alive.clone()).await else { return Ok(None) };
+            let health: Health = serde_json::from_slice(&answer.bytes().await?)?;
+            Ok((!health.alarms.iter().any(|alarm| alarm.starts_with("starting: "))).then_some(()))
         })
         .await
     }

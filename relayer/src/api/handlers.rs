@@ -22,6 +22,7 @@ use super::{
     extract::{Body, Cursor, Id, IdempotencyKey, Limit, NoQuery, Query},
     problem::Refusal,
 };
+use crate::alarms::Alarms;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -30,12 +31,12 @@ const AUDIT_PAGE: u32 = 20;
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
-pub(super) async fn healthz(State(api): State<Api>, _: Query<NoQuery>) -> Response {
-    Json(api.service.health()).into_response()
+pub(super) async fn healthz(State(alarms): State<Alarms>, _: Query<NoQuery>) -> Response {
+    Json(alarms.view()).into_response()
 }
 
-pub(super) async fn readyz(State(api): State<Api>, _: Query<NoQuery>) -> Response {
-    let health = api.service.health();
+pub(super) async fn readyz(State(alarms): State<Alarms>, _: Query<NoQuery>) -> Response {
+    let health = alarms.view();
     let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
 }

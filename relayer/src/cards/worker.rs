@@ -185,11 +185,18 @@ impl CardWorker {
     /// A card whose hold was unmined is paused until it is mined again.
     async fn set_paused(&self, card: &CardRow, paused: bool) -> Result<(), CardWorkerError> {
         let Some(token) = &card.token else { return Ok(()) };
+        let seq = card.seq;
+        // Written down before it is paused, and until it is open again: what may be paused is opened when it can be.
+        if paused {
+            self.ledger.writer().write(move |ledger| cards::set_paused(ledger, seq, true)).await?;
+        }
         failpoint::pass(Point::CardPausing);
         self.issuer.set_state(token, if paused { "PAUSED" } else { "OPEN" }).await?;
         failpoint::pass(Point::CardPaused);
-        let seq = card.seq;
-        Ok(self.ledger.writer().write(move |ledger| cards::set_paused(ledger, seq, paused)).await?)
+        if !paused {
+            self.ledger.writer().write(move |ledger| cards::set_paused(ledger, seq, false)).await?;
+        }
+        Ok(())
     }
 
     /// Asks the issuer what happened to a card.

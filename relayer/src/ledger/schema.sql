@@ -121,7 +121,7 @@ CREATE TABLE card (
     settle_tx  BLOB,
     last_four  TEXT,             -- not behind the token, whose digits it would join to look like a number
     token      TEXT UNIQUE,      -- the issuer's name of it
-    paused     INTEGER NOT NULL DEFAULT 0, -- at the issuer, because the hold was unmined
+    paused     INTEGER NOT NULL DEFAULT 0, -- at the issuer, or about to be, because the hold was unmined
     charge     TEXT,             -- the issuer's transaction that was approved
     authorized INTEGER,
     to_capture INTEGER,          -- how its hold is to be settled, once that is certain

@@ -4,8 +4,12 @@ use std::time::{Duration, Instant};
 
 use eyre::Result;
 use stipend_client::Pay;
-use stipend_core::{api::PaymentState, policy::MandateState};
-use stipend_e2e::{Fault, Settings, World, balance, eventually};
+use stipend_core::{
+    Code,
+    api::{Health, PaymentState},
+    policy::MandateState,
+};
+use stipend_e2e::{ApiRequest, Fault, Settings, World, balance, eventually};
 use tokio::time::timeout;
 
 use crate::{asking, opened, payee, usdc};
@@ -79,6 +83,16 @@ async fn stops_while_it_catches_up(name: &str, is_away: bool) -> Result<()> {
     })
     .await?;
 
+    if is_away {
+        // Health checks are answered meanwhile, and callers learn that they are to come again.
+        let asked = async |path: &str| Ok::<_, eyre::Report>(ApiRequest::get(world.url(path)?).send().await?);
+        let (alive, ready) = (asked("/healthz").await?, asked("/readyz").await?);
+        let health: Health = serde_json::from_value(alive.json()?)?;
+        assert_eq!((alive.status, ready.status, health.ready), (200, 503, false));
+        assert!(health.alarms.iter().any(|alarm| alarm.starts_with("starting: ")), "{health:?}");
+        let problem = asked("/v1/info").await?.problem()?;
+        assert_eq!((problem.code, problem.retry_after), (Code::Overloaded, Some(2)));
+    }
     let before_stop = world.proxy()?.count(HEADER).asked;
     world.relayer.stop()?;
     let still_asked = world.proxy()?.count(HEADER).asked - before_stop;

@@ -10,7 +10,7 @@ use stipend_core::{
 };
 use stipend_e2e::{CardSettings, Purchase, World, eventually};
 
-use super::{active, charge, closes, kinds, noted, offered, offered_with, requested};
+use super::{active, charge, closes, kinds, noted, offered_with, requested};
 use crate::{payee, usdc};
 
 /// What webhooks have missed is asked for soon.

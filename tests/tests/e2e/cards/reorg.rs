@@ -1,6 +1,7 @@
 //! The chain takes a card's hold back.
 
-use eyre::Result;
+use alloy::providers::Provider;
+use eyre::{OptionExt, Result};
 use stipend_client::Client;
 use stipend_core::{
     Code,
@@ -112,6 +113,33 @@ async fn take_back(world: &mut World) -> Result<()> {
     world.relayer.kill()?;
     world.anvil.reorg(2).await?;
     world.anvil.automine(true).await
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_that_was_paused_by_a_relayer_that_died_is_opened() -> Result<()> {
+    let (mut world, _, card, secrets) = held_for_a_moment("card-reorg-paused").await?;
+    let provider = world.anvil.provider();
+    let hold = provider.get_raw_transaction_by_hash(card.hold_tx.ok_or_eyre("not held")?).await?;
+    let hold = hold.ok_or_eyre("the node does not know the hold")?;
+    world.relayer.kill()?;
+    world.anvil.reorg(2).await?;
+    world.relayer.begin_to_die_at("card.paused")?;
+    world.relayer.must_end().await?;
+    assert_eq!(world.issuer()?.card_for(card.id).await?["state"], "PAUSED");
+    // The hold is in the chain again before anybody looks.
+    if world.anvil.waiting().await?.is_empty() {
+        let _pending = world.anvil.provider().send_raw_transaction(&hold).await?;
+    }
+    world.anvil.mine(1).await?;
+    world.relayer.restart().await?;
+    let (agent, issuer) = (world.agent()?, world.issuer()?);
+    eventually("it is open", async || Ok((issuer.card_for(card.id).await?["state"] == "OPEN").then_some(()))).await?;
+    let charge = issuer.charge(&secrets, Purchase::of(1_840)).await?.approved()?;
+    issuer.clear(&charge, None).await?;
+    world.anvil.automine(true).await?;
+    closes(&world, &agent, &card, "18.40").await?;
+    Ok(())
 }
 
 /// The card closes without ever having held anything on chain: all of it is back.
