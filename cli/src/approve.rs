@@ -156,6 +156,9 @@ impl ApprovalMethod {
         now_on_chain: Seconds,
     ) -> eyre::Result<()> {
         let deadline = now_on_chain.max(now()).saturating_add(SIGNATURE_LIFETIME);
+        context.if_interrupted(
+            "the mandate may still open: look at `stipend mandate list`; approving the same request again opens no second one",
+        );
         let progress = context.progress("approving");
         match self {
             Self::Allowance => {

@@ -134,7 +134,7 @@ fn to_human(balances: &[Balance]) -> String {
     let restored = balances.iter().any(|balance| !balance.restored.is_zero());
     let mut headings = vec!["mandate", "state", "cap", "available", "reserved", "held", "paid", "returned"];
     headings.extend(restored.then_some("restored"));
-    headings.extend(["chain: left", "chain: held", ""]);
+    headings.extend(["chain: left", "chain: held", "agree"]);
     let mut table = output::table(&headings);
     for balance in balances {
         let chain = balance.chain.as_ref();
@@ -153,10 +153,12 @@ fn to_human(balances: &[Balance]) -> String {
             chain.map_or_else(|| "?".into(), |chain| chain.remaining.to_string()),
             chain.map_or_else(|| "?".into(), |chain| chain.held.to_string()),
             match chain.map(|chain| chain.agrees) {
-                None | Some(Agrees::Yes) => "",
+                None => "?",
+                Some(Agrees::Yes) => "yes",
+                // On chain, and not in a final block.
                 Some(Agrees::Ending) => "ending",
                 Some(Agrees::Refunding) => "refunding",
-                Some(Agrees::No) => "DIFFERS",
+                Some(Agrees::No) => "NO",
             }
             .into(),
         ]);

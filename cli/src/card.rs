@@ -118,11 +118,18 @@ async fn create(context: &Context, args: Create) -> eyre::Result<()> {
         idempotency_key: Some(key.clone()),
         ..CreateCard::new(args.mandate, args.amount)
     };
+    context.if_interrupted(format!(
+        "the card may have been accepted: with --idempotency-key {key} the same command never makes two"
+    ));
     let accepted = caller.client.create_card(card).await.map_err(|error| repeatable(error, &key))?;
     if accepted.replayed {
         output::note("already known: this card was asked for before, and there is one");
     }
     let mut card = accepted.object;
+    context.if_interrupted(format!(
+        "{0} is accepted: don't ask for another one, `stipend card show {0}` follows it",
+        card.id
+    ));
     if !args.no_wait && !CardWait::Active.is_satisfied_by(card.state) {
         let progress = context.progress(format!("{} is accepted, waiting for its hold", card.id));
         let waited = caller.client.wait_for_card(card.id, CardWait::Active, WAIT).await;

@@ -1,6 +1,11 @@
 //! What every command has: where relayer and node are, whose key signs, and how to print.
 
-use std::{io, io::IsTerminal, time::Duration};
+use std::{
+    io,
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::Address;
@@ -18,7 +23,8 @@ use url::Url;
 
 use crate::{
     keys::{DevAccount, KeyArgs},
-    output,
+    output::{self, Interrupted},
+    signals,
 };
 
 /// The fewest hex digits that stand for an id.
@@ -70,6 +76,7 @@ fn node_url(text: &str) -> Result<Url, String> {
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) globals: Globals,
+    interrupted: Mutex<Option<String>>,
 }
 
 /// The relayer, seen with the caller's key.
@@ -82,7 +89,7 @@ pub(crate) struct Caller {
 
 impl Context {
     pub(crate) const fn new(globals: Globals) -> Self {
-        Self { globals }
+        Self { globals, interrupted: Mutex::new(None) }
     }
 
     pub(crate) const fn json(&self) -> bool {
@@ -135,8 +142,28 @@ impl Context {
 
     /// The same for those who need nothing else from a relayer.
     pub(crate) async fn relayers_escrow(&self) -> eyre::Result<Escrow> {
-        let info = Client::info_at(self.globals.relayer.clone()).await;
-        self.escrow(&info.map_err(|error| without_relayer(error.into()))?).await
+        self.escrow(&self.info().await?).await
+    }
+
+    /// What the relayer says of itself, for those who can do without.
+    pub(crate) async fn info(&self) -> eyre::Result<Info> {
+        Client::info_at(self.globals.relayer.clone()).await.map_err(|error| without_relayer(error.into()))
+    }
+
+    /// What is so if the user interrupts the command from now on.
+    pub(crate) fn if_interrupted(&self, what: impl Into<String>) {
+        *self.interrupted.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.into());
+    }
+
+    /// Does `work`, unless the user interrupts it.
+    pub(crate) async fn interruptible(&self, work: impl Future<Output = eyre::Result<()>>) -> eyre::Result<()> {
+        tokio::select! {
+            done = work => done,
+            asked = signals::stop() => {
+                asked?;
+                Err(Interrupted(self.interrupted.lock().unwrap_or_else(PoisonError::into_inner).take()).into())
+            }
+        }
     }
 
     /// Shows that something takes its time, where somebody may be watching.

@@ -54,7 +54,7 @@ Keys: --keystore FILE, or STIPEND_PRIVATE_KEY, or on anvil's chain id alone --de
 Results go to stdout, everything else to stderr. With --json, stdout carries one JSON value per
 line, and an error is a problem (RFC 9457) as one line of JSON, the last on stderr.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the mandate's policy, or a charge declined.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the mandate's policy, or a charge\ndeclined, 130 interrupted.";
 
 #[derive(Debug, Parser)]
 #[command(name = "stipend", version, about = ABOUT, after_help = EXAMPLES, max_term_width = 110)]
@@ -144,21 +144,29 @@ fn run(cli: Cli) -> eyre::Result<()> {
 
 async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
     match command {
+        // These stop in order when they are asked to.
         Command::Dev(args) => dev::run(&context, args).await,
         Command::Serve(args) => serve::run(&context, *args).await,
         Command::Issuer(args) => issuer::run(&context, args).await,
-        Command::Ledger(command) => ledger::run(&context, command).await,
-        Command::Key(command) => key::run(&context, command),
-        Command::Deploy(args) => deploy::run(&context, args).await,
-        Command::Submitter(command) => submitter::run(&context, command).await,
-        Command::Mandate(command) => mandate::run(&context, command).await,
-        Command::Pay(args) => pay::run(&context, args).await,
-        Command::Refund(args) => refund::run(&context, args).await,
-        Command::Payment(command) => payment::run(&context, command).await,
-        Command::Card(command) => card::run(&context, command).await,
-        Command::Merchant(command) => merchant::run(&context, command).await,
-        Command::Balance(args) => balance::run(&context, args).await,
-        Command::Audit(args) => audit::run(&context, args).await,
+        command => context.interruptible(dispatch_interruptible(&context, command)).await,
+    }
+}
+
+async fn dispatch_interruptible(context: &Context, command: Command) -> eyre::Result<()> {
+    match command {
+        Command::Dev(_) | Command::Serve(_) | Command::Issuer(_) => Ok(()),
+        Command::Ledger(command) => ledger::run(context, command).await,
+        Command::Key(command) => key::run(context, command),
+        Command::Deploy(args) => deploy::run(context, args).await,
+        Command::Submitter(command) => submitter::run(context, command).await,
+        Command::Mandate(command) => mandate::run(context, command).await,
+        Command::Pay(args) => pay::run(context, args).await,
+        Command::Refund(args) => refund::run(context, args).await,
+        Command::Payment(command) => payment::run(context, command).await,
+        Command::Card(command) => card::run(context, command).await,
+        Command::Merchant(command) => merchant::run(context, command).await,
+        Command::Balance(args) => balance::run(context, args).await,
+        Command::Audit(args) => audit::run(context, args).await,
     }
 }
 

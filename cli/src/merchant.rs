@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Subcommand, error::ErrorKind};
 use eyre::{WrapErr, bail, eyre};
 use reqwest::{Method, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
@@ -93,7 +93,7 @@ struct IssuerArgs {
     issuer_url: Url,
     /// The issuer's API key; prefer the environment variable
     #[arg(long, value_name = "KEY", env = "STIPEND_ISSUER_API_KEY", hide_env_values = true, value_parser = keys::api_key)]
-    issuer_key: SecretString,
+    issuer_key: Option<SecretString>,
 }
 
 fn cents(text: &str) -> Result<Amount, String> {
@@ -162,7 +162,12 @@ impl Terminal {
             http = http.no_proxy();
         }
         let http = http.build()?;
-        Ok(Self { base: issuer_url, key: issuer_key, http })
+        let key = issuer_key.unwrap_or_else(|| {
+            let missing = "the issuer's API key is missing: set STIPEND_ISSUER_API_KEY, to the one that `stipend dev` \
+                           prints or to your own\n";
+            clap::Error::raw(ErrorKind::MissingRequiredArgument, missing).exit()
+        });
+        Ok(Self { base: issuer_url, key, http })
     }
 
     /// Asks for authorization. A declined one is a transaction too.

@@ -60,6 +60,23 @@ const MARKS_MAX: u32 = 2;
 
 /// The exit code of what the mandate's policy refused.
 const REFUSED: u8 = 3;
+/// As shells have it: 128 and the number of SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// The user interrupted the command; with what is so all the same, if something is.
+#[derive(Debug)]
+pub(crate) struct Interrupted(pub(crate) Option<String>);
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(what) => write!(f, "interrupted: {what}"),
+            None => f.write_str("interrupted: nothing was changed"),
+        }
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 /// The charge was declined: printed already, and reported by the exit code.
 #[derive(Debug)]
@@ -316,6 +333,9 @@ pub(crate) fn failure(report: &eyre::Report, json: bool) -> ExitCode {
         }
         (None, false) => format!("error: {}", causes(report)),
     });
+    if report.is::<Interrupted>() {
+        return ExitCode::from(INTERRUPTED);
+    }
     let refused = problem.is_some_and(|problem| problem.decision.is_some_and(|decision| !decision.allow))
         || matches!(report.downcast_ref(), Some(ChainError::Refused(_)))
         || report.is::<Declined>();

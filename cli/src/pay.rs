@@ -87,11 +87,14 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     if args.direct {
         return direct(context, &caller, pay).await;
     }
+    context.if_interrupted("the payment may have been accepted: look at `stipend payment list` before paying again");
     let accepted = caller.client.pay(pay).await?;
     if accepted.replayed {
         output::note("already known: this payment was sent before, and is paid once");
     }
     let mut paid = accepted.object;
+    context
+        .if_interrupted(format!("{0} is accepted: don't pay again, `stipend payment watch {0}` follows it", paid.id));
     if !args.no_wait {
         let wait = match args.wait {
             WaitFor::Mined => Wait::Mined,
@@ -143,6 +146,10 @@ async fn direct(context: &Context, caller: &Caller, mut pay: Pay) -> eyre::Resul
     let spend =
         Spend::new(payment.mandate, payment.payee, payment.amount, payment.nonce, payment.deadline, payment.reference)?;
     let payees = mandate.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref());
+    context.if_interrupted(format!(
+        "it may still be paid: with --nonce {} --deadline {} the same command never pays twice",
+        payment.nonce, payment.deadline
+    ));
     let progress = context.progress("waiting for the transaction");
     let sent = escrow.spend(&caller.signer, &mandate.terms, &spend, &payment.signature, payees).await;
     drop(progress);

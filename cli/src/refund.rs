@@ -68,15 +68,16 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     ensure!(balance >= args.amount, "{} holds {balance} USDC, less than {}", payer.address(), args.amount);
     let restored = restored(&escrow, args.mandate, &terms, args.amount).await?;
     let what = format!(
-        "{} of {}\ngets {} USDC back from {}: {restored} USDC can be spent again, the rest goes to the operator {}.",
+        "{} of {}\ngets {} USDC back from {}: {}.",
         args.mandate,
         terms.agent,
         args.amount,
         payer.address(),
-        terms.operator
+        where_to(args.amount, restored, terms.operator)
     );
     prompt::confirm(context, args.yes, &what, "Refund?")?;
 
+    context.if_interrupted("the refund may still be mined: wait for the account's transaction before you repeat it");
     let progress = context.progress("allowing the escrow to take exactly the refund");
     escrow.allow(&payer, args.amount).await?;
     progress.say("waiting for the transaction");
@@ -96,6 +97,15 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     })
 }
 
+/// Where a refund goes, of which so much is the budget again.
+fn where_to(amount: Amount, restored: Amount, operator: Address) -> String {
+    match restored {
+        Amount::ZERO => format!("it goes to the operator {operator}"),
+        restored if restored == amount => "all of it can be spent again".into(),
+        restored => format!("{restored} USDC can be spent again, the rest goes to the operator {operator}"),
+    }
+}
+
 /// What of a refund would be the budget again now.
 async fn restored(escrow: &Escrow, id: MandateId, terms: &Terms, amount: Amount) -> eyre::Result<Amount> {
     let state = escrow.mandate_of(id).await?;
@@ -104,4 +114,18 @@ async fn restored(escrow: &Escrow, id: MandateId, terms: &Terms, amount: Amount)
     }
     let room = terms.cap.checked_sub(state.remaining).and_then(|room| room.checked_sub(state.held));
     Ok(amount.min(room.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refund_says_where_it_goes() {
+        let to = |restored: &str| where_to("5".parse().unwrap(), restored.parse().unwrap(), Address::repeat_byte(7));
+        assert_eq!(to("5"), "all of it can be spent again");
+        let operator = Address::repeat_byte(7);
+        assert_eq!(to("0"), format!("it goes to the operator {operator}"));
+        assert_eq!(to("2"), format!("2.00 USDC can be spent again, the rest goes to the operator {operator}"));
+    }
 }

@@ -26,6 +26,9 @@ const REVOCATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
+/// What is so once the end of a mandate was asked for.
+pub(crate) const MAY_END: &str = "the mandate may still end: `stipend mandate list` shows it; asking again is safe";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The mandate: the full id
@@ -104,6 +107,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         signer.address()
     );
     confirm_end(context, &escrow, id, &terms, args.yes).await?;
+    context.if_interrupted(MAY_END);
     let progress = context.progress("waiting for the transaction");
     let view = EndedView::new(id, escrow.revoke(&signer, &terms).await?);
     drop(progress);
@@ -137,6 +141,7 @@ async fn revoke_gasless(context: &Context, id: MandateId, yes: bool) -> eyre::Re
     );
     prompt::confirm(context, yes, &what, "Revoke, by signing one message?")?;
     let signature = caller.client.sign_revocation(id).await?;
+    context.if_interrupted(MAY_END);
     let taken = caller.client.revoke_mandate(id, signature).await;
     if taken.is_err() && !context.json() {
         output::note(&format!("`stipend mandate revoke {id} --print` makes the same message for anyone to send"));
@@ -183,6 +188,7 @@ async fn send_message(context: &Context, file: &Path, yes: bool) -> eyre::Result
     let escrow = Escrow::at(chain, message.escrow).await?;
     let id = escrow.domain().mandate_id(&message.terms)?;
     confirm_end(context, &escrow, id, &message.terms, yes).await?;
+    context.if_interrupted(MAY_END);
     let progress = context.progress("waiting for the transaction");
     let ended = escrow.revoke_with_signature(&signer, &message.terms, message.signature).await?;
     drop(progress);

@@ -59,11 +59,20 @@ pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()>
         Command::Remove(args) => (args, false),
     };
     let key = context.globals.keys.key(DevAccount::Guardian)?;
-    let escrow = match args.escrow {
-        Some(address) => Escrow::at(context.chain().await?, address).await?,
-        None => context.relayers_escrow().await?,
+    let (escrow, relayers) = match args.escrow {
+        Some(address) => (Escrow::at(context.chain().await?, address).await?, None),
+        None => {
+            let info = context.info().await?;
+            (context.escrow(&info).await?, Some(info.guardian))
+        }
     };
     let guardian = key.on(escrow.chain().id())?;
+    if let Some(relayers) = relayers.filter(|relayers| *relayers != guardian.address()) {
+        output::note(&format!(
+            "this key is {}, and the relayer's guardian is {relayers}: nothing changes for that relayer",
+            guardian.address()
+        ));
+    }
     let mut view = SubmitterView { guardian: guardian.address(), submitter: args.submitter, allowed, tx_hash: None };
     if escrow.is_submitter(view.guardian, view.submitter).await? != allowed {
         let may = if allowed { "may send" } else { "may no longer send" };
@@ -77,6 +86,12 @@ pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()>
         let progress = context.progress("waiting for the transaction");
         view.tx_hash = Some(escrow.set_submitter(&guardian, view.submitter, allowed).await?);
         drop(progress);
+    }
+    if !allowed && view.tx_hash.is_none() {
+        output::note(&format!(
+            "the guardian {} had not allowed it: if another guardian has, use that one's key",
+            view.guardian
+        ));
     }
     output::result(context.json(), &view, |view| {
         let is = if view.allowed { "is a submitter" } else { "is no submitter" };

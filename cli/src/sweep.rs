@@ -9,7 +9,7 @@ use crate::{
     context::Context,
     mandate_source::{Source, must_be_operator, resolve_mandate},
     output, prompt,
-    revoke::EndedView,
+    revoke::{EndedView, MAY_END},
 };
 
 /// Seconds that an operator's signature for another recipient is valid.
@@ -48,6 +48,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         args.mandate, state.remaining, state.held
     );
     prompt::confirm(context, args.yes, &what, "Sweep?")?;
+    context.if_interrupted(MAY_END);
     let progress = context.progress("waiting for the transaction");
     let ended = match args.to {
         None => escrow.sweep(&signer, &terms).await?,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Amount, CardId, Code, HumanDuration, Intent, MandateId, PaymentId, RequestId, Seconds, Terms, address,
     card::{CardState, Mcc},
+    hex,
     policy::{Decision, Limits, MandateState},
 };
 
@@ -233,6 +234,7 @@ pub struct NewMandate {
 #[serde(deny_unknown_fields)]
 pub struct NewRevocation {
     /// The operator's signature: `r ‖ s ‖ v`, low s.
+    #[serde(with = "hex::bytes")]
     pub signature: Bytes,
 }
 
@@ -246,6 +248,7 @@ pub struct Authorization {
     /// Valid before this second.
     pub valid_before: Seconds,
     /// The operator's signature: `r ‖ s ‖ v`.
+    #[serde(with = "hex::bytes")]
     pub signature: Bytes,
 }
 
@@ -315,9 +318,10 @@ pub struct NewPayment {
     /// Until when it may be paid.
     pub deadline: Seconds,
     /// Commits to what is paid for; absent: zero.
-    #[serde(rename = "ref", default)]
+    #[serde(rename = "ref", default, with = "hex::hash")]
     pub reference: B256,
     /// The agent's signature: `r ‖ s ‖ v`, low s.
+    #[serde(with = "hex::bytes")]
     pub signature: Bytes,
     /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -419,9 +423,10 @@ pub struct NewCard {
     /// Until when the hold may be captured.
     pub capture_by: Seconds,
     /// Commits to what is bought; absent: zero.
-    #[serde(rename = "ref", default)]
+    #[serde(rename = "ref", default, with = "hex::hash")]
     pub reference: B256,
     /// The agent's signature: `r ‖ s ‖ v`, low s.
+    #[serde(with = "hex::bytes")]
     pub signature: Bytes,
     /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -10,6 +10,7 @@ pub mod card;
 pub mod code;
 pub mod deployment;
 pub mod duration;
+pub mod hex;
 pub mod host;
 pub mod id;
 pub mod intent;

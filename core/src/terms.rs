@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
-use crate::{Amount, Seconds, address};
+use crate::{Amount, Seconds, address, hex};
 
 /// After the expiry, how long captures may still arrive by default: a card's latest clearing (38
 /// days) and some reserve.
@@ -41,8 +41,10 @@ pub struct Terms {
     /// From this second on everything can be swept.
     pub capture_end: Seconds,
     /// Merkle root of the allowed payees; zero: any.
+    #[serde(with = "hex::hash")]
     pub payees: B256,
     /// Hash of the intent document.
+    #[serde(with = "hex::hash")]
     pub intent: B256,
     /// Whether a refund goes back to the budget, or straight to the operator.
     pub refunds_restore_budget: bool,

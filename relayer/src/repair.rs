@@ -238,7 +238,10 @@ impl Repair<'_> {
         repaired.known = self.ledger.read(counts).await?;
         let report = self.ledger.read(|ledger| Ok(check::examine(ledger))).await?;
         repaired.differences = report.checks.into_iter().flat_map(|check| check.differences).collect();
-        repaired.lost = self.ledger.read(lost).await?;
+        // What is intact has lost nothing.
+        if rebuilt || !repaired.inconsistencies.is_empty() {
+            repaired.lost = self.ledger.read(lost).await?;
+        }
         let summary = json!({
             "block": repaired.block, "rebuilt": repaired.rebuilt, "inconsistencies": repaired.inconsistencies, "abandoned": repaired.abandoned,
             "adopted": repaired.adopted, "unfrozen": repaired.unfrozen, "frozen": repaired.frozen,

@@ -18,17 +18,25 @@ pub struct Failed {
 }
 
 impl World {
+    /// `stipend` with these arguments and somebody's key, beside this world's relayer and node.
+    ///
+    /// # Errors
+    /// If there is no such program.
+    pub fn stipend_command(&self, key: &PrivateKeySigner, arguments: &[&str]) -> Result<Command> {
+        self.secrets.key("a caller's key", key);
+        let mut command = Command::new(binary()?);
+        command.args(["--relayer", self.relayer.url().as_str(), "--rpc-url", self.anvil.url().as_str()]);
+        command.args(arguments).env_clear().env("STIPEND_PRIVATE_KEY", key.to_bytes().to_string());
+        Ok(command)
+    }
+
     /// Runs `stipend --json` with these arguments and somebody's key, beside this world's relayer and node.
     /// Blocks until it ends: nothing else of the test happens meanwhile.
     ///
     /// # Errors
     /// If it can't be run, or prints no JSON.
     pub fn stipend(&self, key: &PrivateKeySigner, arguments: &[&str]) -> Result<Result<Value, Failed>> {
-        self.secrets.key("a caller's key", key);
-        let mut command = Command::new(binary()?);
-        command.args(["--json", "--relayer", self.relayer.url().as_str(), "--rpc-url", self.anvil.url().as_str()]);
-        command.args(arguments).env_clear().env("STIPEND_PRIVATE_KEY", key.to_bytes().to_string());
-        let said = command.output()?;
+        let said = self.stipend_command(key, &[&["--json"], arguments].concat())?.output()?;
         // Is searched for secrets with the rest.
         let mut log = OpenOptions::new().create(true).append(true).open(self.dir().join("stipend.log"))?;
         log.write_all(&[&said.stdout[..], &said.stderr[..]].concat())?;

@@ -149,8 +149,17 @@ fn shorten(text: &str) -> String {
 fn is_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(first), None) = (types.next(), types.next()) else { return false };
-    let essence = first.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+    let mut parts = first.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let is_json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case(b"application/json"));
+    // JSON is UTF-8 (RFC 8259, 8.1): who says another charset has sent something else.
+    let is_other_charset = |parameter: &[u8]| {
+        let mut halves = parameter.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+        let is_charset = halves.next().is_some_and(|name| name.eq_ignore_ascii_case(b"charset"));
+        let value = halves.next().unwrap_or_default();
+        let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        is_charset && !value.eq_ignore_ascii_case(b"utf-8")
+    };
+    is_json && !parts.any(is_other_charset)
 }
 
 /// JSON of any shape, walked over for what serde lets pass, and thrown away.
@@ -414,6 +423,7 @@ mod tests {
             is_json(&headers)
         };
         assert!(is(&["application/json"]) && is(&["Application/JSON ; charset=utf-8"]));
+        assert!(is(&["application/json; charset=\"UTF-8\""]) && !is(&["application/json; Charset = utf-16"]));
         assert!(
             !is(&[]) && !is(&["text/plain"]) && !is(&["application/jsonx"]) && !is(&["application/json", "text/plain"])
         );

@@ -1,15 +1,19 @@
 //! What operators, agents and bystanders do by the command line alone.
 
-use std::fs;
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, U256};
 use eyre::{OptionExt, Result};
 use serde_json::Value;
+use stipend_client::{PageQuery, PaymentFilter};
 use stipend_core::{MandateId, api::NewMandateRequest, policy::MandateState};
 use stipend_e2e::{Failed, World, balance, binary, eventually, key};
 
-use crate::{asking, payee, usdc};
+use crate::{asking, opened, payee, usdc};
 
 /// Asked for by the agent, approved by the operator with a permit.
 fn approved(world: &World, amount: &str, duration: &str) -> Result<MandateId> {
@@ -39,7 +43,7 @@ fn failed(said: Result<Value, Failed>, why: &str) {
 /// As compose files and service managers set it.
 #[test]
 fn an_empty_variable_is_no_setting() -> Result<()> {
-    let mut serve = std::process::Command::new(binary()?);
+    let mut serve = Command::new(binary()?);
     let said = serve.arg("serve").env_clear().env("STIPEND_CONFIRMATIONS", "").env("STIPEND_FINALITY", "").output()?;
     let text = String::from_utf8_lossy(&said.stderr);
     assert!(said.status.code() == Some(2) && text.contains("--chain-id"), "{text}");
@@ -238,4 +242,57 @@ async fn what_is_left_is_swept_without_a_relayer() -> Result<()> {
         world.returned(&world.agent()?, id, usdc(amount)?).await?;
     }
     balance(&world, &world.agent()?, &[mine, theirs]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_payment_says_that_it_is_accepted() -> Result<()> {
+    let (world, mandate) = opened("cli-interrupted", "10").await?;
+    let agent = world.agent()?;
+    world.anvil.automine(false).await?;
+    let (id, to) = (mandate.id.to_string(), payee(1).to_string());
+    let mut command =
+        world.stipend_command(&world.keys.agent, &["pay", "--mandate", &id, "--to", &to, "--amount", "1"])?;
+    let paying = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let accepted = eventually("the payment is accepted", async || {
+        Ok(agent.payments(&PaymentFilter::default(), &PageQuery::default()).await?.data.pop())
+    })
+    .await?;
+    let interrupted = Command::new("kill").args(["-INT", &paying.id().to_string()]).status()?;
+    assert!(interrupted.success());
+    let said = paying.wait_with_output()?;
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert_eq!(said.status.code(), Some(130), "{text}");
+    // It may not have read the answer yet.
+    let follow = format!("`stipend payment watch {}`", accepted.id);
+    assert!(text.contains(&follow) || text.contains("look at `stipend payment list`"), "{text}");
+    world.anvil.automine(true).await?;
+    world.anvil.mine(1).await?;
+    world.settled(&agent, &accepted).await?;
+    balance(&world, &agent, &[mandate.id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guardian_that_is_not_the_relayer_s_is_told_so() -> Result<()> {
+    let world = World::start("cli-other-guardian").await?;
+    let submitter = world.keys.submitter.address().to_string();
+    let said = |by: &PrivateKeySigner| -> Result<String> {
+        let output = world.stipend_command(by, &["submitter", "remove", &submitter, "--yes"])?.output()?;
+        assert!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stderr)?)
+    };
+    let other = said(&world.keys.operator)?;
+    assert!(other.contains("nothing changes for that relayer") && other.contains("had not allowed it"), "{other}");
+    let right = said(&world.keys.guardian)?;
+    assert!(!right.contains("nothing changes"), "{right}");
+    Ok(())
+}
+
+#[test]
+fn a_missing_issuer_key_is_named_with_its_variable() -> Result<()> {
+    let mut charge = Command::new(binary()?);
+    charge.args(["merchant", "clear", "--transaction", "00000000-0000-0000-0000-000000000000"]).env_clear();
+    let said = charge.output()?;
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.code() == Some(2) && text.contains("STIPEND_ISSUER_API_KEY"), "{text}");
+    Ok(())
 }

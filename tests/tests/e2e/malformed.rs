@@ -145,13 +145,14 @@ async fn malformed_fields_are_named_and_refused() -> Result<()> {
         assert!(problem.detail.contains("payees[0]"), "{address}: {problem:?}");
     }
     let long = "v".repeat(501);
+    let bytes = format!("{:?}", [0; 32]);
     let crowd: serde_json::Map<_, _> = (0..17).map(|n| (n.to_string(), json!(""))).collect();
     for (field, values) in [
         ("mandate", &["\"\"", "\"mand_ab\"", "\"mand_' or 1=1\"", "7", "null"][..]),
         ("nonce", &["-1", "4294967296", "1.0", "\"1\"", "1e3", "null"]),
         ("deadline", &["-1", "18446744073709551616", "\"soon\"", "1.5"]),
-        ("ref", &["\"0x12\"", "\"zz\"", "1", "{}"]),
-        ("signature", &["\"0x1\"", "\"zz\"", "{}", "null"]),
+        ("ref", &["\"0x12\"", "\"zz\"", "1", "{}", "null", &bytes, &format!("\"{}\"", "0".repeat(64))]),
+        ("signature", &["\"0x1\"", "\"zz\"", "{}", "null", "[1,2]", "\"0Xab\"", "\"ab\""]),
         ("metadata", &["[]", "\"x\"", r#"{"a":1}"#, r#"{"a":"1","a":"2"}"#, r#"{"":"x"}"#, r#"{"a":"\u0000"}"#]),
         ("metadata", &[&format!(r#"{{"a":"{long}"}}"#), &Value::Object(crowd).to_string()]),
     ] {
