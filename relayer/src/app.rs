@@ -119,7 +119,19 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     let mut front = Front { app, serving: Some(tokio::spawn(serving)) };
     let outcome = relay(config, alarms, &mut front, stop.clone()).await;
     stop.cancel();
-    outcome.and(front.ended().await)
+    outcome.map_err(AppError::explained).and(front.ended().await)
+}
+
+impl AppError {
+    /// Where a write to the ledger failed, while it starts too, what to do about it.
+    fn explained(self) -> Self {
+        match self {
+            Self::Ledger(LedgerError::Unknown)
+            | Self::Follow(FollowError::Ledger(LedgerError::Unknown))
+            | Self::Send(SendError::Ledger(LedgerError::Unknown)) => Self::LedgerStopped,
+            other => other,
+        }
+    }
 }
 
 /// What is served, and the task that serves it.
@@ -317,4 +329,23 @@ async fn register_webhooks(
     };
     let (sender, receiver) = watch::channel(secrets);
     Ok((CardDeps { config, issuer, secrets: receiver }, sender))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_failed_says_what_to_do() {
+        let failed = || LedgerError::Unknown;
+        for error in [
+            AppError::Ledger(failed()),
+            AppError::Follow(FollowError::Ledger(failed())),
+            AppError::Send(SendError::Ledger(failed())),
+        ] {
+            let said = error.explained().to_string();
+            assert!(said.contains("free the disk"), "{said}");
+        }
+        assert!(matches!(AppError::Ledger(LedgerError::Full).explained(), AppError::Ledger(LedgerError::Full)));
+    }
 }

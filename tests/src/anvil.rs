@@ -27,12 +27,15 @@ pub struct Anvil {
 }
 
 impl Anvil {
-    pub(crate) async fn start(dir: &Path) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path, chain_id: u64) -> Result<Self> {
         let port = free_port()?;
         let url: Url = format!("http://127.0.0.1:{port}").parse()?;
         let mut command = Command::new(binary()?);
         // Silent: it would print the keys of its accounts.
         command.args(["--silent", "--host", "127.0.0.1", "--port", &port.to_string()]);
+        command.args(["--chain-id", &chain_id.to_string()]);
+        // Blocks get the tag `finalized` when there are two epochs on top of them.
+        command.args(["--slots-in-an-epoch", "1"]);
         let mut process = Process::start(&mut command, &dir.join("anvil.log"))?;
         let provider = RootProvider::new_http(url.clone());
         eventually("anvil answers", async || {
@@ -59,6 +62,11 @@ impl Anvil {
     /// If anvil refuses; so for all calls.
     pub async fn automine(&self, on: bool) -> Result<()> {
         self.rpc("evm_setAutomine", json!([on])).await.map(drop)
+    }
+
+    /// From now on a block is mined every so many seconds, and only then.
+    pub async fn mine_every(&self, seconds: u64) -> Result<()> {
+        self.rpc("evm_setIntervalMining", json!([seconds])).await.map(drop)
     }
 
     /// Mines this many blocks.

@@ -58,6 +58,10 @@ pub enum Fault {
     Answer(Value),
     /// The node's result, altered.
     Alters(fn(&mut Value)),
+    /// The node gets these parameters instead.
+    Rewrites(fn(&mut Value)),
+    /// A JSON-RPC error with this code and message where the parameters are like this.
+    Refuses(fn(&Value) -> bool, i64, &'static str),
     /// Nothing: the call is passed on.
     Nothing,
 }
@@ -98,6 +102,7 @@ struct Shared {
     http: reqwest::Client,
     rules: Mutex<VecDeque<Rule>>,
     behind: Mutex<Option<Lag>>,
+    latency: Mutex<Duration>,
     counts: Mutex<BTreeMap<String, Count>>,
 }
 
@@ -118,6 +123,7 @@ impl FaultProxy {
             http: reqwest::Client::new(),
             rules: Mutex::default(),
             behind: Mutex::default(),
+            latency: Mutex::default(),
             counts: Mutex::default(),
         });
         let (orders, taken) = mpsc::channel(1);
@@ -138,6 +144,11 @@ impl FaultProxy {
     /// Injects a fault into the next requests of a method.
     pub fn fault_next(&self, calls: u32, method: &'static str, fault: Fault) {
         lock(&self.shared.rules).push_back(Rule { method, fault, left: Some(calls) });
+    }
+
+    /// Every call takes this much longer, whatever else it meets.
+    pub fn delay_all(&self, latency: Duration) {
+        *lock(&self.shared.latency) = latency;
     }
 
     /// The node falls behind, and answers as if it were so, consistently.
@@ -252,6 +263,8 @@ impl std::error::Error for Broken {}
 impl Shared {
     async fn answer(&self, body: &[u8]) -> Result<Response<Body>, Broken> {
         let call: Value = serde_json::from_slice(body).map_err(|_| Broken)?;
+        let latency = *lock(&self.latency);
+        sleep(latency).await;
         let method = call.get("method").and_then(Value::as_str).unwrap_or("a batch").to_owned();
         let fault = self.next_fault(&method);
         self.note(&method, |count| {
@@ -295,6 +308,19 @@ impl Shared {
                 Ok(answered(&call, "error", error))
             }
             Fault::Answer(result) => Ok(answered(&call, "result", result)),
+            Fault::Rewrites(rewrite) => {
+                let mut call = call;
+                if let Some(params) = call.get_mut("params") {
+                    rewrite(params);
+                }
+                self.pass_on(&method, &call).await.map(json_answer)
+            }
+            Fault::Refuses(is_refused, code, message) => {
+                if call.get("params").is_some_and(is_refused) {
+                    return Ok(error(code, message));
+                }
+                self.pass_on(&method, &call).await.map(json_answer)
+            }
             Fault::Alters(alter) => {
                 let mut answer = self.pass_on(&method, &call).await?;
                 if let Some(result) = answer.get_mut("result") {

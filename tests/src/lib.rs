@@ -35,7 +35,7 @@ pub use miner::Miner;
 pub use onchain::{Borne, OnchainBalances, balance, borne};
 pub use process::binary;
 pub use reconciliation::{AcceptedPayments, Account, Kept, Reconciliation, reconcile};
-pub use relayer::{CardSettings, Relayer, Settings, TREASURY};
+pub use relayer::{CardSettings, Network, Relayer, Settings, TREASURY};
 pub use secrets::Secrets;
 pub use seeded_rng::{SeededRng, number_from};
 pub use world::World;

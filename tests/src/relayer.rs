@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::{
-    Issuer, eventually,
+    Fault, Issuer, eventually,
     keys::Keys,
     process::{Process, binary, free_port},
 };
@@ -45,6 +45,22 @@ pub struct Settings {
     pub more_submitters: usize,
     /// More arguments of `stipend serve`.
     pub more: Vec<String>,
+    /// Another chain than anvil's, and a provider with its ways; `troubled` plays them.
+    pub network: Option<Network>,
+}
+
+/// A chain and the provider behind which it is seen.
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub chain_id: u64,
+    /// How much gas a block has.
+    pub block_gas: u64,
+    /// How long every call takes.
+    pub latency: Duration,
+    /// `--finality`: `finalized`, or how many blocks.
+    pub finality: &'static str,
+    /// What calls of a method meet.
+    pub faults: Vec<(&'static str, Fault)>,
 }
 
 impl Default for Settings {
@@ -57,6 +73,7 @@ impl Default for Settings {
             log: "debug",
             more_submitters: 0,
             more: Vec::new(),
+            network: None,
         }
     }
 }
@@ -103,6 +120,7 @@ impl Relayer {
         settings: &Settings,
     ) -> Result<Self> {
         let port = free_port()?;
+        let finality = settings.finality.to_string();
         let mut arguments: Vec<String> = [
             ("--listen", format!("127.0.0.1:{port}")),
             ("--rpc-url", node.to_string()),
@@ -112,7 +130,7 @@ impl Relayer {
             ("--guardian", keys.guardian.address().to_string()),
             ("--start-block", "0".into()),
             ("--confirmations", "1".into()),
-            ("--finality", settings.finality.to_string()),
+            ("--finality", settings.network.as_ref().map_or(finality, |network| network.finality.to_owned())),
             ("--poll-ms", "50".into()),
         ]
         .into_iter()

@@ -21,7 +21,7 @@ use stipend_client::{
     now,
 };
 use stipend_core::{
-    Amount, CardId, MandateId,
+    Amount, CardId, DEV_CHAIN_ID, MandateId,
     api::{Card, CardSecrets, Mandate, MandateRequest, NewCard, NewMandateRequest, NewPayment, Payment, PaymentState},
     card::CardState,
     policy::MandateState,
@@ -74,7 +74,9 @@ impl World {
         // Fails only if there is one already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = directory(name)?;
-        let keys = Keys::of_the_world()?;
+        let network = settings.network.as_ref();
+        let chain_id = network.map_or(DEV_CHAIN_ID, |network| network.chain_id);
+        let keys = Keys::of_the_world(chain_id)?;
         let secrets = Secrets::default();
         for (name, key) in [
             ("the guardian's key", &keys.guardian),
@@ -86,7 +88,10 @@ impl World {
             secrets.key(name, key);
         }
         secrets.password("the keystore's password", KEYSTORE_PASSWORD);
-        let anvil = Anvil::start(&dir).await?;
+        let anvil = Anvil::start(&dir, chain_id).await?;
+        for key in [&keys.guardian, &keys.operator, &keys.agent, &keys.submitter] {
+            anvil.set_balance(key.address(), 1_000 * ETHER).await?;
+        }
         let escrow = deploy(&anvil, &keys).await?;
         for submitter in keys.submitters(settings.more_submitters)?.iter().skip(1) {
             secrets.key("a submitter's key", submitter);
@@ -101,6 +106,14 @@ impl World {
             true => Some(FaultProxy::start(anvil.url()).await?),
             false => None,
         };
+        if let (Some(network), Some(proxy)) = (network, &proxy) {
+            anvil.set_block_gas_limit(network.block_gas).await?;
+            anvil.mine_every(1).await?;
+            proxy.delay_all(network.latency);
+            for (method, fault) in &network.faults {
+                proxy.fault(method, fault.clone());
+            }
+        }
         let node = proxy.as_ref().map_or(anvil.url(), FaultProxy::url);
         let relayer = Relayer::start(&dir, node, issuer.as_deref(), escrow.domain(), &keys, settings).await?;
         if let Some(issuer) = &issuer {

@@ -3,6 +3,7 @@
 mod chain;
 mod kills;
 mod lane;
+mod networks;
 mod node;
 mod points;
 mod providers;

@@ -147,10 +147,10 @@ async fn payments_settle_without_the_methods_that_some_nodes_lack() -> Result<()
 }
 
 /// Where a proxy has its implementation (ERC-1967).
-const IMPLEMENTATION: &str = "0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc";
+pub(super) const IMPLEMENTATION: &str = "0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc";
 
 /// Code that uses up some 300,000 gas with every call, and then does what the implementation does.
-fn dear(implementation: Address) -> Vec<u8> {
+pub(super) fn dear(implementation: Address) -> Vec<u8> {
     // A loop from 12,000 down; calldatacopy and delegatecall; its answer, or its revert.
     [
         hex!("612ee05b6001900380600357503660006000376000600036600073").as_slice(),
