@@ -94,7 +94,7 @@ fn to_human(page: &Page<AuditEntry>) -> String {
             entry.tx_hash.map(output::short).unwrap_or_default(),
         ]);
     }
-    output::text(&table)
+    output::fitted(table, &["transaction", "about", "time (utc)"])
 }
 
 /// At which merchant each card was used.

@@ -164,7 +164,7 @@ fn to_human(balances: &[Balance]) -> String {
         ]);
         table.add_row(row);
     }
-    output::text(&table)
+    output::fitted(table, &["restored", "chain: held", "cap", "returned", "chain: left", "held"])
 }
 
 #[cfg(test)]

@@ -208,7 +208,7 @@ fn list_in_words(page: &Page<Card>) -> String {
         ]);
     }
     let more = page.next_cursor.as_ref().map(|cursor| format!("more: --cursor {cursor}\n")).unwrap_or_default();
-    output::text(&table) + &more
+    output::fitted(table, &["accepted", "last four", "released"]) + &more
 }
 
 fn last_four(card: &Card) -> String {

@@ -1,11 +1,6 @@
 //! What every command has: where relayer and node are, whose key signs, and how to print.
 
-use std::{
-    io,
-    io::IsTerminal,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, io::IsTerminal, time::Duration};
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::Address;
@@ -19,6 +14,7 @@ use stipend_core::{
     MandateId,
     api::{Info, Mandate},
 };
+use tokio::sync::watch;
 use url::Url;
 
 use crate::{
@@ -76,7 +72,8 @@ fn node_url(text: &str) -> Result<Url, String> {
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) globals: Globals,
-    interrupted: Mutex<Option<String>>,
+    /// What is so if the user interrupts the command.
+    in_flight: watch::Sender<Option<String>>,
 }
 
 /// The relayer, seen with the caller's key.
@@ -88,8 +85,8 @@ pub(crate) struct Caller {
 }
 
 impl Context {
-    pub(crate) const fn new(globals: Globals) -> Self {
-        Self { globals, interrupted: Mutex::new(None) }
+    pub(crate) fn new(globals: Globals) -> Self {
+        Self { globals, in_flight: watch::Sender::new(None) }
     }
 
     pub(crate) const fn json(&self) -> bool {
@@ -152,17 +149,21 @@ impl Context {
 
     /// What is so if the user interrupts the command from now on.
     pub(crate) fn if_interrupted(&self, what: impl Into<String>) {
-        *self.interrupted.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.into());
+        self.in_flight.send_replace(Some(what.into()));
     }
 
-    /// Does `work`, unless the user interrupts it.
+    /// Does `work`, unless the user interrupts it once there is something to say. Before that nothing has
+    /// happened, and the signal ends the process, in the middle of a question too.
     pub(crate) async fn interruptible(&self, work: impl Future<Output = eyre::Result<()>>) -> eyre::Result<()> {
+        let mut in_flight = self.in_flight.subscribe();
+        let interrupted = async {
+            in_flight.wait_for(Option::is_some).await?;
+            signals::stop().await?;
+            eyre::Ok(in_flight.borrow().clone().unwrap_or_default())
+        };
         tokio::select! {
             done = work => done,
-            asked = signals::stop() => {
-                asked?;
-                Err(Interrupted(self.interrupted.lock().unwrap_or_else(PoisonError::into_inner).take()).into())
-            }
+            what = interrupted => Err(Interrupted(what?).into()),
         }
     }
 

@@ -168,7 +168,7 @@ fn list_in_words(page: &Page<Mandate>, caller: Address) -> String {
         ]);
     }
     let more = page.next_cursor.as_ref().map(|cursor| format!("more: --cursor {cursor}\n")).unwrap_or_default();
-    output::text(&table) + &more
+    output::fitted(table, &["cap", "until"]) + &more
 }
 
 async fn show_one(context: &Context, id: &str) -> eyre::Result<()> {

@@ -7,7 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, presets};
 use console::Term;
 use icu_properties::{
     CodePointMapData, CodePointSetData,
@@ -42,6 +42,11 @@ const NUMBERS: &[&str] = &[
     "examined",
     "differences",
 ];
+/// Headings of columns with sentences, which may break, and the room that they need at least.
+const SENTENCES: &[&str] = &["purpose", "paid to", "what"];
+const SENTENCE_COLUMNS: u16 = 20;
+/// The blanks around a column.
+const PADDING: usize = 2;
 /// How many columns of numbers a terminal has room for beside others.
 const WHOLE_NUMBERS_MAX: usize = 4;
 /// How many digits of an id a table shows on a terminal.
@@ -63,16 +68,13 @@ const REFUSED: u8 = 3;
 /// As shells have it: 128 and the number of SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// The user interrupted the command; with what is so all the same, if something is.
+/// The user interrupted the command; with what is so all the same.
 #[derive(Debug)]
-pub(crate) struct Interrupted(pub(crate) Option<String>);
+pub(crate) struct Interrupted(pub(crate) String);
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some(what) => write!(f, "interrupted: {what}"),
-            None => f.write_str("interrupted: nothing was changed"),
-        }
+        write!(f, "interrupted: {}", self.0)
     }
 }
 
@@ -244,6 +246,56 @@ pub(crate) fn key_value_table(rows: impl IntoIterator<Item = (impl Into<String>,
 /// A table as text, without the padding around it.
 pub(crate) fn text(table: &Table) -> String {
     table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned() + "\n").collect()
+}
+
+/// The same on a terminal that may be too narrow: these columns are left out, the first one first, until the
+/// others have room in one piece. Those that hold sentences may break.
+pub(crate) fn fitted(table: Table, droppable: &[&str]) -> String {
+    match width() {
+        Some(width) => fitted_to(table, width, droppable),
+        None => text(&table),
+    }
+}
+
+fn fitted_to(mut table: Table, width: usize, droppable: &[&str]) -> String {
+    let headings: Vec<String> = table.header().into_iter().flat_map(Row::cell_iter).map(Cell::content).collect();
+    let is_sentence = |heading: &str| SENTENCES.iter().any(|name| heading.eq_ignore_ascii_case(name));
+    let mut columns: Vec<(String, usize)> = headings
+        .into_iter()
+        .zip(table.column_max_content_widths())
+        .map(|(heading, content)| {
+            let room = if is_sentence(&heading) { content.min(SENTENCE_COLUMNS) } else { content };
+            (heading, usize::from(room).saturating_add(PADDING))
+        })
+        .collect();
+    let mut dropped = Vec::new();
+    for name in droppable {
+        if columns.iter().map(|(_, room)| room).sum::<usize>() <= width {
+            break;
+        }
+        let found = columns.iter_mut().enumerate().find(|(_, (heading, _))| heading.eq_ignore_ascii_case(name));
+        let Some((index, (_, room))) = found else { continue };
+        *room = 0;
+        if let Some(column) = table.column_mut(index) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
+        dropped.push(*name);
+    }
+    let fits = columns.iter().map(|(_, room)| room).sum::<usize>() <= width;
+    for (index, (heading, room)) in columns.iter().enumerate() {
+        if fits
+            && *room > 0
+            && !is_sentence(heading)
+            && let Some(column) = table.column_mut(index)
+        {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    let mut shown = text(&table);
+    if !dropped.is_empty() {
+        shown.push_str(&format!("Not shown here: {}. A wider terminal or --json has all.\n", dropped.join(", ")));
+    }
+    shown
 }
 
 /// Seconds since 1970 as people read them.
@@ -521,6 +573,32 @@ mod tests {
         assert_eq!(shortened(&Address::repeat_byte(7).to_string(), true), "0x07070707..");
         assert_eq!(shortened("pay_01234567890123456789", true), "pay_01234567890123..");
         assert_eq!(shortened("", true), "");
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_fewer_columns_and_breaks_none() {
+        let table = || {
+            let mut table = table(&["mandate", "cap", "held", "until", "purpose"]);
+            table.add_row(["mand_12345678..", "100.00", "0.00", "2027-01-15 08:00:00 UTC", "Automate marketing ops"]);
+            table
+        };
+        let at = |width: u16| {
+            let mut table = table();
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+            fitted_to(table, width.into(), &["held", "until"])
+        };
+        let shown = at(100);
+        assert!(shown.contains("HELD") && shown.contains("UNTIL") && !shown.contains("Not shown"), "{shown}");
+        let shown = at(77);
+        assert!(!shown.contains("HELD") && shown.contains("2027-01-15 08:00:00 UTC"), "{shown}");
+        let shown = at(60);
+        assert!(!shown.contains("UNTIL") && shown.contains("Not shown here: held, until."), "{shown}");
+        for width in [40, 60, 77, 100] {
+            let shown = at(width);
+            assert!(shown.contains("mand_12345678..") || width == 40, "{shown}");
+            let longest = shown.lines().filter(|line| !line.starts_with("Not")).map(str::len).max();
+            assert!(longest.is_some_and(|longest| longest <= width.into()), "{shown}");
+        }
     }
 
     #[test]

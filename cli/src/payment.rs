@@ -108,7 +108,7 @@ fn list_in_words(page: &Page<Payment>) -> String {
         ]);
     }
     let more = page.next_cursor.as_ref().map(|cursor| format!("more: --cursor {cursor}\n")).unwrap_or_default();
-    output::text(&table) + &more
+    output::fitted(table, &["transaction", "nonce", "accepted"]) + &more
 }
 
 /// A payment, line by line.

@@ -72,12 +72,14 @@ pub struct Purchase<'a> {
     pub currency: &'a str,
     /// The kind of message: authorized first and cleared later, or both at once.
     pub status: &'a str,
+    /// The merchant's name.
+    pub merchant: &'a str,
 }
 
 impl Purchase<'_> {
     /// A purchase of software for this many cents.
     pub const fn of(cents: i64) -> Self {
-        Self { cents, mcc: "5734", currency: "USD", status: "AUTHORIZATION" }
+        Self { cents, mcc: "5734", currency: "USD", status: "AUTHORIZATION", merchant: "A MERCHANT" }
     }
 }
 
@@ -197,7 +199,7 @@ impl Issuer {
     /// A merchant charges a card.
     pub async fn charge(&self, card: &CardSecrets, purchase: Purchase<'_>) -> Result<Charge> {
         let body = json!({
-            "amount": purchase.cents, "descriptor": "A MERCHANT", "pan": card.number, "mcc": purchase.mcc,
+            "amount": purchase.cents, "descriptor": purchase.merchant, "pan": card.number, "mcc": purchase.mcc,
             "merchant_amount": purchase.cents, "merchant_currency": purchase.currency, "status": purchase.status,
         });
         let answer = self.call(Method::POST, "/v1/simulate/authorize", Some(body)).await?;

@@ -20,6 +20,7 @@ mod reconciliation;
 mod relayer;
 mod secrets;
 mod seeded_rng;
+mod terminal;
 mod world;
 
 pub use anvil::Anvil;
@@ -38,4 +39,5 @@ pub use reconciliation::{AcceptedPayments, Account, Kept, Reconciliation, reconc
 pub use relayer::{CardSettings, Network, Relayer, Settings, TREASURY};
 pub use secrets::Secrets;
 pub use seeded_rng::{SeededRng, number_from};
+pub use terminal::on_terminal;
 pub use world::World;

@@ -26,6 +26,7 @@ mod safety_halts;
 mod secrets;
 mod signed;
 mod tenants;
+mod terminal;
 mod windows;
 
 use alloy_primitives::Address;
