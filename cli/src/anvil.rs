@@ -61,8 +61,8 @@ pub(crate) fn last_words(log: &Path) -> String {
     if lines.is_empty() { "it said nothing".into() } else { lines.into_iter().rev().collect::<Vec<_>>().join("; ") }
 }
 
-/// The anvil that was named, the one on PATH, or the one that npm installed: here or above, or where
-/// this program was built.
+/// The anvil that was named, the one on PATH, or the one that npm installed where this program was built: what
+/// lies in or above the current directory is somebody else's, perhaps.
 pub(crate) fn find(named: Option<PathBuf>) -> eyre::Result<PathBuf> {
     if let Some(named) = named {
         return Ok(named);
@@ -78,8 +78,8 @@ pub(crate) fn find(named: Option<PathBuf>) -> eyre::Result<PathBuf> {
     let os = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
     let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let installed = format!("node_modules/@foundry-rs/anvil-{os}-{arch}/bin/anvil");
-    let (here, program) = (env::current_dir()?, env::current_exe()?);
-    let mut places = here.ancestors().chain(program.ancestors()).map(|directory| directory.join(&installed));
+    let program = env::current_exe()?;
+    let mut places = program.ancestors().map(|directory| directory.join(&installed));
     places.find(|file| file.is_file()).ok_or_else(|| {
         eyre!("no anvil found: install Foundry (https://getfoundry.sh), run `npm ci`, or name it by --anvil")
     })

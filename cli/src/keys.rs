@@ -21,8 +21,8 @@ pub(crate) const DEV_TREASURY: Address = address!("0x15d34AAf54267DB7D7c367839AA
 const PRIVATE_KEY: &str = "STIPEND_PRIVATE_KEY";
 const PASSWORD: &str = "STIPEND_PASSWORD";
 
-/// Anvil's accounts: the first ten of its mnemonic, and the one after them that this program uses.
-const WELL_KNOWN: [Address; 11] = [
+/// Accounts of the mnemonic that anvil and hardhat are known for: twenty, of which hardhat funds all.
+const WELL_KNOWN: [Address; 20] = [
     address!("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"),
     address!("0x70997970C51812dc3A010C7d01b50e0d17dc79C8"),
     address!("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"),
@@ -34,6 +34,15 @@ const WELL_KNOWN: [Address; 11] = [
     address!("0x23618e81E3f5cdF7f54C3d65f7FBc0aBf5B21E8f"),
     address!("0xa0Ee7A142d267C1f36714E4a8F75612F20a79720"),
     address!("0xBcd4042DE499D14e55001CcbB24a551F3b954096"),
+    address!("0x71bE63f3384f5fb98995898A86B02Fb2426c5788"),
+    address!("0xFABB0ac9d68B0B445fB7357272Ff202C5651694a"),
+    address!("0x1CBd3b2770909D4e10f157cABC84C7264073C9Ec"),
+    address!("0xdF3e18d64BC6A983f673Ab319CCaE4f1a57C7097"),
+    address!("0xcd3B766CCDd6AE721141F452C550Ca635964ce71"),
+    address!("0x2546BcD3c84621e976D8185a91A922aE77ECEc30"),
+    address!("0xbDA5747bFD65F08deb54cb465eB87D40e51B197E"),
+    address!("0xdD2FD4581271e230360230F9337D5c0430Bf44C0"),
+    address!("0x8626f6940E2eb28930eFb4CeF49B2d1F2C9C1199"),
 ];
 
 /// The roles of `stipend dev`, on accounts of the mnemonic that anvil is known for
@@ -232,6 +241,9 @@ mod tests {
             assert!(key.on(8453).is_err(), "{account:?}");
             assert!(key.on(DEV_CHAIN_ID).is_ok(), "{account:?}");
         }
+        // The last of hardhat's twenty.
+        let last = parse(&"0xdf57089febbacf7ba0bc227dafbffa9fc08a93fdc68e1e42411a14efcf23656e".into()).unwrap();
+        assert!(Key::Own(last).on(8453).is_err());
     }
 
     #[test]

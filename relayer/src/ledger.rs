@@ -257,7 +257,11 @@ fn private(path: &Path, new: bool) -> std::io::Result<File> {
     options.create(true).create_new(new).append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    let file = options.open(path)?;
+    // A copy that was restored may be open to others.
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(file)
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {

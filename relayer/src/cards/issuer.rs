@@ -14,6 +14,9 @@ use super::{CardsConfig, signature::SigningSecret};
 use crate::ledger::charges;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a responder is for, in the issuer's words, and where it is here.
+const RESPONDER: &str = "AUTH_STREAM_ACCESS";
+const AUTHORIZATIONS: &str = "/v1/issuer/authorizations";
 
 /// Why the issuer did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,24 @@ pub enum IssuerError {
     /// No answer, or none that can be read: it may have been done.
     #[error("the issuer gives no usable answer to {0}")]
     Unknown(String),
+}
+
+/// What lists are of.
+trait Listed: DeserializeOwned {
+    /// What the next page starts after.
+    fn token(&self) -> &str;
+}
+
+impl Listed for Transaction {
+    fn token(&self) -> &str {
+        &self.token
+    }
+}
+
+impl Listed for Subscription {
+    fn token(&self) -> &str {
+        &self.token
+    }
 }
 
 /// What the issuer signs its calls with.
@@ -222,18 +243,35 @@ impl Issuer {
 
     /// All transactions of a card.
     pub async fn transactions(&self, token: &str) -> Result<Vec<Transaction>, IssuerError> {
-        let mut all: Vec<Transaction> = Vec::new();
+        self.list("/v1/transactions", &[("card_token", token)]).await
+    }
+
+    /// Everything in a list, page by page.
+    async fn list<T: Listed>(&self, path: &str, filter: &[(&str, &str)]) -> Result<Vec<T>, IssuerError> {
+        let mut all: Vec<T> = Vec::new();
         loop {
-            let last = all.last().map(|transaction| transaction.token.clone());
-            let mut query = vec![("card_token", token), ("page_size", "100")];
+            let last = all.last().map(|last| last.token().to_owned());
+            let mut query = [filter, &[("page_size", "100")]].concat();
             query.extend(last.as_deref().map(|last| ("starting_after", last)));
-            let page: List<Transaction> = self.call(Method::GET, "/v1/transactions", &query, None, None).await?;
+            let page: List<T> = self.call(Method::GET, path, &query, None, None).await?;
             let more = page.has_more && !page.data.is_empty();
             all.extend(page.data);
             if !more {
                 return Ok(all);
             }
         }
+    }
+
+    /// Where the issuer asks before it approves a charge, if that is elsewhere than at `callback`.
+    pub async fn other_responder(&self, callback: &Url) -> Result<Option<String>, IssuerError> {
+        #[derive(Deserialize)]
+        struct Enrolled {
+            url: Option<String>,
+        }
+        let filter = [("type", RESPONDER)];
+        let enrolled: Enrolled = self.call(Method::GET, "/v1/responder_endpoints", &filter, None, None).await?;
+        let ours = callback.join(AUTHORIZATIONS).ok();
+        Ok(enrolled.url.filter(|url| ours.is_none_or(|ours| ours.as_str() != url)))
     }
 
     /// Has the issuer call us: before it approves a charge, and after everything that happens.
@@ -245,18 +283,18 @@ impl Issuer {
             url: &'a str,
         }
         let at = |path: &str| callback.join(path).map_err(|_| IssuerError::Unknown(path.to_owned()));
-        let (question, events) = (at("/v1/issuer/authorizations")?, at("/v1/issuer/events")?);
+        let (question, events) = (at(AUTHORIZATIONS)?, at("/v1/issuer/events")?);
         let parse = |secret: Secret| {
             SigningSecret::parse(&secret.secret).ok_or_else(|| IssuerError::Unknown("a secret".into()))
         };
-        let responder = Responder { r#type: "AUTH_STREAM_ACCESS", url: question.as_str() };
+        let responder = Responder { r#type: RESPONDER, url: question.as_str() };
         let body = serde_json::to_value(responder).map_err(|_| IssuerError::Unknown("a body".into()))?;
         let _: serde_json::Value = self.call(Method::POST, "/v1/responder_endpoints", &[], Some(body), None).await?;
         let secret = self.call(Method::GET, "/v1/auth_stream/secret", &[], None, None).await?;
         let asa_secret = parse(secret)?;
 
-        let known: List<Subscription> = self.call(Method::GET, "/v1/event_subscriptions", &[], None, None).await?;
-        let known = known.data.into_iter().find(|known| known.url == events.as_str() && !known.disabled);
+        let known: Vec<Subscription> = self.list("/v1/event_subscriptions", &[]).await?;
+        let known = known.into_iter().find(|known| known.url == events.as_str() && !known.disabled);
         let subscription = match known {
             Some(known) => known,
             None => {

@@ -43,6 +43,11 @@ pub enum CardWorkerError {
     UnknownEvent { card: CardId, kind: String },
     #[error("{0} is paused at the issuer, and not by this relayer: its charges are declined until it is opened there")]
     Paused(CardId),
+    #[error(
+        "the issuer asks {0} about charges, and not this relayer: an issuer's program has room for one relayer; stop the \
+         other one, and restart this one to have it asked again"
+    )]
+    OtherResponder(String),
 }
 
 #[derive(Debug)]
@@ -102,6 +107,11 @@ impl CardWorker {
     /// Sees to it that the issuer asks us before it approves a charge. It may have forgotten; then charges
     /// would be approved that nobody captures.
     async fn enroll(&self) -> Result<(), CardWorkerError> {
+        // Two that took it from each other would both decline half of their charges.
+        let was_enrolled = self.secrets.borrow().is_some();
+        if was_enrolled && let Some(other) = self.issuer.other_responder(&self.callback).await? {
+            return Err(CardWorkerError::OtherResponder(other));
+        }
         let secrets = self.issuer.register_webhooks(&self.callback).await?;
         self.secrets.send_replace(Some(secrets));
         Ok(())

@@ -359,3 +359,15 @@ async fn a_reader_cannot_write() {
     let written = ledger.read(|ledger| note(ledger, "sneaky")).await;
     assert!(matches!(written, Err(LedgerError::Database(_))));
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_ledger_that_others_could_read_is_closed_to_them() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    drop(Ledger::open(&path, DEPLOYMENT).unwrap());
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+    drop(Ledger::open(&path, DEPLOYMENT).unwrap());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}

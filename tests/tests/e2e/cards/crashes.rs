@@ -219,3 +219,24 @@ async fn without_its_issuer_it_starts_and_pays_and_enrolls_later() -> Result<()>
         async || Ok::<_, eyre::Report>(issuer.call(Method::GET, path, None).await?.json()?["enrolled"] == true);
     eventually("it is enrolled again", async || Ok(enrolled().await?.then_some(()))).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_relayer_that_the_issuer_asks_instead_is_named() -> Result<()> {
+    let (mut world, mandate, agent) = to_be_killed("other-responder").await?;
+    let other = "http://127.0.0.1:9/v1/issuer/authorizations";
+    let path = "/v1/responder_endpoints";
+    let body = json!({ "type": "AUTH_STREAM_ACCESS", "url": other });
+    let taken = world.issuer()?.call(Method::POST, path, Some(body)).await?;
+    ensure!(taken.status < 300, "{}", taken.status);
+    eventually("it is said", async || {
+        let alarms = agent.readyz().await?.alarms;
+        Ok(alarms.iter().any(|alarm| alarm.starts_with("cards: ") && alarm.contains(other)).then_some(()))
+    })
+    .await?;
+    let path = "/v1/responder_endpoints?type=AUTH_STREAM_ACCESS";
+    assert_eq!(world.issuer()?.call(Method::GET, path, None).await?.json()?["url"], other);
+    world.relayer.restart().await?;
+    eventually("all is well", async || Ok(agent.readyz().await?.alarms.is_empty().then_some(()))).await?;
+    let card = requested(&world, &agent, mandate.id).await?;
+    lives_on(&world, &agent, &card).await
+}
