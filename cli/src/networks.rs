@@ -46,11 +46,12 @@ pub(crate) const NETWORKS: &[Network] = &[
 const OTHER: Network = network("", 0, "100", "0.02", "0.01");
 
 /// The smallest mandate that is opened and revoked by message, what it must have left to be returned
-/// without anybody asking, and how many an operator may open by message in 24 hours, on every chain
-/// where gas costs something.
+/// without anybody asking, and how many an operator, and all together, may open by message in 24 hours, on
+/// every chain where gas costs something.
 pub(crate) const MANDATE_MIN: &str = "1.00";
 pub(crate) const SWEEP_MIN: &str = "0.01";
 pub(crate) const APPROVALS_PER_DAY: u32 = 20;
+pub(crate) const APPROVALS_PER_DAY_TOTAL: u32 = 500;
 
 impl Network {
     /// The values for this chain; `None` on anvil's, where nothing costs anything.

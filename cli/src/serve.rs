@@ -94,6 +94,10 @@ pub(crate) struct Args {
     /// How many mandates an operator may open by message in 24 hours [default: 20; on anvil any number]
     #[arg(long, value_name = "COUNT", env = "STIPEND_APPROVALS_PER_DAY", value_parser = clap::value_parser!(u32).range(1..))]
     approvals_per_day: Option<u32>,
+    /// How many mandates of all operators together are opened by message in 24 hours [default: 500; on
+    /// anvil any number]
+    #[arg(long, value_name = "COUNT", env = "STIPEND_APPROVALS_PER_DAY_TOTAL", value_parser = clap::value_parser!(u32).range(1..))]
+    approvals_per_day_total: Option<u32>,
     /// What a mandate that has ended must have left to be returned unasked, in USDC [default: 0.01; on anvil anything]
     #[arg(long, value_name = "USDC", env = "STIPEND_SWEEP_MIN")]
     sweep_min: Option<Amount>,
@@ -263,6 +267,9 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         relaying: RelayLimits {
             mandate_min: or_amount(args.mandate_min, network.map(|_| networks::MANDATE_MIN)),
             approvals_per_day: args.approvals_per_day.or_else(|| network.map(|_| networks::APPROVALS_PER_DAY)),
+            approvals_per_day_total: args
+                .approvals_per_day_total
+                .or_else(|| network.map(|_| networks::APPROVALS_PER_DAY_TOTAL)),
             sweep_min: or_amount(args.sweep_min, network.map(|_| networks::SWEEP_MIN)),
         },
         gas_budget: args.gas_budget.or_else(|| ether(by_chain(|network| network.gas_budget)?).ok()),

@@ -271,7 +271,7 @@ impl Sender {
             lane.unmined = view.first_unmined(lane).is_some();
             match account {
                 None => {}
-                Some(Ok(account)) => lane.account = Some(account),
+                Some(Ok(account)) => lane.refresh(account),
                 Some(Err(error)) => outcome = Err(error),
             }
         }
@@ -307,6 +307,10 @@ impl Sender {
                     Ok(SendOutcome::Unknown) => state.retry = true,
                     Ok(SendOutcome::Rejected | SendOutcome::TooLarge) => {
                         outcome = Err(SendError::Refused(lane.address))
+                    }
+                    Ok(SendOutcome::NoFunds) => {
+                        lane.lacks_funds();
+                        lane.sent.insert(id, hash);
                     }
                     Ok(_) => _ = lane.sent.insert(id, hash),
                     Err(error) => outcome = Err(error),

@@ -62,6 +62,8 @@ pub struct RelayLimits {
     pub mandate_min: Amount,
     /// How many mandates of one operator are opened by message in 24 hours; absent: any number.
     pub approvals_per_day: Option<u32>,
+    /// How many of all operators together; absent: any number.
+    pub approvals_per_day_total: Option<u32>,
     /// What a mandate must have left for it to be returned without anybody asking.
     pub sweep_min: Amount,
 }

@@ -272,6 +272,11 @@ impl Relayer {
         }
     }
 
+    /// Gives it more arguments, from its next start on.
+    pub fn more(&mut self, arguments: &[&str]) {
+        self.arguments.extend(arguments.iter().copied().map(str::to_owned));
+    }
+
     /// Gives one of its arguments another value, from its next start on.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         set(&mut self.arguments, name, value)

@@ -12,6 +12,8 @@ use super::{
 
 /// Seconds of a day. Days begin at midnight, UTC.
 const DAY: Seconds = 86_400;
+/// Among how many of the latest transactions one is looked for that says what a payment costs.
+const LATEST: u64 = 1_000;
 /// Days that are kept.
 const KEPT: u64 = 7;
 
@@ -45,6 +47,25 @@ pub fn charge(connection: &Connection, tx: &TransactionRow, time: Seconds) -> Re
 /// What the final transactions of the day of `time` cost for a mandate, in wei.
 pub fn spent(connection: &Connection, mandate: MandateId, time: Seconds) -> Result<u128, LedgerError> {
     on(connection, mandate, day(time))
+}
+
+/// What a mandate's payments that are not final are expected to cost, in wei: as much each as the rows of the last
+/// final batch.
+pub fn expected(connection: &Connection, mandate: MandateId) -> Result<u128, LedgerError> {
+    let last: Option<(u64, Option<u128>)> = connection.row(
+        "SELECT id, gas_cost FROM tx WHERE id > (SELECT max(id) FROM tx) - ? AND kind = 'settle' AND state = 'final'
+         ORDER BY id DESC LIMIT 1",
+        [LATEST],
+    )?;
+    let Some((id, Some(cost))) = last else { return Ok(0) };
+    let rows: u64 = connection.value("SELECT count(*) FROM tx_payment WHERE tx = ?", [id])?;
+    let live: u64 = connection.value(
+        "SELECT count(*) FROM payment INDEXED BY payment_live
+         WHERE state NOT IN ('settled', 'failed') AND state IN ('reserved', 'submitted', 'mined') AND mandate = ?",
+        [Sql(mandate)],
+    )?;
+    let each = cost.checked_div(rows.into()).unwrap_or_default();
+    Ok(each.saturating_mul(live.into()))
 }
 
 fn on(connection: &Connection, mandate: MandateId, day: u64) -> Result<u128, LedgerError> {

@@ -272,6 +272,15 @@ pub fn quota_free_at(
     Ok(created.map(|created| created.saturating_add(QUOTA_PERIOD)).filter(|free_at| *free_at > now))
 }
 
+/// When a relayer that may open so many mandates by message in 24 hours can open the next one; `None` if now.
+pub fn total_quota_free_at(connection: &Connection, limit: u32, now: Seconds) -> Result<Option<Seconds>, LedgerError> {
+    let query =
+        "SELECT at FROM audit INDEXED BY audit_approved WHERE kind = 'mandate.approved' ORDER BY at DESC LIMIT 1
+        OFFSET ?";
+    let approved: Option<Seconds> = connection.row(query, [limit.saturating_sub(1)])?;
+    Ok(approved.map(|approved| approved.saturating_add(QUOTA_PERIOD)).filter(|free_at| *free_at > now))
+}
+
 /// The mandates under this guardian that have ended and still have at least `minimum` that nothing accepted can
 /// claim, unless a transaction is about to return it. What a revocation returned is booked when it
 /// is final; what is released from holds after that is still to be returned, and so is what is held when the holds

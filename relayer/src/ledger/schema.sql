@@ -320,5 +320,6 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE INDEX audit_of_agent ON audit (agent, seq);
 CREATE INDEX audit_of_operator ON audit (operator, seq);
+CREATE INDEX audit_approved ON audit (at) WHERE kind = 'mandate.approved';
 CREATE TRIGGER audit_is_kept BEFORE UPDATE ON audit BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
 CREATE TRIGGER audit_is_whole BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;

@@ -1,5 +1,6 @@
--- From version 4 to 5: what a card was charged is looked up by the card, and what its treasury gave back by
--- the mandate.
+-- From version 4 to 5: what a card was charged is looked up by the card, what its treasury gave back by the
+-- mandate, and approvals by messages by their time.
+CREATE INDEX audit_approved ON audit (at) WHERE kind = 'mandate.approved';
 CREATE INDEX charge_of_card ON charge (card);
 CREATE INDEX card_owing ON card (mandate, payee) WHERE owed_back > 0;
 CREATE TABLE refund (

@@ -27,6 +27,8 @@ pub(super) struct Lane {
     pub(super) account: Option<Account>,
     /// Whether a stored transaction of it is in no block.
     pub(super) unmined: bool,
+    /// A balance, in wei, that a node found too small for the transaction that waits.
+    pub(super) short_of: Option<u128>,
     /// The head at which each of its transactions was last sent.
     pub(super) sent: HashMap<u64, B256>,
 }
@@ -74,7 +76,7 @@ impl Account {
 
 impl Lane {
     pub(super) fn new(address: Address, key: Option<PrivateKeySigner>) -> Self {
-        Self { address, key, account: None, unmined: false, sent: HashMap::new() }
+        Self { address, key, account: None, unmined: false, short_of: None, sent: HashMap::new() }
     }
 
     pub(super) fn state(&self) -> LaneState {
@@ -92,6 +94,24 @@ impl Lane {
     /// Whether it can send, now or when its transaction is mined.
     pub(super) fn in_service(&self) -> bool {
         matches!(self.state(), LaneState::Unknown | LaneState::Unmined | LaneState::Idle)
+    }
+
+    /// A node finds its balance too small, whatever the gas alone comes to: rollups charge for data besides.
+    pub(super) fn lacks_funds(&mut self) {
+        if let Some(account) = &mut self.account {
+            account.needed = account.needed.max(account.balance.saturating_add(1));
+            self.short_of = Some(account.balance);
+        }
+    }
+
+    /// Its account as it was just read.
+    pub(super) fn refresh(&mut self, mut account: Account) {
+        // More than then, or nothing waits: it may do.
+        self.short_of = self.short_of.filter(|short| self.unmined && account.balance <= *short);
+        if self.short_of.is_some() {
+            account.needed = account.needed.max(account.balance.saturating_add(1));
+        }
+        self.account = Some(account);
     }
 
     /// A simulation has shown that the guardian no longer allows it.
@@ -173,7 +193,7 @@ impl Sender {
         let is_removed = |lane: &&Lane| lane.account.as_ref().is_some_and(|account| !account.allowed);
         let short = ours().filter(is_out_of_funds).filter_map(|lane| {
             let Account { balance, needed, .. } = lane.account.as_ref()?;
-            Some(format!("the submitter {} has {balance} wei and needs {needed}: send it ETH", lane.address))
+            Some(format!("the submitter {} has {balance} wei and needs at least {needed}: send it ETH", lane.address))
         });
         self.warn_or_clear("funds", list(short));
         let removed = ours().filter(is_removed).map(|lane| {

@@ -232,7 +232,9 @@ impl Service {
         let window = payments::window_usage(ledger, mandate, now)?;
         let gas = match deps.gas_budget {
             Some(budget) => {
-                Some(GasUsage { spent: gas::spent(ledger, mandate.id, now)?, budget, renews_at: gas::day_end(now) })
+                // What is under way will be paid for too.
+                let spent = gas::spent(ledger, mandate.id, now)?.saturating_add(gas::expected(ledger, mandate.id)?);
+                Some(GasUsage { spent, budget, renews_at: gas::day_end(now) })
             }
             None => None,
         };

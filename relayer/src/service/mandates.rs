@@ -217,6 +217,15 @@ impl Service {
                     );
                     return Ok(Admission::Refused(Problem::new(Code::GasBudgetExceeded, detail)));
                 }
+                if let Some(limit) = relaying.approvals_per_day_total
+                    && let Some(free_at) = mandates::total_quota_free_at(ledger, limit, now)?
+                {
+                    let detail = format!(
+                        "this relayer has opened {limit} mandates by message in 24 hours; the next one is possible at \
+                         {free_at}, or open it by a transaction of your own"
+                    );
+                    return Ok(Admission::Refused(Problem::new(Code::GasBudgetExceeded, detail)));
+                }
                 mandates::ensure(ledger, id, &terms, now)?;
                 openings::add(ledger, &opening, valid_before)?;
                 let record = mandates::get(ledger, id)?

@@ -267,7 +267,7 @@ async fn who_approves_by_message_again_goes_on_with_the_first() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_operator_has_sent_for_free_is_bounded() -> Result<()> {
     let more = ["--mandate-min", "1", "--approvals-per-day", "2", "--sweep-min", "0.5"].map(String::from).to_vec();
-    let world = World::with("bounded-approvals", &Settings { more, ..Settings::default() }).await?;
+    let mut world = World::with("bounded-approvals", &Settings { more, ..Settings::default() }).await?;
     let (agent, operator) = (world.agent()?, world.operator()?);
     let ask = async |amount: &str| Ok::<_, eyre::Report>(agent.request_mandate(&asking(amount)?).await?.object);
 
@@ -290,6 +290,14 @@ async fn what_an_operator_has_sent_for_free_is_bounded() -> Result<()> {
     let others = approval_by(&world, &world.keys.gasless, &ask("1").await?, 0).await?;
     let others = world.client(&world.keys.gasless)?.open_mandate(&others).await?.object.id;
     world.mandate_in(&agent, others, MandateState::Open).await?;
+
+    // All operators together have a quota too.
+    world.relayer.stop()?;
+    world.relayer.more(&["--approvals-per-day-total", "2"]);
+    world.relayer.restart().await?;
+    let another = approval_by(&world, &world.keys.gasless, &ask("1").await?, 0).await?;
+    let refused = world.client(&world.keys.gasless)?.open_mandate(&another).await.unwrap_err().to_string();
+    assert!(refused.contains("gas_budget_exceeded") && refused.contains("this relayer"), "{refused}");
 
     // Crumbs stay until somebody asks for them.
     let pay = Pay::new(first, payee(1), usdc("0.6")?);

@@ -30,6 +30,9 @@ async fn a_mandate_that_cost_its_gas_budget_waits_for_tomorrow() -> Result<()> {
     world.anvil.pass(86_400).await?;
     world.followed(&agent).await?;
     let next = world.pay(&agent, &Pay::new(mandate.id, payee(2), usdc("2")?)).await??.object;
+    // What is under way counts before it is final.
+    let denied = world.pay(&agent, &Pay::new(mandate.id, payee(2), usdc("2")?)).await?;
+    assert_eq!(code(denied), Code::GasBudgetExceeded);
     world.settled(&agent, &next).await?;
     balance(&world, &agent, &[mandate.id, other.id]).await
 }

@@ -19,7 +19,7 @@ use stipend_core::{
     Code,
     api::{Mandate, Payment, PaymentState},
 };
-use stipend_e2e::{Settings, World, balance, eventually};
+use stipend_e2e::{Fault, Settings, World, balance, eventually};
 
 use crate::{asking, code, payee, usdc};
 
@@ -177,6 +177,32 @@ async fn a_submitter_short_of_eth_says_so_and_the_others_go_on() -> Result<()> {
     all_is_well(&world, &agent).await?;
     let paid = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
     world.settled(&agent, &paid).await?;
+    balance(&world, &agent, &[mandate.id]).await
+}
+
+/// A rollup charges for data besides, of which the balance that covers the gas knows nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_wants_more_eth_than_the_gas_costs_is_believed() -> Result<()> {
+    let world = World::with("lacks-l1-fee", &Settings { troubled: true, ..Settings::default() }).await?;
+    let agent = world.agent()?;
+    let mandate = opened(&world, &agent).await?;
+    let words = "insufficient funds for gas * price + value: have 1 want 2";
+    world.proxy()?.fault("eth_sendRawTransaction", Fault::Error(-32_000, words));
+    let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
+    world.anvil.mine(1).await?;
+    let submitter = world.keys.submitter.address();
+    assert!(alarm(&agent, "funds").await?.contains(&submitter.to_string()));
+    // The only one: nothing new is accepted until it can pay.
+    alarm(&agent, "sending").await?;
+    let pay = Pay { nonce: Some(1), ..Pay::new(mandate.id, payee(1), usdc("1")?) };
+    assert_eq!(code(world.pay(&agent, &pay).await?), Code::CannotSend);
+    world.anvil.mine(2).await?;
+    world.followed(&agent).await?;
+    alarm(&agent, "funds").await?;
+
+    world.proxy()?.well().await?;
+    world.settled(&agent, &payment).await?;
+    all_is_well(&world, &agent).await?;
     balance(&world, &agent, &[mandate.id]).await
 }
 
