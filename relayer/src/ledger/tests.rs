@@ -382,3 +382,25 @@ async fn a_ledger_that_others_could_read_is_closed_to_them() {
     drop(Ledger::open(&path, DEPLOYMENT).unwrap());
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
+
+/// A reader that stays long keeps the -wal file from beginning anew.
+#[tokio::test]
+async fn the_wal_file_shrinks_after_its_peak() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
+    let wal = || std::fs::metadata(path.with_file_name("ledger-wal")).unwrap().len();
+    let write = async |count: u32| {
+        for _ in 0..count {
+            ledger.writer().write(|ledger| note(ledger, &"x".repeat(1 << 20))).await.unwrap();
+        }
+    };
+    let reader = rusqlite::Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM audit;").unwrap();
+    write(70).await;
+    let limit = u64::try_from(super::JOURNAL_SIZE_LIMIT).unwrap();
+    assert!(wal() > limit, "{}", wal());
+    drop(reader);
+    write(10).await;
+    assert!(wal() <= limit, "{}", wal());
+}

@@ -344,3 +344,15 @@ async fn a_chain_that_went_back_past_finality_is_booked_anew() -> Result<()> {
     }
     agrees(&world, &agent, &mandate).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intact_ledger_has_lost_nothing() -> Result<()> {
+    let (mut world, mandate) = opened("repair-intact", "100").await?;
+    let agent = world.agent()?;
+    let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await??.object;
+    world.settled(&agent, &payment).await?;
+    world.relayer.stop()?;
+    let done = repaired(&world, &["--yes"]).await?;
+    assert_eq!((&done["lost"], &done["inconsistencies"]), (&serde_json::json!([]), &serde_json::json!([])), "{done}");
+    Ok(())
+}
