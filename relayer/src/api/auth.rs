@@ -623,14 +623,19 @@ mod tests {
     async fn behind_a_proxy_the_public_address_is_what_is_signed() {
         let mut authenticator = Authenticator::new(CHAIN, Some(&"https://pay.example/relayer/".parse().unwrap()));
         authenticator.started -= 1_000;
-        let url = "https://pay.example/relayer/v1/mandates";
-        let request = erc8128::Request { method: "GET", url, headers: &[], body: None };
-        let signed = sign_request(&request, &key(7, CHAIN), &SignOptions::default()).await.unwrap();
-        let mut call = TestRequest { method: Method::GET, path: "/v1/mandates", headers: HeaderMap::new(), body: b"" };
-        call.headers.insert("host", HeaderValue::from_static("internal:8080"));
-        call.headers.insert("signature-input", HeaderValue::try_from(signed.signature_input).unwrap());
-        call.headers.insert("signature", HeaderValue::try_from(signed.signature).unwrap());
-        assert!(call.check(&authenticator).await.is_ok());
+        let signed_for = async |url: &str| {
+            let request = erc8128::Request { method: "GET", url, headers: &[], body: None };
+            let signed = sign_request(&request, &key(7, CHAIN), &SignOptions::default()).await.unwrap();
+            let (path, body) = ("/v1/mandates", &b""[..]);
+            let mut call = TestRequest { method: Method::GET, path, headers: HeaderMap::new(), body };
+            call.headers.insert("host", HeaderValue::from_static("internal:8080"));
+            call.headers.insert("signature-input", HeaderValue::try_from(signed.signature_input).unwrap());
+            call.headers.insert("signature", HeaderValue::try_from(signed.signature).unwrap());
+            call.check(&authenticator).await
+        };
+        assert!(signed_for("https://pay.example/relayer/v1/mandates").await.is_ok());
+        let (code, detail) = signed_for("http://internal:8080/v1/mandates").await.unwrap_err();
+        assert!(code == Code::Unauthenticated && detail.contains("https://pay.example/relayer/"), "{detail}");
     }
 
     #[test]
