@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::value::RawValue;
 
 /// Decimals of the token: one unit is 0.000001 USDC.
 const DECIMALS: u32 = 6;
@@ -12,7 +13,7 @@ const DECIMALS: u32 = 6;
 const CENT: u64 = 10_000;
 
 /// An amount in base units of the token (six decimals). At the edges it is a decimal string such
-/// as `"25.00"`; it never passes through a float.
+/// as `"25.00"`; a JSON number is taken by its digits. It never passes through a float.
 ///
 /// The largest amount is `i64::MAX` units (about 9.2 × 10¹² USDC), so that every store can hold it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,10 +131,24 @@ impl Serialize for Amount {
     }
 }
 
+/// A decimal string, or a JSON number by the digits that it is written with.
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let text = raw.get();
+        if text.starts_with('"') {
+            return serde_json::from_str::<String>(text).map_err(de::Error::custom)?.parse().map_err(de::Error::custom);
+        }
+        text.parse().map_err(de::Error::custom)
     }
+}
+
+/// `#[serde(deserialize_with = "stipend_core::amount::string")]`: a decimal string alone, as servers answer it.
+///
+/// # Errors
+/// If it is anything else.
+pub fn string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
 }
 
 #[cfg(test)]
@@ -141,6 +156,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_json_number_is_taken_by_its_digits() {
+        let read =
+            |json: &str| serde_json::from_str::<Amount>(json).map(Amount::units).map_err(|error| error.to_string());
+        for (json, units) in [
+            ("100.00", 100_000_000),
+            ("0.1", 100_000),
+            (" 25 ", 25_000_000),
+            ("\"4.20\"", 4_200_000),
+            // What no float holds.
+            ("9007199254740.993001", 9_007_199_254_740_993_001),
+            ("0.300000", 300_000),
+        ] {
+            assert_eq!(read(json), Ok(units), "{json}");
+        }
+        for json in
+            ["1e2", "1E2", "1.0e0", "-1", "0.0000001", "9223372036855", "1.", "true", "null", "{}", "[1]", "\"1e2\""]
+        {
+            assert!(read(json).is_err(), "{json}");
+        }
+    }
 
     #[test]
     fn reads_decimal_strings() {
@@ -200,13 +237,6 @@ mod tests {
         assert_eq!(Amount::from_cents(1_840), Some(Amount(18_400_000)));
         assert_eq!(Amount::from_cents(-1), None);
         assert_eq!(Amount::from_cents(i64::MAX), None);
-    }
-
-    #[test]
-    fn a_json_number_is_not_an_amount() {
-        assert!(serde_json::from_str::<Amount>("1.1").is_err());
-        assert!(serde_json::from_str::<Amount>("25").is_err());
-        assert_eq!(serde_json::from_str::<Amount>("\"25\"").ok(), Some(Amount(25_000_000)));
     }
 
     proptest! {

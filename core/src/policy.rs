@@ -49,6 +49,7 @@ pub struct Limits {
     /// A deadline is at most this far away: a signature lives until then.
     pub deadline_max: Seconds,
     /// The smallest payment: gas is the host's money.
+    #[serde(deserialize_with = "crate::amount::string")]
     pub payment_min: Amount,
 }
 

@@ -41,8 +41,8 @@ const AMOUNTS: [&str; 33] = [
     r#""1\u0000""#,
     r#""1\n""#,
     r#""1.2.3""#,
-    "1.1",
-    "1",
+    "1e1",
+    "-1",
     "1e999",
     "true",
     "null",
@@ -352,4 +352,16 @@ async fn what_is_not_http_or_never_ends_is_cut_off_and_hurts_nobody() -> Result<
         assert!(slow.starts_with("HTTP/1.1 408") && slow.contains("\"code\":\"timeout\""), "{slow}");
     }
     case.unchanged(trail).await
+}
+
+/// As models write it, and the mission's own example.
+#[tokio::test(flavor = "multi_thread")]
+async fn amounts_as_json_numbers_are_taken_by_their_digits() -> Result<()> {
+    let case = Case::start("number-amounts").await?;
+    for (written, amount) in [("100.00", "100.00"), ("0.1", "0.10"), ("9007199254740.993001", "9007199254740.993001")] {
+        let body = format!(r#"{{"amount":{written},"intent":"Automate marketing ops spend","duration":"30d"}}"#);
+        let asked: Value = case.ask(body).await?.json()?;
+        assert_eq!(asked["amount"], amount, "{asked}");
+    }
+    Ok(())
 }
