@@ -80,6 +80,18 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// What was asked about would be refused: printed already, and reported by the exit code.
+#[derive(Debug)]
+pub(crate) struct WouldBeRefused;
+
+impl fmt::Display for WouldBeRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it would be refused")
+    }
+}
+
+impl std::error::Error for WouldBeRefused {}
+
 /// The charge was declined: printed already, and reported by the exit code.
 #[derive(Debug)]
 pub(crate) struct Declined;
@@ -390,7 +402,8 @@ pub(crate) fn failure(report: &eyre::Report, json: bool) -> ExitCode {
     }
     let refused = problem.is_some_and(|problem| problem.decision.is_some_and(|decision| !decision.allow))
         || matches!(report.downcast_ref(), Some(ChainError::Refused(_)))
-        || report.is::<Declined>();
+        || report.is::<Declined>()
+        || report.is::<WouldBeRefused>();
     ExitCode::from(if refused { REFUSED } else { 1 })
 }
 

@@ -1,15 +1,20 @@
 //! `stipend payment`: show, list, watch.
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256};
 use clap::Subcommand;
 use eyre::bail;
 use stipend_client::{PageQuery, PaymentFilter};
 use stipend_core::{
-    MandateId, PaymentId,
-    api::{Page, Payment, PaymentState},
+    Amount, MandateId, PaymentId, address,
+    api::{Explain, Explanation, Page, Payment, PaymentState},
 };
 
-use crate::{audit, context::Context, keys::DevAccount, output};
+use crate::{
+    audit,
+    context::Context,
+    keys::DevAccount,
+    output::{self, WouldBeRefused},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -31,6 +36,27 @@ Examples:
   stipend payment watch pay_…  # exit code 1 if it fails
   stipend payment watch --mandate mand_1f2e3d  # until Ctrl-C")]
     Watch(Watch),
+    /// Say what would become of a payment or a card now; nothing is signed or reserved
+    #[command(after_help = "\
+Examples:
+  stipend payment explain --mandate mand_1f2e3d --to 0x… --amount 4.20
+  stipend payment explain --mandate mand_1f2e3d --amount 25  # of a card
+
+Exit code 3: it would be refused.")]
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExplainArgs {
+    /// The mandate: its id, or a unique prefix of it
+    #[arg(long)]
+    mandate: String,
+    /// Who would be paid [default: a card would be created]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
+    to: Option<Address>,
+    /// How much, in USDC
+    #[arg(long, value_name = "USDC")]
+    amount: Amount,
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,7 +103,36 @@ pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()>
         }
         Command::List(args) => list(context, args).await,
         Command::Watch(args) => watch(context, args).await,
+        Command::Explain(args) => explain(context, args).await,
     }
+}
+
+async fn explain(context: &Context, args: ExplainArgs) -> eyre::Result<()> {
+    let caller = context.caller(DevAccount::Agent).await?;
+    let mandate = caller.find(&args.mandate).await?.id;
+    let asked = Explain { mandate, payee: args.to, amount: args.amount, nonce: None, deadline: None };
+    let explanation = caller.client.explain(&asked).await?;
+    output::result(context.json(), &explanation, explained)?;
+    if explanation.decision.allow { Ok(()) } else { Err(WouldBeRefused.into()) }
+}
+
+fn explained(explanation: &Explanation) -> String {
+    let Explanation { decision, headroom, passes_at, expected } = explanation;
+    let mut table = output::table(&["rule", "verdict", "compared"]);
+    for verdict in &decision.rules {
+        let code = verdict.code.map_or("allows", |code| code.name());
+        table.add_row([output::sanitize(&verdict.rule), code.to_owned(), output::sanitize(&verdict.detail)]);
+    }
+    let mut text = output::text(&table) + "\n";
+    text.push_str(if decision.allow { "It would be accepted." } else { "It would be refused." });
+    text.push_str(&format!(" At most {headroom} USDC would pass now.\n"));
+    if let (false, Some(at)) = (decision.allow, passes_at) {
+        text.push_str(&format!("The same would pass from {} on, if nothing else happens.\n", output::time(*at)));
+    }
+    if let Some(seconds) = expected.settles_within {
+        text.push_str(&format!("The last payments took {seconds} s to settle.\n"));
+    }
+    text
 }
 
 async fn list(context: &Context, args: List) -> eyre::Result<()> {

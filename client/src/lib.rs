@@ -44,8 +44,8 @@ use stipend_bindings::Domain;
 use stipend_core::{
     MandateId, PaymentId, RequestId, Seconds,
     api::{
-        AuditEntry, Health, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest, NewRevocation, Page, Payment,
-        PaymentState,
+        AuditEntry, Explain, Explanation, Health, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest,
+        NewRevocation, Page, Payment, PaymentState,
     },
 };
 use tokio::sync::OnceCell;
@@ -192,6 +192,11 @@ impl Client {
     /// The caller's mandates, newest first.
     pub async fn mandates(&self, page: &PageQuery) -> Result<Page<Mandate>, Error> {
         self.get("v1/mandates", page).await
+    }
+
+    /// What would become of a payment or a card now; nothing is signed or reserved.
+    pub async fn explain(&self, asked: &Explain) -> Result<Explanation, Error> {
+        Ok(self.post("v1/explain", asked).await?.object)
     }
 
     /// One payment of the caller's; with `wait`, once that is reached, but after 25 s in any case.

@@ -63,6 +63,32 @@ pub mod strict {
     }
 }
 
+/// `#[serde(with = "stipend_core::address::optional")]` for an [`Address`] that may be absent.
+pub mod optional {
+    use alloy_primitives::Address;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    /// Writes the checksummed form.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(address: &Option<Address>, serializer: S) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads by [`super::parse`].
+    ///
+    /// # Errors
+    /// Those of [`super::parse`].
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Address>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| super::parse(&text)).transpose().map_err(de::Error::custom)
+    }
+}
+
 /// `#[serde(with = "stipend_core::address::or_zero")]` for an [`Address`] whose zero means "none".
 pub mod or_zero {
     use alloy_primitives::Address;

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 const DECIMALS: u32 = 6;
 
 /// Base units of a cent.
-const CENT: u64 = 10_000;
+pub(crate) const CENT: u64 = 10_000;
 
 /// An amount in base units of the token (six decimals). At the edges it is a decimal string such
 /// as `"25.00"`; a JSON number is taken by its digits. It never passes through a float.

@@ -328,6 +328,50 @@ pub struct NewPayment {
     pub metadata: Metadata,
 }
 
+/// `POST /v1/explain`: a payment, or a card without a payee, that nobody has signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Explain {
+    /// The mandate.
+    pub mandate: MandateId,
+    /// Who would be paid; absent: a card would be made.
+    #[serde(with = "address::optional", default, skip_serializing_if = "Option::is_none")]
+    pub payee: Option<Address>,
+    /// How much.
+    pub amount: Amount,
+    /// Its nonce; absent: the mandate's next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<u32>,
+    /// Its deadline; absent: one that fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Seconds>,
+}
+
+/// What would become of it now. Nothing is reserved, and nothing promised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The decision, with every rule's verdict.
+    pub decision: Decision,
+    /// The largest amount that the rules about amounts allow now; zero: none.
+    pub headroom: Amount,
+    /// When it would pass, if nothing but time keeps it out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passes_at: Option<Seconds>,
+    /// What it would take, by what was settled last.
+    pub expected: Expected,
+}
+
+/// What a payment took lately. Absent: nothing was settled yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expected {
+    /// Gas that the host pays, in wei, as a decimal string.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gas_wei: Option<String>,
+    /// Seconds from its acceptance to a final block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settles_within: Option<Seconds>,
+}
+
 /// The state of a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

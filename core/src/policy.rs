@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 pub use crate::mandate::MandateState;
 use crate::{
     Amount, Code, Deployment, Intent, Seconds, Terms,
+    amount::CENT,
     card::CLEARING_RESERVE,
     nonce::NonceWindow,
-    window::{Pending, WindowUsage},
+    window::{Pending, RollingWindow, WindowUsage},
 };
 
 /// What is known of the mandate when the decision is made.
@@ -171,6 +172,81 @@ pub fn decide(input: &PolicyInput<'_>) -> Decision {
     };
     let rules: Vec<Verdict> = RULES.into_iter().filter_map(verdict).collect();
     Decision { allow: rules.iter().all(|verdict| verdict.code.is_none()), rules }
+}
+
+/// What a decision comes to, beyond itself: how much could be paid instead, and when this could be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlook {
+    /// The decision now.
+    pub decision: Decision,
+    /// The largest amount that the rules about amounts allow now; zero: none.
+    pub headroom: Amount,
+    /// When the same would pass, with as long to its deadline, if nothing but time keeps it out and nothing
+    /// else happens meanwhile.
+    pub passes_at: Option<Seconds>,
+}
+
+/// The decision about a payment that nobody has signed, and its [`Outlook`].
+#[must_use]
+pub fn explain(input: &PolicyInput<'_>) -> Outlook {
+    let decision = decide(input);
+    let passes_at = if decision.allow { Some(input.now) } else { passes_at(input) };
+    Outlook { headroom: headroom(input), passes_at, decision }
+}
+
+/// How many of the times at which something leaves the window are tried.
+const MOMENTS: usize = 256;
+
+fn passes_at(input: &PolicyInput<'_>) -> Option<Seconds> {
+    let PolicyInput { context, now, .. } = input;
+    let terms = context.terms;
+    // The contract counts in buckets: what leaves the window leaves its last one later.
+    let memory = RollingWindow::memory(terms);
+    let mined = context.window.mined.iter().take(MOMENTS).map(|mined| mined.at);
+    let left = mined.flat_map(|at| [at.saturating_add(terms.window.into()), at.saturating_add(memory)]);
+    let moments = left.chain([terms.start]).chain(context.gas.map(|gas| gas.renews_at));
+    let mut moments: Vec<Seconds> = moments.filter(|moment| moment > now).collect();
+    moments.sort_unstable();
+    moments.dedup();
+    moments.into_iter().find(|moment| {
+        let mut later = input.clone();
+        later.now = *moment;
+        later.payment.deadline = later.payment.deadline.saturating_add(moment.saturating_sub(*now));
+        later.context.gas = later.context.gas.map(|gas| {
+            let spent = if gas.renews_at <= *moment { 0 } else { gas.spent };
+            GasUsage { spent, ..gas }
+        });
+        decide(&later).allow
+    })
+}
+
+/// The rules that an amount can break.
+const AMOUNT_RULES: [Rule; 4] = [amount, per_payment, budget, window];
+
+fn headroom(input: &PolicyInput<'_>) -> Amount {
+    // For a card, in cents.
+    let step = if input.card.is_some() { CENT } else { 1 };
+    let of = |steps: u64| Amount::from_units(steps.saturating_mul(step)).unwrap_or(Amount::MAX);
+    let passes = |steps: u64| {
+        let mut other = input.clone();
+        other.payment.amount = of(steps);
+        AMOUNT_RULES.iter().all(|rule| rule(&other).is_none_or(|finding| finding.code.is_none()))
+    };
+    let smallest = input.limits.payment_min.units().div_ceil(step).max(1);
+    if !passes(smallest) {
+        return Amount::ZERO;
+    }
+    // What is larger than an amount that does not pass does not pass either.
+    let (mut passing, mut failing) = (smallest, input.context.available.units() / step + 1);
+    while failing.saturating_sub(passing) > 1 {
+        let middle = passing.midpoint(failing);
+        if passes(middle) {
+            passing = middle;
+        } else {
+            failing = middle;
+        }
+    }
+    of(passing)
 }
 
 fn state(PolicyInput { context, .. }: &PolicyInput<'_>) -> Option<Finding> {
@@ -389,6 +465,14 @@ mod tests {
         }
 
         fn decide(&self) -> Decision {
+            self.ask(decide)
+        }
+
+        fn explain(&self) -> Outlook {
+            self.ask(explain)
+        }
+
+        fn ask<T>(&self, ask: fn(&PolicyInput<'_>) -> T) -> T {
             let context = PolicyContext {
                 terms: &self.terms,
                 intent: self.intent.as_ref(),
@@ -399,7 +483,7 @@ mod tests {
                 gas: self.gas,
             };
             let Self { payment, card, limits, now, .. } = *self;
-            decide(&PolicyInput { context, payment, card, deployment: DEPLOYMENT, limits, now })
+            ask(&PolicyInput { context, payment, card, deployment: DEPLOYMENT, limits, now })
         }
 
         fn refusal(change: impl FnOnce(&mut Self)) -> Option<Code> {
@@ -463,6 +547,78 @@ mod tests {
         assert_eq!(card(|case| case.card.as_mut().unwrap().capture_by -= 1), Some(Code::CaptureByTooSoon));
         assert_eq!(card(|case| case.card.as_mut().unwrap().capture_by += 1), None);
         assert_eq!(card(|case| case.card.as_mut().unwrap().capture_by += 2), Some(Code::CaptureByTooLate));
+    }
+
+    #[test]
+    fn an_explanation_says_how_much_would_pass() {
+        let headroom = |change: fn(&mut Case)| {
+            let mut case = Case::good();
+            change(&mut case);
+            case.explain().headroom
+        };
+        // The maximum of one payment, what is available, and the window, whichever is least.
+        assert_eq!(headroom(|_| ()), usdc("10"));
+        assert_eq!(headroom(|case| case.payment.amount = usdc("5000")), usdc("10"));
+        assert_eq!(headroom(|case| case.available = usdc("3.000001")), usdc("3.000001"));
+        assert_eq!(headroom(|case| case.terms.per_payment = Amount::ZERO), usdc("20"));
+        assert_eq!(headroom(|case| case.available = Amount::ZERO), Amount::ZERO);
+        assert_eq!(headroom(|case| (case.available, case.limits.payment_min) = (usdc("1"), usdc("2"))), Amount::ZERO);
+        let windowed: fn(&mut Case) = |case| {
+            (case.terms.window, case.terms.window_cap) = (3_600, usdc("8"));
+            case.window.mined = vec![Mined { at: NOW - 600, amount: usdc("5") }];
+        };
+        assert_eq!(headroom(windowed), usdc("3"));
+        let card: fn(&mut Case) = |case| {
+            case.available = usdc("3.009");
+            case.card = Some(CardProposal { capture_by: 0, expires_at: 0 });
+        };
+        assert_eq!(headroom(card), usdc("3"));
+    }
+
+    #[test]
+    fn an_explanation_says_when_it_would_pass() {
+        let passes_at = |change: fn(&mut Case)| {
+            let mut case = Case::good();
+            change(&mut case);
+            case.explain().passes_at
+        };
+        assert_eq!(passes_at(|_| ()), Some(NOW));
+        assert_eq!(passes_at(|case| case.terms.start = NOW + 50), Some(NOW + 50));
+        assert_eq!(passes_at(|case| case.payment.amount = usdc("11")), None);
+        assert_eq!(passes_at(|case| case.state = MandateState::Ended), None);
+        let gas: fn(&mut Case) = |case| case.gas = Some(GasUsage { spent: 9, budget: 9, renews_at: NOW + 70 });
+        assert_eq!(passes_at(gas), Some(NOW + 70));
+        let windowed: fn(&mut Case) = |case| {
+            (case.terms.window, case.terms.window_cap) = (3_600, usdc("12"));
+            case.window.mined = vec![Mined { at: NOW - 600, amount: usdc("5") }];
+        };
+        let at = passes_at(windowed).unwrap();
+        assert!((NOW + 3_000..=NOW + 3_600).contains(&at), "{at}");
+    }
+
+    proptest! {
+        /// What is said to pass passes, and a unit more does not.
+        #[test]
+        fn headroom_is_where_amounts_begin_to_be_refused(
+            available in 0..50_000_000_u64, per_payment in 0..30_000_000_u64, window_cap in 1..40_000_000_u64,
+            minimum in 0..2_000_000_u64, mined in proptest::collection::vec((0..5_000_u64, 1..9_000_000_u64), 0..8),
+        ) {
+            let amount = |units| Amount::from_units(units).unwrap();
+            let mut case = Case::good();
+            (case.available, case.terms.per_payment) = (amount(available), amount(per_payment));
+            (case.terms.window, case.terms.window_cap) = (3_600, amount(window_cap));
+            case.limits.payment_min = amount(minimum);
+            case.window.mined = mined.into_iter().map(|(age, units)| Mined { at: NOW - age, amount: amount(units) }).collect();
+            case.window.mined.sort_by_key(|mined| mined.at);
+            let headroom = case.explain().headroom;
+            let passes = |case: &mut Case, units| {
+                case.payment.amount = amount(units);
+                case.decide().allow
+            };
+            prop_assert!(headroom.is_zero() || passes(&mut case, headroom.units()));
+            let next = headroom.units().max(minimum.saturating_sub(1)) + 1;
+            prop_assert!(!passes(&mut case, next), "{headroom} {next}");
+        }
     }
 
     #[test]

@@ -115,6 +115,7 @@ fn routes(api: Api) -> Router {
         .route("/v1/cards/{id}/close", post(handlers::close_card))
         .route("/v1/audit", get(handlers::audit))
         .route("/v1/events", get(events::events))
+        .route("/v1/explain", post(handlers::explain))
         .route_layer(from_fn_with_state(api.clone(), auth::authenticate));
 
     let routes = signed

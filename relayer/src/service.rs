@@ -2,6 +2,7 @@
 
 mod admission;
 pub mod cards;
+mod explain;
 mod mandates;
 mod payments;
 mod revocations;

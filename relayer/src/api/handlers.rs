@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use stipend_core::{
     CardId, MandateId, PaymentId, RequestId,
     api::{
-        Accepted, AuditEntry, Card, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest, NewPayment,
-        NewRevocation, Page, PageQuery, Payment, PaymentFilter, PaymentState,
+        Accepted, AuditEntry, Card, Explain, Explanation, Mandate, MandateRequest, NewCard, NewMandate,
+        NewMandateRequest, NewPayment, NewRevocation, Page, PageQuery, Payment, PaymentFilter, PaymentState,
     },
 };
 
@@ -118,6 +118,15 @@ pub(super) async fn pay(
     let payment = api.service.authenticate_payment(body).await?;
     api.limiters.agent(payment.agent())?;
     Ok(created(StatusCode::ACCEPTED, api.service.pay(payment, key).await?))
+}
+
+pub(super) async fn explain(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    _: Query<NoQuery>,
+    Body(body): Body<Explain>,
+) -> Answer<Explanation> {
+    Ok(Json(api.service.explain(caller, body).await?))
 }
 
 pub(super) async fn create_card(

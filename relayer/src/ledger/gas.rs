@@ -49,22 +49,26 @@ pub fn spent(connection: &Connection, mandate: MandateId, time: Seconds) -> Resu
     on(connection, mandate, day(time))
 }
 
-/// What a mandate's payments that are not final are expected to cost, in wei: as much each as the rows of the last
-/// final batch.
-pub fn expected(connection: &Connection, mandate: MandateId) -> Result<u128, LedgerError> {
+/// What a payment cost lately, in wei: a row of the last final batch. `None`: there was none.
+pub fn each(connection: &Connection) -> Result<Option<u128>, LedgerError> {
     let last: Option<(u64, Option<u128>)> = connection.row(
         "SELECT id, gas_cost FROM tx WHERE id > (SELECT max(id) FROM tx) - ? AND kind = 'settle' AND state = 'final'
          ORDER BY id DESC LIMIT 1",
         [LATEST],
     )?;
-    let Some((id, Some(cost))) = last else { return Ok(0) };
+    let Some((id, Some(cost))) = last else { return Ok(None) };
     let rows: u64 = connection.value("SELECT count(*) FROM tx_payment WHERE tx = ?", [id])?;
+    Ok(cost.checked_div(rows.into()))
+}
+
+/// What a mandate's payments that are not final are expected to cost, in wei.
+pub fn expected(connection: &Connection, mandate: MandateId) -> Result<u128, LedgerError> {
+    let Some(each) = each(connection)? else { return Ok(0) };
     let live: u64 = connection.value(
         "SELECT count(*) FROM payment INDEXED BY payment_live
          WHERE state NOT IN ('settled', 'failed') AND state IN ('reserved', 'submitted', 'mined') AND mandate = ?",
         [Sql(mandate)],
     )?;
-    let each = cost.checked_div(rows.into()).unwrap_or_default();
     Ok(each.saturating_mul(live.into()))
 }
 

@@ -119,6 +119,14 @@ pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<Payment
     Ok(PaymentRow::select(connection, "WHERE digest = ?", [Sql(digest)])?.pop())
 }
 
+/// How long the payments that were settled last took from their acceptance, in seconds, on average. `None`: none
+/// was.
+pub fn settles_within(connection: &Connection) -> Result<Option<Seconds>, LedgerError> {
+    let query = "SELECT CAST(avg(updated_at - created_at) AS INTEGER) FROM (SELECT updated_at, created_at FROM payment
+        WHERE seq > (SELECT max(seq) FROM payment) - 1000 AND state = 'settled' ORDER BY seq DESC LIMIT 20)";
+    connection.value(query, [])
+}
+
 pub fn by_id(connection: &Connection, id: PaymentId) -> Result<Option<PaymentRow>, LedgerError> {
     Ok(PaymentRow::select(connection, "WHERE id = ?", [Sql(id)])?.pop())
 }

@@ -125,13 +125,17 @@ pub(super) struct Admitted<'a> {
 
 /// Where and when a mandate is judged.
 #[derive(Debug, Clone, Copy)]
-struct ChainClock {
-    head: u64,
+pub(super) struct ChainClock {
+    pub(super) head: u64,
     /// The later of the head's time and the clock's.
-    now: Seconds,
+    pub(super) now: Seconds,
 }
 
 impl Service {
+    pub(super) fn chain_clock(&self) -> ChainClock {
+        ChainClock { head: self.deps.heads.borrow().block.number, now: self.now() }
+    }
+
     /// Something signed: stored and reserved before this returns, or refused with the reasons.
     pub(super) async fn admit<S: Spending>(
         &self,
@@ -156,7 +160,7 @@ impl Service {
             _ => running?,
         }
         let this = self.clone();
-        let at = ChainClock { head: self.deps.heads.borrow().block.number, now: self.now() };
+        let at = self.chain_clock();
         let decide = move |ledger: &rusqlite::Transaction<'_>| {
             this.admit_within(ledger, &signed, idempotency_key.as_deref(), at)
         };
@@ -226,8 +230,21 @@ impl Service {
         mandate: &MandateRow,
         payment: Proposal,
         card: Option<CardProposal>,
-        ChainClock { head, now }: ChainClock,
+        at: ChainClock,
     ) -> Result<Decision, LedgerError> {
+        self.judge(ledger, mandate, payment, card, at, policy::decide)
+    }
+
+    /// Asks the policy something about a payment.
+    pub(super) fn judge<T>(
+        &self,
+        ledger: &Connection,
+        mandate: &MandateRow,
+        payment: Proposal,
+        card: Option<CardProposal>,
+        ChainClock { head, now }: ChainClock,
+        ask: impl FnOnce(&PolicyInput<'_>) -> T,
+    ) -> Result<T, LedgerError> {
         let deps = &self.deps;
         let window = payments::window_usage(ledger, mandate, now)?;
         let gas = match deps.gas_budget {
@@ -248,7 +265,7 @@ impl Service {
             gas,
         };
         let (deployment, limits) = (deps.deployment, deps.limits);
-        Ok(policy::decide(&PolicyInput { context, payment, card, deployment, limits, now }))
+        Ok(ask(&PolicyInput { context, payment, card, deployment, limits, now }))
     }
 }
 

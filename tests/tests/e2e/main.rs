@@ -6,6 +6,7 @@ mod budget;
 mod cards;
 mod cli;
 mod events;
+mod explain;
 mod external_transactions;
 mod faults;
 mod follow;
