@@ -16,6 +16,7 @@ mod ledger;
 mod logging;
 mod mandate;
 mod mandate_source;
+mod mcp;
 mod merchant;
 mod networks;
 mod output;
@@ -101,6 +102,8 @@ enum Command {
     /// Simulate a merchant's terminal, against the mock issuer or a sandbox
     #[command(subcommand)]
     Merchant(merchant::Command),
+    /// Serve an agent's wallet to a model's host over stdio (Model Context Protocol)
+    Mcp(mcp::Args),
     /// Show where the money of your mandates is, in the ledger and on chain
     Balance(balance::Args),
     /// Print the audit trail: every request, decision, payment and card, with its transaction
@@ -148,13 +151,14 @@ async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
         Command::Dev(args) => dev::run(&context, args).await,
         Command::Serve(args) => serve::run(&context, *args).await,
         Command::Issuer(args) => issuer::run(&context, args).await,
+        Command::Mcp(args) => mcp::run(&context, args).await,
         command => context.interruptible(dispatch_interruptible(&context, command)).await,
     }
 }
 
 async fn dispatch_interruptible(context: &Context, command: Command) -> eyre::Result<()> {
     match command {
-        Command::Dev(_) | Command::Serve(_) | Command::Issuer(_) => Ok(()),
+        Command::Dev(_) | Command::Serve(_) | Command::Issuer(_) | Command::Mcp(_) => Ok(()),
         Command::Ledger(command) => ledger::run(context, command).await,
         Command::Key(command) => key::run(context, command),
         Command::Deploy(args) => deploy::run(context, args).await,

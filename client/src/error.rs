@@ -93,7 +93,8 @@ impl Error {
     }
 
     /// Whether the call may have taken effect although it failed.
-    pub(crate) fn may_have_taken_effect(&self) -> bool {
+    #[must_use]
+    pub fn may_have_taken_effect(&self) -> bool {
         match self {
             Self::Unknown { .. } => true,
             Self::Problem(problem) => matches!(problem.code, Code::Unavailable | Code::Timeout | Code::Internal),

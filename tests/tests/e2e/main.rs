@@ -14,6 +14,7 @@ mod http_edge_cases;
 mod lanes;
 mod lifecycle;
 mod malformed;
+mod mcp;
 mod node_error_messages;
 mod nodes;
 mod payees;

@@ -1,0 +1,170 @@
+//! `stipend mcp`: the tools of an agent's wallet for a model's host, over stdio (Model Context Protocol).
+//!
+//! It signs with the agent's key, which never leaves this process. What the model writes is checked here and at
+//! the relayer; what others wrote is handed to it under the name `untrusted`.
+
+mod arguments;
+mod guide;
+mod reveal;
+mod tools;
+mod views;
+
+use rmcp::{
+    ErrorData, RoleServer, ServerHandler, ServiceExt,
+    handler::server::tool::{ToolCallContext, ToolRouter},
+    model::{
+        CallToolRequestParams, CallToolResponse, GetPromptRequestParams, GetPromptResponse, Implementation,
+        ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool,
+    },
+    service::RequestContext,
+};
+
+use crate::{
+    context::{Caller, Context},
+    keys::DevAccount,
+    logging::{self, LogFormat},
+    signals,
+};
+pub(crate) use reveal::RevealTo;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A host starts this command and talks to it over stdin and stdout. The key is the agent's: by default the dev account
+`agent` on anvil's chain, elsewhere --keystore or STIPEND_PRIVATE_KEY.
+
+Examples:
+  stipend mcp
+  stipend mcp --reveal-to none  # no tool shows a card's number
+  stipend mcp --reveal-to file:/run/user/1000/cards  # numbers go into files there, and not to the model
+  claude mcp add stipend -- stipend mcp  # Claude Code")]
+pub(crate) struct Args {
+    /// Where `card_reveal` hands a card's number: model, none, file:DIRECTORY, or command:PROGRAM, which gets it on stdin
+    #[arg(long, value_name = "WHERE", env = "STIPEND_REVEAL_TO", default_value = "model")]
+    reveal_to: RevealTo,
+    /// Name the tools wallet.balance, payment.execute and so on; many hosts refuse dots
+    #[arg(long)]
+    dotted_names: bool,
+}
+
+/// The server.
+#[derive(Debug)]
+pub(crate) struct Wallet {
+    caller: Caller,
+    reveal_to: RevealTo,
+    dotted_names: bool,
+    tools: ToolRouter<Self>,
+}
+
+pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
+    // Stdout is the protocol's.
+    logging::init(LogFormat::Text, "warn");
+    let caller = context.caller(DevAccount::Agent).await?;
+    let wallet = Wallet::new(caller, args);
+    let (input, output) = arguments::stdio();
+    let service = wallet.serve((input, output)).await?;
+    let stop = service.cancellation_token();
+    tokio::select! {
+        ended = service.waiting() => drop(ended?),
+        asked = signals::stop() => {
+            asked?;
+            stop.cancel();
+        }
+    }
+    Ok(())
+}
+
+impl Wallet {
+    fn new(caller: Caller, Args { reveal_to, dotted_names }: Args) -> Self {
+        let mut tools = Self::tool_router();
+        if matches!(reveal_to, RevealTo::None) {
+            tools.remove_route("card_reveal");
+        }
+        Self { caller, reveal_to, dotted_names, tools }
+    }
+
+    /// A tool's name as the host sees it.
+    fn shown(&self, name: &str) -> String {
+        if self.dotted_names { name.replacen('_', ".", 1) } else { name.to_owned() }
+    }
+
+    fn list(&self) -> Vec<Tool> {
+        let mut tools = self.tools.list_all();
+        for tool in &mut tools {
+            tool.name = self.shown(&tool.name).into();
+        }
+        tools
+    }
+}
+
+impl ServerHandler for Wallet {
+    fn get_info(&self) -> ServerConfig {
+        let capabilities = ServerCapabilities::builder().enable_tools().enable_resources().enable_prompts().build();
+        ServerConfig::new(capabilities)
+            .with_server_info(Implementation::new("stipend", env!("CARGO_PKG_VERSION")))
+            .with_instructions(guide::INSTRUCTIONS)
+    }
+
+    async fn list_tools(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        Ok(ListToolsResult::with_all_items(self.list()))
+    }
+
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        self.list().into_iter().find(|tool| tool.name == name)
+    }
+
+    async fn call_tool(
+        &self,
+        mut request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        if self.dotted_names {
+            request.name = request.name.replacen('.', "_", 1).into();
+        }
+        self.tools.call(ToolCallContext::new(self, request, context)).await
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Ok(ListPromptsResult::with_all_items(guide::prompts()))
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        guide::prompt(&request).map(Into::into)
+    }
+
+    async fn list_resources(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        Ok(ListResourcesResult::with_all_items(self.resources().await?))
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(ListResourceTemplatesResult::with_all_items(guide::resource_templates()))
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        Ok(self.resource(&request.uri).await?.into())
+    }
+}

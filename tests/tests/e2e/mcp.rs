@@ -1,0 +1,123 @@
+//! The wallet that a model's host starts, and kills, and starts again.
+
+use std::{process::Stdio, time::Duration};
+
+use eyre::{OptionExt, Result, ensure};
+use futures_util::future::try_join_all;
+use serde_json::{Value, json};
+use stipend_client::{Client, PageQuery, PaymentFilter};
+use stipend_core::api::{Payment, PaymentState};
+use stipend_e2e::{SeededRng, World, balance, number_from};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::Command,
+    time::timeout,
+};
+
+use crate::{opened, payee};
+
+/// How often the same call is repeated; `STIPEND_REPEATS` asks for more.
+const REPEATS: u64 = 40;
+
+/// Calls a tool once, of a server of its own. `None`: it was killed after `patience`, before it answered.
+async fn call(world: &World, tool: &str, arguments: &Value, patience: Duration) -> Result<Option<Value>> {
+    let mut command: Command = world.stipend_command(&world.keys.agent, &["mcp"])?.into();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut server = command.spawn()?;
+    let mut input = server.stdin.take().ok_or_eyre("no stdin")?;
+    let mut output = BufReader::new(server.stdout.take().ok_or_eyre("no stdout")?).lines();
+    let hello = json!({
+        "jsonrpc": "2.0", "id": 0, "method": "initialize",
+        "params": { "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "host", "version": "1" } },
+    });
+    let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    let params = json!({ "name": tool, "arguments": arguments });
+    let asked = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+    let answered = timeout(patience, async {
+        input.write_all(format!("{hello}\n{ready}\n{asked}\n").as_bytes()).await?;
+        while let Some(line) = output.next_line().await? {
+            let message: Value = serde_json::from_str(&line)?;
+            if message["id"] == 1 {
+                return Ok::<_, eyre::Report>(message["result"].clone());
+            }
+        }
+        Err(eyre::eyre!("the server ended"))
+    })
+    .await;
+    server.kill().await?;
+    match answered {
+        Ok(result) => Ok(Some(result?)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// What a tool answers, which must be no error.
+async fn done(world: &World, tool: &str, arguments: &Value) -> Result<Value> {
+    let result = call(world, tool, arguments, Duration::from_secs(60)).await?.ok_or_eyre("no answer")?;
+    ensure!(result["isError"] != true, "{result}");
+    Ok(result["structuredContent"].clone())
+}
+
+async fn payments(agent: &Client) -> Result<Vec<Payment>> {
+    let page = PageQuery { cursor: None, limit: Some(100) };
+    Ok(agent.payments(&PaymentFilter::default(), &page).await?.data)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_hosts_repeat_and_kill_is_paid_once() -> Result<()> {
+    let repeats = number_from("STIPEND_REPEATS", REPEATS)?;
+    let (mut world, mandate) = opened("mcp-repeats", "100").await?;
+    let agent = world.agent()?;
+    let mut random = SeededRng::by_seed("mcp repeats")?;
+    let arguments = json!({ "payee": payee(1).to_string(), "amount": "4.20", "reference": "invoice 17" });
+    let mut answers = 0;
+    for repeat in 0..repeats {
+        let patience = Duration::from_millis(random.below(160));
+        answers += usize::from(call(&world, "payment_execute", &arguments, patience).await?.is_some());
+        if repeat % 10 == 9 {
+            world.relayer.kill()?;
+            world.relayer.restart().await?;
+        }
+    }
+    println!("{answers} of {repeats} were answered before they were killed");
+    // At the same time, too.
+    let at_once = (0..8).map(|_| done(&world, "payment_execute", &arguments));
+    let ids: Vec<Value> = try_join_all(at_once).await?.into_iter().map(|paid| paid["payment"].clone()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    let made = payments(&agent).await?;
+    assert_eq!(made.len(), 1, "{made:?}");
+
+    // Another reference is another payment, each time.
+    for number in 18..21 {
+        let arguments =
+            json!({ "payee": payee(1).to_string(), "amount": "4.20", "reference": format!("invoice {number}") });
+        assert_eq!(done(&world, "payment_execute", &arguments).await?["repeated"], false);
+        assert_eq!(done(&world, "payment_execute", &arguments).await?["repeated"], true);
+    }
+    let made = payments(&agent).await?;
+    assert_eq!(made.len(), 4, "{made:?}");
+    for payment in &made {
+        world.settled(&agent, payment).await?;
+    }
+    balance(&world, &agent, &[mandate.id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_wallet_cannot_know_it_says_and_does_not_pay_again() -> Result<()> {
+    let (mut world, mandate) = opened("mcp-unknown", "100").await?;
+    let agent = world.agent()?;
+    world.relayer.stop()?;
+    let unreachable = call(&world, "wallet_balance", &json!({}), Duration::from_secs(60)).await;
+    assert!(unreachable.is_err(), "without a relayer it does not start: {unreachable:?}");
+    world.relayer.restart().await?;
+    // Accepted, and waiting for a block that does not come: the host is told not to pay again.
+    world.anvil.automine(false).await?;
+    let arguments = json!({ "payee": payee(1).to_string(), "amount": "1", "reference": "slow", "wait": "accepted" });
+    let paid = done(&world, "payment_execute", &arguments).await?;
+    assert!(paid["next"].as_str().is_some_and(|next| next.contains("Don't pay again")), "{paid}");
+    world.anvil.automine(true).await?;
+    world.anvil.mine(1).await?;
+    let made = payments(&agent).await?;
+    assert_eq!(world.settled(&agent, &made[0]).await?.state, PaymentState::Settled);
+    balance(&world, &agent, &[mandate.id]).await
+}
