@@ -8,6 +8,7 @@ mod card;
 mod context;
 mod deploy;
 mod dev;
+mod doctor;
 mod issuer;
 mod key;
 mod keys;
@@ -104,6 +105,8 @@ enum Command {
     Merchant(merchant::Command),
     /// Serve an agent's wallet to a model's host over stdio (Model Context Protocol)
     Mcp(mcp::Args),
+    /// Find out what is wrong with a set-up, and what mends it
+    Doctor(doctor::Args),
     /// Show where the money of your mandates is, in the ledger and on chain
     Balance(balance::Args),
     /// Print the audit trail: every request, decision, payment and card, with its transaction
@@ -169,6 +172,7 @@ async fn dispatch_interruptible(context: &Context, command: Command) -> eyre::Re
         Command::Payment(command) => payment::run(context, command).await,
         Command::Card(command) => card::run(context, command).await,
         Command::Merchant(command) => merchant::run(context, command).await,
+        Command::Doctor(args) => doctor::run(context, args).await,
         Command::Balance(args) => balance::run(context, args).await,
         Command::Audit(args) => audit::run(context, args).await,
     }

@@ -296,3 +296,38 @@ fn a_missing_issuer_key_is_named_with_its_variable() -> Result<()> {
     assert!(said.status.code() == Some(2) && text.contains("STIPEND_ISSUER_API_KEY"), "{text}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doctor_finds_what_is_wrong_and_says_what_mends_it() -> Result<()> {
+    let mut world = World::start("cli-doctor").await?;
+    let agent = world.keys.agent.clone();
+    let found = |world: &World, more: &[&str]| -> Result<(Option<i32>, Value)> {
+        let output = world.stipend_command(&agent, &[&["--json", "doctor"], more].concat())?.output()?;
+        Ok((output.status.code(), serde_json::from_slice(&output.stdout)?))
+    };
+    let of = |findings: &Value, what: &str| -> (String, String) {
+        let finding = findings.as_array().into_iter().flatten().find(|finding| finding["what"] == what);
+        let text = |field: &str| finding.map(|finding| finding[field].to_string()).unwrap_or_default();
+        (text("result"), text("mend"))
+    };
+    let (code, well) = found(&world, &[])?;
+    assert_eq!(code, Some(0), "{well}");
+    for what in ["relayer", "node", "contract", "key and clock", "alarms"] {
+        assert_eq!(of(&well, what).0, "\"ok\"", "{what}: {well}");
+    }
+    // No node, a relayer in trouble, and none at all.
+    world.anvil.set_balance(world.keys.submitter.address(), 0).await?;
+    world.anvil.mine(1).await?;
+    eventually("it is in trouble", async || Ok((!world.relayer.is_ready().await).then_some(()))).await?;
+    let (code, trouble) = found(&world, &[])?;
+    assert_eq!((code, of(&trouble, "alarms").0.as_str()), (Some(1), "\"failed\""), "{trouble}");
+    assert!(of(&trouble, "alarms").1.contains("runbook"), "{trouble}");
+    world.relayer.stop()?;
+    let (code, alone) = found(&world, &[])?;
+    assert_eq!(
+        (code, of(&alone, "relayer").0.as_str(), of(&alone, "node").0.as_str()),
+        (Some(1), "\"failed\"", "\"ok\"")
+    );
+    assert!(of(&alone, "relayer").1.contains("stipend serve"), "{alone}");
+    Ok(())
+}
