@@ -1,0 +1,21 @@
+"""Let an agent spend USDC within a mandate that a person approved."""
+
+from .client import AsyncStipend, Stipend
+from .errors import Refused, StipendError, Unknown, Unreachable
+from .models import AuditEntry, Card, CardSecrets, Explanation, Mandate, MandateRequest, Payment
+
+__all__ = [
+    "AsyncStipend",
+    "AuditEntry",
+    "Card",
+    "CardSecrets",
+    "Explanation",
+    "Mandate",
+    "MandateRequest",
+    "Payment",
+    "Refused",
+    "Stipend",
+    "StipendError",
+    "Unknown",
+    "Unreachable",
+]

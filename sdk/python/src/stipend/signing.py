@@ -1,0 +1,81 @@
+"""Signatures: of requests (ERC-8128, RFC 9421 and 9530), and of payments and holds (EIP-712)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from eth_account.messages import encode_defunct, encode_typed_data
+from eth_account.signers.local import LocalAccount
+
+# How long a request's signature is valid, in seconds.
+VALIDITY = 60
+
+SPEND = [
+    {"name": "mandate", "type": "bytes32"},
+    {"name": "payee", "type": "address"},
+    {"name": "amount", "type": "uint64"},
+    {"name": "nonce", "type": "uint32"},
+    {"name": "deadline", "type": "uint40"},
+]
+REF = {"name": "ref", "type": "bytes32"}
+TYPES = {
+    "Spend": [*SPEND, REF],
+    "Hold": [*SPEND, {"name": "captureBy", "type": "uint40"}, REF],
+}
+
+
+def request_headers(account: LocalAccount, chain_id: int, method: str, url: str, body: bytes | None) -> dict[str, str]:
+    """The headers that sign a request, for here and now, once."""
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    host = (parts.hostname or "").lower()
+    authority = f"[{host}]" if ":" in host else host
+    if parts.port not in (None, default):
+        authority += f":{parts.port}"
+    lines = [("@authority", authority), ("@method", method), ("@path", parts.path or "/")]
+    if parts.query:
+        lines.append(("@query", f"?{parts.query}"))
+    headers = {}
+    if body is not None:
+        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        headers["content-digest"] = f"sha-256=:{digest}:"
+        lines.append(("content-digest", headers["content-digest"]))
+    created = int(time.time())
+    covered = " ".join(f'"{name}"' for name, _ in lines)
+    parameters = (
+        f"({covered});created={created};expires={created + VALIDITY};"
+        f'nonce="{secrets.token_urlsafe(16)}";keyid="erc8128:{chain_id}:{account.address.lower()}"'
+    )
+    base = "\n".join([*(f'"{name}": {value}' for name, value in lines), f'"@signature-params": {parameters}'])
+    signature = account.sign_message(encode_defunct(text=base)).signature
+    headers["signature-input"] = f"eth={parameters}"
+    headers["signature"] = f"eth=:{base64.b64encode(signature).decode()}:"
+    return headers
+
+
+def typed_data(kind: str, chain_id: int, escrow: str, message: dict[str, Any]) -> dict[str, Any]:
+    """A payment (`Spend`) or a card's hold (`Hold`) as EIP-712 has it."""
+    return {
+        "types": {
+            "EIP712Domain": [
+                {"name": "name", "type": "string"},
+                {"name": "version", "type": "string"},
+                {"name": "chainId", "type": "uint256"},
+                {"name": "verifyingContract", "type": "address"},
+            ],
+            kind: TYPES[kind],
+        },
+        "primaryType": kind,
+        "domain": {"name": "MandateEscrow", "version": "1", "chainId": chain_id, "verifyingContract": escrow},
+        "message": message,
+    }
+
+
+def sign_typed(account: LocalAccount, data: dict[str, Any]) -> str:
+    """The signature, `r ‖ s ‖ v`, as 0x and hex."""
+    return "0x" + bytes(account.sign_message(encode_typed_data(full_message=data)).signature).hex()
