@@ -9,6 +9,8 @@ mod reveal;
 mod tools;
 mod views;
 
+use std::sync::Arc;
+
 use rmcp::{
     ErrorData, RoleServer, ServerHandler, ServiceExt,
     handler::server::tool::{ToolCallContext, ToolRouter},
@@ -19,6 +21,7 @@ use rmcp::{
     },
     service::RequestContext,
 };
+use serde_json::Value;
 
 use crate::{
     context::{Caller, Context},
@@ -92,8 +95,26 @@ impl Wallet {
         let mut tools = self.tools.list_all();
         for tool in &mut tools {
             tool.name = self.shown(&tool.name).into();
+            for schema in [Some(&mut tool.input_schema), tool.output_schema.as_mut()].into_iter().flatten() {
+                Arc::make_mut(schema).values_mut().for_each(drop_foreign_formats);
+            }
         }
         tools
+    }
+}
+
+/// Removes formats that are Rust's and not JSON Schema's, such as `uint64`, of which clients complain.
+fn drop_foreign_formats(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            let is_foreign = |format: &Value| format.as_str().is_some_and(|format| format.starts_with("uint"));
+            if fields.get("format").is_some_and(is_foreign) {
+                fields.remove("format");
+            }
+            fields.values_mut().for_each(drop_foreign_formats);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_foreign_formats),
+        _ => {}
     }
 }
 

@@ -3,7 +3,7 @@
 use alloy_primitives::B256;
 use rmcp::{
     handler::server::tool::IntoCallToolResult,
-    model::{CallToolResponse, CallToolResult},
+    model::{CallToolResponse, CallToolResult, ContentBlock},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -590,6 +590,7 @@ impl IntoCallToolResult for Failure {
         if let (Some(seconds), Some(fields)) = (retry_after, value.as_object_mut()) {
             fields.insert("retry_after".into(), seconds.into());
         }
-        Ok(CallToolResult::structured_error(value).into())
+        // As text alone: clients hold structured content to the tool's output schema, of errors too.
+        Ok(CallToolResult::error(vec![ContentBlock::text(value.to_string())]).into())
     }
 }

@@ -1,13 +1,13 @@
 //! The wallet that a model's host starts, and kills, and starts again.
 
-use std::{process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use eyre::{OptionExt, Result, ensure};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use stipend_client::{Client, PageQuery, PaymentFilter};
 use stipend_core::api::{Payment, PaymentState};
-use stipend_e2e::{SeededRng, World, balance, number_from};
+use stipend_e2e::{SeededRng, World, balance, binary, number_from};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::Command,
@@ -120,4 +120,36 @@ async fn what_a_wallet_cannot_know_it_says_and_does_not_pay_again() -> Result<()
     let made = payments(&agent).await?;
     assert_eq!(world.settled(&agent, &made[0]).await?.state, PaymentState::Settled);
     balance(&world, &agent, &[mandate.id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_client_of_the_protocol_is_served() -> Result<()> {
+    let (world, mandate) = opened("mcp-typescript", "100").await?;
+    world.anvil.mine_every(1).await?;
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("js");
+    let mut command = Command::new("node");
+    command.arg("mcp.mjs").arg(binary()?).arg(world.relayer.url().as_str()).arg(world.anvil.url().as_str());
+    command.arg(payee(1).to_string()).current_dir(dir);
+    let output = command.env("STIPEND_PRIVATE_KEY", world.keys.agent.to_bytes().to_string()).output().await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(said["tools"].as_array().map(Vec::len), Some(12), "{said}");
+    let results = &said["results"];
+    for name in ["wallet_balance", "mandate_list", "audit_recent", "paid", "again", "explained", "payment_status"] {
+        assert_eq!(results[name]["failed"], false, "{name}: {said}");
+    }
+    assert_eq!((&results["paid"]["state"], &results["paid"]["repeated"]), (&json!("settled"), &json!(false)), "{said}");
+    assert_eq!(
+        (&results["again"]["payment"], &results["again"]["repeated"]),
+        (&results["paid"]["payment"], &json!(true))
+    );
+    assert_eq!(
+        (&results["refused"]["failed"], &results["refused"]["code"]),
+        (&json!(true), &json!("insufficient_budget"))
+    );
+    // It heard of the payment while it waited for its block.
+    let heard = said["heard"].as_array().ok_or_eyre("no progress")?;
+    assert!(heard.iter().any(|message| message.as_str().is_some_and(|text| text.starts_with("pay_"))), "{said}");
+    balance(&world, &world.agent()?, &[mandate.id]).await
 }
