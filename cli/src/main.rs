@@ -35,6 +35,7 @@ mod terms;
 use std::{ffi::OsStr, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap_complete::Shell;
 
 use context::{Context, Globals};
 
@@ -105,6 +106,16 @@ enum Command {
     Merchant(merchant::Command),
     /// Serve an agent's wallet to a model's host over stdio (Model Context Protocol)
     Mcp(mcp::Args),
+    /// Print a script that completes this command in a shell
+    #[command(after_help = "\
+Examples:
+  stipend completions bash > ~/.local/share/bash-completion/completions/stipend
+  stipend completions zsh > \"${fpath[1]}/_stipend\"
+  stipend completions fish > ~/.config/fish/completions/stipend.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Find out what is wrong with a set-up, and what mends it
     Doctor(doctor::Args),
     /// Show where the money of your mandates is, in the ledger and on chain
@@ -130,6 +141,12 @@ fn parse() -> Cli {
         command.error(ErrorKind::ValueValidation, wrong).exit();
     }
     cli
+}
+
+fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "stipend", &mut script);
+    String::from_utf8_lossy(&script).trim_end().to_owned()
 }
 
 fn main() -> ExitCode {
@@ -164,6 +181,7 @@ async fn dispatch_interruptible(context: &Context, command: Command) -> eyre::Re
         Command::Dev(_) | Command::Serve(_) | Command::Issuer(_) | Command::Mcp(_) => Ok(()),
         Command::Ledger(command) => ledger::run(context, command).await,
         Command::Key(command) => key::run(context, command),
+        Command::Completions { shell } => output::line(&completions(shell)),
         Command::Deploy(args) => deploy::run(context, args).await,
         Command::Submitter(command) => submitter::run(context, command).await,
         Command::Mandate(command) => mandate::run(context, command).await,
@@ -181,6 +199,16 @@ async fn dispatch_interruptible(context: &Context, command: Command) -> eyre::Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shells_complete_every_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = completions(shell);
+            for command in Cli::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
+            }
+        }
+    }
 
     #[test]
     fn the_command_tree_is_sound() {
