@@ -2,6 +2,7 @@
 //! tree that stops as one.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -14,7 +15,11 @@ use eyre::{WrapErr, ensure, eyre};
 use serde::Serialize;
 use stipend_bindings::abi::MockUSDC;
 use stipend_client::chain::Escrow;
-use stipend_core::{Amount, DEV_CHAIN_ID, Seconds, address, policy::Limits};
+use stipend_core::{
+    Amount, DEV_CHAIN_ID, MandateId, Seconds, address,
+    api::NewMandateRequest,
+    policy::{Limits, MandateState},
+};
 use stipend_relayer::{
     api::ApiConfig,
     app::{self, Config, Finality},
@@ -39,6 +44,9 @@ use crate::{
 /// What each operator gets, in base units: a million USDC.
 const FUNDS: u64 = 1_000_000_000_000;
 
+/// How long a seeded mandate lasts.
+const SEED_DURATION: &str = "30d";
+
 /// How long a card can be charged.
 const CARD_TTL: Seconds = 3_600;
 
@@ -57,6 +65,7 @@ chain's state lie in one directory. What is logged is set by RUST_LOG.
 Examples:
   stipend dev
   stipend dev --data ./dev  # goes on where it stopped
+  stipend dev --mandate 100.00  # with a mandate that is open
   stipend dev --json --port 0 --anvil-port 0 --issuer-port 0  # prints one line of JSON when ready")]
 pub(crate) struct Args {
     /// The relayer's port; 0 takes a free one
@@ -71,6 +80,9 @@ pub(crate) struct Args {
     /// Seconds between blocks
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     block_time: u64,
+    /// Open a mandate over so much USDC for the dev agent, before it is ready; can be given several times
+    #[arg(long = "mandate", value_name = "USDC")]
+    mandates: Vec<Amount>,
     /// Keep chain and ledger in this directory [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -106,6 +118,9 @@ struct Ready {
     issuer_key: String,
     #[serde(with = "address::strict")]
     treasury: Address,
+    /// The mandates that were asked for by --mandate, open.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mandates: Vec<MandateId>,
     data: PathBuf,
 }
 
@@ -126,11 +141,11 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     let node_port = listen(args.anvil_port).await.wrap_err("choose another --anvil-port")?.local_addr()?.port();
 
     let progress = context.progress("starting anvil");
-    let mut node = Anvil::start(&anvil::find(args.anvil)?, node_port, &data.log(), data.state().as_deref())?;
+    let mut node = Anvil::start(&anvil::find(args.anvil.clone())?, node_port, &data.log(), data.state().as_deref())?;
     let stop = CancellationToken::new();
     let outcome = {
         let chain = node.url.clone();
-        let relayer = play(context, chain, listeners, &data, args.block_time, progress, &stop);
+        let relayer = play(context, chain, listeners, &data, &args, progress, &stop);
         tokio::pin!(relayer);
         let outcome = tokio::select! {
             ended = &mut relayer => return finish(node, ended.and(Err(eyre!("the relayer exited")))).await,
@@ -158,15 +173,15 @@ async fn play(
     rpc_url: Url,
     listeners: Listeners,
     data: &Data,
-    block_time: u64,
+    args: &Args,
     progress: Progress,
     stop: &CancellationToken,
 ) -> eyre::Result<()> {
     let escrow = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        escrow = prepare(&rpc_url, block_time, &progress) => escrow?,
+        escrow = prepare(&rpc_url, args.block_time, &progress) => escrow?,
     };
-    let ready = Ready {
+    let mut ready = Ready {
         relayer: format!("http://{}", listeners.relayer.local_addr()?),
         rpc_url: rpc_url.as_str().trim_end_matches('/').to_owned(),
         chain_id: DEV_CHAIN_ID,
@@ -181,6 +196,7 @@ async fn play(
         issuer: format!("http://{}", listeners.issuer.local_addr()?),
         issuer_key: Uuid::new_v4().to_string(),
         treasury: DEV_TREASURY,
+        mandates: Vec::new(),
         data: data.directory().to_owned(),
     };
     let config = Config {
@@ -216,6 +232,10 @@ async fn play(
         while stipend_client::Client::info_at(base.clone()).await.is_err() {
             sleep(ANNOUNCE_POLL).await;
         }
+        for amount in &args.mandates {
+            progress.say(format!("opening a mandate over {amount} USDC"));
+            ready.mandates.push(seed(&base, &escrow, *amount).await?);
+        }
         drop(progress);
         output::result(context.json(), &ready, to_human)
     };
@@ -224,6 +244,34 @@ async fn play(
         announced = announced => announced?,
     }
     servers.await
+}
+
+/// Opens a mandate of the dev operator for the dev agent, as both of them would.
+async fn seed(relayer: &Url, escrow: &Escrow, amount: Amount) -> eyre::Result<MandateId> {
+    let (operator, guardian) = (DevAccount::Operator.signer()?, DevAccount::Guardian.signer()?);
+    let agent = stipend_client::Client::new(relayer.clone(), DevAccount::Agent.signer()?)?;
+    let asked = NewMandateRequest {
+        amount,
+        intent: "A mandate of `stipend dev`".into(),
+        duration: SEED_DURATION.parse()?,
+        per_payment: None,
+        window: None,
+        window_cap: None,
+        refunds_restore_budget: None,
+        payees: None,
+        mccs: None,
+        metadata: BTreeMap::new(),
+    };
+    let request = agent.request_mandate(&asked).await?.object;
+    let start = escrow.chain().head().await?.time;
+    let terms = request.terms(operator.address(), guardian.address(), start);
+    escrow.allow(&operator, terms.cap).await?;
+    escrow.open(&operator, &terms).await?;
+    let id = escrow.domain().mandate_id(&terms)?;
+    while !agent.mandate(id).await.is_ok_and(|mandate| mandate.state == MandateState::Open) {
+        sleep(ANNOUNCE_POLL).await;
+    }
+    Ok(id)
 }
 
 /// Relayer and issuer, until one of them ends: then the other does.
@@ -251,21 +299,26 @@ async fn run_both(
 }
 
 fn to_human(ready: &Ready) -> String {
-    let table = output::key_value_table([
-        ("relayer", ready.relayer.clone()),
-        ("node", format!("{} (chain id {})", ready.rpc_url, ready.chain_id)),
-        ("escrow", ready.escrow.to_string()),
-        ("token", ready.token.to_string()),
-        ("operator", format!("{}  has USDC and ETH", ready.operator)),
-        ("", format!("{}  has USDC and no ETH, for --gasless", ready.gasless_operator)),
-        ("agent", format!("{}  asks and pays", ready.agent)),
-        ("payee", format!("{}  can be paid, and refund", ready.payee)),
-        ("guardian", ready.guardian.to_string()),
-        ("submitter", ready.submitter.to_string()),
-        ("issuer", format!("{}  a mock: its cards are worth nothing", ready.issuer)),
-        ("treasury", ready.treasury.to_string()),
-        ("data", ready.data.display().to_string()),
-    ]);
+    let mandates = ready.mandates.iter().map(|mandate| ("mandate", format!("{mandate}  is open")));
+    let table = output::key_value_table(
+        [
+            ("relayer", ready.relayer.clone()),
+            ("node", format!("{} (chain id {})", ready.rpc_url, ready.chain_id)),
+            ("escrow", ready.escrow.to_string()),
+            ("token", ready.token.to_string()),
+            ("operator", format!("{}  has USDC and ETH", ready.operator)),
+            ("", format!("{}  has USDC and no ETH, for --gasless", ready.gasless_operator)),
+            ("agent", format!("{}  asks and pays", ready.agent)),
+            ("payee", format!("{}  can be paid, and refund", ready.payee)),
+            ("guardian", ready.guardian.to_string()),
+            ("submitter", ready.submitter.to_string()),
+            ("issuer", format!("{}  a mock: its cards are worth nothing", ready.issuer)),
+            ("treasury", ready.treasury.to_string()),
+            ("data", ready.data.display().to_string()),
+        ]
+        .into_iter()
+        .chain(mandates),
+    );
     let mut settings = String::new();
     if !ready.relayer.ends_with(":8420") {
         settings += &format!("  export STIPEND_RELAYER_URL={}\n", ready.relayer);

@@ -14,11 +14,14 @@ PAYEE = "0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc"
 class Stack:
     """`stipend dev`, anew for each test."""
 
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
     def __enter__(self):
         self.directory = tempfile.TemporaryDirectory()
         ports = ["--port", "0", "--anvil-port", "0", "--issuer-port", "0"]
         self.process = subprocess.Popen(
-            [BINARY, "--json", "dev", *ports, "--data", self.directory.name],
+            [BINARY, "--json", "dev", *ports, "--data", self.directory.name, *self.arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

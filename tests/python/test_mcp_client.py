@@ -193,10 +193,11 @@ class Wallet(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(len((await host.done("mandate_list"))["mandates"]), 2)
 
     async def test_a_number_can_stay_out_of_the_model(self):
+        stack = self.enterContext(Stack("--mandate", "7.00", "--mandate", "3"))
         with tempfile.TemporaryDirectory() as directory:
-            async with Host(self.stack, "--reveal-to", f"file:{directory}") as host:
-                await self.approved(host, "7")
-                mandate = (await host.done("mandate_list"))["mandates"][0]["mandate"]
+            async with Host(stack, "--reveal-to", f"file:{directory}") as host:
+                self.assertEqual((await host.done("wallet_balance"))["available"], "10.00")
+                mandate = stack.ready["mandates"][0]
                 card = await host.done("card_create", amount="5", reference="quiet", mandate=mandate)
                 answer = await host.done("card_reveal", card=card["card"])
                 self.assertNotIn("number", answer)
