@@ -32,12 +32,15 @@ mod submitter;
 mod sweep;
 mod terms;
 
-use std::{ffi::OsStr, process::ExitCode};
+use std::{ffi::OsStr, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 
 use context::{Context, Globals};
+
+/// How long blocked threads are waited for at the end.
+const BLOCKED_TIMEOUT: Duration = Duration::from_secs(1);
 
 const ABOUT: &str = "\
 An operator approves a spending mandate once; the agent then pays within it on its own. Contract and \
@@ -162,7 +165,10 @@ fn run(cli: Cli) -> eyre::Result<()> {
     // Fails only if there is one already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(dispatch(Context::new(cli.globals), cli.command))
+    let outcome = runtime.block_on(dispatch(Context::new(cli.globals), cli.command));
+    // A thread that waits for stdin may never end.
+    runtime.shutdown_timeout(BLOCKED_TIMEOUT);
+    outcome
 }
 
 async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {

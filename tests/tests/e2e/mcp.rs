@@ -123,6 +123,35 @@ async fn what_a_wallet_cannot_know_it_says_and_does_not_pay_again() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_that_is_asked_to_stop_or_left_alone_ends() -> Result<()> {
+    let world = World::start("mcp-ends").await?;
+    for is_asked in [true, false] {
+        let mut command: Command = world.stipend_command(&world.keys.agent, &["mcp"])?.into();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+        let mut server = command.spawn()?;
+        let mut input = server.stdin.take().ok_or_eyre("no stdin")?;
+        let mut output = BufReader::new(server.stdout.take().ok_or_eyre("no stdout")?).lines();
+        let params = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "host", "version": "1" } });
+        let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
+        let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+        let ping = json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" });
+        input.write_all(format!("{hello}\n{ready}\n{ping}\n").as_bytes()).await?;
+        for _ in 0..2 {
+            output.next_line().await?.ok_or_eyre("no answer")?;
+        }
+        if is_asked {
+            let pid = server.id().ok_or_eyre("no process")?.to_string();
+            ensure!(Command::new("kill").args(["-TERM", &pid]).status().await?.success());
+        } else {
+            drop(input);
+        }
+        let status = timeout(Duration::from_secs(10), server.wait()).await??;
+        assert!(status.success(), "{status}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_reference_client_of_the_protocol_is_served() -> Result<()> {
     let (world, mandate) = opened("mcp-typescript", "100").await?;
     world.anvil.mine_every(1).await?;
