@@ -54,6 +54,9 @@ pub(super) fn hand_over(to: &RevealTo, card: CardId, secrets: &CardSecrets) -> e
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
             let mut file = options.open(&path).wrap_err_with(|| format!("can't write {}", path.display()))?;
+            // One of that name may be open to others.
+            #[cfg(unix)]
+            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
             file.write_all(text.as_bytes())?;
             Ok(format!("the number is in the file {}", path.display()))
         }
@@ -96,8 +99,15 @@ mod tests {
     fn a_number_reaches_the_host_and_not_the_answer() {
         let directory = tempfile::tempdir().unwrap();
         let card = CardId::generate();
-        let said = hand_over(&RevealTo::File(directory.path().join("cards")), card, &secrets()).unwrap();
         let path = directory.path().join("cards").join(format!("{card}.json"));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::create_dir(directory.path().join("cards")).unwrap();
+            fs::write(&path, "old").unwrap();
+            fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        }
+        let said = hand_over(&RevealTo::File(directory.path().join("cards")), card, &secrets()).unwrap();
         assert!(said.contains(&path.display().to_string()) && !said.contains("4111"));
         assert!(fs::read_to_string(&path).unwrap().contains("\"number\":\"4111\""));
         #[cfg(unix)]

@@ -335,12 +335,12 @@ impl Wallet {
             if let Ok(id) = text.parse() {
                 return Ok(id);
             }
-            return Ok(self
-                .caller
-                .find(text)
-                .await
-                .map_err(|error| Failure::invalid(format!("mandate: {error:#}")))?
-                .id);
+            // Not known, or not unique; or the relayer does not answer.
+            let found = self.caller.find(text).await.map_err(|error| match error.downcast::<stipend_client::Error>() {
+                Ok(error) => error.into(),
+                Err(error) => Failure::invalid(format!("mandate: {error:#}")),
+            });
+            return Ok(found?.id);
         }
         let mandates = self.mandates().await?;
         let open: Vec<_> = mandates.iter().filter(|mandate| mandate.state == MandateState::Open).collect();
