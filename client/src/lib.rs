@@ -253,6 +253,19 @@ impl Client {
         self.get("v1/audit", &Query { mandate, after, limit }).await
     }
 
+    /// The caller's latest audit entries (1 to 100), oldest first.
+    pub async fn latest_audit(&self, mandate: Option<MandateId>, limit: u32) -> Result<Vec<AuditEntry>, Error> {
+        #[derive(Serialize)]
+        struct Query {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            mandate: Option<MandateId>,
+            latest: bool,
+            limit: u32,
+        }
+        let page: Page<AuditEntry> = self.get("v1/audit", &Query { mandate, latest: true, limit }).await?;
+        Ok(page.data)
+    }
+
     /// The caller's audit entries as they come: those after `after`, or from now on.
     pub async fn events(&self, mandate: Option<MandateId>, after: Option<u64>) -> Result<Events, Error> {
         Events::connect(self.clone(), mandate, after).await

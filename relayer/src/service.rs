@@ -135,6 +135,19 @@ impl Service {
         self.deps.ledger.changes()
     }
 
+    /// The caller's latest audit entries, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub async fn latest_audit(
+        &self,
+        caller: Address,
+        mandate: Option<MandateId>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, Problem> {
+        Ok(self.deps.ledger.read(move |ledger| audit::latest(ledger, caller, mandate, limit)).await?)
+    }
+
     /// The caller's audit entries after `after`, oldest first, at most `limit`.
     pub async fn audit(
         &self,

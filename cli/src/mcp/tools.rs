@@ -443,21 +443,7 @@ impl Wallet {
     }
 
     async fn trail(&self, mandate: Option<MandateId>, limit: u32) -> Result<Vec<EntryView>, Failure> {
-        // The trail is read from its beginning: the latest entries are on its last pages.
-        let (mut latest, mut after) = (std::collections::VecDeque::new(), 0);
-        loop {
-            let page = self.client().audit(mandate, after, Some(PAGE)).await?;
-            for entry in &page.data {
-                after = entry.seq;
-                latest.push_back(EntryView::from(entry));
-                if latest.len() > usize::try_from(limit).unwrap_or(usize::MAX) {
-                    latest.pop_front();
-                }
-            }
-            if page.next_cursor.is_none() {
-                return Ok(latest.into());
-            }
-        }
+        Ok(self.client().latest_audit(mandate, limit).await?.iter().map(EntryView::from).collect())
     }
 
     /// Every mandate and its trail.

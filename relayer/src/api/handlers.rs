@@ -19,7 +19,7 @@ use stipend_core::{
 use super::{
     Api,
     auth::Caller,
-    extract::{Body, Cursor, Id, IdempotencyKey, Limit, NoQuery, Query},
+    extract::{Body, Cursor, Id, IdempotencyKey, Limit, NoQuery, Query, invalid},
     problem::Refusal,
 };
 use crate::alarms::Alarms;
@@ -207,6 +207,13 @@ pub(super) async fn audit(
     Query(query): Query<AuditQuery>,
 ) -> Answer<Page<AuditEntry>> {
     let limit = query.limit.map_or(AUDIT_PAGE, |Limit(limit)| limit);
+    if query.latest {
+        if query.after > 0 {
+            return Err(invalid("latest: the latest entries are not those after another one"));
+        }
+        let data = api.service.latest_audit(caller, query.mandate, limit).await?;
+        return Ok(Json(Page { data, next_cursor: None }));
+    }
     let data = api.service.audit(caller, query.mandate, query.after, limit).await?;
     let full = u32::try_from(data.len()).is_ok_and(|length| length >= limit);
     let next_cursor = data.last().filter(|_| full).map(|entry| entry.seq.to_string());
@@ -256,6 +263,8 @@ pub(super) struct AuditQuery {
     mandate: Option<MandateId>,
     #[serde(default)]
     after: u64,
+    #[serde(default)]
+    latest: bool,
     limit: Option<Limit>,
 }
 

@@ -120,6 +120,27 @@ pub fn list(
     )
 }
 
+/// The latest that `reader` may see, oldest first, at most `limit` entries.
+pub fn latest(
+    connection: &Connection,
+    reader: Address,
+    mandate: Option<MandateId>,
+    limit: u32,
+) -> Result<Vec<AuditEntry>, LedgerError> {
+    let side = |column: &str| {
+        format!(
+            "SELECT * FROM (SELECT {COLUMNS} FROM audit WHERE {column} = ?1 AND (?2 IS NULL OR mandate = ?2)
+                ORDER BY seq DESC LIMIT ?3)"
+        )
+    };
+    let mut entries: Vec<AuditEntry> = connection.rows(
+        &format!("{} UNION {} ORDER BY 1 DESC LIMIT ?3", side("agent"), side("operator")),
+        (Sql(reader), mandate.map(Sql), limit),
+    )?;
+    entries.reverse();
+    Ok(entries)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

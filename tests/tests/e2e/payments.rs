@@ -332,5 +332,19 @@ async fn lists_come_in_pages_newest_first_and_can_be_narrowed() -> Result<()> {
     assert_eq!(operator.payments(&PaymentFilter::default(), &Default::default()).await?.data.len(), 6);
     let stranger = world.client(&key("stranger")?)?;
     assert!(stranger.payments(&PaymentFilter::default(), &Default::default()).await?.data.is_empty());
+
+    // The end of the trail is the same from either side, for whoever may see it.
+    let (mut trail, mut after) = (Vec::new(), Some(0));
+    while let Some(from) = after {
+        let page = agent.audit(Some(mandate.id), from, Some(7)).await?;
+        trail.extend(page.data);
+        after = page.next_cursor.map(|cursor| cursor.parse()).transpose()?;
+    }
+    assert_eq!(agent.latest_audit(Some(mandate.id), 3).await?, trail.split_off(trail.len() - 3));
+    assert!(agent.latest_audit(None, 100).await?.len() > trail.len());
+    assert!(!operator.latest_audit(Some(mandate.id), 100).await?.is_empty());
+    assert!(stranger.latest_audit(None, 100).await?.is_empty());
+    let both = world.get("/v1/audit?latest=true&after=3", &world.keys.agent).await?.send().await?;
+    assert_eq!(both.status, 400);
     Ok(())
 }
