@@ -5,19 +5,32 @@ use std::{path::Path, process::Stdio, time::Duration};
 use eyre::{OptionExt, Result, ensure};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
-use stipend_client::{Client, PageQuery, PaymentFilter};
-use stipend_core::api::{Payment, PaymentState};
-use stipend_e2e::{SeededRng, World, balance, binary, number_from};
+use stipend_client::{Client, CreateCard, PageQuery, PaymentFilter};
+use stipend_core::{
+    api::{Payment, PaymentState},
+    card::CardState,
+};
+use stipend_e2e::{CardSettings, SeededRng, Settings, World, balance, binary, number_from};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::Command,
     time::timeout,
 };
 
-use crate::{opened, payee};
+use crate::{asking, opened, payee, usdc};
 
 /// How often the same call is repeated; `STIPEND_REPEATS` asks for more.
 const REPEATS: u64 = 40;
+
+/// What a host says first.
+fn hello() -> String {
+    let params = json!({
+        "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "host", "version": "1" },
+    });
+    let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
+    let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    format!("{hello}\n{ready}")
+}
 
 /// Calls a tool once, of a server of its own. `None`: it was killed after `patience`, before it answered.
 async fn call(world: &World, tool: &str, arguments: &Value, patience: Duration) -> Result<Option<Value>> {
@@ -26,15 +39,10 @@ async fn call(world: &World, tool: &str, arguments: &Value, patience: Duration) 
     let mut server = command.spawn()?;
     let mut input = server.stdin.take().ok_or_eyre("no stdin")?;
     let mut output = BufReader::new(server.stdout.take().ok_or_eyre("no stdout")?).lines();
-    let hello = json!({
-        "jsonrpc": "2.0", "id": 0, "method": "initialize",
-        "params": { "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "host", "version": "1" } },
-    });
-    let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
     let params = json!({ "name": tool, "arguments": arguments });
     let asked = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
     let answered = timeout(patience, async {
-        input.write_all(format!("{hello}\n{ready}\n{asked}\n").as_bytes()).await?;
+        input.write_all(format!("{}\n{asked}\n", hello()).as_bytes()).await?;
         while let Some(line) = output.next_line().await? {
             let message: Value = serde_json::from_str(&line)?;
             if message["id"] == 1 {
@@ -123,6 +131,42 @@ async fn what_a_wallet_cannot_know_it_says_and_does_not_pay_again() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_card_number_reaches_no_log_however_much_is_logged() -> Result<()> {
+    let cards = Some(CardSettings::default());
+    let world = World::with("mcp-log", &Settings { cards, ..Settings::default() }).await?;
+    let (agent, mandate) = (world.agent()?, world.open(&asking("100")?).await?);
+    let card = world.create_card(&agent, &CreateCard::new(mandate.id, usdc("25")?)).await??.object;
+    world.card_in(&agent, card.id, CardState::Active).await?;
+    let secrets = world.reveal(&agent, card.id).await?;
+    let mut command: Command = world.stipend_command(&world.keys.agent, &["mcp"])?.into();
+    command
+        .env("RUST_LOG", "trace,rmcp::service=trace")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut server = command.kill_on_drop(true).spawn()?;
+    let mut input = server.stdin.take().ok_or_eyre("no stdin")?;
+    let mut output = BufReader::new(server.stdout.take().ok_or_eyre("no stdout")?).lines();
+    let params = json!({ "name": "card_reveal", "arguments": { "card": card.id } });
+    let asked = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+    input.write_all(format!("{}\n{asked}\n", hello()).as_bytes()).await?;
+    let answer = timeout(Duration::from_secs(60), async {
+        loop {
+            let line = output.next_line().await?.ok_or_eyre("no answer")?;
+            if line.contains(&secrets.number) {
+                return Ok::<_, eyre::Report>(line);
+            }
+        }
+    });
+    assert!(answer.await??.contains("card_"));
+    drop(input);
+    let log = String::from_utf8(server.wait_with_output().await?.stderr)?;
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "nothing was logged: {log}");
+    assert!(!log.contains(&secrets.number) && !log.contains(&format!("\"{}\"", secrets.cvv)), "a number in the log");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_that_is_asked_to_stop_or_left_alone_ends() -> Result<()> {
     let world = World::start("mcp-ends").await?;
     for is_asked in [true, false] {
@@ -131,11 +175,8 @@ async fn a_wallet_that_is_asked_to_stop_or_left_alone_ends() -> Result<()> {
         let mut server = command.spawn()?;
         let mut input = server.stdin.take().ok_or_eyre("no stdin")?;
         let mut output = BufReader::new(server.stdout.take().ok_or_eyre("no stdout")?).lines();
-        let params = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "host", "version": "1" } });
-        let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
-        let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
         let ping = json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" });
-        input.write_all(format!("{hello}\n{ready}\n{ping}\n").as_bytes()).await?;
+        input.write_all(format!("{}\n{ping}\n", hello()).as_bytes()).await?;
         for _ in 0..2 {
             output.next_line().await?.ok_or_eyre("no answer")?;
         }
