@@ -136,6 +136,18 @@ class Sdk(unittest.TestCase):
 
         self.assertIn("mandate.opened", asyncio.run(asyncio.wait_for(story(), 60)))
 
+    def test_events_from_now_on_begin_at_the_end_of_the_trail(self):
+        mandate = self.mandate("10.00")
+        events = self.wallet.events(mandate)
+        known = self.wallet.audit(mandate)[-1].seq
+        threading.Timer(1, lambda: self.wallet.pay(mandate, PAYEE, "1.00", wait=None)).start()
+        entry = next(events)
+        self.assertGreater(entry.seq, known)
+        self.assertEqual(entry.kind, "payment.reserved")
+        events.close()
+        with self.assertRaises(Refused):
+            next(self.wallet.events("mand_x", after=0))
+
     def test_two_processes_with_one_key_pay_once_each(self):
         mandate = self.mandate()
         run = [sys.executable, "-c", PAY_MANY, self.stack.ready["relayer"], AGENT, mandate.id, PAYEE]

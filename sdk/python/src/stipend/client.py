@@ -221,6 +221,10 @@ class _Calls:
         answer = yield from self._ask("GET", path, query=query)
         return [model.of(item) for item in answer.json()["data"]]
 
+    def _latest(self, mandate: str | Mandate | None) -> Generator[Any, Any, list[AuditEntry]]:
+        query = {"latest": "true", "limit": 1, "mandate": _id(mandate) if mandate else None}
+        return self._page(AuditEntry, "/v1/audit", query)
+
     def _card_secrets(self, card: str) -> Generator[Any, Any, CardSecrets]:
         yield from self._get_info()
         answer = yield from self._ask("GET", f"/v1/cards/{card}/secrets")
@@ -403,6 +407,10 @@ def _problem(answer: _Answer) -> dict[str, Any] | None:
     return problem if isinstance(problem, dict) and "code" in problem else None
 
 
+def _refused(status: int, body: bytes) -> Refused:
+    return Refused(_problem(_Answer(status, body, False)) or {"code": "unknown", "detail": f"HTTP {status}"})
+
+
 def _entry(line: str) -> AuditEntry | None:
     return AuditEntry.of(json.loads(line.removeprefix("data:"))) if line.startswith("data:") else None
 
@@ -442,13 +450,21 @@ class Stipend(_Calls):
             return end.value
 
     def events(self, mandate: str | Mandate | None = None, after: int | None = None) -> Iterator[AuditEntry]:
-        """The trail as it grows, from now on or after an entry. A broken connection goes on where it was."""
+        """The trail as it grows, from now on or after an entry.
+
+        A broken connection, or a relayer that does not answer now, goes on where it was.
+        """
         self.info()
+        if after is None:
+            # From a fixed place on, so that nothing is missed if the first connection breaks.
+            latest = self._run(self._latest(mandate))
+            after = latest[-1].seq if latest else 0
         pause = 0.1
         while True:
             try:
                 with self._client.stream(**self._stream(mandate, after)) as response:
-                    response.raise_for_status()
+                    if response.status_code in (400, 404):
+                        raise _refused(response.status_code, response.read())
                     for line in response.iter_lines():
                         if (entry := _entry(line)) is not None:
                             after, pause = entry.seq, 0.1
@@ -494,13 +510,21 @@ class AsyncStipend(_Calls):
             return end.value
 
     async def events(self, mandate: str | Mandate | None = None, after: int | None = None) -> AsyncIterator[AuditEntry]:
-        """The trail as it grows, from now on or after an entry. A broken connection goes on where it was."""
+        """The trail as it grows, from now on or after an entry.
+
+        A broken connection, or a relayer that does not answer now, goes on where it was.
+        """
         await self.info()
+        if after is None:
+            # From a fixed place on, so that nothing is missed if the first connection breaks.
+            latest = await self._run(self._latest(mandate))
+            after = latest[-1].seq if latest else 0
         pause = 0.1
         while True:
             try:
                 async with self._client.stream(**self._stream(mandate, after)) as response:
-                    response.raise_for_status()
+                    if response.status_code in (400, 404):
+                        raise _refused(response.status_code, await response.aread())
                     async for line in response.aiter_lines():
                         if (entry := _entry(line)) is not None:
                             after, pause = entry.seq, 0.1
