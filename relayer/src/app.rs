@@ -113,7 +113,7 @@ const HEALTH_CHECK_EVERY_N_POLLS: u32 = 10;
 pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), AppError> {
     failpoint::arm().map_err(AppError::Failpoint)?;
     let alarms = Alarms::default();
-    alarms.refuse("starting", "it checks the deployment and catches up with the chain");
+    alarms.refuse("starting", "the relayer checks the deployment and catches up with the chain");
     let (app, served) = watch::channel(api::starting(alarms.clone()));
     let serving = stipend_http::serve(listener, served, config.api.limits.connections, stop.clone());
     let mut front = Front { app, serving: Some(tokio::spawn(serving)) };
