@@ -6,16 +6,17 @@ use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, B256, Bytes};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     Amount, CardId, Code, HumanDuration, Intent, MandateId, PaymentId, RequestId, Seconds, Terms, address,
     card::{CardState, Mcc},
     hex,
     policy::{Decision, Limits, MandateState},
+    schema,
 };
 
-/// Caller-defined key/value metadata of an object: at most 16 pairs, names up to 40 bytes, values up
-/// to 500.
+/// Caller-defined key/value metadata of an object, within the bounds of [`schema`].
 pub type Metadata = BTreeMap<String, String>;
 
 /// The answer to something that creates: what there is now, and whether it was there before.
@@ -53,18 +54,21 @@ pub struct PaymentFilter {
 }
 
 /// `GET /v1/info`: what this relayer serves, and how far it has followed the chain. Needs no signature.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Info {
     /// The chain.
     pub chain_id: u64,
     /// The `MandateEscrow`.
     #[serde(with = "address::strict")]
+    #[schema(value_type = schema::Address)]
     pub escrow: Address,
     /// The token, USDC.
     #[serde(with = "address::strict")]
+    #[schema(value_type = schema::Address)]
     pub token: Address,
     /// The guardian that this relayer acts for.
     #[serde(with = "address::strict")]
+    #[schema(value_type = schema::Address)]
     pub guardian: Address,
     /// Blocks, the including one counted, after which a mandate can be used.
     pub confirmations: u64,
@@ -81,64 +85,75 @@ pub struct Info {
 }
 
 /// What a caller needs to know to sign a card's hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CardsInfo {
     /// Whom a card's hold is for: the card program's treasury.
     #[serde(with = "address::strict")]
+    #[schema(value_type = schema::Address)]
     pub treasury: Address,
     /// How long a card can be charged, in seconds.
+    #[schema(value_type = schema::Seconds)]
     pub ttl: Seconds,
     /// How long after that its hold must last, in seconds: `capture_by` is at least now, the ttl
     /// and this.
+    #[schema(value_type = schema::Seconds)]
     pub clearing_reserve: Seconds,
 }
 
 /// A block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BlockRef {
     /// Its height.
     pub number: u64,
     /// Its hash.
+    #[schema(value_type = schema::Hash)]
     pub hash: B256,
     /// Its time.
+    #[schema(value_type = schema::Seconds)]
     pub time: Seconds,
 }
 
 /// `POST /v1/mandate-requests`: an agent's request for a mandate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewMandateRequest {
     /// The cap.
+    #[schema(value_type = schema::AmountInput)]
     pub amount: Amount,
     /// The purpose: shown to the operator, not enforced.
+    #[schema(min_length = 1, max_length = 1_000)]
     pub intent: String,
     /// From the approval to the expiry.
     pub duration: HumanDuration,
     /// Maximum of one payment; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::AmountInput>)]
     pub per_payment: Option<Amount>,
     /// Length of a rolling window, with `window_cap`; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<HumanDuration>,
     /// Maximum of all payments and holds within any `window`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::AmountInput>)]
     pub window_cap: Option<Amount>,
     /// Whether a refund goes back to the budget, or straight to the operator; absent: to the budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refunds_restore_budget: Option<bool>,
     /// Who may be paid; absent: anyone.
     #[serde(with = "address::list", default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<schema::Address>>)]
     pub payees: Option<Vec<Address>>,
     /// At which merchants cards may be used, by their category; absent: at any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mccs: Option<Vec<Mcc>>,
     /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = schema::Metadata)]
     pub metadata: Metadata,
 }
 
 /// The state of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestState {
     /// Waits for an operator.
@@ -148,7 +163,7 @@ pub enum RequestState {
 }
 
 /// A mandate request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MandateRequest {
     /// Its id.
     pub id: RequestId,
@@ -156,6 +171,7 @@ pub struct MandateRequest {
     pub state: RequestState,
     /// Who asked, and will sign payments.
     #[serde(with = "address::strict")]
+    #[schema(value_type = schema::Address)]
     pub agent: Address,
     /// The cap asked for.
     pub amount: Amount,
@@ -178,9 +194,11 @@ pub struct MandateRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mandate: Option<MandateId>,
     /// When it was asked.
+    #[schema(value_type = schema::Seconds)]
     pub created_at: Seconds,
     /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = schema::Metadata)]
     pub metadata: Metadata,
 }
 
@@ -217,7 +235,7 @@ impl MandateRequest {
 }
 
 /// `POST /v1/mandates`: the operator's one-message approval of a request, which the relayer sends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewMandate {
     /// The request that is approved.
@@ -230,31 +248,35 @@ pub struct NewMandate {
 
 /// `POST /v1/mandates/{id}/revocation`: the operator's message that ends the mandate (EIP-712
 /// `Revoke`), which the relayer sends. Anybody else may send it as well.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRevocation {
     /// The operator's signature: `r ‖ s ‖ v`, low s.
     #[serde(with = "hex::bytes")]
+    #[schema(value_type = schema::Signature)]
     pub signature: Bytes,
 }
 
 /// An EIP-3009 `ReceiveWithAuthorization` from the operator to the escrow for the cap, whose nonce
 /// is the mandate's id.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Authorization {
     /// Valid after this second.
+    #[schema(value_type = schema::Seconds)]
     pub valid_after: Seconds,
     /// Valid before this second.
+    #[schema(value_type = schema::Seconds)]
     pub valid_before: Seconds,
     /// The operator's signature: `r ‖ s ‖ v`.
     #[serde(with = "hex::bytes")]
+    #[schema(value_type = schema::Signature)]
     pub signature: Bytes,
 }
 
 /// A mandate, and where its money is:
 /// `cap + restored = available + reserved + held + paid + returned`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Mandate {
     /// Its id.
     pub id: MandateId,
@@ -280,9 +302,11 @@ pub struct Mandate {
     pub returned: Amount,
     /// Refunded in final blocks: to the budget, or straight to the operator.
     #[serde(default)]
+    #[schema(required)]
     pub refunded: Amount,
     /// What of it is the budget again.
     #[serde(default)]
+    #[schema(required)]
     pub restored: Amount,
     /// Whether its operator's message that ends it was accepted, and no block has it yet: nothing new
     /// is accepted.
@@ -293,62 +317,76 @@ pub struct Mandate {
     /// Until when the relayer tries to open it by its operator's message, which it has; absent if it
     /// has none, and once a block has opened it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Seconds>)]
     pub opening_until: Option<Seconds>,
     /// The transaction that opened it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Hash>)]
     pub opened_tx: Option<B256>,
     /// The transaction that ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Hash>)]
     pub ended_tx: Option<B256>,
 }
 
 /// `POST /v1/payments`: a payment that the agent signed (EIP-712 `Spend`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPayment {
     /// The mandate.
     pub mandate: MandateId,
     /// Who is paid.
     #[serde(with = "address::strict")]
+    #[schema(value_type = schema::Address)]
     pub payee: Address,
     /// How much.
+    #[schema(value_type = schema::AmountInput)]
     pub amount: Amount,
     /// The payment's nonce: unique in the mandate, used densely.
+    #[schema(maximum = 4_294_967_295_u32)]
     pub nonce: u32,
     /// Until when it may be paid.
+    #[schema(value_type = schema::Seconds)]
     pub deadline: Seconds,
     /// Commits to what is paid for; absent: zero.
     #[serde(rename = "ref", default, with = "hex::hash")]
+    #[schema(value_type = schema::Hash)]
     pub reference: B256,
     /// The agent's signature: `r ‖ s ‖ v`, low s.
     #[serde(with = "hex::bytes")]
+    #[schema(value_type = schema::Signature)]
     pub signature: Bytes,
     /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = schema::Metadata)]
     pub metadata: Metadata,
 }
 
 /// `POST /v1/explain`: a payment, or a card without a payee, that nobody has signed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Explain {
     /// The mandate.
     pub mandate: MandateId,
     /// Who would be paid; absent: a card would be made.
     #[serde(with = "address::optional", default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Address>)]
     pub payee: Option<Address>,
     /// How much.
+    #[schema(value_type = schema::AmountInput)]
     pub amount: Amount,
     /// Its nonce; absent: the mandate's next one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 4_294_967_295_u32)]
     pub nonce: Option<u32>,
     /// Its deadline; absent: one that fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Seconds>)]
     pub deadline: Option<Seconds>,
 }
 
 /// What would become of it now. Nothing is reserved, and nothing promised.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// The decision, with every rule's verdict.
     pub decision: Decision,
@@ -356,24 +394,26 @@ pub struct Explanation {
     pub headroom: Amount,
     /// When it would pass, if nothing but time keeps it out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Seconds>)]
     pub passes_at: Option<Seconds>,
     /// What it would take, by what was settled last.
     pub expected: Expected,
 }
 
 /// What a payment took lately. Absent: nothing was settled yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Expected {
     /// Gas that the host pays, in wei, as a decimal string.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gas_wei: Option<String>,
     /// Seconds from its acceptance to a final block.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Seconds>)]
     pub settles_within: Option<Seconds>,
 }
 
 /// The state of a payment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentState {
     /// Accepted; waits for a transaction.
@@ -412,7 +452,7 @@ impl PaymentState {
 }
 
 /// A payment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Payment {
     /// Its id.
     pub id: PaymentId,
@@ -425,60 +465,76 @@ pub struct Payment {
     pub reason: Option<Code>,
     /// Who is paid.
     #[serde(with = "address::strict")]
+    #[schema(value_type = schema::Address)]
     pub payee: Address,
     /// How much.
     pub amount: Amount,
     /// Its nonce.
+    #[schema(maximum = 4_294_967_295_u32)]
     pub nonce: u32,
     /// Until when it may be paid.
+    #[schema(value_type = schema::Seconds)]
     pub deadline: Seconds,
     /// Commits to what is paid for.
     #[serde(rename = "ref")]
+    #[schema(value_type = schema::Hash)]
     pub reference: B256,
     /// The EIP-712 digest that the agent signed.
+    #[schema(value_type = schema::Hash)]
     pub digest: B256,
     /// The transaction: the last one sent, or the one that is mined.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Hash>)]
     pub tx_hash: Option<B256>,
     /// The block, when mined.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_number: Option<u64>,
     /// When it was accepted.
+    #[schema(value_type = schema::Seconds)]
     pub created_at: Seconds,
     /// When its state changed last.
+    #[schema(value_type = schema::Seconds)]
     pub updated_at: Seconds,
     /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = schema::Metadata)]
     pub metadata: Metadata,
 }
 
 /// `POST /v1/cards`: a card for a hold that the agent signed (EIP-712 `Hold`, for the treasury).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewCard {
     /// The mandate.
     pub mandate: MandateId,
     /// What the card may be charged, in whole cents.
+    #[schema(value_type = schema::AmountInput)]
     pub amount: Amount,
     /// The hold's nonce: one sequence with the payments' nonces.
+    #[schema(maximum = 4_294_967_295_u32)]
     pub nonce: u32,
     /// Until when the hold may be placed.
+    #[schema(value_type = schema::Seconds)]
     pub deadline: Seconds,
     /// Until when the hold may be captured.
+    #[schema(value_type = schema::Seconds)]
     pub capture_by: Seconds,
     /// Commits to what is bought; absent: zero.
     #[serde(rename = "ref", default, with = "hex::hash")]
+    #[schema(value_type = schema::Hash)]
     pub reference: B256,
     /// The agent's signature: `r ‖ s ‖ v`, low s.
     #[serde(with = "hex::bytes")]
+    #[schema(value_type = schema::Signature)]
     pub signature: Bytes,
     /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = schema::Metadata)]
     pub metadata: Metadata,
 }
 
 /// A single-use virtual card.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Card {
     /// Its id.
     pub id: CardId,
@@ -502,32 +558,41 @@ pub struct Card {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_four: Option<String>,
     /// From this second on it can't be charged.
+    #[schema(value_type = schema::Seconds)]
     pub expires_at: Seconds,
     /// The hold's nonce.
+    #[schema(maximum = 4_294_967_295_u32)]
     pub nonce: u32,
     /// Until when the hold may be captured.
+    #[schema(value_type = schema::Seconds)]
     pub capture_by: Seconds,
     /// Commits to what is bought.
     #[serde(rename = "ref")]
+    #[schema(value_type = schema::Hash)]
     pub reference: B256,
     /// The transaction that placed the hold.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Hash>)]
     pub hold_tx: Option<B256>,
     /// The transaction that captured or released it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Hash>)]
     pub settle_tx: Option<B256>,
     /// When it was accepted.
+    #[schema(value_type = schema::Seconds)]
     pub created_at: Seconds,
     /// When its state changed last.
+    #[schema(value_type = schema::Seconds)]
     pub updated_at: Seconds,
     /// Caller-defined key/value metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = schema::Metadata)]
     pub metadata: Metadata,
 }
 
 /// `GET /v1/cards/{id}/secrets`: what a merchant's form asks for. Shown to the card's agent alone,
 /// each time audited, and kept nowhere.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct CardSecrets {
     /// The number, 16 digits.
     pub number: String,
@@ -546,11 +611,12 @@ impl std::fmt::Debug for CardSecrets {
 }
 
 /// One line of the audit trail, and one event of the stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntry {
     /// Its place: the stream's event id.
     pub seq: u64,
     /// When.
+    #[schema(value_type = schema::Seconds)]
     pub at: Seconds,
     /// What happened: `payment.submitted`, `mandate.opened`, …
     #[serde(rename = "type")]
@@ -569,15 +635,17 @@ pub struct AuditEntry {
     pub card: Option<CardId>,
     /// The transaction it happened in.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Hash>)]
     pub tx_hash: Option<B256>,
     /// What else is to be known.
     pub data: serde_json::Value,
     /// Hash of this entry and the one before it, over the whole log.
+    #[schema(value_type = schema::Hash)]
     pub hash: B256,
 }
 
 /// A page of a list, newest first unless said otherwise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
     /// The objects.
     pub data: Vec<T>,
@@ -587,7 +655,7 @@ pub struct Page<T> {
 }
 
 /// A failure, as `application/problem+json` (RFC 9457).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// Names the kind of problem.
     #[serde(rename = "type")]
@@ -632,7 +700,7 @@ impl Problem {
 }
 
 /// `GET /healthz` and `GET /readyz`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Health {
     /// Whether new work is taken.
     pub ready: bool,

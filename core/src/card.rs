@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{Amount, Code, Intent, Seconds, mandate::MandateState};
 
@@ -67,7 +68,7 @@ impl fmt::Debug for Mcc {
 }
 
 /// The state of a card.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CardState {
     /// Accepted; its hold is not confirmed on chain.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 macro_rules! codes {
     ($( $(#[doc = $doc:literal])+ $variant:ident, $name:literal, $status:literal, $hint:literal; )+) => {
         /// A stable code. See the module.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Code { $( $(#[doc = $doc])+ #[serde(rename = $name)] $variant, )+ }
 
         impl Code {

@@ -2,8 +2,9 @@
 
 use alloy_primitives::{Address, B256, keccak256};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::{address, card::Mcc, merkle};
+use crate::{address, card::Mcc, merkle, schema};
 
 /// The longest purpose in bytes.
 pub const PURPOSE_MAX: usize = 1_000;
@@ -15,7 +16,7 @@ pub const PAYEES_MAX: usize = 1_000;
 pub const MCCS_MAX: usize = 64;
 
 /// What a mandate is for. `purpose` is shown to the operator and **not enforced**; `policy` is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Intent {
     /// The version of this document: 1.
@@ -25,15 +26,17 @@ pub struct Intent {
     /// What is enforced.
     pub policy: Policy,
     /// Random, so that no two documents have one hash and nobody can guess a private purpose.
+    #[schema(value_type = schema::Hash)]
     pub nonce: B256,
 }
 
 /// The structured part of an intent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Who may be paid; absent: anyone.
     #[serde(with = "address::list", default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<schema::Address>>)]
     pub payees: Option<Vec<Address>>,
     /// At which merchants cards may be used, by their category; absent: at any.
     #[serde(default, skip_serializing_if = "Option::is_none")]

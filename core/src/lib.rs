@@ -18,6 +18,7 @@ pub mod mandate;
 pub mod merkle;
 pub mod nonce;
 pub mod policy;
+pub mod schema;
 pub mod terms;
 pub mod window;
 

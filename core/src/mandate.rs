@@ -1,9 +1,10 @@
 //! Mandates, without any I/O.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The state of a mandate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MandateState {
     /// Its opening is not confirmed yet.

@@ -2,6 +2,7 @@
 
 use alloy_primitives::{Address, U256, utils::format_ether};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use crate::mandate::MandateState;
 use crate::{
@@ -9,6 +10,7 @@ use crate::{
     amount::CENT,
     card::CLEARING_RESERVE,
     nonce::NonceWindow,
+    schema,
     window::{Pending, RollingWindow, WindowUsage},
 };
 
@@ -43,11 +45,13 @@ pub struct GasUsage {
 }
 
 /// What the host sets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Limits {
     /// A deadline is at least this far away: what is accepted needs time to settle.
+    #[schema(value_type = schema::Seconds)]
     pub deadline_min: Seconds,
     /// A deadline is at most this far away: a signature lives until then.
+    #[schema(value_type = schema::Seconds)]
     pub deadline_max: Seconds,
     /// The smallest payment: gas is the host's money.
     #[serde(deserialize_with = "crate::amount::string")]
@@ -100,7 +104,7 @@ pub struct PolicyInput<'a> {
 }
 
 /// Allow or deny, with every rule's verdict.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Decision {
     /// Whether the payment may be made.
     pub allow: bool,
@@ -109,7 +113,7 @@ pub struct Decision {
 }
 
 /// One rule's verdict.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Verdict {
     /// The rule's name.
     pub rule: String,

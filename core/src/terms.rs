@@ -2,8 +2,9 @@
 
 use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::{Amount, Seconds, address, hex};
+use crate::{Amount, Seconds, address, hex, schema};
 
 /// After the expiry, how long captures may still arrive by default: a card's latest clearing (38
 /// days) and some reserve.
@@ -14,17 +15,20 @@ pub const LATEST: Seconds = u32::MAX as Seconds;
 
 /// The terms of a mandate: fixed when it is opened, and hashed into its id. Field by field
 /// Solidity's `struct Terms`; see docs/operations/open.md.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Terms {
     /// Funds the mandate; everything that is left returns here.
     #[serde(with = "address::strict")]
+    #[schema(value_type = schema::Address)]
     pub operator: Address,
     /// Signs payments.
     #[serde(with = "address::strict")]
+    #[schema(value_type = schema::Address)]
     pub agent: Address,
     /// Whose submitters may act; zero: anyone may submit what the agent signed.
     #[serde(with = "address::or_zero")]
+    #[schema(value_type = schema::Address)]
     pub guardian: Address,
     /// Escrowed in full when opened.
     pub cap: Amount,
@@ -35,16 +39,21 @@ pub struct Terms {
     /// Length of the window in seconds.
     pub window: u32,
     /// First second at which it can be spent.
+    #[schema(value_type = schema::Seconds)]
     pub start: Seconds,
     /// From this second on there is no new payment and no new hold.
+    #[schema(value_type = schema::Seconds)]
     pub expiry: Seconds,
     /// From this second on everything can be swept.
+    #[schema(value_type = schema::Seconds)]
     pub capture_end: Seconds,
     /// Merkle root of the allowed payees; zero: any.
     #[serde(with = "hex::hash")]
+    #[schema(value_type = schema::Hash)]
     pub payees: B256,
     /// Hash of the intent document.
     #[serde(with = "hex::hash")]
+    #[schema(value_type = schema::Hash)]
     pub intent: B256,
     /// Whether a refund goes back to the budget, or straight to the operator.
     pub refunds_restore_budget: bool,

@@ -7,17 +7,12 @@ mod events;
 mod extract;
 mod handlers;
 mod limits;
+mod openapi;
 mod problem;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    middleware::from_fn_with_state,
-    response::IntoResponse,
-    routing::{get, post},
-};
+use axum::{Router, extract::DefaultBodyLimit, middleware::from_fn_with_state, response::IntoResponse};
 use stipend_core::Code;
 use stipend_http::Failure;
 use tokio::time::interval;
@@ -66,7 +61,7 @@ pub fn starting(alarms: Alarms) -> Router {
 
 /// Health checks.
 fn health<S: Clone + Send + Sync + 'static>(alarms: Alarms) -> Router<S> {
-    Router::new().route("/healthz", get(handlers::healthz)).route("/readyz", get(handlers::readyz)).with_state(alarms)
+    Router::from(openapi::health()).with_state(alarms)
 }
 
 /// The API, whose event streams end when `stop` is canceled, and what has to run beside it until `told`. It is
@@ -102,32 +97,9 @@ struct Api {
 }
 
 fn routes(api: Api) -> Router {
-    let signed = Router::new()
-        .route("/v1/mandate-requests", post(handlers::request_mandate).get(handlers::mandate_requests))
-        .route("/v1/mandate-requests/{id}", get(handlers::mandate_request))
-        .route("/v1/mandates", post(handlers::open_mandate).get(handlers::mandates))
-        .route("/v1/mandates/{id}", get(handlers::mandate))
-        .route("/v1/payments", get(handlers::payments))
-        .route("/v1/payments/{id}", get(handlers::payment))
-        .route("/v1/cards", get(handlers::cards))
-        .route("/v1/cards/{id}", get(handlers::card))
-        .route("/v1/cards/{id}/secrets", get(handlers::card_secrets))
-        .route("/v1/cards/{id}/close", post(handlers::close_card))
-        .route("/v1/audit", get(handlers::audit))
-        .route("/v1/events", get(events::events))
-        .route("/v1/explain", post(handlers::explain))
-        .route_layer(from_fn_with_state(api.clone(), auth::authenticate));
-
-    let routes = signed
-        // A payment carries its own authority: the agent's EIP-712 signature.
-        .route("/v1/payments", post(handlers::pay))
-        .route("/v1/cards", post(handlers::create_card))
-        // So does a revocation: the operator's.
-        .route("/v1/mandates/{id}/revocation", post(handlers::revoke))
-        // The issuer's own signature, over the raw bytes.
-        .route("/v1/issuer/authorizations", post(callbacks::authorization))
-        .route("/v1/issuer/events", post(callbacks::event))
-        .route("/v1/info", get(handlers::info))
+    let routes = Router::from(openapi::signed())
+        .route_layer(from_fn_with_state(api.clone(), auth::authenticate))
+        .merge(Router::from(openapi::unsigned()))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(from_fn_with_state(api.clone(), limits::enforce))

@@ -10,6 +10,7 @@ mod revocations;
 use std::{str::FromStr, sync::Arc};
 
 use alloy_primitives::{Address, B256, Bytes};
+use serde::Deserialize;
 use stipend_bindings::{Domain, TokenDomain, recover};
 use stipend_core::{
     Amount, Code, Deployment, MandateId, Seconds,
@@ -194,6 +195,35 @@ async fn signer(digest: B256, signature: Bytes) -> Result<Address, Problem> {
         .await
         .map_err(|_| Problem::new(Code::Internal, "the signature could not be checked"))?
         .map_err(|error| Problem::new(Code::BadSignature, error.to_string()))
+}
+
+/// A place in a list, as the ledger can store it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u64")]
+pub struct Seq(u64);
+
+impl Seq {
+    /// It as a number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl TryFrom<u64> for Seq {
+    type Error = &'static str;
+
+    fn try_from(seq: u64) -> Result<Self, &'static str> {
+        if i64::try_from(seq).is_ok() { Ok(Self(seq)) } else { Err("no entry has so high a number") }
+    }
+}
+
+impl FromStr for Seq {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        text.parse::<u64>().map_err(|_| "not a number")?.try_into()
+    }
 }
 
 /// What a page is limited to, and the object that it starts before.

@@ -1,8 +1,10 @@
 //! Requests made by hand, so that they can be made wrong.
 
+use std::sync::LazyLock;
+
 use alloy::signers::local::PrivateKeySigner;
 use erc8128::{SignOptions, eoa::EoaSigner, sign_request};
-use eyre::{Result, WrapErr, ensure};
+use eyre::{Result, WrapErr, ensure, eyre};
 use reqwest::{
     Method,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -88,11 +90,40 @@ impl ApiRequest {
         let request = client.request(self.method.clone(), self.url.clone()).headers(self.headers.clone());
         let request = if self.body.is_empty() { request } else { request.body(self.body.clone()) };
         let response = request.send().await.wrap_err_with(|| format!("{} {}", self.method, self.url))?;
-        Ok(Answer {
+        let answer = Answer {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: response.bytes().await?.to_vec(),
-        })
+        };
+        self.check_documented(&answer)?;
+        Ok(answer)
+    }
+
+    /// That the API's document knows this answer to this call: its status, and the code of its problem.
+    fn check_documented(&self, answer: &Answer) -> Result<()> {
+        static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+            serde_json::from_str(include_str!("../../docs/reference/openapi.json")).unwrap_or_default()
+        });
+        let matches = |template: &str| {
+            let (mut wanted, mut given) = (template.split('/'), self.url.path().split('/'));
+            let all = wanted.by_ref().zip(given.by_ref()).all(|(wanted, given)| wanted == given || wanted == "{id}");
+            all && template.matches('/').count() == self.url.path().matches('/').count()
+        };
+        let paths = DOCUMENT.get("paths").and_then(Value::as_object).ok_or_else(|| eyre!("no document"))?;
+        let Some((path, item)) = paths.iter().find(|(template, _)| matches(template)) else { return Ok(()) };
+        // The server's own: a head that is too large, a method that the path does not take.
+        let (Some(operation), false) = (item.get(self.method.as_str().to_lowercase()), answer.status == 431) else {
+            return Ok(());
+        };
+        let response = operation.pointer(&format!("/responses/{}", answer.status));
+        let response =
+            response.ok_or_else(|| eyre!("{} {path} answers {} undocumented", self.method, answer.status))?;
+        let codes = response.pointer("/content/application~1problem+json/schema/allOf/1/properties/code/enum");
+        if let (Some(codes), Ok(problem)) = (codes.and_then(Value::as_array), answer.json()) {
+            let code = problem.get("code").ok_or_else(|| eyre!("a problem without a code"))?;
+            ensure!(codes.contains(code), "{} {path} answers {code} undocumented", self.method);
+        }
+        Ok(())
     }
 }
 

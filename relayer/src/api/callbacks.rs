@@ -10,6 +10,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use stipend_core::{Code, card::Charge};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api,
@@ -83,8 +84,24 @@ impl From<Authorization> for AuthorizationRequest {
     }
 }
 
+/// The issuer's signature over the raw body (Standard Webhooks).
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "a document's part")]
+struct WebhookHeaders {
+    /// The message's id.
+    #[param(rename = "webhook-id")]
+    id: String,
+    /// When it was sent, in seconds since 1970.
+    #[param(rename = "webhook-timestamp")]
+    timestamp: String,
+    /// `v1,` and the HMAC-SHA256 in Base64; several are separated by spaces.
+    #[param(rename = "webhook-signature")]
+    signature: String,
+}
+
 /// The answer to a question about a charge.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct AuthorizationResponse {
     result: &'static str,
     token: String,
@@ -101,6 +118,13 @@ const fn result(verdict: Option<Code>) -> &'static str {
     }
 }
 
+/// Answer the issuer's question about a charge
+///
+/// Lithic's Auth Stream Access: the answer is decided from the ledger, and stored before it is given.
+#[utoipa::path(post, path = "/v1/issuer/authorizations", tag = "issuer", params(WebhookHeaders),
+    request_body(content = Object, description = "Lithic's authorization request"), responses(
+    (status = 200, body = AuthorizationResponse, description = "The answer"),
+))]
 pub(super) async fn authorization(
     State(api): State<Api>,
     request: Request,
@@ -117,6 +141,11 @@ struct Kind {
     event_type: String,
 }
 
+/// Take the issuer's news
+///
+/// Lithic's event webhooks: each is taken once by its id, in any order.
+#[utoipa::path(post, path = "/v1/issuer/events", tag = "issuer", params(WebhookHeaders),
+    request_body(content = Object, description = "Lithic's event"), responses((status = 204, description = "Taken")))]
 pub(super) async fn event(State(api): State<Api>, request: Request) -> Result<StatusCode, Refusal> {
     let (id, body) = checked(&api, request, |secrets| &secrets.webhook).await?;
     let kind: Kind = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;

@@ -19,6 +19,7 @@ use stipend_core::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
 
 use super::{
     Api,
@@ -27,7 +28,17 @@ use super::{
     limits::ConcurrencyPermit,
     problem::Refusal,
 };
-use crate::service::Service;
+use crate::service::{Seq, Service};
+
+/// The `Last-Event-ID` header, as it is documented.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "a document's part")]
+pub(super) struct LastEventIdHeader {
+    /// The last event that was received.
+    #[param(rename = "last-event-id")]
+    last_event_id: Option<u64>,
+}
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -37,15 +48,26 @@ const BATCH: u32 = 100;
 /// A comment is sent after so much silence, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventsQuery {
+    /// Of this mandate.
     mandate: Option<MandateId>,
     /// Those after this one (0: all); absent: from now on. `Last-Event-ID` counts more, because a
     /// client that reconnects repeats its query.
-    after: Option<u64>,
+    #[param(value_type = Option<u64>, maximum = 9_223_372_036_854_775_807_i64)]
+    after: Option<Seq>,
 }
 
+/// Follow the audit trail
+///
+/// As server-sent events, whose `id` is the entry's `seq`, whose `event` is its type, and whose `data` is the entry. It starts
+/// after `Last-Event-ID`, or else after `after`, or else now; it never skips and never repeats. A comment every 15 s keeps the
+/// connection.
+#[utoipa::path(get, path = "/v1/events", tag = "audit", params(EventsQuery, LastEventIdHeader), responses(
+    (status = 200, content_type = "text/event-stream", body = String, description = "Entries, as they are written"),
+))]
 pub(super) async fn events(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -56,10 +78,10 @@ pub(super) async fn events(
     let changes = api.service.changes();
     let after = match headers.get(LAST_EVENT_ID) {
         Some(id) => {
-            let id = id.to_str().ok().and_then(|id| id.parse().ok());
+            let id = id.to_str().ok().and_then(|id| id.parse().ok()).map(Seq::get);
             id.ok_or_else(|| invalid("last-event-id: not the id of an event"))?
         }
-        None => which.after.unwrap_or_else(|| *changes.borrow()),
+        None => which.after.map_or_else(|| *changes.borrow(), Seq::get),
     };
     let mut feed = Feed {
         changes,

@@ -19,8 +19,10 @@ use serde::{
 use stipend_core::{
     Code,
     api::{Explain, Metadata, NewCard, NewMandate, NewMandateRequest, NewPayment, NewRevocation},
+    schema::{METADATA_NAME_MAX, METADATA_PAIRS, METADATA_VALUE_MAX},
 };
 use tokio::time::timeout;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{BODY_MAX, BODY_TIMEOUT, problem::Refusal};
 
@@ -28,9 +30,6 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_KEY_MAX: usize = 255;
 const CURSOR_MAX: usize = 128;
 const PAGE_MAX: u32 = 100;
-const METADATA_PAIRS: usize = 16;
-const METADATA_NAME_MAX: usize = 40;
-const METADATA_VALUE_MAX: usize = 500;
 
 /// The longest part of a parser's message that is sent back: it can quote what it was given.
 const COMPLAINT_MAX: usize = 300;
@@ -268,8 +267,9 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 pub(super) struct NoQuery {}
 
 /// A page's length: 1 to 100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(try_from = "u32")]
+#[schema(minimum = 1, maximum = 100)]
 pub(super) struct Limit(pub(super) u32);
 
 impl TryFrom<u32> for Limit {
@@ -281,8 +281,9 @@ impl TryFrom<u32> for Limit {
 }
 
 /// What an earlier page gave as `next_cursor`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
+#[schema(min_length = 1, max_length = 128, pattern = "^[ -~]+$")]
 pub(super) struct Cursor(pub(super) String);
 
 impl TryFrom<String> for Cursor {
@@ -305,6 +306,16 @@ impl<S: Sync + Send, T: FromStr> FromRequestParts<S> for Id<T> {
         let id = text.and_then(|Path(text)| text.parse().ok());
         id.map(Self).ok_or_else(|| Refusal::new(Code::NotFound, "nothing has this id"))
     }
+}
+
+/// The `Idempotency-Key` header, as it is documented.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "a document's part: what is read is an IdempotencyKey")]
+pub(super) struct IdempotencyHeader {
+    /// Names the call: repeated with the same content, it is done once.
+    #[param(rename = "idempotency-key", min_length = 1, max_length = 255, pattern = "^[ -~]+$")]
+    idempotency_key: Option<String>,
 }
 
 /// The `Idempotency-Key` header, if there is one.

@@ -11,18 +11,21 @@ use serde::{Deserialize, Serialize};
 use stipend_core::{
     CardId, MandateId, PaymentId, RequestId,
     api::{
-        Accepted, AuditEntry, Card, Explain, Explanation, Mandate, MandateRequest, NewCard, NewMandate,
-        NewMandateRequest, NewPayment, NewRevocation, Page, PageQuery, Payment, PaymentFilter, PaymentState,
+        Accepted, AuditEntry, Card, CardSecrets, Explain, Explanation, Health, Info, Mandate, MandateRequest, NewCard,
+        NewMandate, NewMandateRequest, NewPayment, NewRevocation, Page, PageQuery, Payment, PaymentFilter,
+        PaymentState,
     },
+    schema,
 };
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api,
     auth::Caller,
-    extract::{Body, Cursor, Id, IdempotencyKey, Limit, NoQuery, Query, invalid},
+    extract::{Body, Cursor, Id, IdempotencyHeader, IdempotencyKey, Limit, NoQuery, Query, invalid},
     problem::Refusal,
 };
-use crate::alarms::Alarms;
+use crate::{alarms::Alarms, service::Seq};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -31,20 +34,43 @@ const AUDIT_PAGE: u32 = 20;
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
+/// Whether the process runs
+///
+/// Answered under any load. `alarms` names what to look at; the runbook has all of them.
+#[utoipa::path(get, path = "/healthz", tag = "relayer", responses((status = 200, body = Health, description = "It runs")))]
 pub(super) async fn healthz(State(alarms): State<Alarms>, _: Query<NoQuery>) -> Response {
     Json(alarms.view()).into_response()
 }
 
+/// Whether new work is taken
+///
+/// Not while the relayer starts, has halted, can't send or sees no block.
+#[utoipa::path(get, path = "/readyz", tag = "relayer", responses(
+    (status = 200, body = Health, description = "New work is taken"),
+    (status = 503, body = Health, description = "No new work is taken: `alarms` says why"),
+))]
 pub(super) async fn readyz(State(alarms): State<Alarms>, _: Query<NoQuery>) -> Response {
     let health = alarms.view();
     let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
 }
 
+/// What this relayer serves
+///
+/// Chain, contract, limits, and how far it has followed the chain.
+#[utoipa::path(get, path = "/v1/info", tag = "relayer", responses((status = 200, body = Info, description = "What it serves")))]
 pub(super) async fn info(State(api): State<Api>, _: Query<NoQuery>) -> Response {
     Json(api.service.info()).into_response()
 }
 
+/// Ask for a mandate
+///
+/// The agent gives the id to its operator, who approves it. With an `Idempotency-Key` the same body is one request for ever.
+#[utoipa::path(post, path = "/v1/mandate-requests", tag = "mandates",
+    params(IdempotencyHeader), request_body = NewMandateRequest, responses(
+    (status = 201, body = MandateRequest, description = "The request was made"),
+    (status = 200, body = MandateRequest, description = "An earlier call with this key made it"),
+))]
 pub(super) async fn request_mandate(
     State(api): State<Api>,
     Caller(agent): Caller,
@@ -55,6 +81,11 @@ pub(super) async fn request_mandate(
     Ok(created(StatusCode::CREATED, api.service.request_mandate(agent, body, key).await?))
 }
 
+/// Show a mandate request
+///
+/// To anyone who knows its id. `state` becomes `approved`, with `mandate`, when a mandate with its intent was opened.
+#[utoipa::path(get, path = "/v1/mandate-requests/{id}", tag = "mandates",
+    params(("id" = RequestId, Path, description = "The request")), responses((status = 200, body = MandateRequest, description = "The request")))]
 pub(super) async fn mandate_request(
     State(api): State<Api>,
     _: Caller,
@@ -64,6 +95,11 @@ pub(super) async fn mandate_request(
     Ok(Json(api.service.mandate_request(id).await?))
 }
 
+/// List mandate requests
+///
+/// The caller's own, newest first.
+#[utoipa::path(get, path = "/v1/mandate-requests", tag = "mandates",
+    params(PagesQuery), responses((status = 200, body = Page<MandateRequest>, description = "A page")))]
 pub(super) async fn mandate_requests(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -72,6 +108,15 @@ pub(super) async fn mandate_requests(
     Ok(Json(api.service.mandate_requests(caller, page.into()).await?))
 }
 
+/// Approve a request by one message
+///
+/// The operator's EIP-3009 authorization, whose nonce is the hash of the terms; the relayer opens the mandate with it and
+/// pays the gas. The mandate's id is the key: sent again, the same is answered.
+#[utoipa::path(post, path = "/v1/mandates", tag = "mandates",
+    request_body = NewMandate, responses(
+    (status = 202, body = Mandate, description = "Accepted: the mandate is `opening`"),
+    (status = 200, body = Mandate, description = "Known before"),
+))]
 pub(super) async fn open_mandate(
     State(api): State<Api>,
     Caller(operator): Caller,
@@ -81,6 +126,11 @@ pub(super) async fn open_mandate(
     Ok(created(StatusCode::ACCEPTED, api.service.open_mandate(operator, body).await?))
 }
 
+/// Show a mandate
+///
+/// Where its money is: `cap + restored = available + reserved + held + paid + returned`.
+#[utoipa::path(get, path = "/v1/mandates/{id}", tag = "mandates",
+    params(("id" = MandateId, Path, description = "The mandate")), responses((status = 200, body = Mandate, description = "The mandate")))]
 pub(super) async fn mandate(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -90,6 +140,11 @@ pub(super) async fn mandate(
     Ok(Json(api.service.mandate(caller, id).await?))
 }
 
+/// List mandates
+///
+/// The caller's, as agent or operator, newest first.
+#[utoipa::path(get, path = "/v1/mandates", tag = "mandates",
+    params(PagesQuery), responses((status = 200, body = Page<Mandate>, description = "A page")))]
 pub(super) async fn mandates(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -98,6 +153,15 @@ pub(super) async fn mandates(
     Ok(Json(api.service.mandates(caller, page.into()).await?))
 }
 
+/// End a mandate by one message
+///
+/// The operator's EIP-712 `Revoke(bytes32 mandate)`. It carries its own authority: anyone may send it, and the relayer pays
+/// the gas. From the answer on nothing new is accepted.
+#[utoipa::path(post, path = "/v1/mandates/{id}/revocation", tag = "mandates",
+    params(("id" = MandateId, Path, description = "The mandate")), request_body = NewRevocation, responses(
+    (status = 202, body = Mandate, description = "Accepted: the mandate is `revoking`"),
+    (status = 200, body = Mandate, description = "Known before, or ended already"),
+))]
 pub(super) async fn revoke(
     State(api): State<Api>,
     _: Query<NoQuery>,
@@ -109,6 +173,15 @@ pub(super) async fn revoke(
     Ok(created(StatusCode::ACCEPTED, api.service.revoke(revocation).await?))
 }
 
+/// Pay
+///
+/// The agent's EIP-712 `Spend(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,bytes32 ref)`. It
+/// carries its own authority. What is accepted ends as settled exactly once, or as failed with its reservation returned. Sent
+/// again, the same payment is answered; with an `Idempotency-Key` also one that is signed anew.
+#[utoipa::path(post, path = "/v1/payments", tag = "payments", params(IdempotencyHeader), request_body = NewPayment, responses(
+    (status = 202, body = Payment, description = "Accepted: `reserved`"),
+    (status = 200, body = Payment, description = "Known before"),
+))]
 pub(super) async fn pay(
     State(api): State<Api>,
     _: Query<NoQuery>,
@@ -120,6 +193,11 @@ pub(super) async fn pay(
     Ok(created(StatusCode::ACCEPTED, api.service.pay(payment, key).await?))
 }
 
+/// Explain what would become of a payment or a card
+///
+/// The decision with every rule's verdict, and nothing reserved. Without `payee` it is a card.
+#[utoipa::path(post, path = "/v1/explain", tag = "payments",
+    request_body = Explain, responses((status = 200, body = Explanation, description = "What would become of it now")))]
 pub(super) async fn explain(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -129,6 +207,14 @@ pub(super) async fn explain(
     Ok(Json(api.service.explain(caller, body).await?))
 }
 
+/// Create a single-use card
+///
+/// The agent's EIP-712 `Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32
+/// ref)` for the treasury that `/v1/info` names. When the hold is in the chain, the issuer makes the card.
+#[utoipa::path(post, path = "/v1/cards", tag = "cards", params(IdempotencyHeader), request_body = NewCard, responses(
+    (status = 202, body = Card, description = "Accepted: `requested`"),
+    (status = 200, body = Card, description = "Known before"),
+))]
 pub(super) async fn create_card(
     State(api): State<Api>,
     _: Query<NoQuery>,
@@ -140,6 +226,9 @@ pub(super) async fn create_card(
     Ok(created(StatusCode::ACCEPTED, api.service.create_card(hold, key).await?))
 }
 
+/// Show a card
+#[utoipa::path(get, path = "/v1/cards/{id}", tag = "cards",
+    params(("id" = CardId, Path, description = "The card")), responses((status = 200, body = Card, description = "The card")))]
 pub(super) async fn card(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -149,6 +238,11 @@ pub(super) async fn card(
     Ok(Json(api.service.card(caller, id).await?))
 }
 
+/// List cards
+///
+/// The caller's, as agent or operator, newest first.
+#[utoipa::path(get, path = "/v1/cards", tag = "cards",
+    params(CardsQuery), responses((status = 200, body = Page<Card>, description = "A page")))]
 pub(super) async fn cards(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -158,6 +252,11 @@ pub(super) async fn cards(
     Ok(Json(api.service.cards(caller, query.mandate, page.into()).await?))
 }
 
+/// Reveal a card's number
+///
+/// To its agent alone, until the card has ended. Each look is in the trail; the answer is kept nowhere.
+#[utoipa::path(get, path = "/v1/cards/{id}/secrets", tag = "cards",
+    params(("id" = CardId, Path, description = "The card")), responses((status = 200, body = CardSecrets, description = "What a merchant's form asks for")))]
 pub(super) async fn card_secrets(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -169,6 +268,11 @@ pub(super) async fn card_secrets(
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(secrets)).into_response())
 }
 
+/// Close a card
+///
+/// One that was not charged: its hold is released to the budget.
+#[utoipa::path(post, path = "/v1/cards/{id}/close", tag = "cards",
+    params(("id" = CardId, Path, description = "The card")), responses((status = 200, body = Card, description = "The card")))]
 pub(super) async fn close_card(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -178,6 +282,11 @@ pub(super) async fn close_card(
     Ok(Json(api.service.close_card(caller, id).await?))
 }
 
+/// Show a payment
+///
+/// With `wait`, once it is in that state or final, but after 25 s in any case.
+#[utoipa::path(get, path = "/v1/payments/{id}", tag = "payments",
+    params(("id" = PaymentId, Path, description = "The payment"), WaitQuery), responses((status = 200, body = Payment, description = "The payment")))]
 pub(super) async fn payment(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -191,6 +300,11 @@ pub(super) async fn payment(
     Ok(Json(api.service.payment(caller, id, wait).await?))
 }
 
+/// List payments
+///
+/// The caller's, as agent or operator, newest first.
+#[utoipa::path(get, path = "/v1/payments", tag = "payments",
+    params(PaymentsQuery), responses((status = 200, body = Page<Payment>, description = "A page")))]
 pub(super) async fn payments(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -201,6 +315,11 @@ pub(super) async fn payments(
     Ok(Json(api.service.payments(caller, filter, page.into()).await?))
 }
 
+/// Read the audit trail
+///
+/// What concerns the caller's requests and mandates, oldest first. `next_cursor` is given as `after` for the next page.
+#[utoipa::path(get, path = "/v1/audit", tag = "audit",
+    params(AuditQuery), responses((status = 200, body = Page<AuditEntry>, description = "A page")))]
 pub(super) async fn audit(
     State(api): State<Api>,
     Caller(caller): Caller,
@@ -208,22 +327,27 @@ pub(super) async fn audit(
 ) -> Answer<Page<AuditEntry>> {
     let limit = query.limit.map_or(AUDIT_PAGE, |Limit(limit)| limit);
     if query.latest {
-        if query.after > 0 {
+        if query.after.get() > 0 {
             return Err(invalid("latest: the latest entries are not those after another one"));
         }
         let data = api.service.latest_audit(caller, query.mandate, limit).await?;
         return Ok(Json(Page { data, next_cursor: None }));
     }
-    let data = api.service.audit(caller, query.mandate, query.after, limit).await?;
+    let data = api.service.audit(caller, query.mandate, query.after.get(), limit).await?;
     let full = u32::try_from(data.len()).is_ok_and(|length| length >= limit);
     let next_cursor = data.last().filter(|_| full).map(|entry| entry.seq.to_string());
     Ok(Json(Page { data, next_cursor }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PagesQuery {
+    /// The `next_cursor` of the page before.
+    #[param(inline)]
     cursor: Option<Cursor>,
+    /// How many at most: 20, if it is absent.
+    #[param(inline)]
     limit: Option<Limit>,
 }
 
@@ -233,38 +357,57 @@ impl From<PagesQuery> for PageQuery {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
+    /// For which state to wait.
+    #[param(inline)]
     wait: Option<Wait>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Wait {
     Mined,
     Settled,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PaymentsQuery {
+    /// Of this mandate.
     mandate: Option<MandateId>,
+    /// In this state.
     state: Option<PaymentState>,
+    /// With this `ref`.
     #[serde(rename = "ref")]
+    #[param(value_type = Option<schema::Hash>)]
     reference: Option<B256>,
+    /// The `next_cursor` of the page before.
+    #[param(inline)]
     cursor: Option<Cursor>,
+    /// How many at most: 20, if it is absent.
+    #[param(inline)]
     limit: Option<Limit>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuditQuery {
+    /// Of this mandate.
     mandate: Option<MandateId>,
+    /// After the entry with this `seq`; 0: from the beginning.
     #[serde(default)]
-    after: u64,
+    #[param(value_type = Option<u64>, maximum = 9_223_372_036_854_775_807_i64)]
+    after: Seq,
+    /// The latest entries instead, oldest first too; not with `after`.
     #[serde(default)]
     latest: bool,
+    /// How many at most: 20, if it is absent.
+    #[param(inline)]
     limit: Option<Limit>,
 }
 
@@ -277,10 +420,16 @@ fn created<T: Serialize>(status: StatusCode, accepted: Accepted<T>) -> Response 
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CardsQuery {
+    /// Of this mandate.
     mandate: Option<MandateId>,
+    /// The `next_cursor` of the page before.
+    #[param(inline)]
     cursor: Option<Cursor>,
+    /// How many at most: 20, if it is absent.
+    #[param(inline)]
     limit: Option<Limit>,
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    Service,
+    Seq, Service,
     admission::{Admission, Admitted, Signed, Spending},
     invalid, not_found, page_bounds, paged, signer,
 };
@@ -120,6 +120,7 @@ impl Service {
         page: PageQuery,
     ) -> Result<Page<Card>, Problem> {
         let (limit, before) = page_bounds(&page)?;
+        let before = before.map(Seq::get);
         let list = self.deps.ledger.read(move |ledger| records::list(ledger, caller, mandate, before, limit + 1));
         Ok(paged(list.await?, limit, |card| card.seq.to_string(), CardRow::view))
     }

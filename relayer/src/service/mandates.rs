@@ -12,7 +12,7 @@ use stipend_core::{
     intent::{MCCS_MAX, PAYEES_MAX, PURPOSE_MAX, Policy},
 };
 
-use super::{Deps, Service, admission::Admission, invalid, not_found, page_bounds, paged};
+use super::{Deps, Seq, Service, admission::Admission, invalid, not_found, page_bounds, paged};
 use crate::{
     chain::rpc::{EthCall, RpcError},
     clock,
@@ -341,6 +341,7 @@ impl Service {
     /// The caller's mandates, newest first.
     pub async fn mandates(&self, caller: Address, page: PageQuery) -> Result<Page<Mandate>, Problem> {
         let (limit, before) = page_bounds(&page)?;
+        let before = before.map(Seq::get);
         let list = self.deps.ledger.read(move |ledger| mandates::list(ledger, caller, before, limit + 1)).await?;
         Ok(paged(list, limit, |mandate| mandate.seq.to_string(), |mandate| self.view(mandate)))
     }

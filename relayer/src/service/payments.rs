@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Service,
+    Seq, Service,
     admission::{Admitted, Signed, Spending},
     invalid, not_found, page_bounds, paged, signer,
 };
@@ -94,6 +94,7 @@ impl Service {
         page: PageQuery,
     ) -> Result<Page<Payment>, Problem> {
         let (limit, before) = page_bounds(&page)?;
+        let before = before.map(Seq::get);
         let PaymentFilter { mandate, state, reference } = filter;
         let filter = payments::Filter { reader: caller, mandate, state, reference };
         let list = self.deps.ledger.read(move |ledger| payments::list(ledger, filter, before, limit + 1)).await?;

@@ -287,10 +287,17 @@ async fn paths_that_are_no_ids_lead_nowhere() -> Result<()> {
         let answer = world.get(&format!("/v1/payments?{query}"), &world.keys.agent).await?.send().await?;
         assert_eq!(answer.problem()?.code, Code::InvalidRequest, "{query}");
     }
-    for query in ["cursor=x", "cursor=99999999999999999999", "cursor=' or 1=1"] {
+    for query in ["cursor=x", "cursor=99999999999999999999", "cursor=9223372036854775808", "cursor=' or 1=1"] {
         let answer = world.get(&format!("/v1/payments?{query}"), &world.keys.agent).await?.send().await?;
         assert_eq!(answer.problem()?.status, 400, "{query}");
     }
+    // What no ledger can count is no entry's number.
+    for path in ["/v1/audit?after=9223372036854775808", "/v1/audit?after=-1", "/v1/events?after=18446744073709551615"] {
+        let answer = world.get(path, &world.keys.agent).await?.send().await?;
+        assert_eq!(answer.problem()?.code, Code::InvalidRequest, "{path}");
+    }
+    let resumed = world.get("/v1/events", &world.keys.agent).await?.with("last-event-id", "9223372036854775808")?;
+    assert_eq!(resumed.send().await?.problem()?.code, Code::InvalidRequest);
     Ok(())
 }
 
