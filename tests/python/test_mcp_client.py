@@ -4,10 +4,12 @@ The agent here is a script that knows nothing but the list of tools: it asks for
 learns from it what would pass, and pays that.
 """
 
+import asyncio
 import contextlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 import unittest
 
@@ -16,6 +18,7 @@ from mcp.client.stdio import stdio_client
 
 from stack import BINARY, PAYEE, Stack, main
 
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 READ_ONLY = {
     "wallet_balance",
     "payment_status",
@@ -82,6 +85,8 @@ class Wallet(unittest.IsolatedAsyncioTestCase):
             for tool in tools:
                 self.assertTrue(tool.description and tool.output_schema, tool.name)
                 self.assertFalse(tool.input_schema.get("additionalProperties", True), tool.name)
+                # AutoGen hands models the properties alone: a reference would lead nowhere.
+                self.assertNotIn("$ref", json.dumps(tool.input_schema), tool.name)
                 for name, schema in tool.input_schema.get("properties", {}).items():
                     self.assertIn("description", schema, f"{tool.name}.{name}")
                 self.assertEqual(bool(tool.annotations.read_only_hint), tool.name in READ_ONLY, tool.name)
@@ -97,8 +102,7 @@ class Wallet(unittest.IsolatedAsyncioTestCase):
             self.assertIn("mandates", await host.done("wallet.balance"))
 
     async def test_the_configurations_of_hosts_start_it(self):
-        examples = pathlib.Path(__file__).parents[2] / "examples"
-        configurations = sorted(examples.glob("*.json"))
+        configurations = sorted(EXAMPLES.glob("*.json"))
         self.assertGreaterEqual(len(configurations), 3)
         for file in configurations:
             (servers,) = json.loads(file.read_text(encoding="utf-8")).values()
@@ -115,6 +119,46 @@ class Wallet(unittest.IsolatedAsyncioTestCase):
                 tools = {tool.name for tool in (await host.session.list_tools()).tools}
                 self.assertLessEqual(TOOLS - {"card_reveal"}, tools, file.name)
                 self.assertEqual((await host.done("wallet_balance"))["available"], "0.00", file.name)
+
+    async def test_the_skill_says_what_the_tools_do(self):
+        skill = (EXAMPLES / "SKILL.md").read_text(encoding="utf-8")
+        names = set(re.findall(r"`((?:wallet|payment|mandate|card|audit)_[a-z]+)`", skill))
+        first_cells = [line.split("|")[1] for line in skill.splitlines() if line.startswith("| `")]
+        codes = {code for cell in first_cells for code in re.findall("`([a-z_]+)`", cell)}
+        self.assertLessEqual(names - codes, TOOLS)
+        # The one needs a card that is charged, the other needs time to pass.
+        codes -= {"merchant_not_allowed", "mandate_expired"}
+        seen = set()
+
+        async with Host(self.stack) as host:
+
+            async def refused(code, payee=PAYEE, amount="1.00", **more):
+                refusal = await host.refused("payment_execute", payee=payee, amount=amount, reference="skill", **more)
+                self.assertEqual(refusal["code"], code)
+                self.assertTrue(refusal["message"] and refusal["hint"] and refusal["next"], refusal)
+                self.assertFalse(refusal["may_have_happened"])
+                seen.add(code)
+
+            await refused("no_mandate")
+            limits = {"per_payment": "5.00", "window": "1d", "window_cap": "6.00", "payees": [PAYEE]}
+            await self.approved(host, "8.00", **limits)
+            (mandate,) = (await host.done("mandate_list"))["mandates"]
+            await refused("payee_not_allowed", payee="0x976EA74026E726554dB657fA54763abd0C3a0aa9")
+            await refused("above_per_payment", amount="5.01")
+            paid = await host.done("payment_execute", payee=PAYEE, amount="5.00", reference="skill")
+            self.assertEqual(paid["state"], "mined")
+            await refused("insufficient_budget", amount="3.01")
+            await refused("window_exceeded", amount="1.01")
+            explained = await host.done("payment_explain", payee=PAYEE, amount="1.01")
+            self.assertEqual((explained["allowed"], explained["headroom"]), (False, "1.00"))
+            self.assertTrue(explained["passes_at"])
+            await self.approved(host, "2.00")
+            await refused("mandate_needed")
+            self.stack.stipend("mandate", "revoke", mandate["mandate"], "--yes")
+            while (await host.done("mandate_show", mandate=mandate["mandate"]))["state"] != "ended":
+                await asyncio.sleep(0.1)
+            await refused("mandate_ended", mandate=mandate["mandate"])
+        self.assertEqual(seen, codes)
 
     async def test_the_story_with_a_refusal_that_is_understood(self):
         async with Host(self.stack) as host:
@@ -134,7 +178,9 @@ class Wallet(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(balance["available"], "100.00")
             self.assertEqual(balance["mandates"][0]["untrusted"]["purpose"], "Marketing ops")
 
-            paid = await host.done("payment_execute", payee=PAYEE, amount=4.20, reference="invoice 17")
+            # Strict function calling has models give every argument, null for none.
+            optional = {"mandate": None, "wait": None}
+            paid = await host.done("payment_execute", payee=PAYEE, amount=4.20, reference="invoice 17", **optional)
             self.assertEqual((paid["amount"], paid["state"], paid["repeated"]), ("4.20", "mined", False))
             repeat = await host.done("payment_execute", payee=PAYEE, amount="4.20", reference="invoice 17")
             self.assertEqual((repeat["payment"], repeat["repeated"]), (paid["payment"], True))

@@ -156,9 +156,10 @@ impl Wallet {
     ) -> Result<Json<PaymentView>, Failure> {
         let (payee, amount): (_, Amount) = (payee(&asked.payee)?, parsed("amount", &asked.amount)?);
         let reference = commitment(&asked.reference)?;
+        let wait = asked.wait.unwrap_or_default();
         // In whatever mandate it was paid.
         if let Some(known) = self.paid_before(payee, amount, reference).await? {
-            return Ok(Json(PaymentView::new(&self.reached(known, asked.wait, &context).await, true)));
+            return Ok(Json(PaymentView::new(&self.reached(known, wait, &context).await, true)));
         }
         let mandate = self.mandate_for(asked.mandate.as_deref()).await?;
         let pay = Pay {
@@ -168,7 +169,7 @@ impl Wallet {
             ..Pay::new(mandate, payee, amount)
         };
         let accepted = self.client().pay(pay).await?;
-        let payment = self.reached(accepted.object, asked.wait, &context).await;
+        let payment = self.reached(accepted.object, wait, &context).await;
         Ok(Json(PaymentView::new(&payment, accepted.replayed)))
     }
 

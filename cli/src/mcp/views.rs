@@ -61,12 +61,12 @@ pub(super) struct PaymentExecuteArguments {
     pub(super) mandate: Option<String>,
     /// How long to wait: "mined" (in a block, a few seconds; the default), "settled" (final, can take minutes) or
     /// "accepted" (not at all).
-    #[serde(default)]
-    pub(super) wait: WaitFor,
+    pub(super) wait: Option<WaitFor>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub(super) enum WaitFor {
     /// Until it is reserved: it will be paid, or its amount returns.
     Accepted,
@@ -134,7 +134,7 @@ pub(super) struct AuditArguments {
 
 /// USDC as a decimal string with at most six decimals, such as "4.20". A JSON number is taken by its digits.
 #[derive(JsonSchema)]
-#[schemars(untagged)]
+#[schemars(untagged, inline)]
 #[expect(dead_code, reason = "only its schema is used")]
 enum AmountSchema {
     /// A decimal string.
