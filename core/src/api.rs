@@ -226,6 +226,18 @@ impl MandateRequest {
         }
     }
 
+    /// Whether it waits for an approval, and asks for the same as `body`.
+    #[must_use]
+    pub fn is_pending_for(&self, body: &NewMandateRequest) -> bool {
+        self.state == RequestState::Pending
+            && (self.amount, self.duration, self.per_payment) == (body.amount, body.duration, body.per_payment)
+            && (self.window, self.window_cap) == (body.window, body.window_cap)
+            && self.refunds_restore_budget == body.refunds_restore_budget.unwrap_or(true)
+            && self.intent.purpose == body.intent
+            && self.intent.policy.payees == body.payees
+            && self.intent.policy.mccs == body.mccs
+    }
+
     /// Whether these terms are what was requested, whoever approves it and when. Without this
     /// anyone could answer another operator's request with a mandate over next to nothing.
     #[must_use]

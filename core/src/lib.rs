@@ -15,6 +15,7 @@ pub mod host;
 pub mod id;
 pub mod intent;
 pub mod mandate;
+pub mod mcp;
 pub mod merkle;
 pub mod nonce;
 pub mod policy;

@@ -7,6 +7,7 @@ mod events;
 mod extract;
 mod handlers;
 mod limits;
+mod mcp;
 mod openapi;
 mod problem;
 
@@ -76,7 +77,7 @@ pub async fn started(
     authenticator.second_after_start().await;
     let limiters = Arc::new(RateLimiters::new(&config.limits));
     let housekeeping = housekeep(limiters.clone(), told);
-    (routes(Api { service, authenticator, limiters, stop }), housekeeping)
+    (routes(Api { service, authenticator, limiters, stop }, config.public_url.as_ref()), housekeeping)
 }
 
 /// Forgets who has not called lately, until `stop`.
@@ -96,10 +97,11 @@ struct Api {
     stop: CancellationToken,
 }
 
-fn routes(api: Api) -> Router {
+fn routes(api: Api, public_url: Option<&Url>) -> Router {
     let routes = Router::from(openapi::signed())
         .route_layer(from_fn_with_state(api.clone(), auth::authenticate))
         .merge(Router::from(openapi::unsigned()))
+        .merge(mcp::routes(&api, public_url))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(from_fn_with_state(api.clone(), limits::enforce))

@@ -57,9 +57,23 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
 /// Lets a request through if it is signed, and says by whom.
 pub(super) async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Result<Response, Refusal> {
-    if !request.headers().contains_key(SIGNATURE_INPUT) {
+    if !is_signed(&request) {
         return Err(unauthenticated("the request is not signed: there is no signature-input header"));
     }
+    Ok(next.run(identified(&api, request).await?).await)
+}
+
+/// Lets a request through, and says by whom it is signed, if it is.
+pub(super) async fn identify(State(api): State<Api>, request: Request, next: Next) -> Result<Response, Refusal> {
+    let request = if is_signed(&request) { identified(&api, request).await? } else { request };
+    Ok(next.run(request).await)
+}
+
+fn is_signed(request: &Request) -> bool {
+    request.headers().contains_key(SIGNATURE_INPUT)
+}
+
+async fn identified(api: &Api, request: Request) -> Result<Request, Refusal> {
     let (parts, body) = request.into_parts();
     // The body's limit is in the extensions.
     let mut to_read = Request::new(body);
@@ -70,7 +84,7 @@ pub(super) async fn authenticate(State(api): State<Api>, request: Request, next:
     api.limiters.agent(caller)?;
     let mut request = Request::from_parts(parts, Body::from(body));
     request.extensions_mut().insert(Caller(caller));
-    Ok(next.run(request).await)
+    Ok(request)
 }
 
 /// Checks signatures, each good for one request.

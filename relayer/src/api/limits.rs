@@ -141,7 +141,8 @@ pub(super) async fn enforce(State(api): State<Api>, mut request: Request, next: 
 }
 
 fn waits(request: &Request) -> bool {
-    request.uri().path() == "/v1/events" || request.uri().query().is_some_and(|query| query.contains("wait="))
+    matches!(request.uri().path(), "/v1/events" | "/mcp")
+        || request.uri().query().is_some_and(|query| query.contains("wait="))
 }
 
 /// Who shares one limit: whoever has an IPv6 address usually has all of its /64.

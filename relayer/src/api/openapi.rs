@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use stipend_core::{
     Code::{self, *},
     api::{Explain, Problem},
@@ -295,6 +295,42 @@ fn show_in<'a>(contents: impl IntoIterator<Item = (&'a String, &'a mut RefOr<Con
         if let RefOr::T(content) = content {
             content.example.clone_from(example);
         }
+    }
+}
+
+/// The JSON Schema of a type on its own, with everything that it refers to within.
+pub(super) fn json_schema<T: ToSchema>(nullable: bool) -> Map<String, Value> {
+    let mut named = Vec::new();
+    T::schemas(&mut named);
+    let value = |mut schema: RefOr<Schema>| {
+        refine(&mut schema, nullable);
+        serde_json::to_value(schema).unwrap_or_default()
+    };
+    let named = named.into_iter().map(|(name, schema)| (name, value(schema))).collect();
+    let mut schema = value(T::schema());
+    resolve(&mut schema, &named);
+    match schema {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// Puts what is referred to in the place of the references.
+fn resolve(schema: &mut Value, named: &BTreeMap<String, Value>) {
+    match schema {
+        Value::Object(fields) => {
+            let target = fields.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
+            if let Some(Value::Object(target)) = target.and_then(|name| named.get(name)).cloned() {
+                fields.remove("$ref");
+                // What is said where it is used counts more.
+                for (name, value) in target {
+                    fields.entry(name).or_insert(value);
+                }
+            }
+            fields.values_mut().for_each(|field| resolve(field, named));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| resolve(item, named)),
+        _ => {}
     }
 }
 

@@ -23,6 +23,11 @@ impl Refusal {
         self
     }
 
+    /// The problem.
+    pub(super) fn into_problem(self) -> Problem {
+        *self.0
+    }
+
     #[cfg(test)]
     pub(super) fn problem(&self) -> &Problem {
         &self.0
