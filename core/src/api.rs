@@ -152,6 +152,25 @@ pub struct NewMandateRequest {
     pub metadata: Metadata,
 }
 
+impl NewMandateRequest {
+    /// A request for `amount` over `duration`, with no other limit.
+    #[must_use]
+    pub fn new(amount: Amount, intent: impl Into<String>, duration: HumanDuration) -> Self {
+        Self {
+            amount,
+            intent: intent.into(),
+            duration,
+            per_payment: None,
+            window: None,
+            window_cap: None,
+            refunds_restore_budget: None,
+            payees: None,
+            mccs: None,
+            metadata: Metadata::new(),
+        }
+    }
+}
+
 /// The state of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

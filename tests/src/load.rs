@@ -127,18 +127,7 @@ impl Load {
 }
 
 fn asking() -> Result<NewMandateRequest> {
-    Ok(NewMandateRequest {
-        amount: Amount::from_units(CAP)?,
-        intent: "Pay under fire".into(),
-        duration: "30d".parse()?,
-        per_payment: None,
-        window: None,
-        window_cap: None,
-        refunds_restore_budget: None,
-        payees: None,
-        mccs: None,
-        metadata: Default::default(),
-    })
+    Ok(NewMandateRequest::new(Amount::from_units(CAP)?, "Pay under fire", "30d".parse()?))
 }
 
 struct Agent {

@@ -512,18 +512,7 @@ proptest! {
 /// What an agent asked for; its id is known.
 fn ask(scene: &Scene, amount: u64) -> stipend_core::api::MandateRequest {
     let id = stipend_core::RequestId::generate();
-    let body = stipend_core::api::NewMandateRequest {
-        amount: usdc(amount),
-        intent: "p".into(),
-        duration: "1h".parse().unwrap(),
-        per_payment: None,
-        window: None,
-        window_cap: None,
-        refunds_restore_budget: None,
-        payees: None,
-        mccs: None,
-        metadata: Default::default(),
-    };
+    let body = stipend_core::api::NewMandateRequest::new(usdc(amount), "p", "1h".parse().unwrap());
     let intent =
         stipend_core::Intent { version: 1, purpose: "p".into(), policy: Default::default(), nonce: B256::random() };
     requests::insert(&scene.ledger, id, Address::repeat_byte(2), &body, &intent, 0).unwrap();

@@ -51,18 +51,7 @@ const fn payee(number: u8) -> Address {
 
 /// What an agent asks for at least.
 fn asking(amount: &str) -> Result<NewMandateRequest> {
-    Ok(NewMandateRequest {
-        amount: usdc(amount)?,
-        intent: "Automate marketing ops spend for Q2 campaign".into(),
-        duration: "30d".parse()?,
-        per_payment: None,
-        window: None,
-        window_cap: None,
-        refunds_restore_budget: None,
-        payees: None,
-        mccs: None,
-        metadata: Default::default(),
-    })
+    Ok(NewMandateRequest::new(usdc(amount)?, "Automate marketing ops spend for Q2 campaign", "30d".parse()?))
 }
 
 async fn opened(name: &str, amount: &str) -> Result<(World, Mandate)> {
