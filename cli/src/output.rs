@@ -416,7 +416,7 @@ fn problem(report: &eyre::Report) -> Option<Problem> {
         Error::Problem(problem) => Some((**problem).clone()),
         Error::Unknown { signed, .. } => {
             let mut problem = Problem::new(Code::Unavailable, causes(report));
-            if let Some(Signed::Payment(payment)) = signed {
+            if let Some(Signed::Payment { payment, .. }) = signed {
                 // With both, the same command signs the same bytes.
                 problem.hint = format!(
                     "run the same command again with --nonce {} --deadline {}: it is never paid twice",
@@ -564,7 +564,7 @@ mod tests {
             metadata: Default::default(),
         };
         let odd = Error::Setup("503 of a proxy".into());
-        let signed = Some(Signed::Payment(Box::new(payment)));
+        let signed = Some(Signed::Payment { payment: Box::new(payment), idempotency_key: None });
         let report = eyre::Report::new(Error::Unknown { url, signed, source: Some(Box::new(odd)) });
         let problem = problem(&report).unwrap();
         assert_eq!(problem.code, Code::Unavailable);

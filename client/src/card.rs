@@ -90,7 +90,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Problem`] with a decision if it was denied; [`Error::Unknown`] carries the signed
-    /// hold, for [`Client::send_card`].
+    /// hold, for [`Client::resend`].
     pub async fn create_card(&self, card: CreateCard) -> Result<Accepted<Card>, Error> {
         let mut resigns = 0;
         loop {
@@ -147,9 +147,9 @@ impl Client {
     }
 
     async fn send_card_counted(&self, card: &NewCard, idempotency_key: Option<String>) -> Result<Sent<Card>, Error> {
-        let request =
-            ApiRequest::new(Method::POST, self.inner.http.url("v1/cards", &())?).body(card, idempotency_key)?;
-        self.send_signed(request, || Signed::Card(Box::new(card.clone()))).await
+        let request = ApiRequest::new(Method::POST, self.inner.http.url("v1/cards", &())?);
+        let request = request.body(card, idempotency_key.clone())?;
+        self.send_signed(request, || Signed::Card { card: Box::new(card.clone()), idempotency_key }).await
     }
 
     /// One card of the caller's, as its agent or its operator.

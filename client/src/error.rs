@@ -1,17 +1,37 @@
 use reqwest::StatusCode;
 use stipend_core::{
     Code,
-    api::{NewCard, NewPayment, Problem},
+    api::{Accepted, Card, NewCard, NewPayment, Payment, Problem},
 };
 use url::Url;
 
-/// What carries the agent's own signature: the same bytes are never done twice.
+/// What carries the agent's own signature: the same bytes are never done twice. For
+/// [`resend`](crate::Client::resend).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signed {
-    /// For [`send_payment`](crate::Client::send_payment).
-    Payment(Box<NewPayment>),
-    /// For [`send_card`](crate::Client::send_card).
-    Card(Box<NewCard>),
+    /// A payment, and the key that it was sent with: without it, another payment with that key would be a second one.
+    Payment {
+        /// What was signed.
+        payment: Box<NewPayment>,
+        /// The caller's.
+        idempotency_key: Option<String>,
+    },
+    /// The same of a card.
+    Card {
+        /// What was signed.
+        card: Box<NewCard>,
+        /// The caller's.
+        idempotency_key: Option<String>,
+    },
+}
+
+/// What came of sending it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resent {
+    /// Of [`Signed::Payment`].
+    Payment(Accepted<Payment>),
+    /// Of [`Signed::Card`].
+    Card(Accepted<Card>),
 }
 
 /// Why a call failed. The kinds differ in what is known about its effect.

@@ -47,12 +47,13 @@ use stipend_core::{
         AuditEntry, Explain, Explanation, Health, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest,
         NewRevocation, Page, Payment, PaymentState,
     },
+    policy::MandateState,
 };
 use tokio::sync::OnceCell;
 use url::Url;
 
 pub use card::{CardWait, CreateCard};
-pub use error::{Error, Signed};
+pub use error::{Error, Resent, Signed};
 pub use events::Events;
 pub use pay::Pay;
 pub use stipend_core::api::{Accepted, PageQuery, PaymentFilter};
@@ -165,6 +166,26 @@ impl Client {
     /// The caller's requests, newest first.
     pub async fn mandate_requests(&self, page: &PageQuery) -> Result<Page<MandateRequest>, Error> {
         self.get("v1/mandate-requests", page).await
+    }
+
+    /// The mandate that came of a request, once it is open, or over already; after `at_most` as it is then: `None` if
+    /// nobody has approved the request.
+    pub async fn wait_for_mandate(&self, request: RequestId, at_most: Duration) -> Result<Option<Mandate>, Error> {
+        let start = Instant::now();
+        loop {
+            // Asked anew each time: an opening that was given up makes room for another mandate.
+            let mandate = match self.mandate_request(request).await?.mandate {
+                Some(id) => Some(self.mandate(id).await?),
+                None => None,
+            };
+            let is_decided = mandate.as_ref().is_some_and(|mandate| mandate.state != MandateState::Opening);
+            let waited = start.elapsed();
+            if is_decided || waited >= at_most {
+                return Ok(mandate);
+            }
+            // An operator may be there at once, or tomorrow.
+            tokio::time::sleep((waited / 8).clamp(Duration::from_millis(100), Duration::from_secs(2))).await;
+        }
     }
 
     /// Approves a request by one message, which the relayer sends.
@@ -306,6 +327,18 @@ impl Client {
         let key = B256::random().to_string();
         let request = ApiRequest::new(Method::POST, self.inner.http.url(path, &())?).body(body, Some(key))?;
         self.inner.http.send(request, Some(self.identity().await?)).await
+    }
+
+    /// Sends what was signed before and has an unknown outcome, as it is: it is never done twice.
+    pub async fn resend(&self, signed: &Signed) -> Result<Resent, Error> {
+        Ok(match signed {
+            Signed::Payment { payment, idempotency_key } => {
+                Resent::Payment(self.send_payment(payment, idempotency_key.clone()).await?)
+            }
+            Signed::Card { card, idempotency_key } => {
+                Resent::Card(self.send_card(card, idempotency_key.clone()).await?)
+            }
+        })
     }
 
     /// Sends what carries its own signature: the request needs none.

@@ -62,7 +62,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Problem`] with a decision if it was denied; [`Error::Unknown`] carries the signed
-    /// payment, for [`Client::send_payment`].
+    /// payment, for [`Client::resend`].
     pub async fn pay(&self, pay: Pay) -> Result<Accepted<Payment>, Error> {
         let mut resigns = 0;
         loop {
@@ -125,9 +125,9 @@ impl Client {
         payment: &NewPayment,
         idempotency_key: Option<String>,
     ) -> Result<Sent<Payment>, Error> {
-        let request =
-            ApiRequest::new(Method::POST, self.inner.http.url("v1/payments", &())?).body(payment, idempotency_key)?;
+        let request = ApiRequest::new(Method::POST, self.inner.http.url("v1/payments", &())?);
+        let request = request.body(payment, idempotency_key.clone())?;
         // The payment carries its own signature; the request needs none.
-        self.send_signed(request, || Signed::Payment(Box::new(payment.clone()))).await
+        self.send_signed(request, || Signed::Payment { payment: Box::new(payment.clone()), idempotency_key }).await
     }
 }

@@ -2,13 +2,15 @@
 
 mod unknown;
 
+use std::time::Duration;
+
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256};
 use futures_util::StreamExt;
 use serde_json::json;
 use stipend_bindings::{Hold, Spend, recover};
 use stipend_core::{
-    Amount, Code, MandateId, Terms,
+    Amount, Code, MandateId, RequestId, Terms,
     api::{Mandate, NewCard, NewPayment, Problem},
     policy::MandateState,
 };
@@ -18,7 +20,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Client, CreateCard, Error, Pay, Signed};
+use crate::{Client, CreateCard, Error, Pay, Resent, Signed};
 
 /// Answers one connection after the other; an empty answer hangs up instead. Gives back what came.
 async fn relayer(answers: Vec<String>) -> (Client, JoinHandle<Vec<String>>) {
@@ -96,6 +98,10 @@ fn card() -> String {
 }
 
 fn mandate(next_nonce: u32) -> String {
+    mandate_in(MandateState::Open, next_nonce)
+}
+
+fn mandate_in(state: MandateState, next_nonce: u32) -> String {
     let terms = Terms {
         operator: Address::repeat_byte(1),
         agent: Address::repeat_byte(2),
@@ -114,7 +120,7 @@ fn mandate(next_nonce: u32) -> String {
     };
     let mandate = Mandate {
         id: MandateId(B256::ZERO),
-        state: MandateState::Open,
+        state,
         terms,
         intent: None,
         request: None,
@@ -269,8 +275,66 @@ async fn an_unanswered_payment_is_unknown_and_returned_signed() {
     let (client, served) = relayer(answers).await;
     let error = client.pay(pay()).await.unwrap_err();
     served.await.unwrap();
-    let Error::Unknown { signed: Some(Signed::Payment(payment)), .. } = error else { panic!("{error:?}") };
+    let Error::Unknown { signed: Some(Signed::Payment { payment, .. }), .. } = error else { panic!("{error:?}") };
     assert_eq!((payment.nonce, payment.deadline), (3, 1_800_003_600));
+}
+
+#[tokio::test]
+async fn what_is_unknown_is_sent_again_as_it_was_with_its_key() {
+    let (mut answers, key) = (vec![info()], Some("step 4".to_owned()));
+    answers.resize(7, String::new());
+    answers.push(payment());
+    let (client, served) = relayer(answers).await;
+    let error = client.pay(Pay { idempotency_key: key.clone(), ..pay() }).await.unwrap_err();
+    assert!(error.may_have_taken_effect());
+    let Error::Unknown { signed: Some(signed), .. } = error else { panic!("{error:?}") };
+    let Resent::Payment(paid) = client.resend(&signed).await.unwrap() else { panic!("a card") };
+    assert_eq!(paid.object.nonce, 3);
+    let requests = served.await.unwrap();
+    assert_eq!(body(&requests[7]), body(&requests[1]));
+    assert_eq!(header(&requests[7], "idempotency-key"), key.as_deref());
+
+    let create = CreateCard {
+        nonce: Some(3),
+        idempotency_key: key.clone(),
+        ..CreateCard::new(MandateId(B256::ZERO), amount("25"))
+    };
+    let mut answers = vec![info(), mandate(3)];
+    answers.resize(8, String::new());
+    answers.push(card());
+    let (client, served) = relayer(answers).await;
+    let error = client.create_card(create).await.unwrap_err();
+    let Error::Unknown { signed: Some(signed), .. } = error else { panic!("{error:?}") };
+    assert!(matches!(client.resend(&signed).await, Ok(Resent::Card(_))));
+    let requests = served.await.unwrap();
+    assert_eq!(body(&requests[8]), body(&requests[2]));
+    assert_eq!(header(&requests[8], "idempotency-key"), key.as_deref());
+}
+
+#[tokio::test]
+async fn a_mandate_is_waited_for_until_it_is_open() {
+    let asked = |mandate: Option<MandateId>| {
+        let body = json!({
+            "id": "req_00000000000000000000000000000001", "state": "pending", "agent": Address::repeat_byte(2).to_string(),
+            "amount": "100.00", "duration": "30d", "refunds_restore_budget": true, "mandate": mandate, "created_at": 1,
+            "intent": {"version": 1, "purpose": "p", "policy": {}, "nonce": B256::ZERO},
+        });
+        answer("200 OK", "application/json", &body.to_string())
+    };
+    let id: RequestId = "req_00000000000000000000000000000001".parse().unwrap();
+    let approved = || asked(Some(MandateId(B256::ZERO)));
+    let opening = || mandate_in(MandateState::Opening, 0);
+    let answers = vec![info(), asked(None), approved(), opening(), approved(), mandate(0)];
+    let (client, served) = relayer(answers).await;
+    let found = client.wait_for_mandate(id, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(found.map(|mandate| mandate.state), Some(MandateState::Open));
+    assert_eq!(served.await.unwrap().len(), 6);
+
+    for (answers, state) in [(vec![asked(None)], None), (vec![approved(), opening()], Some(MandateState::Opening))] {
+        let (client, _served) = relayer([vec![info()], answers].concat()).await;
+        let found = client.wait_for_mandate(id, Duration::ZERO).await.unwrap();
+        assert_eq!(found.map(|mandate| mandate.state), state);
+    }
 }
 
 #[tokio::test]
@@ -297,7 +361,7 @@ async fn streams_that_end_at_once_are_not_asked_for_in_a_loop() {
     let empty = answer("200 OK", "text/event-stream", "");
     let (client, served) = relayer([vec![info()], vec![empty; 100]].concat()).await;
     let mut events = client.events(None, None).await.unwrap();
-    let waited = tokio::time::timeout(std::time::Duration::from_secs(2), events.next()).await;
+    let waited = tokio::time::timeout(Duration::from_secs(2), events.next()).await;
     assert!(waited.is_err(), "{waited:?}");
     // The relayer is still waiting for nearly all of them.
     served.abort();

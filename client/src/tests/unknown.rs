@@ -1,6 +1,6 @@
 //! Whatever may have been done is said to be unknown, and comes back signed.
 
-use std::{error::Error as _, time::Duration};
+use std::error::Error as _;
 
 use futures_util::future::join_all;
 use stipend_core::policy::{Decision, Verdict};
@@ -37,7 +37,9 @@ async fn paid(answers: impl IntoIterator<Item = String>) -> Result<(), Error> {
 
 /// The payment that comes back from what is unknown.
 fn signed(result: Result<(), Error>) -> NewPayment {
-    let Err(Error::Unknown { signed: Some(Signed::Payment(payment)), .. }) = result else { panic!("{result:?}") };
+    let Err(Error::Unknown { signed: Some(Signed::Payment { payment, .. }), .. }) = result else {
+        panic!("{result:?}")
+    };
     *payment
 }
 
@@ -140,7 +142,7 @@ async fn a_card_that_may_have_been_accepted_comes_back_signed() {
         let (client, served) = relayer([info(), mandate(3)].into_iter().chain(answers).collect()).await;
         let error = client.create_card(CreateCard::new(MandateId(B256::ZERO), amount("25"))).await.unwrap_err();
         all_of(served).await;
-        let Error::Unknown { signed: Some(Signed::Card(hold)), .. } = error else { panic!("{error:?}") };
+        let Error::Unknown { signed: Some(Signed::Card { card: hold, .. }), .. } = error else { panic!("{error:?}") };
         assert_eq!(hold.nonce, 3);
     }
 }
