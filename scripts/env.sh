@@ -3,6 +3,9 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
+# Settings of the user's own have no place in tests and demo.
+export STIPEND_CONFIG=/dev/null
+
 CARGO_DENY_VERSION=0.20.2
 
 installed_cargo_deny() {

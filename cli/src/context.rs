@@ -1,6 +1,6 @@
 //! What every command has: where relayer and node are, whose key signs, and how to print.
 
-use std::{io, io::IsTerminal, time::Duration};
+use std::{io, io::IsTerminal, path::PathBuf, time::Duration};
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::Address;
@@ -20,6 +20,7 @@ use url::Url;
 use crate::{
     keys::{DevAccount, KeyArgs},
     output::{self, Interrupted},
+    settings::{self, Settings},
     signals,
 };
 
@@ -51,27 +52,40 @@ pub(crate) struct Globals {
         env = "STIPEND_RPC_URL",
         hide_env_values = true,
         value_delimiter = ',',
-        value_parser = node_url,
+        value_parser = settings::node_url,
         default_value = "http://127.0.0.1:8545",
         help_heading = "Global options"
     )]
     pub(crate) rpc_urls: Vec<Url>,
+    /// The configuration file [default: $XDG_CONFIG_HOME/stipend/config.toml or ~/.config/stipend/config.toml]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "STIPEND_CONFIG",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// The profile of that file to use [default: `default`, if it has one]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "STIPEND_PROFILE",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) profile: Option<String>,
     #[command(flatten)]
     pub(crate) keys: KeyArgs,
-}
-
-fn node_url(text: &str) -> Result<Url, String> {
-    let url: Url = text.parse().map_err(|error: url::ParseError| error.to_string())?;
-    match url.scheme() {
-        "http" | "https" | "ws" | "wss" => Ok(url),
-        scheme => Err(format!("a node is reached by http, https, ws or wss, not by {scheme}")),
-    }
 }
 
 /// What every command has.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) globals: Globals,
+    pub(crate) settings: Settings,
     /// What is so if the user interrupts the command.
     in_flight: watch::Sender<Option<String>>,
 }
@@ -85,8 +99,8 @@ pub(crate) struct Caller {
 }
 
 impl Context {
-    pub(crate) fn new(globals: Globals) -> Self {
-        Self { globals, in_flight: watch::Sender::new(None) }
+    pub(crate) fn new(globals: Globals, settings: Settings) -> Self {
+        Self { globals, settings, in_flight: watch::Sender::new(None) }
     }
 
     pub(crate) const fn json(&self) -> bool {
@@ -98,6 +112,7 @@ impl Context {
     pub(crate) async fn caller(&self, role: DevAccount) -> eyre::Result<Caller> {
         let key = self.globals.keys.key(role)?;
         let info = Client::info_at(self.globals.relayer.clone()).await?;
+        self.settings.check(&info)?;
         let signer = key.on(info.chain_id)?;
         let client = Client::new(self.globals.relayer.clone(), signer.clone())?;
         Ok(Caller { client, info, signer })
@@ -107,7 +122,10 @@ impl Context {
     pub(crate) async fn chain(&self) -> eyre::Result<Chain> {
         let url = self.node_url()?;
         let chain = Chain::connect(url.clone()).await;
-        chain.wrap_err_with(|| format!("no node at {}: set --rpc-url or STIPEND_RPC_URL", output::url(url)))
+        let chain =
+            chain.wrap_err_with(|| format!("no node at {}: set --rpc-url or STIPEND_RPC_URL", output::url(url)))?;
+        self.settings.check_chain(chain.id(), &format!("the node at {}", output::url(url)))?;
+        Ok(chain)
     }
 
     /// The preferred node.
@@ -144,7 +162,10 @@ impl Context {
 
     /// What the relayer says of itself, for those who can do without.
     pub(crate) async fn info(&self) -> eyre::Result<Info> {
-        Client::info_at(self.globals.relayer.clone()).await.map_err(|error| without_relayer(error.into()))
+        let info = Client::info_at(self.globals.relayer.clone()).await;
+        let info = info.map_err(|error| without_relayer(error.into()))?;
+        self.settings.check(&info)?;
+        Ok(info)
     }
 
     /// What is so if the user interrupts the command from now on.

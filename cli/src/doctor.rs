@@ -90,6 +90,10 @@ async fn relayer(context: &Context, findings: &mut Findings) -> Option<Info> {
             return None;
         }
     };
+    if let Err(error) = context.settings.check(&info) {
+        findings.failed("relayer", error.to_string(), "`stipend config show` says where each setting comes from");
+        return None;
+    }
     findings.ok("relayer", format!("{url} serves chain {}, block {}", info.chain_id, info.head.number));
     Some(info)
 }

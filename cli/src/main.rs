@@ -5,6 +5,7 @@ mod approve;
 mod audit;
 mod balance;
 mod card;
+mod config;
 mod context;
 mod deploy;
 mod dev;
@@ -27,6 +28,7 @@ mod prompt;
 mod refund;
 mod revoke;
 mod serve;
+mod settings;
 mod signals;
 mod submitter;
 mod sweep;
@@ -38,6 +40,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind}
 use clap_complete::Shell;
 
 use context::{Context, Globals};
+use settings::Settings;
 
 /// How long blocked threads are waited for at the end.
 const BLOCKED_TIMEOUT: Duration = Duration::from_secs(1);
@@ -56,6 +59,9 @@ A first mandate, with `stipend dev` running in another terminal:
 
 Keys: --keystore FILE, or STIPEND_PRIVATE_KEY, or on anvil's chain id alone --dev-account NAME
 (the default if no key is given).
+
+Settings: a flag wins over an environment variable, that over a profile of the configuration file
+(`stipend config`), that over the default.
 
 Results go to stdout, everything else to stderr. With --json, stdout carries one JSON value per
 line, and an error is a problem (RFC 9457) as one line of JSON, the last on stderr.
@@ -119,6 +125,9 @@ Examples:
         /// The shell
         shell: Shell,
     },
+    /// Show the settings in effect, and an example of the file that they can stand in
+    #[command(subcommand)]
+    Config(config::Command),
     /// Find out what is wrong with a set-up, and what mends it
     Doctor(doctor::Args),
     /// Show where the money of your mandates is, in the ledger and on chain
@@ -135,15 +144,42 @@ fn ignore_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(ignore_empty_variables)
 }
 
-fn parse() -> Cli {
-    let mut command = ignore_empty_variables(Cli::command());
-    let cli = Cli::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|error| error.exit());
+/// The command, with what it is to know of the environment.
+fn command() -> clap::Command {
+    ignore_empty_variables(Cli::command())
+}
+
+/// Reads the command line, and for its defaults the configuration that it names.
+///
+/// # Errors
+/// What is wrong with the configuration, and whether to say so in JSON. A wrong command line ends the process.
+fn parse() -> Result<(Cli, Settings), (eyre::Report, bool)> {
+    // Arguments may be missing here that a profile has.
+    let named = command().ignore_errors(true).get_matches();
+    let mut settings = if needs_no_settings(&named) {
+        Settings::default()
+    } else {
+        Settings::load(&named).map_err(|report| (report, named.get_flag("json")))?
+    };
+    let mut command = settings.as_defaults(command());
+    let matches = command.get_matches_mut();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Command::Serve(args) = &cli.command
         && let Err(wrong) = args.check()
     {
         command.error(ErrorKind::ValueValidation, wrong).exit();
     }
-    cli
+    settings.resolve(&matches, &Cli::command());
+    Ok((cli, settings))
+}
+
+/// Whether a broken configuration is no obstacle: these print the same whatever it says.
+fn needs_no_settings(matches: &clap::ArgMatches) -> bool {
+    match matches.subcommand() {
+        Some(("completions", _)) => true,
+        Some(("config", config)) => config.subcommand_name() == Some("default"),
+        _ => false,
+    }
 }
 
 fn completions(shell: Shell) -> String {
@@ -153,19 +189,22 @@ fn completions(shell: Shell) -> String {
 }
 
 fn main() -> ExitCode {
-    let cli = parse();
+    let (cli, settings) = match parse() {
+        Ok(read) => read,
+        Err((report, json)) => return output::failure(&report, json),
+    };
     let json = cli.globals.json;
-    match run(cli) {
+    match run(cli, settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(report) => output::failure(&report, json),
     }
 }
 
-fn run(cli: Cli) -> eyre::Result<()> {
+fn run(cli: Cli, settings: Settings) -> eyre::Result<()> {
     // Fails only if there is one already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(dispatch(Context::new(cli.globals), cli.command));
+    let outcome = runtime.block_on(dispatch(Context::new(cli.globals, settings), cli.command));
     // A thread that waits for stdin may never end.
     runtime.shutdown_timeout(BLOCKED_TIMEOUT);
     outcome
@@ -187,6 +226,7 @@ async fn dispatch_interruptible(context: &Context, command: Command) -> eyre::Re
         Command::Dev(_) | Command::Serve(_) | Command::Issuer(_) | Command::Mcp(_) => Ok(()),
         Command::Ledger(command) => ledger::run(context, command).await,
         Command::Key(command) => key::run(context, command),
+        Command::Config(command) => config::run(context, &command),
         Command::Completions { shell } => output::line(&completions(shell)),
         Command::Deploy(args) => deploy::run(context, args).await,
         Command::Submitter(command) => submitter::run(context, command).await,

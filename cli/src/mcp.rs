@@ -5,7 +5,7 @@
 
 mod arguments;
 mod guide;
-mod reveal;
+pub(crate) mod reveal;
 mod tools;
 mod views;
 
@@ -29,7 +29,7 @@ use crate::{
     logging::{self, LogFormat},
     signals,
 };
-pub(crate) use reveal::RevealTo;
+use reveal::RevealTo;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

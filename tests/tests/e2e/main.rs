@@ -5,6 +5,7 @@ mod approvals;
 mod budget;
 mod cards;
 mod cli;
+mod config;
 mod events;
 mod explain;
 mod external_transactions;
