@@ -15,9 +15,10 @@ use rmcp::{
     ErrorData, RoleServer, ServerHandler, ServiceExt,
     handler::server::tool::{ToolCallContext, ToolRouter},
     model::{
-        CallToolRequestParams, CallToolResponse, GetPromptRequestParams, GetPromptResponse, Implementation,
-        ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
-        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool,
+        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, GetPromptRequestParams,
+        GetPromptResponse, Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+        ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
+        ServerConfig, Tool,
     },
     service::RequestContext,
 };
@@ -91,6 +92,36 @@ impl Wallet {
         if self.dotted_names { name.replacen('_', ".", 1) } else { name.to_owned() }
     }
 
+    /// A text of this server's own, with tools named as the host sees them.
+    fn spoken(&self, text: &str) -> String {
+        if !self.dotted_names {
+            return text.to_owned();
+        }
+        let tools = self.tools.list_all();
+        tools.iter().fold(text.to_owned(), |text, tool| text.replace(&*tool.name, &self.shown(&tool.name)))
+    }
+
+    /// An answer in which what to do next names tools as the host sees them; what others wrote stays as it is.
+    fn with_spoken_advice(&self, mut result: CallToolResult) -> CallToolResult {
+        let spoken = |answer: &mut Value| {
+            for field in ["hint", "next"] {
+                if let Some(Value::String(advice)) = answer.get_mut(field) {
+                    *advice = self.spoken(advice);
+                }
+            }
+        };
+        result.structured_content.iter_mut().for_each(spoken);
+        for content in &mut result.content {
+            if let ContentBlock::Text(content) = content
+                && let Ok(mut answer) = serde_json::from_str(&content.text)
+            {
+                spoken(&mut answer);
+                content.text = answer.to_string();
+            }
+        }
+        result
+    }
+
     fn list(&self) -> Vec<Tool> {
         let mut tools = self.tools.list_all();
         for tool in &mut tools {
@@ -123,7 +154,7 @@ impl ServerHandler for Wallet {
         let capabilities = ServerCapabilities::builder().enable_tools().enable_resources().enable_prompts().build();
         ServerConfig::new(capabilities)
             .with_server_info(Implementation::new("stipend", env!("CARGO_PKG_VERSION")))
-            .with_instructions(guide::INSTRUCTIONS)
+            .with_instructions(self.spoken(guide::INSTRUCTIONS))
     }
 
     async fn list_tools(
@@ -146,7 +177,10 @@ impl ServerHandler for Wallet {
         if self.dotted_names {
             request.name = request.name.replacen('.', "_", 1).into();
         }
-        self.tools.call(ToolCallContext::new(self, request, context)).await
+        Ok(match self.tools.call(ToolCallContext::new(self, request, context)).await? {
+            CallToolResponse::Complete(result) if self.dotted_names => self.with_spoken_advice(result).into(),
+            response => response,
+        })
     }
 
     async fn list_prompts(
@@ -162,7 +196,7 @@ impl ServerHandler for Wallet {
         request: GetPromptRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
-        guide::prompt(&request).map(Into::into)
+        guide::prompt(&request, |text| self.spoken(text)).map(Into::into)
     }
 
     async fn list_resources(

@@ -15,10 +15,13 @@ import unittest
 
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.shared.exceptions import MCPError
 
 from stack import BINARY, PAYEE, Stack, main
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+# The protocol's code before 2026-07-28.
+RESOURCE_NOT_FOUND = -32002
 READ_ONLY = {
     "wallet_balance",
     "payment_status",
@@ -29,6 +32,13 @@ READ_ONLY = {
     "audit_recent",
 }
 TOOLS = READ_ONLY | {"payment_request", "payment_execute", "card_create", "card_reveal", "card_close"}
+
+
+def without_untrusted(answer):
+    """What the server says itself: without the words of others that it passes on."""
+    if isinstance(answer, dict):
+        return {name: without_untrusted(value) for name, value in answer.items() if name != "untrusted"}
+    return [without_untrusted(item) for item in answer] if isinstance(answer, list) else answer
 
 
 class Host:
@@ -95,11 +105,74 @@ class Wallet(unittest.IsolatedAsyncioTestCase):
             prompt = await host.session.get_prompt("pay_an_invoice", invoice)
             self.assertEqual(len(prompts), 3)
             self.assertIn(PAYEE, prompt.messages[0].content.text)
+            unknown = f"stipend://mandates/mand_{'0' * 64}"
+            for uri in (unknown, f"{unknown}/audit", "stipend://elsewhere"):
+                with self.assertRaises(MCPError) as failed:
+                    await host.session.read_resource(uri)
+                error = failed.exception.error
+                self.assertEqual((error.code, error.data), (RESOURCE_NOT_FOUND, {"uri": uri}), error)
         async with Host(self.stack, "--dotted-names", "--reveal-to", "none") as host:
             names = {tool.name for tool in (await host.session.list_tools()).tools}
             self.assertIn("payment.execute", names)
             self.assertNotIn("card.reveal", names)
             self.assertIn("mandates", await host.done("wallet.balance"))
+
+    async def test_whatever_it_says_names_tools_as_they_are_listed(self):
+        others = "Words of others: call wallet_balance"
+        for hidden in (set(), {"card.reveal"}):
+            said = []
+            async with Host(self.stack, "--dotted-names", "--reveal-to", "none" if hidden else "model") as host:
+
+                async def hear(tool, **arguments):
+                    answer, _ = await host.call(tool, **arguments)
+                    said.append(without_untrusted(answer))
+                    return answer
+
+                tools = (await host.session.list_tools()).tools
+                prompts = (await host.session.list_prompts()).prompts
+                said += [host.info.instructions, *(item.model_dump() for item in [*tools, *prompts])]
+                for prompt in prompts:
+                    arguments = {argument.name: "1" for argument in prompt.arguments}
+                    said.append((await host.session.get_prompt(prompt.name, arguments)).model_dump())
+                if not hidden:
+                    await hear("wallet.balance")
+                    await hear("payment.execute", payee=PAYEE, amount="1", reference="no budget")
+                budget = {"amount": "100", "intent": others, "duration": "30d", "per_payment": "25"}
+                asked = await hear("payment.request", **budget)
+                self.assertTrue((await hear("payment.request", **budget))["repeated"])
+                self.stack.stipend("mandate", "approve", asked["request"], "--yes")
+                balance = await host.done("wallet.balance")
+                said.append(without_untrusted(balance))
+                mandate = balance["mandates"][0]["mandate"]
+                self.assertEqual(balance["mandates"][0]["untrusted"]["purpose"], others)
+                invoice = {"payee": PAYEE, "amount": "1", "reference": f"invoice {len(hidden)}", "mandate": mandate}
+                paid = await hear("payment.execute", **invoice)
+                self.assertTrue((await hear("payment.execute", **invoice))["repeated"])
+                await hear("payment.status", payment=paid["payment"])
+                for amount in ("30", "nothing"):
+                    await hear("payment.execute", payee=PAYEE, amount=amount, reference="two", mandate=mandate)
+                await hear("payment.explain", payee=PAYEE, amount="1000", mandate=mandate)
+                card = await hear("card.create", amount="1", reference=f"card {len(hidden)}", mandate=mandate)
+                self.assertEqual(card["state"], "active")
+                await hear("card.status", card=card["card"])
+                await hear("card.close", card=card["card"])
+                await hear("audit.recent")
+                for resource in (await host.session.list_resources()).resources:
+                    text = (await host.session.read_resource(resource.uri)).contents[0].text
+                    said += [resource.model_dump(), without_untrusted(json.loads(text))]
+                templates = (await host.session.list_resource_templates()).resource_templates
+                said += [item.model_dump() for item in templates]
+                if hidden:
+                    # Two mandates are open by now.
+                    needed = await hear("payment.execute", payee=PAYEE, amount="2", reference="which")
+                    self.assertEqual(needed["code"], "mandate_needed")
+            listed = {tool.name for tool in tools}
+            self.assertEqual(listed, {tool.replace("_", ".", 1) for tool in TOOLS} - hidden)
+            text = "\n".join(map(str, said))
+            for name in TOOLS | hidden:
+                self.assertNotIn(name, text)
+            for name in ("payment.request", "payment.explain", "payment.status", "wallet.balance", "card.close"):
+                self.assertIn(name, text)
 
     async def test_the_configurations_of_hosts_start_it(self):
         configurations = sorted(EXAMPLES.glob("*.json"))

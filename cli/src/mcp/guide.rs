@@ -71,10 +71,14 @@ pub(super) fn prompts() -> Vec<Prompt> {
         .collect()
 }
 
-pub(super) fn prompt(request: &GetPromptRequestParams) -> Result<GetPromptResult, ErrorData> {
+/// A prompt, with its own words as `spoken` has them and the arguments as they were given.
+pub(super) fn prompt(
+    request: &GetPromptRequestParams,
+    spoken: impl Fn(&str) -> String,
+) -> Result<GetPromptResult, ErrorData> {
     let task = TASKS.iter().find(|task| task.name == request.name);
     let task = task.ok_or_else(|| ErrorData::invalid_params(format!("there is no prompt {:?}", request.name), None))?;
-    let mut text = task.text.to_owned();
+    let mut text = spoken(task.text);
     for (name, _) in task.arguments {
         let given = request.arguments.as_ref().and_then(|arguments| arguments.get(*name));
         let given = given.and_then(|value| value.as_str());

@@ -10,9 +10,10 @@ use rmcp::{
     service::RequestContext,
     tool, tool_router,
 };
+use serde_json::json;
 use stipend_client::{CardWait, CreateCard, PageQuery, Pay, PaymentFilter, Wait};
 use stipend_core::{
-    Amount, CardId, MandateId, PaymentId, address,
+    Amount, CardId, Code, MandateId, PaymentId, address,
     api::{Card, Explain, Mandate, Metadata, NewMandateRequest, Payment, RequestState},
     policy::MandateState,
 };
@@ -236,7 +237,7 @@ impl Wallet {
         let amount: Amount = parsed("amount", &asked.amount)?;
         let reference = commitment(&asked.reference)?;
         if let Some(known) = self.card_before(amount, reference).await? {
-            return Ok(Json(CardView::new(&known, true)));
+            return Ok(Json(CardView::new(&known, true, self.reveals())));
         }
         let create = CreateCard {
             reference: Some(reference),
@@ -246,14 +247,14 @@ impl Wallet {
         };
         let accepted = self.client().create_card(create).await?;
         let card = self.card_reached(accepted.object, &context).await;
-        Ok(Json(CardView::new(&card, accepted.replayed)))
+        Ok(Json(CardView::new(&card, accepted.replayed, self.reveals())))
     }
 
     /// What became of a card.
     #[tool(annotations(title = "Card status", read_only_hint = true, open_world_hint = false))]
     async fn card_status(&self, Parameters(asked): Parameters<CardArguments>) -> Result<Json<CardView>, Failure> {
         let id: CardId = parsed("card", &asked.card)?;
-        Ok(Json(CardView::new(&self.client().card(id).await?, false)))
+        Ok(Json(CardView::new(&self.client().card(id).await?, false, self.reveals())))
     }
 
     /// The number of an active card, for a merchant's form. Each look is written down.
@@ -303,7 +304,7 @@ impl Wallet {
     ))]
     async fn card_close(&self, Parameters(asked): Parameters<CardArguments>) -> Result<Json<CardView>, Failure> {
         let id: CardId = parsed("card", &asked.card)?;
-        Ok(Json(CardView::new(&self.client().close_card(id).await?, false)))
+        Ok(Json(CardView::new(&self.client().close_card(id).await?, false, self.reveals())))
     }
 
     /// The latest entries of the audit trail: requests, decisions, payments, cards and refusals.
@@ -324,6 +325,11 @@ impl Wallet {
 impl Wallet {
     const fn client(&self) -> &stipend_client::Client {
         &self.caller.client
+    }
+
+    /// Whether there is a tool that hands out numbers.
+    const fn reveals(&self) -> bool {
+        !matches!(self.reveal_to, RevealTo::None)
     }
 
     async fn mandates(&self) -> Result<Vec<Mandate>, Failure> {
@@ -466,15 +472,19 @@ impl Wallet {
 
     /// One of them.
     pub(super) async fn resource(&self, uri: &str) -> Result<ReadResourceResult, ErrorData> {
-        let unknown = || ErrorData::resource_not_found(format!("there is no resource {uri:?}"), None);
+        let unknown =
+            || ErrorData::resource_not_found(format!("there is no resource {uri:?}"), Some(json!({ "uri": uri })));
         let path = uri.strip_prefix("stipend://mandates/").ok_or_else(unknown)?;
         let (id, audit) = path.strip_suffix("/audit").map_or((path, false), |id| (id, true));
         let id: MandateId = id.parse().map_err(|_| unknown())?;
+        let mandate = self.client().mandate(id).await.map_err(|error| match error.code() {
+            Some(Code::NotFound) => unknown(),
+            _ => unavailable(error.into()),
+        })?;
         let text = if audit {
             let entries = self.trail(Some(id), ENTRIES).await.map_err(unavailable)?;
             serde_json::to_string(&Trail { entries })
         } else {
-            let mandate = self.client().mandate(id).await.map_err(|error| unavailable(error.into()))?;
             serde_json::to_string(&MandateView::from(&mandate))
         };
         let text = text.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;

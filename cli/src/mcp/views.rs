@@ -407,10 +407,14 @@ pub(super) struct CardView {
 }
 
 impl CardView {
-    pub(super) fn new(card: &Card, repeated: bool) -> Self {
+    /// `reveals`: whether there is a tool for its number.
+    pub(super) fn new(card: &Card, repeated: bool, reveals: bool) -> Self {
         let next = match card.state {
             CardState::Requested | CardState::Held => "Ask card_status until it is active.",
-            CardState::Active => "card_reveal gives its number for the merchant's form; card_close ends it unused.",
+            CardState::Active if reveals => {
+                "card_reveal gives its number for the merchant's form; card_close ends it unused."
+            }
+            CardState::Active => "Your host does not hand out its number here; card_close ends it unused.",
             CardState::Used => "It was charged, and can't be charged again; the rest returns after the clearing.",
             CardState::Closing => "It can't be charged any more; what was not taken returns.",
             CardState::Closed | CardState::Failed => "It is over. Another reference makes another card.",
