@@ -7,7 +7,7 @@ mod file;
 use std::{
     env,
     ffi::OsString,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -58,7 +58,7 @@ const SETTINGS: [Setting; 10] = [
     setting("keystore", "keystore", &[], None, Kind::Path),
     setting("password_file", "password_file", &[], None, Kind::Path),
     setting("dev_account", "dev_account", &[], None, Kind::DevAccount),
-    setting("issuer_url", "issuer_url", &["serve", "ledger", "merchant"], Some("STIPEND_ISSUER_URL"), Kind::Url),
+    setting("issuer_url", "issuer_url", &["merchant"], Some("STIPEND_ISSUER_URL"), Kind::Url),
     setting("reveal_to", "reveal_to", &["mcp"], Some("STIPEND_REVEAL_TO"), Kind::RevealTo),
     setting("dotted_names", "dotted_names", &["mcp"], None, Kind::Flag),
 ];
@@ -86,7 +86,8 @@ impl Settings {
         let place = named.clone().or_else(|| default_place(env::var_os("XDG_CONFIG_HOME"), home.as_deref()));
         let text = match place.as_deref().map(fs::read_to_string) {
             Some(Ok(text)) => Some(text),
-            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound && named.is_none() => None,
+            // Where nobody put one, or this user can't look.
+            Some(Err(_)) if named.is_none() && !place.as_deref().is_some_and(Path::exists) => None,
             Some(Err(error)) => {
                 let file = place.as_deref().unwrap_or(Path::new("")).display();
                 return Err(error).wrap_err_with(|| format!("can't read the configuration {file}"));
@@ -171,7 +172,9 @@ fn drop_replaced_key(values: &mut Profile, matches: &ArgMatches) {
     if is_given("keystore") || is_given("dev_account") || variable_of("STIPEND_PRIVATE_KEY").is_some() {
         values.retain(|name, _| !matches!(*name, "keystore" | "password_file" | "dev_account"));
     }
-    if variable_of("STIPEND_PASSWORD").is_some() {
+    // A new keystore is not the profile's.
+    let is_new_key = matches.subcommand_matches("key").is_some_and(|key| key.subcommand_name() == Some("new"));
+    if is_new_key || variable_of("STIPEND_PASSWORD").is_some() {
         values.remove("password_file");
     }
 }

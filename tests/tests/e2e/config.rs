@@ -209,6 +209,8 @@ fn a_key_that_is_given_replaces_the_one_of_the_profile() -> Result<()> {
     assert_eq!(key(&[("STIPEND_PASSWORD", "another")], &["--keystore", &keystore])?, other["address"]);
     let wrong = stipend(&[("STIPEND_PASSWORD", "another")], &["--config", &file, "key", "address"])?;
     assert!(why(wrong).contains("password"));
+    let third = path("third.json");
+    assert!(why(stipend(&[], &["--config", &file, "key", "new", &third])?).contains("password"));
     let operator = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
     assert_eq!(key(&[("STIPEND_PRIVATE_KEY", KEY)], &[])?, operator);
     assert_eq!(key(&[], &["--dev-account", "operator"])?, operator);
@@ -268,6 +270,7 @@ fn a_file_may_be_missing_unless_it_is_named() -> Result<()> {
     let (home, elsewhere) = (home.display().to_string(), home.join("xdg").display().to_string());
     let show = |variables: &[(&str, &str)], flags: &[&str]| stipend(variables, &[flags, &["config", "show"]].concat());
     assert_eq!(done(show(&[("HOME", &home)], &[])?)["file"], Value::Null);
+    assert_eq!(done(show(&[("HOME", "/dev/null")], &[])?)["file"], Value::Null);
     assert!(why(show(&[], &["--config", "/nowhere/config.toml"])?).contains("/nowhere/config.toml"));
     assert!(why(show(&[("STIPEND_CONFIG", "/nowhere/config.toml")], &[])?).contains("/nowhere/config.toml"));
     assert!(why(show(&[("HOME", &home)], &["--profile", "base"])?).contains("stipend config default"));
