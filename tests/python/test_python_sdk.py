@@ -37,14 +37,17 @@ with concurrent.futures.ThreadPoolExecutor(12) as pool:
 
 
 class LosesAnswers(http.server.ThreadingHTTPServer):
-    """Before the relayer: it passes calls on, and loses the answers to so many payments."""
+    """Before the relayer: it passes calls on, and loses the answers to so many payments. The next ones it refuses by
+    this code, if there is one.
+    """
 
     daemon_threads = True
 
-    def __init__(self, relayer, losses):
+    def __init__(self, relayer, losses, then=None):
         super().__init__(("127.0.0.1", 0), Forwarder)
         self.relayer = urllib.parse.urlsplit(relayer)
         self.losses = losses
+        self.then = then
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def url(self):
@@ -58,6 +61,9 @@ class LosesAnswers(http.server.ThreadingHTTPServer):
 class Forwarder(http.server.BaseHTTPRequestHandler):
     def forward(self):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.command == "POST" and self.path == "/v1/payments" and self.server.losses <= 0 and self.server.then:
+            self.answer(503, [], json.dumps({"code": self.server.then, "detail": "without an effect"}).encode())
+            return
         relayer = http.client.HTTPConnection(self.server.relayer.hostname, self.server.relayer.port)
         # The caller signed for this address.
         relayer.request(self.command, self.path, body, dict(self.headers.items()))
@@ -68,8 +74,11 @@ class Forwarder(http.server.BaseHTTPRequestHandler):
             self.server.losses -= 1
             self.close_connection = True
             return
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
+        self.answer(answer.status, answer.getheaders(), content)
+
+    def answer(self, status, headers, content):
+        self.send_response(status)
+        for name, value in headers:
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
                 self.send_header(name, value)
         self.send_header("content-length", str(len(content)))
@@ -176,6 +185,13 @@ class Sdk(unittest.TestCase):
         self.assertEqual(len(self.wallet.payments(mandate=mandate.id)), 2)
         with Stipend("http://127.0.0.1:9", AGENT) as wallet, self.assertRaises(Unreachable):
             wallet.info()
+
+    def test_a_refusal_after_a_lost_answer_counts_only_if_the_relayer_has_looked(self):
+        mandate = self.mandate("10.00")
+        for code, error in (("halted", Unknown), ("not_found", Unknown), ("idempotency_key_reused", Refused)):
+            with LosesAnswers(self.stack.ready["relayer"], 1, code) as proxy, Stipend(proxy.url(), AGENT) as wallet:
+                with self.assertRaises(error, msg=code):
+                    wallet.pay(mandate, PAYEE, "1.00")
 
     def test_a_card_is_bought_and_charged(self):
         mandate = self.mandate("50.00")

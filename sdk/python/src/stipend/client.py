@@ -39,6 +39,8 @@ RENEWALS = 200
 CAPTURE_MARGIN = 300
 UNKNOWN = {"unavailable", "timeout", "internal"}
 WAIT = {"overloaded", "cannot_send", "rate_limited", "unauthenticated"}
+# Refusals by a relayer that has looked for an earlier attempt and found none. So have those with a decision.
+LOOKED = {"nonce_taken", "idempotency_key_reused"}
 NONCE = {"nonce_taken", "nonce_retired", "nonce_used"}
 FINAL = {"settled", "failed"}
 REACHED = {"mined": {"mined", "settled", "failed"}, "settled": FINAL}
@@ -370,8 +372,11 @@ class _Calls:
                 unknown, last = True, Refused(problem or {"code": "unavailable", "detail": f"HTTP {answer.status}"})
                 continue
             last = Refused(problem)
-            if last.code not in WAIT:
-                raise last
+            if last.code in WAIT:
+                continue
+            if unknown and method == "POST" and last.decision is None and last.code not in LOOKED:
+                break
+            raise last
         if unknown and method == "POST":
             content = body if not signed else None
             raise Unknown(f"{path} has not said whether it was done: send the same again", content) from last
