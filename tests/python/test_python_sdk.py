@@ -15,11 +15,12 @@ from decimal import Decimal
 
 import httpx
 from eth_account import Account
+from eth_account.messages import encode_typed_data
 from eth_utils import keccak
 
 from stack import PAYEE, Stack, main
 from stipend import AsyncStipend, Refused, Stipend, Unknown, Unreachable
-from stipend.signing import request_headers, typed_data
+from stipend.signing import request_headers, sign_typed, typed_data
 
 # Anvil's well-known account 2.
 AGENT = "0x5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a"
@@ -218,6 +219,20 @@ class Sdk(unittest.TestCase):
                 self.assertEqual("0x" + keccak(text=signature).hex(), vector["typeHash"])
                 found += 1
         self.assertEqual(found, 2)
+        escrow = vectors["domains"][0]["domain"]["verifyingContract"]
+        agent = Account.from_key(vectors["agent"]["key"])
+        for kind, name in (("Spend", "spend"), ("Hold", "hold")):
+            for vector in vectors[f"{name}s"]:
+                texts = vector[name]
+                message = {key: text if text.startswith("0x") else int(text) for key, text in texts.items()}
+                data = typed_data(kind, int(vector["chainId"]), escrow, message)
+                signable = encode_typed_data(full_message=data)
+                digest = keccak(b"\x19" + signable.version + signable.header + signable.body)
+                self.assertEqual("0x" + digest.hex(), vector["digest"], vector["name"])
+                # The contract takes r and vs (EIP-2098), the SDK signs r, s and v.
+                vs = int(vector["vs"], 16)
+                signature = vector["r"] + f"{vs % 2**255:064x}{27 + (vs >> 255):x}"
+                self.assertEqual(sign_typed(agent, data), signature, vector["name"])
 
     def test_requests_that_were_tampered_with_are_refused(self):
         relayer, account = self.stack.ready["relayer"], Account.from_key(AGENT)
