@@ -206,7 +206,7 @@ async fn finish(context: &Context, caller: &Caller, id: MandateId) -> eyre::Resu
         format!(
             "{} is {}: {} USDC available\n{opened}\nThe agent pays by: stipend pay --mandate {} --to 0x… --amount 4.20",
             mandate.id,
-            output::mandate_state(mandate.state),
+            mandate.state.name(),
             mandate.available,
             mandate.id
         )

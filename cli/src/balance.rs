@@ -140,7 +140,7 @@ fn to_human(balances: &[Balance]) -> String {
         let chain = balance.chain.as_ref();
         let mut row: Vec<String> = vec![
             output::short(balance.mandate),
-            output::mandate_state(balance.state).into(),
+            balance.state.name().into(),
             balance.cap.to_string(),
             balance.available.to_string(),
             balance.reserved.to_string(),

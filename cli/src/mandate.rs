@@ -160,7 +160,7 @@ fn list_in_words(page: &Page<Mandate>, caller: Address) -> String {
         let purpose = mandate.intent.as_ref().map(|intent| output::sanitize(&intent.purpose)).unwrap_or_default();
         table.add_row([
             output::short(mandate.id),
-            output::mandate_state(mandate.state).into(),
+            mandate.state.name().into(),
             mandate.terms.cap.to_string(),
             mandate.available.to_string(),
             output::time(mandate.terms.expiry),
@@ -203,7 +203,7 @@ pub(crate) fn to_human(mandate: &Mandate, domain: Domain) -> eyre::Result<String
         (MandateState::Opening, None, None) => ", and the relayer has nothing that opens it".into(),
         _ => String::new(),
     };
-    row("state", format!("{}{opening}{ending}", output::mandate_state(mandate.state)));
+    row("state", format!("{}{opening}{ending}", mandate.state.name()));
     row("available", mandate.available.to_string());
     row("reserved", mandate.reserved.to_string());
     row("held", mandate.held.to_string());

@@ -16,7 +16,7 @@ use icu_properties::{
 use jiff::Timestamp;
 use serde::Serialize;
 use stipend_client::{Error, Signed, chain::ChainError};
-use stipend_core::{Code, Seconds, api::Problem, policy::MandateState};
+use stipend_core::{Code, Seconds, api::Problem};
 use unicode_width::UnicodeWidthChar;
 use url::Url;
 
@@ -451,16 +451,6 @@ pub(crate) fn causes(report: &eyre::Report) -> String {
         }
     }
     text
-}
-
-/// A state, for people.
-pub(crate) const fn mandate_state(state: MandateState) -> &'static str {
-    match state {
-        MandateState::Opening => "opening",
-        MandateState::Open => "open",
-        MandateState::Frozen => "frozen",
-        MandateState::Ended => "ended",
-    }
 }
 
 #[cfg(test)]

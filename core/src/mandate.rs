@@ -16,3 +16,16 @@ pub enum MandateState {
     /// Revoked or swept.
     Ended,
 }
+
+impl MandateState {
+    /// Its name in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Open => "open",
+            Self::Frozen => "frozen",
+            Self::Ended => "ended",
+        }
+    }
+}

@@ -5,6 +5,7 @@ mod auth;
 mod callbacks;
 mod events;
 mod extract;
+pub mod guide;
 mod handlers;
 mod limits;
 mod mcp;

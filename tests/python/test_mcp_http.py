@@ -12,6 +12,7 @@ from eth_account import Account
 from eth_utils import keccak
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 
 from stack import PAYEE, Stack, main
 from stipend import Stipend
@@ -135,6 +136,13 @@ class Http(unittest.IsolatedAsyncioTestCase):
             (mandate, *_) = (await remote.done("mandate_list"))["answer"]["mandates"]
             shown = await remote.done("mandate_show", mandate=mandate["id"])
             self.assertEqual(shown["untrusted"], ["/intent/purpose"])
+            resources = {str(resource.uri) for resource in (await remote.session.list_resources()).resources}
+            self.assertEqual(resources, {f"stipend://mandates/{self.mandate}" + end for end in ("", "/audit")})
+            for uri in resources:
+                (content,) = (await remote.session.read_resource(uri)).contents
+                self.assertIn(self.mandate, content.text)
+            prompt = await remote.session.get_prompt("ask_for_a_budget", {"task": "T17", "amount": "5"})
+            self.assertIn("T17", prompt.messages[0].content.text)
             trail = await remote.done("audit_recent", limit=100)
             kinds = [entry["type"] for entry in trail["answer"]["entries"]]
             self.assertIn("payment.mined", kinds)
@@ -168,6 +176,9 @@ class Http(unittest.IsolatedAsyncioTestCase):
             for tool in TOOLS - {"payment_execute", "card_create"}:
                 refusal = await remote.refused(tool, **arguments.get(tool, {}))
                 self.assertEqual(refusal["code"], "unauthenticated", tool)
+            self.assertEqual((await remote.session.list_resources()).resources, [])
+            with self.assertRaises(MCPError):
+                await remote.session.read_resource(f"stipend://mandates/{self.mandate}")
             strange = await remote.refused("payment_execute", **self.payment("1.00", "x", 0, STRANGER))
             self.assertEqual(strange["code"], "not_found")
             # What was signed is what is done: not another reference, amount or payee.

@@ -1,4 +1,4 @@
-"""The Model Context Protocol's inspector, unmodified, lists and calls everything that the wallet offers.
+"""The Model Context Protocol's inspector, unmodified, lists and calls everything that the wallet offers, and /mcp.
 
 Each call is a process of its own, as it is for whoever tries the wallet from a shell.
 """
@@ -16,19 +16,19 @@ INSPECTOR = os.environ["MCP_INSPECTOR"]
 REFUSED, FAILED = 5, 1
 
 
-def transport(stack):
-    """How the inspector reaches the wallet. Everything else here is the same for every transport."""
-    return [BINARY, *stack.where(), "mcp"]
-
-
-class Inspector(unittest.TestCase):
+class Session(unittest.TestCase):
     def setUp(self):
         self.stack = self.enterContext(Stack("--mandate", "100"))
         self.mandate = self.stack.ready["mandates"][0]
+        self.called = set()
+
+    def transport(self):
+        """How the inspector reaches the server."""
+        raise NotImplementedError
 
     def ask(self, method, *arguments, code=0):
         """What the inspector prints."""
-        command = [NODE, INSPECTOR, "--cli", "--quiet", "--format", "json", *transport(self.stack), "--method", method]
+        command = [NODE, INSPECTOR, "--cli", "--quiet", "--format", "json", *self.transport(), "--method", method]
         said = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
         self.assertEqual(said.returncode, code, f"{method} {arguments}: {said.stdout}{said.stderr}")
         return json.loads(said.stdout)["result"] if said.stdout else None
@@ -39,8 +39,12 @@ class Inspector(unittest.TestCase):
         self.assertEqual(bool(result["isError"]), code != 0, result)
         return json.loads(result["content"][0]["text"])
 
+
+class Wallet(Session):
+    def transport(self):
+        return [BINARY, *self.stack.where(), "mcp"]
+
     def test_every_tool_is_listed_and_called(self):
-        self.called = set()
         # With --strict it fails for a schema that hosts may not take.
         listed = {tool["name"] for tool in self.ask("tools/list", "--strict")["tools"]}
         self.assertEqual(self.call("wallet_balance")["available"], "100.00")
@@ -82,6 +86,37 @@ class Inspector(unittest.TestCase):
         balance = self.ask("tools/call", "--tool-name", "wallet_balance", "--protocol-era", "modern")
         self.assertEqual(balance["structuredContent"]["available"], "100.00")
 
+
+class Relayer(Session):
+    """Over HTTP. The inspector signs nothing, so it learns what is missing."""
+
+    def transport(self):
+        return [self.stack.ready["relayer"] + "/mcp"]
+
+    def test_every_tool_is_listed_and_called(self):
+        listed = {tool["name"] for tool in self.ask("tools/list", "--strict")["tools"]}
+        own = {
+            **dict.fromkeys(("wallet_balance", "mandate_list", "audit_recent"), {}),
+            **dict.fromkeys(("card_status", "card_reveal", "card_close"), {"card": f"card_{'0' * 32}"}),
+            "payment_request": {"amount": "5", "intent": "Flowers", "duration": "1d"},
+            "payment_status": {"payment": f"pay_{'0' * 32}"},
+            "payment_explain": {"mandate": self.mandate, "amount": "5"},
+            "mandate_show": {"mandate": self.mandate},
+        }
+        for tool, arguments in own.items():
+            self.assertEqual(self.call(tool, REFUSED, **arguments)["code"], "unauthenticated", tool)
+        # A signature that no key has made.
+        signature = f"0x{'11' * 32}{'22' * 32}1b"
+        signed = {"mandate": self.mandate, "nonce": 0, "deadline": 4_000_000_000, "signature": signature}
+        payment = {**signed, "payee": PAYEE, "amount": 4.20, "reference": "invoice 17"}
+        card = {**signed, "amount": "20", "capture_by": 4_000_000_000, "reference": "licenses"}
+        for tool, arguments in {"payment_execute": payment, "card_create": card}.items():
+            self.assertEqual(self.call(tool, REFUSED, **arguments)["code"], "bad_signature", tool)
+        self.assertEqual(self.called, listed)
+
+
+# Only what reaches a server is a test.
+del Session
 
 if __name__ == "__main__":
     main()

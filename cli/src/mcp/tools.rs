@@ -2,21 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use alloy_primitives::{Address, B256, keccak256};
+use alloy_primitives::{Address, B256};
 use rmcp::{
     ErrorData, RoleServer,
     handler::server::wrapper::{Json, Parameters},
-    model::{ProgressNotificationParam, ReadResourceResult, Resource, ResourceContents},
+    model::{ProgressNotificationParam, ReadResourceResult, Resource},
     service::RequestContext,
     tool, tool_router,
 };
-use serde_json::json;
 use stipend_client::{CardWait, CreateCard, PageQuery, Pay, PaymentFilter, Wait};
 use stipend_core::{
     Amount, CardId, Code, MandateId, PaymentId, address,
-    api::{Card, Explain, Mandate, Metadata, NewMandateRequest, Payment, RequestState},
+    api::{Card, Explain, Mandate, Metadata, NewMandateRequest, Payment},
+    mcp::{card_key, commitment, payment_key},
     policy::MandateState,
 };
+
+use stipend_relayer::api::guide;
 
 use super::{
     Wallet,
@@ -32,8 +34,6 @@ use crate::output;
 /// How long a payment or a card is waited for, and how often the host hears of it.
 const PATIENCE: Duration = Duration::from_secs(55);
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
-/// How long a reference may be, in bytes.
-const REFERENCE_MAX: usize = 200;
 /// The largest page.
 const PAGE: u32 = 100;
 /// How many entries of a trail are shown if nobody says.
@@ -52,18 +52,8 @@ fn payee(text: &str) -> Result<Address, Failure> {
 }
 
 /// What a reference is on chain.
-fn commitment(reference: &str) -> Result<B256, Failure> {
-    if reference.trim().is_empty() || reference.len() > REFERENCE_MAX {
-        return Err(Failure::invalid(format!(
-            "reference: say what is paid for, an invoice or an order, in 1 to {REFERENCE_MAX} bytes"
-        )));
-    }
-    Ok(keccak256(reference))
-}
-
-/// The key under which the relayer does the same once in a mandate.
-fn once(kind: &str, payee: Address, amount: Amount, reference: B256) -> String {
-    format!("{kind} {}", keccak256(format!("{payee} {amount} {reference}")))
+fn committed(reference: &str) -> Result<B256, Failure> {
+    commitment(reference).map_err(|error| Failure::invalid(format!("reference: {error}")))
 }
 
 fn labeled(reference: &str) -> Metadata {
@@ -126,14 +116,7 @@ impl Wallet {
             metadata: Metadata::new(),
         };
         let waiting = self.client().mandate_requests(&PageQuery { cursor: None, limit: Some(PAGE) }).await?.data;
-        let same = waiting.iter().find(|known| {
-            known.state == RequestState::Pending
-                && (known.amount, known.duration, known.per_payment) == (body.amount, body.duration, body.per_payment)
-                && (known.window, known.window_cap) == (body.window, body.window_cap)
-                && known.intent.purpose == body.intent
-                && known.intent.policy.payees == body.payees
-                && known.intent.policy.mccs == body.mccs
-        });
+        let same = waiting.iter().find(|known| known.is_pending_for(&body));
         if let Some(same) = same {
             return Ok(Json(RequestView::new(same, true)));
         }
@@ -156,7 +139,7 @@ impl Wallet {
         context: RequestContext<RoleServer>,
     ) -> Result<Json<PaymentView>, Failure> {
         let (payee, amount): (_, Amount) = (payee(&asked.payee)?, parsed("amount", &asked.amount)?);
-        let reference = commitment(&asked.reference)?;
+        let reference = committed(&asked.reference)?;
         let wait = asked.wait.unwrap_or_default();
         // In whatever mandate it was paid.
         if let Some(known) = self.paid_before(payee, amount, reference).await? {
@@ -165,7 +148,7 @@ impl Wallet {
         let mandate = self.mandate_for(asked.mandate.as_deref()).await?;
         let pay = Pay {
             reference: Some(reference),
-            idempotency_key: Some(once("pay", payee, amount, reference)),
+            idempotency_key: Some(payment_key(payee, amount, reference)),
             metadata: labeled(&asked.reference),
             ..Pay::new(mandate, payee, amount)
         };
@@ -235,13 +218,13 @@ impl Wallet {
         context: RequestContext<RoleServer>,
     ) -> Result<Json<CardView>, Failure> {
         let amount: Amount = parsed("amount", &asked.amount)?;
-        let reference = commitment(&asked.reference)?;
+        let reference = committed(&asked.reference)?;
         if let Some(known) = self.card_before(amount, reference).await? {
             return Ok(Json(CardView::new(&known, true, self.reveals())));
         }
         let create = CreateCard {
             reference: Some(reference),
-            idempotency_key: Some(once("card", Address::ZERO, amount, reference)),
+            idempotency_key: Some(card_key(amount, reference)),
             metadata: labeled(&asked.reference),
             ..CreateCard::new(self.mandate_for(asked.mandate.as_deref()).await?, amount)
         };
@@ -457,38 +440,24 @@ impl Wallet {
     pub(super) async fn resources(&self) -> Result<Vec<Resource>, ErrorData> {
         let mandates = self.mandates().await.map_err(unavailable)?;
         let listed = mandates.iter().flat_map(|mandate| {
-            let (id, state) = (mandate.id, output::mandate_state(mandate.state));
-            [
-                Resource::new(format!("stipend://mandates/{id}"), output::short(id))
-                    .with_description(format!("A mandate: {state}, {} USDC available", mandate.available))
-                    .with_mime_type("application/json"),
-                Resource::new(format!("stipend://mandates/{id}/audit"), format!("{} audit", output::short(id)))
-                    .with_description("What happened to this mandate lately")
-                    .with_mime_type("application/json"),
-            ]
+            let state = mandate.state.name();
+            guide::resources(mandate.id, &output::short(mandate.id), state, mandate.available)
         });
         Ok(listed.collect())
     }
 
     /// One of them.
     pub(super) async fn resource(&self, uri: &str) -> Result<ReadResourceResult, ErrorData> {
-        let unknown =
-            || ErrorData::resource_not_found(format!("there is no resource {uri:?}"), Some(json!({ "uri": uri })));
-        let path = uri.strip_prefix("stipend://mandates/").ok_or_else(unknown)?;
-        let (id, audit) = path.strip_suffix("/audit").map_or((path, false), |id| (id, true));
-        let id: MandateId = id.parse().map_err(|_| unknown())?;
+        let (id, is_audit) = guide::resource(uri).ok_or_else(|| guide::unknown_resource(uri))?;
         let mandate = self.client().mandate(id).await.map_err(|error| match error.code() {
-            Some(Code::NotFound) => unknown(),
+            Some(Code::NotFound) => guide::unknown_resource(uri),
             _ => unavailable(error.into()),
         })?;
-        let text = if audit {
+        if is_audit {
             let entries = self.trail(Some(id), ENTRIES).await.map_err(unavailable)?;
-            serde_json::to_string(&Trail { entries })
-        } else {
-            serde_json::to_string(&MandateView::from(&mandate))
-        };
-        let text = text.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
-        Ok(ReadResourceResult::new(vec![ResourceContents::text(text, uri).with_mime_type("application/json")]))
+            return guide::contents(uri, &Trail { entries });
+        }
+        guide::contents(uri, &MandateView::from(&mandate))
     }
 }
 

@@ -13,6 +13,7 @@ use stipend_core::{
     Code,
     api::{AuditEntry, Card, Explanation, Mandate, MandateRequest, Payment, PaymentState},
     card::CardState,
+    mcp::next_step,
 };
 
 use crate::output;
@@ -198,7 +199,7 @@ impl From<&Mandate> for MandateView {
         let listed = |list: &[_]| list.iter().map(ToString::to_string).collect();
         Self {
             mandate: mandate.id.to_string(),
-            state: output::mandate_state(mandate.state).into(),
+            state: mandate.state.name().into(),
             total: terms.cap.to_string(),
             available: mandate.available.to_string(),
             reserved: mandate.reserved.to_string(),
@@ -559,21 +560,7 @@ impl From<Error> for Failure {
                 next: next.into(),
             };
         };
-        let next = match problem.code {
-            Code::InsufficientBudget | Code::Ended | Code::Expired => {
-                "Ask for another budget with payment_request, or pay less."
-            }
-            Code::AbovePerPayment | Code::WindowExceeded | Code::BelowMinimum => {
-                "payment_explain says how much would be accepted now, and when more would be."
-            }
-            Code::PayeeNotAllowed | Code::BadPayee => {
-                "Do not look for a way around it. mandate_show lists who may be paid; ask your user, or ask for a \
-                 mandate that allows this payee."
-            }
-            Code::IdempotencyKeyReused => "Use another reference.",
-            _ if may_have_happened || problem.retry_after.is_some() => again,
-            _ => "Tell your user what the message says.",
-        };
+        let next = next_step(problem.code, may_have_happened, problem.retry_after.is_some());
         Self {
             code: problem.code.name().into(),
             message: output::sanitize(&problem.detail),

@@ -21,9 +21,10 @@ use axum::{
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, JsonObject,
-        ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ServerCapabilities, ServerConfig, Tool,
-        ToolAnnotations,
+        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, GetPromptRequestParams,
+        GetPromptResponse, Implementation, JsonObject, ListPromptsResult, ListResourceTemplatesResult,
+        ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProgressNotificationParam,
+        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
     },
     service::RequestContext,
     transport::streamable_http_server::{
@@ -49,6 +50,7 @@ use super::{
     Api,
     auth::{self, Caller},
     extract::{self, Validate},
+    guide,
     openapi::json_schema,
     problem::Refusal,
 };
@@ -76,12 +78,14 @@ to get around a limit. payment_explain says what would be accepted.
 
 /// What is served at `/mcp`.
 pub(super) fn routes(api: &Api, public_url: Option<&Url>) -> Router<Api> {
-    // A page that a browser shows can make a name of its own mean this machine; then Host and Origin are its own.
+    // A page that a browser shows can make a name of its own mean this machine: then Host and Origin are its own.
     let public = public_url.and_then(Url::host_str).map(str::to_owned);
     let hosts = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into_iter().chain(public);
+    let public = public_url.map(|url| url.origin().ascii_serialization());
+    let origins = ["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"].map(str::to_owned);
     let config = StreamableHttpServerConfig::default()
         .with_allowed_hosts(hosts)
-        .enforce_origin_validation()
+        .with_allowed_origins(origins.into_iter().chain(public))
         .with_legacy_session_mode(false)
         .with_json_response(true)
         .with_sse_retry(None)
@@ -625,7 +629,8 @@ impl Server {
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+        let capabilities = ServerCapabilities::builder().enable_tools().enable_resources().enable_prompts().build();
+        ServerConfig::new(capabilities)
             .with_server_info(Implementation::new("stipend", env!("CARGO_PKG_VERSION")))
             .with_instructions(INSTRUCTIONS)
     }
@@ -647,14 +652,83 @@ impl ServerHandler for Server {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let parts = context.extensions.get::<Parts>();
-        let caller = parts.and_then(|parts| parts.extensions.get::<Caller>()).map(|Caller(address)| *address);
+        let caller = caller(&context);
         match self.call(&request.name, request.arguments.unwrap_or_default(), caller, &context).await {
             Some(Ok(answer)) => Ok(CallToolResult::structured(answer).into()),
             Some(Err(failure)) => Ok(failure.into_result().into()),
             None => Err(ErrorData::invalid_params(format!("there is no tool {:?}", request.name), None)),
         }
     }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Ok(ListPromptsResult::with_all_items(guide::prompts()))
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        guide::prompt(&request, str::to_owned).map(Into::into)
+    }
+
+    /// The caller's mandates; none for who has not signed.
+    async fn list_resources(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        let mandates = match caller(&context) {
+            Some(caller) => self.newest_mandates(caller).await.map_err(unavailable)?,
+            None => Vec::new(),
+        };
+        let listed = mandates.iter().flat_map(|mandate| {
+            let id = mandate.id.to_string();
+            guide::resources(mandate.id, &id, mandate.state.name(), mandate.available)
+        });
+        Ok(ListResourcesResult::with_all_items(listed.collect()))
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(ListResourceTemplatesResult::with_all_items(guide::resource_templates()))
+    }
+
+    async fn read_resource(
+        &self,
+        ReadResourceRequestParams { uri, .. }: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        let unknown = || guide::unknown_resource(&uri);
+        let (caller, (mandate, is_audit)) = caller(&context).zip(guide::resource(&uri)).ok_or_else(unknown)?;
+        let failed = |failure: Failure| match failure.problem.code {
+            Code::NotFound => unknown(),
+            _ => unavailable(failure),
+        };
+        let shown = self.mandate(caller, OfMandate { mandate }).await.map_err(failed)?;
+        if is_audit {
+            let of = AuditArguments { mandate: Some(mandate), limit: None };
+            return guide::contents(&uri, &self.trail(caller, of).await.map_err(failed)?).map(Into::into);
+        }
+        guide::contents(&uri, &shown).map(Into::into)
+    }
+}
+
+/// Who signed the HTTP request.
+fn caller(context: &RequestContext<RoleServer>) -> Option<Address> {
+    let parts = context.extensions.get::<Parts>()?;
+    parts.extensions.get::<Caller>().map(|Caller(address)| *address)
+}
+
+fn unavailable(Failure { problem, .. }: Failure) -> ErrorData {
+    ErrorData::internal_error(format!("{}: {}", problem.code, problem.detail), None)
 }
 
 static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(tools);
