@@ -17,7 +17,7 @@ use stipend_core::{
 use crate::{
     Accepted, Client, Error, PageQuery, Signed,
     http::{ApiRequest, Sent},
-    nonces::{self, MandateDeadlines},
+    nonces::{self, MandateDeadlines, Resigns},
 };
 
 /// How long a hold's signature is valid by default: the caller waits for the card.
@@ -92,7 +92,7 @@ impl Client {
     /// [`Error::Problem`] with a decision if it was denied; [`Error::Unknown`] carries the signed
     /// hold, for [`Client::resend`].
     pub async fn create_card(&self, card: CreateCard) -> Result<Accepted<Card>, Error> {
-        let mut resigns = 0;
+        let mut resigns = Resigns::of(card.deadline.is_some() && card.capture_by.is_some());
         loop {
             let hold = self.sign_card(&card).await?;
             let sent = self.send_card_counted(&hold, card.idempotency_key.clone()).await;

@@ -312,6 +312,12 @@ impl Client {
         Ok((info.head.time.max(now()), info))
     }
 
+    fn forget_clock(&self) {
+        if let Ok(mut clock) = self.inner.clock.lock() {
+            *clock = None;
+        }
+    }
+
     async fn unsigned<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let request = ApiRequest::new(Method::GET, self.inner.http.url(path, &())?);
         Ok(self.inner.http.send(request, None).await?.object)

@@ -35,6 +35,21 @@ struct MandateNonces {
     free: BTreeSet<u32>,
 }
 
+/// How often, and why, one call has signed again.
+#[derive(Debug, Default)]
+pub(crate) struct Resigns {
+    lost_nonces: u32,
+    /// Whether the chain's time was asked for again, or is of no use.
+    renewed_clock: bool,
+}
+
+impl Resigns {
+    /// `timed`: whether the caller chose the times that are signed.
+    pub(crate) fn of(timed: bool) -> Self {
+        Self { renewed_clock: timed, ..Self::default() }
+    }
+}
+
 /// The latest times that a mandate allows in its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MandateDeadlines {
@@ -128,7 +143,7 @@ impl Client {
         nonce: u32,
         sent: Result<Sent<T>, Error>,
         is_own: bool,
-        resigns: &mut u32,
+        resigns: &mut Resigns,
     ) -> Option<Result<Accepted<T>, Error>> {
         let lost = match sent {
             // Nobody had sent this before, and it is known: another process signed the very same message, for a
@@ -141,6 +156,19 @@ impl Client {
             Err(error) if matches!(error.code(), Some(Code::NonceTaken | Code::NonceUsed | Code::NonceRetired)) => {
                 error
             }
+            // The chain's time is ahead of what was known of it.
+            Err(error)
+                if !resigns.renewed_clock
+                    && matches!(
+                        error.code(),
+                        Some(Code::DeadlinePassed | Code::DeadlineTooSoon | Code::CaptureByTooSoon)
+                    ) =>
+            {
+                resigns.renewed_clock = true;
+                self.forget_clock();
+                self.inner.nonces.release(mandate, nonce);
+                return None;
+            }
             Err(error) => {
                 if !error.may_have_taken_effect() {
                     self.inner.nonces.release(mandate, nonce);
@@ -148,15 +176,17 @@ impl Client {
                 return Some(Err(error));
             }
         };
-        if *resigns == MAX_RESIGNS {
+        if resigns.lost_nonces == MAX_RESIGNS {
             return Some(Err(lost));
         }
         self.inner.nonces.forget_released(mandate);
         match self.mandate(mandate).await {
-            Ok(fresh) => self.inner.nonces.raise(&fresh, random_below((FIRST_SPREAD << *resigns).min(MAX_SPREAD))),
+            Ok(fresh) => {
+                self.inner.nonces.raise(&fresh, random_below((FIRST_SPREAD << resigns.lost_nonces).min(MAX_SPREAD)))
+            }
             Err(error) => return Some(Err(error)),
         }
-        *resigns += 1;
+        resigns.lost_nonces += 1;
         None
     }
 }

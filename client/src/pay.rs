@@ -12,7 +12,7 @@ use stipend_core::{
 use crate::{
     Accepted, Client, Error, Signed,
     http::{ApiRequest, Sent},
-    nonces::{self, MandateDeadlines},
+    nonces::{self, MandateDeadlines, Resigns},
 };
 
 /// How long a payment's signature lives by default.
@@ -64,7 +64,7 @@ impl Client {
     /// [`Error::Problem`] with a decision if it was denied; [`Error::Unknown`] carries the signed
     /// payment, for [`Client::resend`].
     pub async fn pay(&self, pay: Pay) -> Result<Accepted<Payment>, Error> {
-        let mut resigns = 0;
+        let mut resigns = Resigns::of(pay.deadline.is_some());
         loop {
             let payment = self.sign_payment(&pay).await?;
             let sent = self.send_payment_counted(&payment, pay.idempotency_key.clone()).await;

@@ -41,6 +41,8 @@ UNKNOWN = {"unavailable", "timeout", "internal"}
 WAIT = {"overloaded", "cannot_send", "rate_limited", "unauthenticated"}
 # Refusals by a relayer that has looked for an earlier attempt and found none. So have those with a decision.
 LOOKED = {"nonce_taken", "idempotency_key_reused"}
+# Signed for a time that has passed on chain: its clock is ahead of this machine's.
+LATE = {"deadline_passed", "deadline_too_soon", "capture_by_too_soon"}
 NONCE = {"nonce_taken", "nonce_retired", "nonce_used"}
 FINAL = {"settled", "failed"}
 REACHED = {"mined": {"mined", "settled", "failed"}, "settled": FINAL}
@@ -206,8 +208,8 @@ class _Calls:
         query = {"after": after, "limit": limit, "mandate": _id(mandate) if mandate else None}
         return self._run(self._page(AuditEntry, "/v1/audit", query))
 
-    def _get_info(self) -> Generator[Any, Any, dict[str, Any]]:
-        if self._info is None:
+    def _get_info(self, anew: bool = False) -> Generator[Any, Any, dict[str, Any]]:
+        if self._info is None or anew:
             answer = yield from self._ask("GET", "/v1/info", signed=False)
             self._info = answer.json()
         return self._info
@@ -265,7 +267,7 @@ class _Calls:
         self, mandate: str, content: dict[str, Any], key: str | None, wait: str | None, timeout: float
     ) -> Generator[Any, Any, Payment]:
         def sign(info: dict[str, Any], nonce: int, end: int) -> dict[str, Any]:
-            deadline = min(int(time.time()) + PAYMENT_LIFETIME - random.randrange(SPREAD), end)
+            deadline = min(_now(info) + PAYMENT_LIFETIME - random.randrange(SPREAD), end)
             return {**content, "mandate": mandate, "nonce": nonce, "deadline": deadline}
 
         payment = Payment.of((yield from self._spend(mandate, "Spend", "/v1/payments", sign, key)))
@@ -280,7 +282,7 @@ class _Calls:
     def _create_card(self, mandate: str, content: dict[str, Any], key: str | None) -> Generator[Any, Any, Card]:
         def sign(info: dict[str, Any], nonce: int, end: int) -> dict[str, Any]:
             cards = info.get("cards") or {"ttl": 0, "clearing_reserve": 0}
-            now = int(time.time()) - random.randrange(SPREAD)
+            now = _now(info) - random.randrange(SPREAD)
             capture_by = now + SPREAD + cards["ttl"] + cards["clearing_reserve"] + CAPTURE_MARGIN
             deadline = min(now + HOLD_LIFETIME, end)
             return {**content, "mandate": mandate, "nonce": nonce, "deadline": deadline, "capture_by": capture_by}
@@ -292,6 +294,7 @@ class _Calls:
         info = yield from self._get_info()
         known = yield from self._model(Mandate, "GET", f"/v1/mandates/{mandate}")
         end = known.terms["expiry"]
+        renewed = False
         for _ in range(RENEWALS):
             with self._lock:
                 nonce = max(self._nonces.get(mandate, 0), known.next_nonce)
@@ -306,7 +309,11 @@ class _Calls:
                         # Nobody has used it: the next one does.
                         if self._nonces.get(mandate) == nonce + 1:
                             self._nonces[mandate] = nonce
-                    raise
+                    if renewed or refusal.code not in LATE:
+                        raise
+                    renewed = True
+                    info = yield from self._get_info(anew=True)
+                    continue
             else:
                 # Known at the first sending of what was just signed: another caller has signed the very same.
                 if key is not None or not answer.replayed or answer.resent:
@@ -402,6 +409,11 @@ class _Calls:
         request = self._http(_Call("GET", "/v1/events", query, None, None, True))
         request["headers"]["accept"] = "text/event-stream"
         return request
+
+
+def _now(info: dict[str, Any]) -> int:
+    """What deadlines are measured against, as far as it is known: the later of the chain's time and this machine's."""
+    return max(int(time.time()), info["head"]["time"])
 
 
 def _problem(answer: _Answer) -> dict[str, Any] | None:
