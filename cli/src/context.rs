@@ -129,7 +129,7 @@ impl Context {
     }
 
     /// The preferred node.
-    fn node_url(&self) -> eyre::Result<&Url> {
+    pub(crate) fn node_url(&self) -> eyre::Result<&Url> {
         self.globals.rpc_urls.first().ok_or_eyre("no node is given: set --rpc-url or STIPEND_RPC_URL")
     }
 

@@ -1,6 +1,9 @@
 //! `stipend dev`: a chain, the contracts, a relayer, a card issuer and funded keys, as one process
 //! tree that stops as one.
 
+pub(crate) mod clock;
+mod test_payees;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -10,14 +13,14 @@ use std::{
 };
 
 use alloy::providers::{Provider, ProviderBuilder};
-use alloy_primitives::{Address, U256};
+use alloy_primitives::U256;
 use eyre::{WrapErr, ensure, eyre};
-use serde::Serialize;
 use stipend_bindings::abi::MockUSDC;
 use stipend_client::chain::Escrow;
 use stipend_core::{
-    Amount, DEV_CHAIN_ID, MandateId, Seconds, address,
+    Amount, DEV_CHAIN_ID, MandateId, Seconds,
     api::NewMandateRequest,
+    dev::Ready,
     policy::{Limits, MandateState},
 };
 use stipend_relayer::{
@@ -40,6 +43,7 @@ use crate::{
     logging::{self, LogFormat},
     output, serve, signals,
 };
+use test_payees::Effects;
 
 /// What each operator gets, in base units: a million USDC.
 const FUNDS: u64 = 1_000_000_000_000;
@@ -49,6 +53,9 @@ const SEED_DURATION: &str = "30d";
 
 /// How long a card can be charged.
 const CARD_TTL: Seconds = 3_600;
+
+/// A block is final with so many on top of it.
+const FINAL_AFTER: u64 = 2;
 
 /// How often it is asked whether the relayer has started.
 const ANNOUNCE_POLL: Duration = Duration::from_millis(50);
@@ -62,12 +69,19 @@ The keys are anvil's, known to everybody: never use them on another chain. The i
 cards are worth nothing. The ledger, the issuer's database, the node's log and, with --data, the
 chain's state lie in one directory. What is logged is set by RUST_LOG.
 
+Payments to the test payees, of mandates of the dev accounts, don't reach them as usual: they are denied, skipped on
+chain, stall, or have their block reorganized away.
+
 Examples:
   stipend dev
   stipend dev --data ./dev  # goes on where it stopped
   stipend dev --mandate 100.00  # with a mandate that is open
-  stipend dev --json --port 0 --anvil-port 0 --issuer-port 0  # prints one line of JSON when ready")]
+  stipend dev --json --port 0 --anvil-port 0 --issuer-port 0  # prints one line of JSON when ready
+  stipend dev clock +1d  # of the one that runs, in another terminal")]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
     /// The relayer's port; 0 takes a free one
     #[arg(long, default_value_t = 8420)]
     port: u16,
@@ -86,42 +100,18 @@ pub(crate) struct Args {
     /// Keep chain and ledger in this directory [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Stop when stdin ends too, as it does when the program that started this one dies
+    #[arg(long)]
+    until_eof: bool,
     /// The anvil to run [default: the one on PATH, or in node_modules]
     #[arg(long, value_name = "FILE", env = "ANVIL")]
     anvil: Option<PathBuf>,
 }
 
-/// What runs where, once it does.
-#[derive(Debug, Serialize)]
-struct Ready {
-    relayer: String,
-    rpc_url: String,
-    chain_id: u64,
-    #[serde(with = "address::strict")]
-    escrow: Address,
-    #[serde(with = "address::strict")]
-    token: Address,
-    #[serde(with = "address::strict")]
-    guardian: Address,
-    #[serde(with = "address::strict")]
-    submitter: Address,
-    #[serde(with = "address::strict")]
-    operator: Address,
-    #[serde(with = "address::strict")]
-    agent: Address,
-    #[serde(with = "address::strict")]
-    gasless_operator: Address,
-    #[serde(with = "address::strict")]
-    payee: Address,
-    issuer: String,
-    /// Of a mock, and for this run.
-    issuer_key: String,
-    #[serde(with = "address::strict")]
-    treasury: Address,
-    /// The mandates that were asked for by --mandate, open.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    mandates: Vec<MandateId>,
-    data: PathBuf,
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Move the chain's time forward
+    Clock(clock::Args),
 }
 
 /// Where calls come in.
@@ -154,12 +144,18 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
                 Err(eyre!("anvil exited ({status}): {}", anvil::last_words(&data.log())))
             }
             asked = signals::stop() => asked.map_err(Into::into),
+            ended = end_of_input(), if args.until_eof => ended,
         };
         // The relayer first, while its node still runs.
         stop.cancel();
         outcome.and(relayer.await)
     };
     finish(node, outcome).await
+}
+
+/// Returns when nobody can write to stdin any more.
+async fn end_of_input() -> eyre::Result<()> {
+    tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await.map(drop).wrap_err("can't read stdin")
 }
 
 async fn finish(mut node: Anvil, outcome: eyre::Result<()>) -> eyre::Result<()> {
@@ -193,12 +189,14 @@ async fn play(
         agent: DevAccount::Agent.signer()?.address(),
         gasless_operator: DevAccount::GaslessOperator.signer()?.address(),
         payee: DevAccount::Payee.signer()?.address(),
+        test_payees: test_payees::addresses(escrow.token()),
         issuer: format!("http://{}", listeners.issuer.local_addr()?),
         issuer_key: Uuid::new_v4().to_string(),
         treasury: DEV_TREASURY,
         mandates: Vec::new(),
         data: data.directory().to_owned(),
     };
+    let effects = Effects::new(ready.relayer.parse()?, rpc_url.clone(), ready.token, args.block_time);
     let config = Config {
         rpc_urls: vec![rpc_url],
         chain_id: DEV_CHAIN_ID,
@@ -208,7 +206,7 @@ async fn play(
         database: data.database(),
         start_block: Some(0),
         confirmations: 1,
-        finality: Finality::Depth(2),
+        finality: Finality::Depth(FINAL_AFTER),
         poll: Duration::from_millis(200),
         limits: Limits::default(),
         relaying: RelayLimits::default(),
@@ -243,7 +241,15 @@ async fn play(
         ended = &mut servers => return ended,
         announced = announced => announced?,
     }
-    servers.await
+    tokio::select! {
+        ended = &mut servers => ended,
+        failed = effects.run() => {
+            if let Err(error) = failed && !stop.is_cancelled() {
+                output::note(&format!("the test payees are like any other from now on: {error}"));
+            }
+            servers.await
+        }
+    }
 }
 
 /// Opens a mandate of the dev operator for the dev agent, as both of them would.
@@ -310,6 +316,10 @@ fn to_human(ready: &Ready) -> String {
             ("", format!("{}  has USDC and no ETH, for --gasless", ready.gasless_operator)),
             ("agent", format!("{}  asks and pays", ready.agent)),
             ("payee", format!("{}  can be paid, and refund", ready.payee)),
+            ("test payees", format!("{}  is always denied", ready.test_payees.denied)),
+            ("", format!("{}  is skipped on chain", ready.test_payees.skip)),
+            ("", format!("{}  is paid after a stall", ready.test_payees.stall)),
+            ("", format!("{}  is paid, reorganized, and paid again", ready.test_payees.reorg)),
             ("guardian", ready.guardian.to_string()),
             ("submitter", ready.submitter.to_string()),
             ("issuer", format!("{}  a mock: its cards are worth nothing", ready.issuer)),
@@ -423,6 +433,7 @@ async fn prepare(rpc_url: &Url, block_time: u64, progress: &Progress) -> eyre::R
             escrow.chain().send(&guardian, token, &mint).await?;
         }
     }
+    test_payees::block_all(&escrow).await?;
     // Up to here every transaction had a block of its own, at once. From here on blocks come as on a real chain.
     let anvil = ProviderBuilder::new().disable_recommended_fillers().connect_http(rpc_url.clone());
     anvil.raw_request::<_, serde_json::Value>("evm_setIntervalMining".into(), (block_time,)).await?;

@@ -213,7 +213,7 @@ fn run(cli: Cli, settings: Settings) -> eyre::Result<()> {
 async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
     match command {
         // These stop in order when they are asked to.
-        Command::Dev(args) => dev::run(&context, args).await,
+        Command::Dev(args) if args.command.is_none() => dev::run(&context, args).await,
         Command::Serve(args) => serve::run(&context, *args).await,
         Command::Issuer(args) => issuer::run(&context, args).await,
         Command::Mcp(args) => mcp::run(&context, args).await,
@@ -223,6 +223,9 @@ async fn dispatch(context: Context, command: Command) -> eyre::Result<()> {
 
 async fn dispatch_interruptible(context: &Context, command: Command) -> eyre::Result<()> {
     match command {
+        Command::Dev(dev::Args { command: Some(dev::Command::Clock(args)), .. }) => {
+            dev::clock::run(context, args).await
+        }
         Command::Dev(_) | Command::Serve(_) | Command::Issuer(_) | Command::Mcp(_) => Ok(()),
         Command::Ledger(command) => ledger::run(context, command).await,
         Command::Key(command) => key::run(context, command),
@@ -294,7 +297,7 @@ mod tests {
             for sub in command.get_subcommands() {
                 check(sub, &path);
             }
-            if command.get_subcommands().next().is_none() {
+            if command.get_subcommands().next().is_none() || !command.is_subcommand_required_set() {
                 let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
                 assert!(help.contains("stipend "), "no example in the help of{path}");
             }

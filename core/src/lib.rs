@@ -9,6 +9,7 @@ pub mod api;
 pub mod card;
 pub mod code;
 pub mod deployment;
+pub mod dev;
 pub mod duration;
 pub mod hex;
 pub mod host;
