@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 
-CRATES = ["core", "bindings", "http", "relayer", "issuer", "client", "cli"]
+CRATES = ["core", "bindings", "http", "relayer", "issuer", "client", "cli", "testing"]
 BELOW_LEDGER = {"failpoint", "clock"}
 
 

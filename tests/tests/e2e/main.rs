@@ -26,6 +26,7 @@ mod repair;
 mod restart;
 mod revocation;
 mod safety_halts;
+mod sandbox;
 mod secrets;
 mod signed;
 mod tenants;
