@@ -1,0 +1,105 @@
+"""A whole Stipend for your tests: a chain, the contracts, a relayer, a card issuer and funded keys.
+
+    with Stack(mandates=["100.00"]) as stack:
+        stack.agent.pay(stack.mandates[0], stack.payee, "4.20")
+
+It needs the `stipend` command: the one in STIPEND_BIN, or on PATH. It stops with the `with`, and when the process that
+started it dies. For pytest there is the fixture `stipend_stack`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+from .client import Stipend
+
+# Of the dev agent, which everybody knows: account 2 of anvil.
+AGENT_KEY = "0x5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a"
+# Longer than the program gives its parts to stop.
+STOPS_WITHIN = 40
+
+
+class Stack:
+    """A running `stipend dev`. `mandates` are opened for the dev agent; blocks come every `block_time` seconds.
+
+    `ready` has all that it printed; `relayer`, `rpc_url`, `payee`, `test_payees` and `mandates` are the most useful of it.
+    `agent` is the relayer as the dev agent sees it.
+    """
+
+    def __init__(self, *arguments: str, mandates: Iterable[str | Decimal] = (), block_time: int = 1):
+        self.binary = os.environ.get("STIPEND_BIN") or shutil.which("stipend")
+        self.arguments = ["--block-time", str(block_time), *arguments]
+        for amount in mandates:
+            self.arguments += ["--mandate", str(amount)]
+
+    def __enter__(self) -> Stack:
+        if self.binary is None:
+            raise FileNotFoundError("no stipend found: put it on PATH, or name it in STIPEND_BIN")
+        ports = ["--port", "0", "--anvil-port", "0", "--issuer-port", "0"]
+        with tempfile.TemporaryFile("w+") as log:
+            self._process = subprocess.Popen(
+                [self.binary, "--json", "dev", *ports, "--until-eof", *self.arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+            try:
+                line = self._process.stdout.readline()
+            except BaseException:
+                self.__exit__()
+                raise
+            if not line:
+                self.__exit__()
+                log.seek(0)
+                raise RuntimeError(f"stipend dev does not start: {log.read().strip()}")
+        self.ready: dict[str, Any] = json.loads(line)
+        self.relayer: str = self.ready["relayer"]
+        self.rpc_url: str = self.ready["rpc_url"]
+        self.payee: str = self.ready["payee"]
+        self.test_payees: dict[str, str] = self.ready["test_payees"]
+        self.mandates: list[str] = self.ready.get("mandates", [])
+        self.agent = Stipend(self.relayer, AGENT_KEY)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self, "agent"):
+            self.agent.close()
+        # It stops when its input ends. A signal could come too early, and leave its anvil behind.
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=STOPS_WITHIN)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            self._process.stdout.close()
+
+    def stipend(self, *arguments: str) -> Any:
+        """Runs `stipend` and returns the last line that it prints, which is JSON; the dev account that fits signs."""
+        where = ["--relayer", self.relayer, "--rpc-url", self.rpc_url]
+        issuer = {"STIPEND_ISSUER_URL": self.ready["issuer"], "STIPEND_ISSUER_API_KEY": self.ready["issuer_key"]}
+        environment = {name: value for name, value in os.environ.items() if name != "STIPEND_PRIVATE_KEY"}
+        done = subprocess.run(
+            [self.binary, "--json", *where, *arguments],
+            env={**environment, **issuer},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if done.returncode:
+            raise RuntimeError(f"stipend {' '.join(arguments)} failed: {done.stderr.strip()}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def advance(self, by: str) -> None:
+        """Moves the chain's time forward, such as by "31d" or "90s", and returns when the relayer judges by it."""
+        self.stipend("dev", "clock", f"+{by}")
