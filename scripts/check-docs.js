@@ -18,6 +18,8 @@ places.set("Invariants", places.get("Invariants.t"));
 
 const missing = [];
 for (const [path, text] of read("docs", ".md")) {
+  // Its tests are those of whoever reads it.
+  if (path === "docs/guides/testing.md") continue;
   for (const cell of text.split(/[|\n]/)) {
     // A name counts for the place that was named last: `open.t test_a`, `test_b`.
     let place = null;
