@@ -18,8 +18,13 @@ use url::Url;
 /// How long anvil may take to answer.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What ends a process, by its id, as soon as nobody holds the other end of its input.
+const END_WITH_INPUT: &str = "read -r _; kill \"$0\"";
+
 /// A running anvil, killed when dropped.
 pub(crate) struct Anvil {
+    /// Ends it if this process is killed and can't. Dropped first, so that it never looks for an id that is free again.
+    _watchdog: Option<Child>,
     pub(crate) child: Child,
     pub(crate) url: Url,
 }
@@ -50,7 +55,12 @@ impl Anvil {
             command.arg("--state").arg(state);
         }
         let child = command.spawn().wrap_err_with(|| format!("can't run {}", program.display()))?;
-        Ok(Self { child, url: format!("http://127.0.0.1:{port}").parse()? })
+        let watchdog = child.id().map(|id| {
+            let mut watchdog = Command::new("sh");
+            watchdog.args(["-c", END_WITH_INPUT, &id.to_string()]).process_group(0).kill_on_drop(true);
+            watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+        });
+        Ok(Self { _watchdog: watchdog.transpose()?, child, url: format!("http://127.0.0.1:{port}").parse()? })
     }
 }
 

@@ -19,7 +19,7 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::File,
     io::{self, BufRead, BufReader, Read, Seek},
     ops::Deref,
@@ -68,7 +68,7 @@ pub enum StackError {
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     binary: Option<PathBuf>,
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
 }
 
 impl Builder {
@@ -82,6 +82,13 @@ impl Builder {
     #[must_use]
     pub fn block_time(self, seconds: u64) -> Self {
         self.argument("--block-time", seconds.to_string())
+    }
+
+    /// Keeps chain and ledger in this directory, and goes on with what is in it.
+    #[must_use]
+    pub fn data(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.arguments.extend(["--data".into(), directory.into().into()]);
+        self
     }
 
     /// Runs this `stipend` instead of STIPEND_BIN, the one beside the test, or the one on PATH.
@@ -125,7 +132,7 @@ impl Builder {
     }
 
     fn argument(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.arguments.extend([name.into(), value.into()]);
+        self.arguments.extend([name.into(), value.into().into()]);
         self
     }
 }
@@ -215,7 +222,7 @@ struct Process(Child);
 
 impl Process {
     fn stop(&mut self) -> io::Result<ExitStatus> {
-        // It stops when its input ends. A signal could come too early, and leave its anvil behind.
+        // It stops when its input ends.
         drop(self.0.stdin.take());
         let start = Instant::now();
         loop {
@@ -225,7 +232,7 @@ impl Process {
             if start.elapsed() >= STOPS_WITHIN {
                 self.0.kill()?;
                 self.0.wait()?;
-                return Err(io::Error::other("stipend dev did not stop, and was killed: its anvil may still run"));
+                return Err(io::Error::other("stipend dev did not stop, and was killed"));
             }
             thread::sleep(POLL);
         }

@@ -72,7 +72,7 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         if hasattr(self, "agent"):
             self.agent.close()
-        # It stops when its input ends. A signal could come too early, and leave its anvil behind.
+        # It stops when its input ends.
         self._process.stdin.close()
         try:
             self._process.wait(timeout=STOPS_WITHIN)
