@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
-use alloy::providers::{Provider, ProviderBuilder};
+use alloy::providers::{Provider, RootProvider};
 use alloy_primitives::U256;
 use eyre::{WrapErr, ensure, eyre};
+use serde_json::Value;
 use stipend_bindings::abi::MockUSDC;
-use stipend_client::chain::Escrow;
+use stipend_client::{chain::Escrow, now};
 use stipend_core::{
     Amount, DEV_CHAIN_ID, MandateId, Seconds,
     api::NewMandateRequest,
@@ -407,6 +408,10 @@ async fn listen(port: u16) -> eyre::Result<TcpListener> {
 async fn prepare(rpc_url: &Url, block_time: u64, progress: &Progress) -> eyre::Result<Escrow> {
     let chain = anvil::connect(rpc_url).await?;
     ensure!(chain.id() == DEV_CHAIN_ID, "the node at {rpc_url} is on chain id {}", chain.id());
+    let anvil: RootProvider = RootProvider::new_http(rpc_url.clone());
+    // A chain whose clock was moved in an earlier run goes on from there.
+    let ahead = chain.head().await?.time.saturating_sub(now());
+    anvil.raw_request::<_, Value>("evm_increaseTime".into(), (ahead,)).await?;
     progress.say("deploying");
     let guardian = DevAccount::Guardian.signer()?;
     // The deployer's first three transactions create implementation, token and escrow, so where they are is known.
@@ -435,7 +440,6 @@ async fn prepare(rpc_url: &Url, block_time: u64, progress: &Progress) -> eyre::R
     }
     test_payees::block_all(&escrow).await?;
     // Up to here every transaction had a block of its own, at once. From here on blocks come as on a real chain.
-    let anvil = ProviderBuilder::new().disable_recommended_fillers().connect_http(rpc_url.clone());
-    anvil.raw_request::<_, serde_json::Value>("evm_setIntervalMining".into(), (block_time,)).await?;
+    anvil.raw_request::<_, Value>("evm_setIntervalMining".into(), (block_time,)).await?;
     Ok(escrow)
 }

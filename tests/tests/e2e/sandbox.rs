@@ -183,6 +183,29 @@ async fn the_clock_moves_a_mandate_to_its_end_and_its_money_back() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_clock_and_the_test_payees() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let builder = || Ok::<_, eyre::Report>(Stack::builder().binary(binary()?).data(data.path()));
+    let stack = builder()?.mandate("100.00").start().await?;
+    let mandate = mandate(&stack)?;
+    stack.advance("1d".parse()?).await?;
+    let stalling = pay(&stack, stack.test_payees.stall, "1").await?;
+    let before = stack.agent().info().await?.head.time;
+    stack.stop()?;
+
+    let stack = builder()?.start().await?;
+    let agent = stack.agent();
+    assert_eq!(agent.payment(stalling.id, None).await?.state, PaymentState::Reserved);
+    let reorganized = agent.pay(Pay::new(mandate, stack.test_payees.reorg, usdc("1")?)).await?.object;
+    let mut events = agent.events(Some(mandate), Some(0)).await?;
+    assert!(trail(&mut events, reorganized.id).await?.contains(&"-submitted".to_owned()));
+    assert_eq!(agent.wait_for(stalling.id, Wait::Settled, PATIENCE).await?.state, PaymentState::Settled);
+    let after = agent.info().await?.head.time - before;
+    assert!(after < 120, "{after}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_clock_moves_forward_and_on_anvil_s_chain_id_alone() -> Result<()> {
     let stack = start().await?;
     for wrong in ["-1d", "0s", "1w", "36501d"] {
@@ -222,7 +245,17 @@ async fn a_stack_that_is_stopped_or_dropped_leaves_nothing_behind() -> Result<()
     Ok(())
 }
 
-/// Ends with its test, whatever happens.
+/// A sandbox without anybody who would stop it in order.
+fn sandbox() -> Result<(Killed, Ready)> {
+    let mut command = Command::new(binary()?);
+    command.args(["--json", "dev", "--port", "0", "--anvil-port", "0", "--issuer-port", "0", "--until-eof"]);
+    let mut sandbox = Killed(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let mut line = String::new();
+    BufReader::new(sandbox.0.stdout.take().ok_or_eyre("no stdout")?).read_line(&mut line)?;
+    Ok((sandbox, serde_json::from_str(&line)?))
+}
+
+/// Is killed when dropped.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -234,12 +267,7 @@ impl Drop for Killed {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_stops_when_its_starter_dies() -> Result<()> {
-    let mut command = Command::new(binary()?);
-    command.args(["--json", "dev", "--port", "0", "--anvil-port", "0", "--issuer-port", "0", "--until-eof"]);
-    let mut sandbox = Killed(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-    let mut line = String::new();
-    BufReader::new(sandbox.0.stdout.take().ok_or_eyre("no stdout")?).read_line(&mut line)?;
-    let Ready { relayer, rpc_url, .. } = serde_json::from_str(&line)?;
+    let (mut sandbox, Ready { relayer, rpc_url, .. }) = sandbox()?;
     assert!(listens(&relayer)? && listens(&rpc_url)?);
     // All that the system does for a process whose starter was killed.
     drop(sandbox.0.stdin.take());
@@ -247,4 +275,12 @@ async fn a_sandbox_stops_when_its_starter_dies() -> Result<()> {
     assert!(status.success(), "{status}");
     assert!(!listens(&relayer)? && !listens(&rpc_url)?);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_is_killed_leaves_no_node_behind() -> Result<()> {
+    let (sandbox, Ready { rpc_url, .. }) = sandbox()?;
+    assert!(listens(&rpc_url)?);
+    drop(sandbox);
+    eventually("the node ends", async || Ok((!listens(&rpc_url)?).then_some(()))).await
 }
