@@ -70,8 +70,8 @@ The keys are anvil's, known to everybody: never use them on another chain. The i
 cards are worth nothing. The ledger, the issuer's database, the node's log and, with --data, the
 chain's state lie in one directory. What is logged is set by RUST_LOG.
 
-Payments to the test payees, of mandates of the dev accounts, don't reach them as usual: they are denied, skipped on
-chain, stall, or have their block reorganized away.
+Payments to the test payees, of mandates of the dev accounts, don't reach them as usual: they are
+denied, skipped on chain, stall, or have their block reorganized away.
 
 Examples:
   stipend dev

@@ -19,8 +19,9 @@ const POLL: Duration = Duration::from_millis(50);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Deadlines, windows, expiries and sweeps follow the chain's time. Request signatures and cards follow the machine's
-clock, which stays as it is; so `stipend doctor` and the alarm `clock` say that the two differ. There is no way back.
+Deadlines, windows, expiries and sweeps follow the chain's time. Request signatures and cards follow
+the machine's clock, which stays as it is; so `stipend doctor` and the alarm `clock` say that they
+differ. There is no way back.
 
 Examples:
   stipend dev clock +1d
