@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_sol_types::{Eip712Domain, SolStruct};
-use stipend_core::{Amount, MandateId, Seconds, Terms};
+use stipend_core::{Amount, MandateId, Seconds, Terms, api};
 
 use crate::convert::{OutOfRange, terms_on_chain, time};
 
@@ -32,6 +32,15 @@ alloy_sol_types::sol! {
         uint40 deadline;
         uint40 captureBy;
         bytes32 reference;
+    }
+
+    /// What a relayer signs about a payment that it accepted. No contract takes it.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Receipt {
+        bytes32 payment;
+        string state;
+        uint40 deadline;
+        uint40 time;
     }
 
     /// What an operator signs so that anyone can end its mandate.
@@ -157,6 +166,21 @@ impl Domain {
     #[must_use]
     pub fn hold_digest(&self, hold: &Hold) -> B256 {
         self.digest(Hold::TYPE, &hold.eip712_encode_data())
+    }
+
+    /// The digest that the relayer signs for a receipt: under a name of its own, so that it can be taken for nothing that
+    /// the escrow knows.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] for a time beyond 40 bits.
+    pub fn receipt_digest(&self, receipt: &api::Receipt) -> Result<B256, OutOfRange> {
+        let message = Receipt {
+            payment: receipt.payment,
+            state: receipt.state.name().to_owned(),
+            deadline: time("deadline", receipt.deadline)?,
+            time: time("time", receipt.time)?,
+        };
+        Ok(message.eip712_signing_hash(&domain("StipendRelayer", "1", self.chain_id, self.escrow)))
     }
 
     /// The digest that the operator signs so that anyone can end `mandate`.

@@ -70,6 +70,10 @@ pub struct Info {
     #[serde(with = "address::strict")]
     #[schema(value_type = schema::Address)]
     pub guardian: Address,
+    /// Who signs receipts: one of the guardian's submitters; absent: nobody does.
+    #[serde(with = "address::optional", default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Address>)]
+    pub receipt_signer: Option<Address>,
     /// Blocks, the including one counted, after which a mandate can be used.
     pub confirmations: u64,
     /// What payments are held to.
@@ -530,6 +534,30 @@ pub struct Payment {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = schema::Metadata)]
     pub metadata: Metadata,
+    /// The relayer's signature over what it accepted, if the call asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
+}
+
+/// What a relayer signs about a payment that it accepted (EIP-712 `Receipt`, domain `StipendRelayer`): the amount is
+/// reserved, and is paid exactly once, or never and returned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Receipt {
+    /// The payment: the EIP-712 digest that its agent signed, so mandate, payee, amount, nonce, deadline and `ref`.
+    #[schema(value_type = schema::Hash)]
+    pub payment: B256,
+    /// Its state at that time.
+    pub state: PaymentState,
+    /// Until when it may be paid.
+    #[schema(value_type = schema::Seconds)]
+    pub deadline: Seconds,
+    /// When this was signed.
+    #[schema(value_type = schema::Seconds)]
+    pub time: Seconds,
+    /// The signature of `receipt_signer` in `/v1/info`: `r ‖ s ‖ v`.
+    #[serde(with = "hex::bytes")]
+    #[schema(value_type = schema::Signature)]
+    pub signature: Bytes,
 }
 
 /// `POST /v1/cards`: a card for a hold that the agent signed (EIP-712 `Hold`, for the treasury).

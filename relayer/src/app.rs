@@ -267,6 +267,7 @@ impl Runtime {
             gas_budget,
             confirmations: sender.confirmations,
             heads: head.clone(),
+            receipt_signer: sender.submitters.first().cloned(),
             alarms: alarms.clone(),
             cards,
         });

@@ -9,12 +9,13 @@ mod revocations;
 
 use std::{str::FromStr, sync::Arc};
 
+use alloy::signers::{SignerSync, local::PrivateKeySigner};
 use alloy_primitives::{Address, B256, Bytes};
 use serde::Deserialize;
 use stipend_bindings::{Domain, TokenDomain, recover};
 use stipend_core::{
     Amount, Code, Deployment, MandateId, Seconds,
-    api::{AuditEntry, Info, Mandate, Page, PageQuery, Problem},
+    api::{AuditEntry, Info, Mandate, Page, PageQuery, Payment, Problem, Receipt},
     policy::Limits,
 };
 use tokio::sync::watch;
@@ -51,6 +52,8 @@ pub struct Deps {
     /// Blocks, the including one counted, after which a mandate can be used.
     pub confirmations: u64,
     pub heads: watch::Receiver<Head>,
+    /// Signs receipts: a submitter, so that the chain vouches for it.
+    pub receipt_signer: Option<PrivateKeySigner>,
     /// What is wrong.
     pub alarms: Alarms,
     /// What cards need, if they are offered.
@@ -113,6 +116,7 @@ impl Service {
             escrow: deployment.escrow,
             token: deployment.token,
             guardian: deployment.guardian,
+            receipt_signer: self.deps.receipt_signer.as_ref().map(PrivateKeySigner::address),
             confirmations,
             limits,
             cards: self.deps.cards.as_ref().map(CardDeps::info),
@@ -159,6 +163,25 @@ impl Service {
     ) -> Result<Vec<AuditEntry>, Problem> {
         let limit = limit.clamp(1, 1_000);
         Ok(self.deps.ledger.read(move |ledger| audit::list(ledger, caller, mandate, after, limit)).await?)
+    }
+
+    /// That there is somebody to sign receipts.
+    ///
+    /// # Errors
+    /// `cannot_send` without a submitter.
+    pub fn check_receipts(&self) -> Result<(), Problem> {
+        let none = || Problem::new(Code::CannotSend, "this relayer has no submitter, who would sign receipts");
+        self.deps.receipt_signer.as_ref().map(|_| ()).ok_or_else(none)
+    }
+
+    /// What this relayer promises about a payment that it has accepted; `None`: nobody can sign it.
+    #[must_use]
+    pub fn receipt(&self, payment: &Payment) -> Option<Receipt> {
+        let Payment { digest, state, deadline, .. } = *payment;
+        let receipt = Receipt { payment: digest, state, deadline, time: self.now(), signature: Bytes::new() };
+        let digest = self.domain().receipt_digest(&receipt).ok()?;
+        let signature = self.deps.receipt_signer.as_ref()?.sign_hash_sync(&digest).ok()?;
+        Some(Receipt { signature: signature.as_bytes().into(), ..receipt })
     }
 
     fn view(&self, record: MandateRow) -> Mandate {

@@ -178,19 +178,26 @@ pub(super) async fn revoke(
 /// The agent's EIP-712 `Spend(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,bytes32 ref)`. It
 /// carries its own authority. What is accepted ends as settled exactly once, or as failed with its reservation returned. Sent
 /// again, the same payment is answered; with an `Idempotency-Key` also one that is signed anew.
-#[utoipa::path(post, path = "/v1/payments", tag = "payments", params(IdempotencyHeader), request_body = NewPayment, responses(
+#[utoipa::path(post, path = "/v1/payments", tag = "payments", params(PayQuery, IdempotencyHeader), request_body = NewPayment, responses(
     (status = 202, body = Payment, description = "Accepted: `reserved`"),
     (status = 200, body = Payment, description = "Known before"),
 ))]
 pub(super) async fn pay(
     State(api): State<Api>,
-    _: Query<NoQuery>,
+    Query(query): Query<PayQuery>,
     IdempotencyKey(key): IdempotencyKey,
     Body(body): Body<NewPayment>,
 ) -> Result<Response, Refusal> {
+    if query.receipt {
+        api.service.check_receipts()?;
+    }
     let payment = api.service.authenticate_payment(body).await?;
     api.limiters.agent(payment.agent())?;
-    Ok(created(StatusCode::ACCEPTED, api.service.pay(payment, key).await?))
+    let mut accepted = api.service.pay(payment, key).await?;
+    if query.receipt {
+        accepted.object.receipt = api.service.receipt(&accepted.object);
+    }
+    Ok(created(StatusCode::ACCEPTED, accepted))
 }
 
 /// Explain what would become of a payment or a card
@@ -355,6 +362,15 @@ impl From<PagesQuery> for PageQuery {
     fn from(pages: PagesQuery) -> Self {
         Self { cursor: pages.cursor.map(|Cursor(cursor)| cursor), limit: pages.limit.map(|Limit(limit)| limit) }
     }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PayQuery {
+    /// Whether to sign a receipt: for a payee who was handed the payment, and sends it himself.
+    #[serde(default)]
+    receipt: bool,
 }
 
 #[derive(Deserialize, IntoParams)]

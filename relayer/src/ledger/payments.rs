@@ -110,6 +110,7 @@ impl PaymentRow {
             created_at: self.created_at,
             updated_at: self.updated_at,
             metadata: self.metadata,
+            receipt: None,
         }
     }
 }

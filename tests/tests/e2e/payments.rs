@@ -6,11 +6,11 @@ use alloy::signers::{SignerSync, local::PrivateKeySigner};
 use alloy_primitives::{Address, B256, Bytes, U256, uint};
 use eyre::{OptionExt, Result};
 use futures_util::future::try_join_all;
-use stipend_bindings::{Domain, Spend};
+use stipend_bindings::{Domain, Spend, recover};
 use stipend_client::{Pay, PaymentFilter};
 use stipend_core::{
     Code,
-    api::{NewPayment, PaymentState},
+    api::{NewPayment, Payment, PaymentState, Receipt},
 };
 use stipend_e2e::{ApiRequest, World, balance, eventually, key};
 
@@ -19,11 +19,15 @@ use crate::{asking, code, opened, payee, usdc};
 /// Half of the curve's order is the largest s.
 const ORDER: U256 = uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
 
+/// What an agent signs of it.
+fn digest_of(payment: &NewPayment, domain: Domain) -> Result<B256> {
+    let NewPayment { mandate, payee, amount, nonce, deadline, reference, .. } = *payment;
+    Ok(domain.spend_digest(&Spend::new(mandate, payee, amount, nonce, deadline, reference)?))
+}
+
 /// The payment signed by this key, for this domain.
 fn resigned(payment: &NewPayment, key: &PrivateKeySigner, domain: Domain) -> Result<NewPayment> {
-    let NewPayment { mandate, payee, amount, nonce, deadline, reference, .. } = *payment;
-    let digest = domain.spend_digest(&Spend::new(mandate, payee, amount, nonce, deadline, reference)?);
-    let signature = Bytes::copy_from_slice(&key.sign_hash_sync(&digest)?.as_bytes());
+    let signature = Bytes::copy_from_slice(&key.sign_hash_sync(&digest_of(payment, domain)?)?.as_bytes());
     Ok(NewPayment { signature, ..payment.clone() })
 }
 
@@ -39,6 +43,50 @@ fn high_s(signature: &mut [u8]) {
     let s = U256::from_be_slice(&signature[32..64]);
     signature[32..64].copy_from_slice(&(ORDER - s).to_be_bytes::<32>());
     signature[64] = 27 + 28 - signature[64];
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_sends_a_payment_gets_a_receipt_that_the_chain_vouches_for() -> Result<()> {
+    let (world, mandate) = opened("receipts", "100").await?;
+    let agent = world.agent()?;
+    let payment = world.sign(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?;
+    let domain = world.escrow.domain();
+    let send = async |query: &str| -> Result<Payment> {
+        // The payee has the signed payment, and no key.
+        let body = serde_json::to_vec(&payment)?;
+        let answer = ApiRequest::post(world.url(&format!("/v1/payments{query}"))?, body).send().await?;
+        Ok(serde_json::from_value(answer.json()?)?)
+    };
+    let check = |receipt: &Receipt| -> Result<Address> {
+        assert_eq!((receipt.payment, receipt.deadline), (digest_of(&payment, domain)?, payment.deadline));
+        Ok(recover(domain.receipt_digest(receipt)?, &receipt.signature)?)
+    };
+
+    let accepted = send("?receipt=true").await?.receipt.ok_or_eyre("no receipt")?;
+    let signer = check(&accepted)?;
+    assert_eq!(accepted.state, PaymentState::Reserved);
+    assert_eq!(agent.info().await?.receipt_signer, Some(signer));
+    assert!(world.escrow.is_submitter(world.keys.guardian.address(), signer).await?);
+    // Another statement is signed by somebody else.
+    for altered in [
+        Receipt { state: PaymentState::Settled, ..accepted.clone() },
+        Receipt { payment: B256::repeat_byte(1), ..accepted.clone() },
+        Receipt { deadline: accepted.deadline + 1, ..accepted.clone() },
+        Receipt { time: accepted.time + 1, ..accepted.clone() },
+    ] {
+        assert_ne!(recover(domain.receipt_digest(&altered)?, &altered.signature)?, signer);
+    }
+
+    // Sent again, it says how far it is.
+    let mined = eventually("the payment is mined", async || {
+        let receipt = send("?receipt=true").await?.receipt.ok_or_eyre("no receipt")?;
+        Ok((receipt.state == PaymentState::Mined).then_some(receipt))
+    });
+    assert_eq!(check(&mined.await?)?, signer);
+    assert_eq!(send("").await?.receipt, None);
+    let refused = ApiRequest::post(world.url("/v1/payments?receipt=yes")?, serde_json::to_vec(&payment)?);
+    assert_eq!(refused.send().await?.problem()?.code, Code::InvalidRequest);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
