@@ -12,7 +12,7 @@ use crate::{
     revoke::{EndedView, MAY_END},
 };
 
-/// Seconds that an operator's signature for another recipient is valid.
+/// Seconds until the operator's call that names another recipient must be mined.
 const SWEEP_LIFETIME: u64 = 3_600;
 
 #[derive(Debug, clap::Args)]

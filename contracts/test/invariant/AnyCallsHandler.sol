@@ -255,7 +255,9 @@ contract AnyCallsHandler is ValidInputs {
         Terms memory terms = _helped ? entries[_over(which)].terms : _oneThatIsOver(which);
         if (_helped || which % 2 == 0) (to, deadline) = (address(0xe15e), type(uint40).max);
         bytes memory signature = _sweepSignature(terms, to, deadline);
-        _as(stranger);
+        bool own = (which >> 8) % 4 == 0;
+        if (own) signature = "";
+        _as(own ? terms.operator : stranger);
         try escrow.sweepTo(terms, to, deadline, signature) {
             _passed("sweepTo");
         } catch (bytes memory why) {

@@ -31,7 +31,7 @@ abstract contract Model is EscrowTest {
     mapping(bytes32 id => Entry) internal entries;
     mapping(bytes32 id => mapping(uint32 nonce => bool)) internal used;
     mapping(bytes32 id => mapping(uint32 nonce => HoldState)) internal holds;
-    /// @dev What agents signed to be paid or held, and where operators signed to have what is left.
+    /// @dev What agents signed to be paid or held, and where operators wanted to have what is left.
     mapping(bytes32 words => bool) internal signed;
     /// @dev The payees of a Merkle root.
     mapping(bytes32 root => mapping(address payee => bool)) internal listed;

@@ -5,6 +5,7 @@ import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
 import {Hold, Mandate, Payment, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {OperatorMessageTest} from "../../base/OperatorMessageTest.sol";
 import {TokenReturningFalse, TokenReturningNonsense, TokenRevertingWithABomb} from "../../mocks/HostileTokens.sol";
+import {WalletRefusing} from "../../mocks/Wallets.sol";
 
 contract SweepToTest is OperatorMessageTest {
     uint40 private constant DEADLINE = NOW + 100 days;
@@ -109,11 +110,45 @@ contract SweepToTest is OperatorMessageTest {
         escrow.sweepTo(terms, recipient, deadline, signature);
     }
 
-    /// @dev The operator, too, needs its message: one way, for keys and wallets alike.
-    function test_reverts_withoutAMessage() public {
+    /// @dev I6: the operator's own call is its word, whatever comes with it. So a contract that answers no ERC-1271 has a
+    /// way out when the token refuses it.
+    function test_succeeds_byTheOperatorsOwnCall_withoutASignature(bytes memory junk) public {
+        terms.operator = address(new WalletRefusing());
+        id = _open(terms);
+        usdc.blacklist(terms.operator);
+        vm.warp(terms.captureEnd + 1_000 days);
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.TransferFailed.selector, terms.operator, CAP));
+        escrow.sweep(terms);
+
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NotSignedByOperator.selector, terms.operator));
+        escrow.sweepTo(terms, recipient, type(uint40).max, junk);
+        vm.expectEmit(true, true, true, true, address(escrow));
+        emit IMandateEscrow.Returned(id, recipient, CAP, 0);
+        vm.prank(terms.operator);
+        assertEq(escrow.sweepTo(terms, recipient, type(uint40).max, junk), CAP);
+        assertEq(usdc.balanceOf(recipient), CAP);
+    }
+
+    /// @dev I7: nobody else's call is. The agent ends the mandate; where its money goes is not the agent's to say.
+    function test_reverts_withoutAMessage_forAnybodyElse(address sender) public {
+        vm.assume(sender != operator);
         vm.warp(terms.expiry);
-        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NotSignedByOperator.selector, operator));
-        vm.prank(operator);
+        address[3] memory others = [sender, agent, submitter];
+        for (uint256 i = 0; i < others.length; ++i) {
+            vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NotSignedByOperator.selector, operator));
+            vm.prank(others[i]);
+            escrow.sweepTo(terms, recipient, DEADLINE, "");
+        }
+    }
+
+    /// @dev Everything but the signature is asked of the operator, too.
+    function test_reverts_byTheOperatorsOwnCall_fromTheDeadlineOn_toABadRecipient_andBeforeExpiry() public {
+        vm.startPrank(operator);
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.DeadlinePassed.selector, NOW, uint256(NOW)));
+        escrow.sweepTo(terms, recipient, NOW, "");
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.BadRecipient.selector, address(usdc)));
+        escrow.sweepTo(terms, address(usdc), DEADLINE, "");
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NotEnded.selector, id, terms.expiry));
         escrow.sweepTo(terms, recipient, DEADLINE, "");
     }
 
