@@ -32,7 +32,7 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
 
     /// @dev Ids of mandates keep the chain id of deployment, so that their money stays within reach after a fork. Messages
     /// are checked under the current one, so that none is valid on both chains.
-    bytes32 private immutable DEPLOYMENT_DOMAIN = _domainSeparatorV4();
+    bytes32 private immutable DEPLOYMENT_DOMAIN;
 
     /// @inheritdoc IMandateEscrow
     IUSDC public immutable token;
@@ -50,6 +50,9 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
     // slither-disable-end uninitialized-state
 
     constructor(address token_) EIP712("MandateEscrow", "1") {
+        // Here, and not where it is declared: the legacy pipeline initializes declarations before any constructor, and so
+        // before EIP712 knows its name, chain and address.
+        DEPLOYMENT_DOMAIN = _domainSeparatorV4();
         if (token_.code.length == 0) revert TokenWithoutCode(token_);
         token = IUSDC(token_);
     }

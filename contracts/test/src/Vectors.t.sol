@@ -8,6 +8,7 @@ import {Digests} from "../../src/libraries/Digests.sol";
 import {PayeeAllowlist} from "../../src/libraries/PayeeAllowlist.sol";
 import {RollingWindow} from "../../src/libraries/RollingWindow.sol";
 import {Hold, Payment, Reason, Terms} from "../../src/interfaces/Types.sol";
+import {ChecksAlone} from "../mocks/ChecksAlone.sol";
 import {MockUSDC} from "../mocks/MockUSDC.sol";
 
 /// @notice The golden vectors that Solidity and Rust both check; see bindings/vectors/README.md.
@@ -59,6 +60,17 @@ contract VectorsTest is Test {
             assertEq(escrow.idOf(terms), id);
             vm.chainId(31_337);
         }
+    }
+
+    /// @dev The legacy pipeline runs the initializers of all bases before any constructor, the IR pipeline those of each
+    /// base with its constructor. The escrow is compiled with the latter, this with the former: the ids are the same.
+    function test_mandateIds_areThoseOfEitherPipeline() public {
+        bytes memory creation = abi.encodePacked(type(ChecksAlone).creationCode, abi.encode(usdc));
+        vm.etch(address(escrow), creation);
+        (bool ok, bytes memory runtime) = address(escrow).call("");
+        assertTrue(ok);
+        vm.etch(address(escrow), runtime);
+        test_mandateIds_keepTheChainOfDeployment();
     }
 
     function test_spends() public {
