@@ -54,6 +54,8 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         // before EIP712 knows its name, chain and address.
         DEPLOYMENT_DOMAIN = _domainSeparatorV4();
         if (token_.code.length == 0) revert TokenWithoutCode(token_);
+        uint8 decimals = IUSDC(token_).decimals();
+        if (decimals != 6) revert TokenWithoutSixDecimals(token_, decimals);
         token = IUSDC(token_);
     }
 

@@ -52,6 +52,9 @@ fn message(error: &Errors) -> String {
         Errors::ExpiryNotInFuture(error) => {
             format!("the mandate would be over already, at second {} since 1970", error.expiry)
         }
+        Errors::TokenWithoutSixDecimals(error) => {
+            format!("the token {} has {} decimals; an escrow takes USDC alone, which has 6", error.token, error.decimals)
+        }
         Errors::AmountIsZero(_) => "an amount of zero".into(),
         Errors::TransferFailed(error) => format!("the token does not pay {} out", error.to),
         Errors::TransferDeltaMismatch(_) => "the token took or gave another amount than it was asked for".into(),

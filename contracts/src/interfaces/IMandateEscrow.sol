@@ -195,6 +195,10 @@ interface IMandateEscrow {
     /// @notice At deployment: the token's address has no code.
     error TokenWithoutCode(address token);
 
+    /// @notice At deployment: the token has not the 6 decimals of USDC. Amounts have 64 bits, which would be 18.4 of a token
+    /// of 18 decimals.
+    error TokenWithoutSixDecimals(address token, uint8 decimals);
+
     // ---------------------------------------------------------------- open
 
     /// @notice Opens a mandate and pulls its cap from the operator by allowance.

@@ -6,6 +6,9 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 /// @title IUSDC
 /// @notice The part of Circle's FiatTokenV2_2 that the escrow calls.
 interface IUSDC is IERC20 {
+    /// @notice 6, as the escrow sees to when it is deployed.
+    function decimals() external view returns (uint8);
+
     /// @notice Sets an allowance by the owner's signature (EIP-2612).
     function permit(address owner, address spender, uint256 value, uint256 deadline, bytes memory signature) external;
 

@@ -9,6 +9,10 @@ contract SymbolicToken {
     uint256 public into;
     uint256 public out;
 
+    function decimals() external pure returns (uint8) {
+        return 6;
+    }
+
     function setUp(address escrow_, uint256 refusals_) external {
         (escrow, refusals) = (escrow_, refusals_);
     }

@@ -272,6 +272,16 @@ contract OpenTest is EscrowTest {
         deployCode("MandateEscrow.sol:MandateEscrow", abi.encode(stranger));
     }
 
+    /// @dev What is called USDC elsewhere may have 18 decimals: the largest cap would be 18.4 of it.
+    function test_reverts_whenTheTokenHasNotSixDecimals(uint8 decimals) public {
+        vm.assume(decimals != 6);
+        vm.mockCall(address(usdc), abi.encodeCall(usdc.decimals, ()), abi.encode(decimals));
+        vm.expectRevert(
+            abi.encodeWithSelector(IMandateEscrow.TokenWithoutSixDecimals.selector, address(usdc), decimals)
+        );
+        deployCode("MandateEscrow.sol:MandateEscrow", abi.encode(usdc));
+    }
+
     function test_knowsItsToken() public view {
         assertEq(address(escrow.token()), address(usdc));
     }
