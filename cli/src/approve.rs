@@ -218,6 +218,9 @@ async fn wait_until_open(caller: &Caller, id: MandateId) -> eyre::Result<Mandate
     let mut was_under_way = false;
     loop {
         let until = match caller.client.mandate(id).await {
+            Ok(mandate) if mandate.state == MandateState::Ended && mandate.opened_tx.is_none() => {
+                bail!("{id} was revoked before it opened, for good; run this again to approve the request anew")
+            }
             Ok(mandate) if mandate.state != MandateState::Opening => return Ok(mandate),
             Ok(mandate) => {
                 let given_up = was_under_way && mandate.opening_until.is_none() && mandate.opened_tx.is_none();

@@ -110,8 +110,12 @@ fn agrees(mandate: &Mandate, chain: OnChain) -> Agrees {
     let sum = |a: Amount, b: Amount| a.checked_add(b).unwrap_or(Amount::MAX);
     let on_its_way = sum(mandate.reserved, mandate.held);
     let (ledger, escrow) = (sum(mandate.available, on_its_way), sum(chain.remaining, chain.held));
-    if !chain.opened {
+    if !chain.known {
         return if mandate.state == MandateState::Opening { Agrees::Yes } else { Agrees::No };
+    }
+    // Revoked before it opened, it never took its cap.
+    if mandate.state == MandateState::Ended && mandate.opened_tx.is_none() {
+        return if chain.ended && escrow.is_zero() { Agrees::Yes } else { Agrees::No };
     }
     if chain.ended && escrow < ledger {
         return Agrees::Ending;
@@ -177,7 +181,7 @@ mod tests {
     }
 
     fn chain(remaining: &str, ended: bool) -> OnChain {
-        OnChain { opened: true, ended, remaining: amount(remaining), held: Amount::ZERO, next_nonce: 0 }
+        OnChain { known: true, ended, remaining: amount(remaining), held: Amount::ZERO, next_nonce: 0 }
     }
 
     #[test]
@@ -239,9 +243,20 @@ mod tests {
     }
 
     #[test]
+    fn a_mandate_that_was_revoked_before_it_opened_takes_nothing() {
+        let revoked = Mandate { state: MandateState::Ended, opened_tx: None, ..mandate([1; 32]) };
+        assert_eq!(agrees(&revoked, chain("0", true)), Agrees::Yes);
+        assert_eq!(agrees(&revoked, chain("0", false)), Agrees::No);
+        assert_eq!(agrees(&revoked, chain("1", true)), Agrees::No);
+        // The relayer has not seen it yet.
+        let opening = Mandate { state: MandateState::Opening, ..revoked };
+        assert_eq!(agrees(&opening, chain("0", true)), Agrees::Ending);
+    }
+
+    #[test]
     fn money_that_the_chain_does_not_hold_is_a_difference() {
         let unknown =
-            OnChain { opened: false, ended: false, remaining: Amount::ZERO, held: Amount::ZERO, next_nonce: 0 };
+            OnChain { known: false, ended: false, remaining: Amount::ZERO, held: Amount::ZERO, next_nonce: 0 };
         assert_eq!(agrees(&mandate([1; 32]), unknown), Agrees::No);
     }
 }

@@ -201,6 +201,7 @@ pub(crate) fn to_human(mandate: &Mandate, domain: Domain) -> eyre::Result<String
     let opening = match (mandate.state, mandate.opening_until, mandate.opened_tx) {
         (MandateState::Opening, Some(until), _) => format!(", by its operator's message until {}", output::time(until)),
         (MandateState::Opening, None, None) => ", and the relayer has nothing that opens it".into(),
+        (MandateState::Ended, _, None) => ", before it opened".into(),
         _ => String::new(),
     };
     row("state", format!("{}{opening}{ending}", mandate.state.name()));

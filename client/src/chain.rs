@@ -41,11 +41,11 @@ pub enum ChainError {
     /// The escrow refuses the payment.
     #[error("the contract refuses the payment: {0}")]
     Refused(Code),
-    /// A mandate was opened with exactly these terms before: for a caller who wants it open, this is success.
+    /// A mandate with exactly these terms is open: for a caller who wants that, this is success.
     #[error("{0} is open already")]
     AlreadyOpened(MandateId),
-    /// It was revoked or swept before.
-    #[error("{0} has ended already")]
+    /// It was revoked or swept before, or revoked before anybody opened it.
+    #[error("{0} has ended already: its terms never open again")]
     AlreadyEnded(MandateId),
     /// Any other revert.
     #[error("the contract reverts: {0}")]

@@ -78,7 +78,9 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
     /// @dev Records the mandate; the caller pulls the cap.
     function _open(Terms calldata terms) private returns (bytes32 id) {
         id = idOf(terms);
-        if (_mandates[id].status != Status.None) revert AlreadyOpened(id);
+        Status status = _mandates[id].status;
+        if (status == Status.Ended) revert AlreadyEnded(id);
+        if (status == Status.Open) revert AlreadyOpened(id);
         if (terms.operator == address(0)) revert OperatorIsZero();
         if (terms.agent == address(0)) revert AgentIsZero();
         if (terms.cap == 0) revert CapIsZero();
@@ -304,8 +306,12 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
     }
 
     function _revoke(Terms calldata terms, address by) private {
-        (bytes32 id, Mandate storage mandate, Status status) = _requireExisting(terms);
+        bytes32 id = idOf(terms);
+        Mandate storage mandate = _mandates[id];
+        Status status = mandate.status;
         if (status == Status.Ended) revert AlreadyEnded(id);
+        // Terms that nobody opened are the operator's to withdraw, not the agent's. Junk recovers to zero, which signs nothing.
+        if (status == Status.None && (by != terms.operator || by == address(0))) revert UnknownMandate(id);
         emit Revoked(id, by);
         _end(id, mandate, terms, terms.operator);
     }

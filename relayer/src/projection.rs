@@ -121,6 +121,7 @@ impl Projector {
                     }
                 }
                 Some(EscrowEvent::Revoked { mandate, by }) => {
+                    openings::withdraw(ledger, mandate, Some(location.tx), now)?;
                     ended(ledger, mandate, location, "mandate.revoked", json!({ "by": by.to_string() }), now)?;
                 }
                 Some(EscrowEvent::Returned { mandate, to, from_remaining, from_held }) => {

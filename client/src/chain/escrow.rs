@@ -34,8 +34,8 @@ pub struct Escrow {
 /// What the chain says of a mandate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OnChain {
-    /// Whether it was ever opened.
-    pub opened: bool,
+    /// Whether the escrow knows it: it was opened, or revoked before anybody opened it.
+    pub known: bool,
     /// Whether it was revoked or swept.
     pub ended: bool,
     /// What can still be spent, or returned.
@@ -104,7 +104,7 @@ impl Escrow {
     pub async fn mandate_of(&self, id: MandateId) -> Result<OnChain, ChainError> {
         let state = self.view(&MandateEscrow::mandateOfCall { mandate: id.0 }).await?;
         Ok(OnChain {
-            opened: state.status != STATUS_NONE,
+            known: state.status != STATUS_NONE,
             ended: state.status == STATUS_ENDED,
             remaining: amount(U256::from(state.remaining))?,
             held: amount(U256::from(state.held))?,

@@ -53,7 +53,10 @@ fn message(error: &Errors) -> String {
             format!("the mandate would be over already, at second {} since 1970", error.expiry)
         }
         Errors::TokenWithoutSixDecimals(error) => {
-            format!("the token {} has {} decimals; an escrow takes USDC alone, which has 6", error.token, error.decimals)
+            format!(
+                "the token {} has {} decimals; an escrow takes USDC alone, which has 6",
+                error.token, error.decimals
+            )
         }
         Errors::AmountIsZero(_) => "an amount of zero".into(),
         Errors::TransferFailed(error) => format!("the token does not pay {} out", error.to),

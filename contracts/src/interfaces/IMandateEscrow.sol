@@ -70,7 +70,8 @@ interface IMandateEscrow {
     event Refunded(bytes32 indexed mandate, address indexed payer, uint64 amount, uint64 restored, bytes32 ref);
 
     /// @notice A mandate was ended by its operator or agent. Without `Returned` in the same transaction, the token refused
-    /// the transfer, or there was nothing to return; `sweep` will return what waits.
+    /// the transfer, or there was nothing to return; `sweep` will return what waits. Without an `Opened` before, its
+    /// operator withdrew terms that nobody had opened: they never open.
     /// @param mandate Its id
     /// @param by Operator or agent: who called, or the operator who signed
     event Revoked(bytes32 indexed mandate, address indexed by);
@@ -93,14 +94,14 @@ interface IMandateEscrow {
     /// @notice The payment or hold is outside the mandate.
     error Refused(Reason reason);
 
-    /// @notice A mandate was opened with these terms before. Its opener may have been anyone: for whoever wanted it
-    /// opened, this is success.
+    /// @notice A mandate with these terms is open. Its opener may have been anyone: for whoever wanted it open, this is
+    /// success.
     error AlreadyOpened(bytes32 mandate);
 
     /// @notice No mandate was opened with these terms.
     error UnknownMandate(bytes32 mandate);
 
-    /// @notice The mandate has been revoked or swept already.
+    /// @notice The mandate has been revoked or swept already, or its terms were withdrawn before anybody opened them.
     error AlreadyEnded(bytes32 mandate);
 
     /// @notice The mandate is neither revoked nor expired.
@@ -305,12 +306,13 @@ interface IMandateEscrow {
     // ---------------------------------------------------------------- end
 
     /// @notice Ends a mandate from this block on and returns what is not held; from `captureEnd` on, everything. Callable by
-    /// the operator or the agent. Holds remain.
+    /// the operator or the agent. Holds remain. The operator can also revoke terms that nobody has opened: they never open.
     /// @dev Never fails because the token refuses the transfer: the mandate ends, and `sweep` returns the money later.
     /// @param terms The terms
     function revoke(Terms calldata terms) external;
 
-    /// @notice Ends a mandate by the operator's signature of `Revoke(bytes32 mandate)`. Callable by anyone.
+    /// @notice Ends a mandate by the operator's signature of `Revoke(bytes32 mandate)`, or withdraws terms that nobody has
+    /// opened. Callable by anyone.
     /// @param terms The terms
     /// @param signature The operator's: 65 bytes of its key, or what its wallet accepts
     function revokeWithSignature(Terms calldata terms, bytes calldata signature) external;

@@ -108,7 +108,7 @@ enum Reason {
     None,
     /// @dev No mandate was opened with these terms, here.
     UnknownMandate,
-    /// @dev Revoked or swept.
+    /// @dev Revoked or swept, or withdrawn before anybody opened it.
     Ended,
     /// @dev The sender is no submitter of the guardian.
     NotSubmitter,

@@ -85,7 +85,9 @@ contract AnyCallsHandler is ValidInputs {
     /// @dev I5: closed terms never open again, and open ones not twice.
     function openAgain(uint256 which) external {
         _begin();
-        Terms memory terms = _any(_mix(which));
+        which = _mix(which);
+        bool unopened = withdrawn.length != 0 && which % 2 == 0;
+        Terms memory terms = unopened ? withdrawn[(which >> 8) % withdrawn.length] : _any(which);
         _lend(terms.operator, terms.cap);
         _as(terms.operator);
         try escrow.open(terms) {
@@ -236,6 +238,32 @@ contract AnyCallsHandler is ValidInputs {
             _passed("revokeWithSignature");
         } catch (bytes memory why) {
             _refused(why, false);
+        }
+    }
+
+    /// @dev Terms that nobody opened: their operator's word withdraws them, and nobody else's.
+    function withdraw(uint256 which, uint256 who, bytes calldata junk) external attempt("withdraw") {
+        (which, who) = (_mix(which), _mix(who));
+        Terms memory terms = _freshToWithdraw(which);
+        bool right = _helped || who % 2 == 0;
+        if (!right) withdrawn.pop();
+        if (who >> 8 & 1 == 0) {
+            bytes memory signature = right ? _revokeSignature(terms) : junk;
+            _as(stranger);
+            try escrow.revokeWithSignature(terms, signature) {
+                _require(right, "I7: withdrawn by nobody's word");
+                _passed("withdraw");
+            } catch (bytes memory why) {
+                _refused(why, false);
+            }
+        } else {
+            _as(right ? terms.operator : who >> 9 & 1 == 0 ? terms.agent : stranger);
+            try escrow.revoke(terms) {
+                _require(right, "I7: withdrawn by another");
+                _passed("withdraw");
+            } catch (bytes memory why) {
+                _refused(why, false);
+            }
         }
     }
 

@@ -100,7 +100,7 @@ abstract contract Model is EscrowTest {
     }
 
     function _opened(bytes32 id, Terms memory terms) private {
-        _require(entries[id].terms.cap == 0, "I5: opened again");
+        _require(entries[id].terms.cap == 0 && !entries[id].ended, "I5: opened again");
         _require(id == _idOf(terms), "I12: an id of other terms");
         ids.push(id);
         entries[id].terms = terms;
@@ -224,7 +224,12 @@ abstract contract Model is EscrowTest {
 
     function _requireAsModeled(bytes32 id) internal {
         Entry storage entry = entries[id];
-        if (entry.terms.cap == 0) return; // a row of a mandate that nobody opened was skipped
+        if (entry.terms.cap == 0) {
+            // Withdrawn by its operator; or a row of a mandate that nobody opened was skipped.
+            Mandate memory unopened = Mandate(0, 0, 0, 0, entry.ended ? Status.Ended : Status.None);
+            _require(_same(abi.encode(unopened), abi.encode(escrow.mandateOf(id))), "I12: another unopened mandate");
+            return;
+        }
         _require(
             entry.paid + entry.remaining + entry.held + entry.returned == entry.terms.cap + entry.restored
                 && entry.remaining + entry.held <= entry.terms.cap,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
+import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
 import {Group, HoldState, Mandate, Payment, Terms} from "../../src/interfaces/Types.sol";
 import {ValidInputs} from "./ValidInputs.sol";
 
@@ -145,6 +146,28 @@ contract ValidCallsHandler is ValidInputs {
         bytes memory signature = _revokeSignature(terms);
         vm.prank(stranger);
         escrow.revokeWithSignature(terms, signature);
+    }
+
+    /// @dev I5: withdrawn terms never open, by no word of their operator.
+    function withdraw(uint256 seed) external counted("withdraw") {
+        seed = _mix(seed);
+        Terms memory terms = _freshToWithdraw(seed);
+        bytes memory authorization = _authorization(terms);
+        if (seed % 2 == 0) {
+            bytes memory signature = _revokeSignature(terms);
+            vm.prank(stranger);
+            escrow.revokeWithSignature(terms, signature);
+        } else {
+            vm.prank(terms.operator);
+            escrow.revoke(terms);
+        }
+        usdc.mint(terms.operator, terms.cap);
+        vm.prank(stranger);
+        try escrow.openWithAuthorization(terms, 0, type(uint256).max, authorization) {
+            _require(false, "I5: withdrawn terms opened");
+        } catch (bytes memory why) {
+            _require(bytes4(why) == IMandateEscrow.AlreadyEnded.selector, "I5: withdrawn terms are not said to be over");
+        }
     }
 
     function sweep(uint256 seed) external counted("sweep") {

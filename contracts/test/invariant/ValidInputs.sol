@@ -7,9 +7,18 @@ import {Actors} from "./Actors.sol";
 /// @notice What suits a call that must succeed. Where nothing does, it opens a mandate or lets time pass until something
 /// does.
 abstract contract ValidInputs is Actors {
+    Terms[] internal withdrawn;
+
     function _fresh(uint256 seed) internal view returns (Terms memory terms) {
         terms = _draw(seed);
         terms.intent = keccak256(abi.encode(seed, ids.length));
+    }
+
+    /// @dev Terms of which the operator thinks better. They differ from all that is opened.
+    function _freshToWithdraw(uint256 seed) internal returns (Terms memory terms) {
+        terms = _draw(seed);
+        terms.intent = keccak256(abi.encode("withdrawn", withdrawn.length));
+        withdrawn.push(terms);
     }
 
     function _open(uint256 seed) internal returns (bytes32 id) {

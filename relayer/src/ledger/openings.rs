@@ -1,11 +1,11 @@
 //! Openings by an operator's message, until they are final.
 
-use alloy_primitives::Bytes;
+use alloy_primitives::{B256, Bytes};
 use rusqlite::Connection;
 use stipend_core::{MandateId, RequestId, Seconds};
 
 use super::{
-    LedgerError,
+    LedgerError, audit, mandates,
     sql::{Sql, Statements, insert, row},
 };
 
@@ -35,9 +35,10 @@ pub fn of_request(connection: &Connection, request: RequestId) -> Result<Option<
     connection.row(query, [Sql(request)])
 }
 
-/// The openings that wait for a transaction and whose mandate is not open.
+/// The openings that wait for a transaction and whose mandate was neither opened nor revoked.
 pub fn waiting(connection: &Connection) -> Result<Vec<Opening>, LedgerError> {
-    let rest = "JOIN mandate ON mandate.id = mandate WHERE tx IS NULL AND opened_hash IS NULL ORDER BY mandate.seq";
+    let rest = "JOIN mandate ON mandate.id = mandate WHERE tx IS NULL AND opened_hash IS NULL AND ended_hash IS NULL
+        ORDER BY mandate.seq";
     Opening::select(connection, rest, [])
 }
 
@@ -62,6 +63,23 @@ pub fn give_up(connection: &Connection, request: RequestId, answer: MandateId) -
             AND operator = (SELECT operator FROM mandate WHERE id = ?2)) RETURNING mandate",
         (Sql(request), Sql(answer)),
     )
+}
+
+/// Gives up the opening of a mandate that its operator ends before anybody has opened it: its terms never open. For good:
+/// should a reorg take the revocation away, the operator still wants none.
+pub fn withdraw(
+    connection: &Connection,
+    id: MandateId,
+    tx_hash: Option<B256>,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let Some(mandate) = mandates::get(connection, id)?.filter(|mandate| mandate.opened.is_none()) else {
+        return Ok(());
+    };
+    if connection.change("DELETE FROM opening WHERE mandate = ?", [Sql(id)])? == 0 {
+        return Ok(());
+    }
+    audit::append(connection, now, audit::NewAuditEntry { tx_hash, ..mandate.event("mandate.opening_given_up") })
 }
 
 /// Removes and returns the openings that have become impossible at a final block of this time.

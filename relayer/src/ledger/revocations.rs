@@ -28,10 +28,10 @@ pub fn add(connection: &Connection, revocation: &Revocation) -> Result<bool, Led
     Ok(added == 1)
 }
 
-/// The revocations that wait for a transaction and whose mandate is open.
+/// The revocations that wait for a transaction and whose mandate has not ended, opened or not.
 pub fn waiting(connection: &Connection) -> Result<Vec<Revocation>, LedgerError> {
     let rest = "JOIN mandate ON mandate.id = mandate
-        WHERE tx IS NULL AND opened_hash IS NOT NULL AND ended_hash IS NULL ORDER BY mandate.seq";
+        WHERE tx IS NULL AND ended_hash IS NULL ORDER BY mandate.seq";
     Revocation::select(connection, rest, [])
 }
 

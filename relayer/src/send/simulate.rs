@@ -17,8 +17,9 @@ use crate::{
         follow::Head,
         rpc::{EthCall, RpcError},
     },
+    clock,
     failpoint::{self, Point},
-    ledger::{LedgerError, payments, transactions::Kind},
+    ledger::{LedgerError, openings, payments, transactions::Kind},
 };
 
 /// Rows, taken apart.
@@ -60,8 +61,16 @@ impl Sender {
                 Err(RpcError::Refused { revert, .. }) if gas < most && may_want_gas(revert.as_ref()) => {
                     gas = gas.saturating_mul(2).min(most);
                 }
-                Err(error @ RpcError::Refused { .. }) => {
-                    tracing::info!(kind = ?call.kind, %error, "a call would fail now");
+                Err(RpcError::Refused { revert, message, .. }) => {
+                    tracing::info!(kind = ?call.kind, %message, "a call would fail now");
+                    if let Kind::Open(id) = call.kind
+                        && is_ended(revert.as_ref())
+                    {
+                        let withdraw = move |ledger: &rusqlite::Transaction<'_>| {
+                            openings::withdraw(ledger, id, None, clock::now())
+                        };
+                        self.ledger.writer().write(withdraw).await?;
+                    }
                     return Ok(None);
                 }
                 Err(error) => return Err(error.into()),
@@ -220,6 +229,14 @@ impl Sender {
         failpoint::pass(Point::WaitNoted);
         Ok(())
     }
+}
+
+/// Whether this is what the escrow says of terms that never open again. What says so of an opening may have been mined
+/// before the ledger knew of the opening.
+fn is_ended(revert: Option<&Bytes>) -> bool {
+    use MandateEscrow::MandateEscrowErrors::AlreadyEnded;
+    let reason = revert.and_then(|data| MandateEscrow::MandateEscrowErrors::abi_decode(data).ok());
+    matches!(reason, Some(AlreadyEnded(_)))
 }
 
 /// Whether a call that reverted with this may pass with more gas: tokens, and chains that charge data

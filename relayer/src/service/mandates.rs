@@ -314,6 +314,11 @@ impl Service {
                 match revert {
                     // Somebody was faster with the very same message: that is what was wanted.
                     Some(MandateEscrow::MandateEscrowErrors::AlreadyOpened(_)) => Ok(()),
+                    Some(MandateEscrow::MandateEscrowErrors::AlreadyEnded(_)) => {
+                        let detail =
+                            format!("{} was revoked: its terms never open again, so approve anew", opening.mandate);
+                        Err(Problem::new(Code::OpenWouldFail, detail))
+                    }
                     Some(error) => Err(Problem::new(Code::OpenWouldFail, format!("the escrow refuses: {error:?}"))),
                     None => Err(Problem::new(Code::OpenWouldFail, format!("the token refuses: {message}"))),
                 }

@@ -14,7 +14,7 @@ use super::{Service, admission::Admission, mandates::too_small, not_found, signe
 use crate::{
     clock,
     ledger::{
-        LedgerError, audit, mandates,
+        LedgerError, audit, mandates, openings,
         revocations::{self, Revocation},
     },
 };
@@ -51,7 +51,8 @@ impl Service {
     }
 
     /// An operator ends a mandate by one message: stored before this returns, and sent behind at most
-    /// one transaction of each other kind. From now on nothing new is accepted; what was may still be in a block before.
+    /// one transaction of each other kind. From now on nothing new is accepted; what was may still be in a block before. A
+    /// mandate that is not open yet is not opened any more.
     ///
     /// # Errors
     /// `not_found` unless its operator signed it, `foreign_guardian`, `below_minimum`, and those of the ledger.
@@ -79,8 +80,9 @@ impl Service {
             if record.ended.is_some() || !revocations::add(ledger, &Revocation { mandate: id, calldata })? {
                 return Ok(Admission::Replayed(record));
             }
-            let data = json!({ "by": by.to_string() });
-            audit::append(ledger, clock::now(), audit::NewAuditEntry { data, ..record.event("mandate.revoking") })?;
+            let (data, now) = (json!({ "by": by.to_string() }), clock::now());
+            audit::append(ledger, now, audit::NewAuditEntry { data, ..record.event("mandate.revoking") })?;
+            openings::withdraw(ledger, id, None, now)?;
             let record = mandates::get(ledger, id)?
                 .ok_or_else(|| LedgerError::inconsistent("a mandate that was just read is gone"))?;
             Ok(Admission::Accepted(record))

@@ -7,7 +7,7 @@ use alloy_primitives::{Address, keccak256};
 use eyre::{OptionExt, Result};
 use stipend_client::{
     Client, Error, Pay,
-    chain::{Chain, Escrow},
+    chain::{Chain, ChainError, Escrow},
 };
 use stipend_core::{
     Code, MandateId, Terms,
@@ -95,7 +95,7 @@ async fn a_waiting_approval_ends_when_its_request_is_answered() -> Result<()> {
     let Waiting { world, agent, operator, .. } = &waiting;
     let payment = world.pay(agent, &Pay::new(other, payee(1), usdc("1")?)).await??.object;
     world.settled(agent, &payment).await?;
-    assert!(!world.escrow.mandate_of(id).await?.opened);
+    assert!(!world.escrow.mandate_of(id).await?.known);
     let given_up = agent.mandate(id).await?;
     assert_eq!((given_up.state, given_up.opening_until), (MandateState::Opening, None));
     let trail = agent.audit(Some(id), 0, None).await?.data;
@@ -179,7 +179,7 @@ async fn a_sent_approval_is_canceled_when_its_request_is_answered() -> Result<()
     world.followed(&agent).await?;
     let payment = world.pay(&agent, &Pay::new(other, payee(1), usdc("1")?)).await??.object;
     world.settled(&agent, &payment).await?;
-    assert!(!world.escrow.mandate_of(id).await?.opened);
+    assert!(!world.escrow.mandate_of(id).await?.known);
     let left = world.escrow.balance_of(operator.address()).await?;
     assert_eq!(funds.checked_sub(left), Some(usdc("10")?), "one cap");
     balance(&world, &agent, &[other]).await
@@ -213,10 +213,102 @@ async fn a_reorged_answer_revives_no_approval() -> Result<()> {
     assert_eq!(agent.mandate_request(request.id).await?.mandate, Some(anew));
     world.anvil.mine(10).await?;
     world.followed(agent).await?;
-    assert!(!world.escrow.mandate_of(id).await?.opened);
+    assert!(!world.escrow.mandate_of(id).await?.known);
     let left = world.escrow.balance_of(operator.address()).await?;
     assert_eq!(funds.checked_sub(left), Some(usdc("10")?), "one cap");
     balance(world, agent, &[anew]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_ends_when_its_operator_revokes_the_terms() -> Result<()> {
+    let mut waiting = Waiting::start("approval-revoked").await?;
+    let (id, request) = (waiting.id, waiting.request.clone());
+    let funds = waiting.world.escrow.balance_of(waiting.operator.address()).await?;
+    // By a transaction of its own, while the relayer can't send.
+    let revoke = ["mandate", "revoke", &id.to_string(), "--yes"];
+    let revoked = waiting.world.stipend(&waiting.world.keys.operator, &revoke)?;
+    let revoked = revoked.unwrap_or_else(|failed| panic!("{failed:?}"));
+    assert_eq!(revoked["returned"], "0.00");
+    let ended = waiting.world.mandate_in(&waiting.agent, id, MandateState::Ended).await?;
+    assert_eq!((ended.opened_tx, ended.opening_until), (None, None));
+    assert!(ended.ended_tx.is_some());
+    waiting.goes_on().await?;
+
+    // What waited is not sent, nor taken again; and the request is free.
+    let Waiting { world, agent, operator, approval: withdrawn, .. } = &waiting;
+    let refused = operator.open_mandate(withdrawn).await;
+    assert!(matches!(&refused, Err(Error::Problem(problem)) if problem.detail.contains("was revoked")), "{refused:?}");
+    assert_eq!(code(refused), Code::OpenWouldFail);
+    assert_eq!(agent.mandate_request(request.id).await?.state, RequestState::Pending);
+    let anew = approval(world, &request, 1).await?;
+    let anew = operator.open_mandate(&anew).await?.object.id;
+    world.anvil.pass(5).await?;
+    world.mandate_in(agent, anew, MandateState::Open).await?;
+    let payment = world.pay(agent, &Pay::new(anew, payee(1), usdc("1")?)).await??.object;
+    world.settled(agent, &payment).await?;
+
+    let kinds: Vec<_> = agent.audit(Some(id), 0, None).await?.data.into_iter().map(|entry| entry.kind).collect();
+    assert_eq!(kinds, ["mandate.approved", "mandate.opening_given_up", "mandate.revoked"]);
+    let left = world.escrow.balance_of(operator.address()).await?;
+    assert_eq!(funds.checked_sub(left), Some(usdc("10")?), "one cap");
+    let told = world.stipend(&world.keys.operator, &["balance", "--mandate", &id.to_string()])?;
+    let told = told.unwrap_or_else(|failed| panic!("{failed:?}"));
+    assert_eq!((&told[0]["state"], &told[0]["chain"]["agrees"]), (&"ended".into(), &"yes".into()));
+    balance(world, agent, &[anew]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_ends_by_a_revocation_that_the_relayer_sends() -> Result<()> {
+    let world = World::with("approval-withdrawn", &Settings { finality: 8, ..Settings::default() }).await?;
+    let (agent, operator, anvil) = (world.agent()?, world.operator()?, &world.anvil);
+    let request = agent.request_mandate(&asking("10")?).await?.object;
+    let funds = world.escrow.balance_of(operator.address()).await?;
+
+    // Its opening is signed, and the node forgets it before a block has it.
+    anvil.automine(false).await?;
+    let id = operator.open_mandate(&approval(&world, &request, 0).await?).await?.object.id;
+    anvil.drop_transaction(anvil.arrived().await?).await?;
+    let accepted = operator.revoke_mandate(id, operator.sign_revocation(id).await?).await?.object;
+    assert!(accepted.revoking && accepted.opening_until.is_none());
+
+    // First the opening's nonce is used for nothing, then the revocation is sent.
+    anvil.mine(1).await?;
+    let cancel = anvil.arrived().await?;
+    let cancel = anvil.provider().get_transaction_by_hash(cancel).await?.ok_or_eyre("not there")?;
+    assert_eq!((cancel.to(), cancel.input().len()), (Some(world.keys.submitter.address()), 0), "{cancel:?}");
+    anvil.automine(true).await?;
+    anvil.mine(1).await?;
+    let ended = world.mandate_in(&agent, id, MandateState::Ended).await?;
+    assert!(ended.opened_tx.is_none() && ended.ended_tx.is_some() && !ended.revoking);
+    assert_eq!(agent.mandate_request(request.id).await?.state, RequestState::Pending);
+    assert_eq!(world.escrow.balance_of(operator.address()).await?, funds);
+
+    // Nobody can open it any more.
+    world.escrow.allow(&world.keys.operator, usdc("10")?).await?;
+    let opened = world.escrow.open(&world.keys.operator, &ended.terms).await;
+    assert!(matches!(opened, Err(ChainError::AlreadyEnded(known)) if known == id), "{opened:?}");
+    let anew = operator.open_mandate(&approval(&world, &request, 1).await?).await?.object.id;
+    anvil.pass(5).await?;
+    world.mandate_in(&agent, anew, MandateState::Open).await?;
+    balance(&world, &agent, &[anew]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terms_that_were_revoked_before_the_relayer_knew_them_are_refused() -> Result<()> {
+    let world = World::start("terms-revoked").await?;
+    let (agent, operator) = (world.agent()?, world.operator()?);
+    let request = agent.request_mandate(&asking("10")?).await?.object;
+    let withdrawn = approval(&world, &request, 0).await?;
+    let id = world.escrow.domain().mandate_id(&withdrawn.terms)?;
+    world.escrow.revoke(&world.keys.operator, &withdrawn.terms).await?;
+    world.followed(&agent).await?;
+    assert_eq!(code(agent.mandate(id).await), Code::NotFound);
+    assert_eq!(code(operator.open_mandate(&withdrawn).await), Code::OpenWouldFail);
+    assert_eq!(code(agent.mandate(id).await), Code::NotFound);
+    let anew = operator.open_mandate(&approval(&world, &request, 1).await?).await?.object.id;
+    world.anvil.pass(5).await?;
+    world.mandate_in(&agent, anew, MandateState::Open).await?;
+    balance(&world, &agent, &[anew]).await
 }
 
 /// Whether the relayer answered such a request, by its access log.

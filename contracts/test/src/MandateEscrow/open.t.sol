@@ -84,10 +84,10 @@ contract OpenTest is EscrowTest {
         bytes32 id = _open(terms);
         vm.prank(operator);
         escrow.revoke(terms);
-        _assertRefusedToOpen(terms, abi.encodeWithSelector(IMandateEscrow.AlreadyOpened.selector, id));
+        _assertRefusedToOpen(terms, abi.encodeWithSelector(IMandateEscrow.AlreadyEnded.selector, id));
 
         vm.warp(terms.captureEnd);
-        _assertRefusedToOpen(terms, abi.encodeWithSelector(IMandateEscrow.AlreadyOpened.selector, id));
+        _assertRefusedToOpen(terms, abi.encodeWithSelector(IMandateEscrow.AlreadyEnded.selector, id));
     }
 
     // ---------------------------------------------------------------- terms

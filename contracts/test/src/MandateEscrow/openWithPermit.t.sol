@@ -166,6 +166,7 @@ contract OpenWithPermitTest is OperatorMessageTest {
         escrow.open(terms);
         vm.prank(operator);
         escrow.revoke(terms);
+        refusal = abi.encodeWithSelector(IMandateEscrow.AlreadyEnded.selector, id);
         _assertReverts(terms, signature, refusal);
         vm.warp(terms.captureEnd);
         _assertReverts(terms, signature, refusal);
@@ -202,6 +203,19 @@ contract OpenWithPermitTest is OperatorMessageTest {
                 terms, signature, abi.encodeWithSelector(IMandateEscrow.ExpiryNotInFuture.selector, terms.expiry, time)
             );
         }
+    }
+
+    /// @dev Or the operator withdraws the terms, and its other openings keep their allowance.
+    function test_reverts_onceTheTermsAreWithdrawn() public {
+        Terms memory terms = _terms();
+        bytes memory signature = _sign(operatorKey, _message(terms));
+        _fund(operator, CAP);
+        vm.prank(operator);
+        escrow.revoke(terms);
+        _assertReverts(terms, signature, abi.encodeWithSelector(IMandateEscrow.AlreadyEnded.selector, _idOf(terms)));
+        assertEq(usdc.allowance(operator, address(escrow)), CAP);
+        terms.intent = "another";
+        _send(terms, _sign(operatorKey, _message(terms)));
     }
 
     // ---------------------------------------------------------------- the permit

@@ -76,11 +76,107 @@ contract RevokeTest is EscrowTest {
         _revokeAs(sender);
     }
 
-    function test_reverts_whenTheMandateIsUnknown() public {
-        terms.intent = "unknown";
-        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.UnknownMandate.selector, _idOf(terms)));
+    // ---------------------------------------------------------------- unopened
+
+    /// @dev I5: the operator takes back what it signed. Whatever stands, an allowance or an authorization, opens nothing.
+    function test_withdrawsTermsThatNobodyOpened(uint40 time) public {
+        terms.intent = "signed";
+        id = _idOf(terms);
+        bytes memory signature = _signByOperator(id);
+        bytes memory authorization = _authorizationByOperator(id);
+        _fund(operator, 2 * CAP);
+
+        vm.warp(bound(time, 0, type(uint32).max));
+        vm.recordLogs();
         _revokeAs(operator);
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        assertEq(logs.length, 1);
+        assertEq(logs[0].topics[0], IMandateEscrow.Revoked.selector);
+        assertEq(logs[0].topics[1], id);
+        assertEq(logs[0].topics[2], bytes32(uint256(uint160(operator))));
+        assertEq(escrow.mandateOf(id), Mandate(0, 0, 0, 0, Status.Ended));
+
+        vm.warp(NOW);
+        bytes memory refusal = abi.encodeWithSelector(IMandateEscrow.AlreadyEnded.selector, id);
+        vm.expectRevert(refusal);
+        _revokeAs(operator);
+        vm.expectRevert(refusal);
+        _revokeAs(agent);
+        vm.expectRevert(refusal);
+        vm.prank(operator);
+        escrow.open(terms);
+        vm.startPrank(stranger);
+        vm.expectRevert(refusal);
+        escrow.openWithPermit(terms, 0, "", signature);
+        vm.expectRevert(refusal);
+        escrow.openWithAuthorization(terms, 0, type(uint256).max, authorization);
+        vm.stopPrank();
+        assertEq(usdc.balanceOf(operator), 2 * CAP);
     }
+
+    /// @dev What was withdrawn is ended for every other verb, too: nothing is paid, held or swept; a refund is the operator's.
+    function test_leavesNothingToDo_withWithdrawnTerms() public {
+        terms.intent = "signed";
+        terms.refundsRestoreBudget = true;
+        id = _idOf(terms);
+        _revokeAs(operator);
+        _assertRefused(terms, _payment(terms, 1, 0), Reason.Ended);
+        _assertRefused(terms, _holdOf(terms, 1, 0), Reason.Ended);
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.NothingToSweep.selector, id));
+        escrow.sweep(terms);
+        _fund(payee, 5);
+        vm.prank(payee);
+        escrow.refund(terms, 5, 0);
+        assertEq(usdc.balanceOf(operator), 5);
+        assertEq(escrow.mandateOf(id), Mandate(0, 0, 0, 0, Status.Ended));
+    }
+
+    /// @dev The agent ends what is open, and has no say in what its operator is about to open; nor has the zero address,
+    /// whose signature junk is.
+    function test_reverts_forTermsThatNobodyOpened_unlessTheOperatorRevokes() public {
+        terms.intent = "unopened";
+        bytes memory refusal = abi.encodeWithSelector(IMandateEscrow.UnknownMandate.selector, _idOf(terms));
+        vm.expectRevert(refusal);
+        _revokeAs(agent);
+        _open(terms);
+
+        terms.operator = address(0);
+        refusal = abi.encodeWithSelector(IMandateEscrow.UnknownMandate.selector, _idOf(terms));
+        vm.expectRevert(refusal);
+        _revokeAs(address(0));
+        vm.expectRevert(refusal);
+        escrow.revokeWithSignature(terms, "x");
+    }
+
+    /// @dev Withdrawing takes nothing of the other mandates' money, nor a donation.
+    function test_movesNothing_whenTermsAreWithdrawn() public {
+        usdc.mint(address(escrow), 17);
+        terms.intent = "unopened";
+        _revokeAs(operator);
+        assertEq(usdc.balanceOf(address(escrow)), CAP + 17);
+    }
+
+    function _signByOperator(bytes32 digest) private view returns (bytes memory) {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(operatorKey, digest);
+        return abi.encodePacked(r, s, v);
+    }
+
+    function _authorizationByOperator(bytes32 nonce) private view returns (bytes memory) {
+        bytes32 structHash = keccak256(
+            abi.encode(
+                usdc.RECEIVE_WITH_AUTHORIZATION_TYPEHASH(),
+                operator,
+                address(escrow),
+                uint256(CAP),
+                uint256(0),
+                type(uint256).max,
+                nonce
+            )
+        );
+        return _signByOperator(_digest(usdc.DOMAIN_SEPARATOR(), structHash));
+    }
+
+    // ---------------------------------------------------------------- ended
 
     function test_reverts_whenRevokedOrSweptBefore() public {
         _revokeAs(operator);

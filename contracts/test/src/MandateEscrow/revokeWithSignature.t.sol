@@ -100,14 +100,23 @@ contract RevokeWithSignatureTest is OperatorMessageTest {
         }
     }
 
-    /// @dev And none before the opening either: signed then, it ends the mandate as soon as there is one.
-    function test_waitsForTheOpening() public {
+    /// @dev And none before the opening either: sent then, it withdraws the terms; sent later, it ends the mandate.
+    function test_succeeds_beforeTheOpeningAndAfterIt() public {
         Terms memory later = _terms();
         bytes memory signature = _sign(operatorKey, _message(later));
-        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.UnknownMandate.selector, _idOf(later)));
-        escrow.revokeWithSignature(later, signature);
+        uint256 snapshot = vm.snapshotState();
         _open(later);
         _send(later, signature);
+        assertEq(usdc.balanceOf(operator), CAP);
+        vm.revertToState(snapshot);
+
+        vm.expectEmit(true, true, true, true, address(escrow));
+        emit IMandateEscrow.Revoked(_idOf(later), operator);
+        _send(later, signature);
+        _fund(operator, CAP);
+        vm.expectRevert(abi.encodeWithSelector(IMandateEscrow.AlreadyEnded.selector, _idOf(later)));
+        vm.prank(operator);
+        escrow.open(later);
     }
 
     function test_reverts_theSecondTime() public {

@@ -86,6 +86,61 @@ fn a_sent_opening_is_obsolete_once_its_request_is_answered() {
     assert_eq!(waiting(&scene), []);
 }
 
+fn revoked_unopened(id: MandateId) -> Vec<Log> {
+    vec![log(&MandateEscrow::Revoked { mandate: id.0, by: Address::repeat_byte(1) }, B256::ZERO)]
+}
+
+#[test]
+fn an_opening_ends_when_its_operator_revokes_before_it() {
+    for sent in [false, true] {
+        let mut scene = Scene::new(GUARDIAN);
+        let (request, a, b) = asked(&scene);
+        accept(&scene, A, &a);
+        let tx = sent.then(|| board(&scene, A));
+        scene.mine(revoked_unopened(A));
+        assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![], None));
+        let mandate = mandates::get(&scene.ledger, A).unwrap().unwrap();
+        assert_eq!(mandate.state(u64::MAX, 1), stipend_core::policy::MandateState::Ended);
+        assert_eq!(trail(&scene, A), ["mandate.opening_given_up", "mandate.revoked"]);
+        assert!(tx.is_none_or(|tx| transactions::is_obsolete(&scene.ledger, &tx).unwrap()));
+        // The request can be approved anew, and is.
+        assert_eq!(openings::of_request(&scene.ledger, request).unwrap(), None);
+        scene.finalize();
+        scene.mine(opened(0x32, &b));
+        assert_eq!(requests::get(&scene.ledger, request).unwrap().unwrap().mandate, Some(B));
+        scene.finalize();
+    }
+}
+
+#[test]
+fn a_reorged_revocation_revives_no_opening() {
+    let mut scene = Scene::new(GUARDIAN);
+    let (_, a, _) = asked(&scene);
+    accept(&scene, A, &a);
+    scene.mine(revoked_unopened(A));
+    scene.unmine();
+    assert_eq!((waiting(&scene), under_way(&scene, A)), (vec![], None));
+    // A transaction that was sent before may be mined after all.
+    scene.mine(opened(0x31, &a));
+    let mandate = mandates::get(&scene.ledger, A).unwrap().unwrap();
+    assert!(mandate.opened.is_some() && mandate.ended.is_none());
+}
+
+#[test]
+fn revocations_of_unknown_terms_and_of_open_mandates_give_no_opening_up() {
+    let mut scene = Scene::new(GUARDIAN);
+    let (_, a, _) = asked(&scene);
+    accept(&scene, A, &a);
+    scene.mine(revoked_unopened(B));
+    assert_eq!((waiting(&scene), mandates::get(&scene.ledger, B).unwrap().is_none()), (vec![A], true));
+    scene.mine(opened(0x31, &a));
+    scene.mine(revoked_unopened(A));
+    scene.unmine();
+    scene.unmine();
+    // Its own message is still good, as long as nobody revokes before it.
+    assert_eq!(waiting(&scene), [A]);
+}
+
 #[test]
 fn its_own_opening_and_others_requests_give_nothing_up() {
     let mut scene = Scene::new(GUARDIAN);
