@@ -28,6 +28,7 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         address agent;
         uint64 perPayment; // the type's maximum if the terms have none
         bool windowed;
+        uint256 walletGas; // that the agent's wallet may use for each payment
     }
 
     /// @dev Ids of mandates keep the chain id of deployment, so that their money stays within reach after a fork. Messages
@@ -66,6 +67,7 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         (session.id, session.domain) = (idOf(terms), domainSeparator());
         (session.agent, session.windowed) = (terms.agent, terms.window != 0);
         session.perPayment = terms.perPayment == 0 ? type(uint64).max : terms.perPayment;
+        session.walletGas = Signatures.ALL_GAS;
         session.mandate = _mandates[session.id];
         if (session.windowed) session.window = _windows[session.id];
 
@@ -135,13 +137,22 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
             window = RollingWindow.add(session.window, terms, amount);
             if (window == 0) return Reason.WindowExceeded;
         }
-        if (!Signatures.isValid(session.agent, digest, payment.r, payment.vs, signature)) return Reason.BadSignature;
+        if (!_isSigned(session, payment, digest, signature)) return Reason.BadSignature;
 
         unchecked {
             session.mandate.remaining -= amount;
         }
         session.mandate.use(nonce);
         session.window = window;
+    }
+
+    function _isSigned(Session memory session, Payment calldata payment, bytes32 digest, bytes calldata signature)
+        private
+        view
+        returns (bool)
+    {
+        if (Signatures.isByKey(session.agent, digest, payment.r, payment.vs)) return true;
+        return signature.length != 0 && Signatures.isByWallet(session.agent, digest, signature, session.walletGas);
     }
 
     function _isBadPayee(address payee) internal view returns (bool) {

@@ -158,6 +158,7 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
     {
         (Terms calldata terms, Payment[] calldata payments) = (group.terms, group.payments);
         Session memory session = _load(terms, msg.sender);
+        session.walletGas = Signatures.ROW_GAS;
         Mandate memory mandate = session.mandate;
         if (session.refusal != Reason.None) {
             for (uint256 i = 0; i < payments.length; ++i) {

@@ -190,7 +190,8 @@ interface IMandateEscrow {
     /// @notice `proofs` or `signatures` is neither empty nor as long as the batch.
     error BadSideArrays(uint256 rows, uint256 proofs, uint256 signatures);
 
-    /// @notice Too little gas for the signer's ERC-1271 wallet; send more.
+    /// @notice Too little gas for the signer's ERC-1271 wallet: send more. At least `required` must be available for it, also
+    /// where it may use all that there is.
     error GasTooLow(uint256 available, uint256 required);
 
     /// @notice At deployment: the token's address has no code.
@@ -246,14 +247,16 @@ interface IMandateEscrow {
     /// @param terms The terms
     /// @param payment The payment; its `(r, vs)` counts first
     /// @param proof Leads from the payee to `terms.payees`; ignored if that is zero
-    /// @param signature What the agent's wallet accepts (ERC-1271); if empty, the wallet is not called
+    /// @param signature What the agent's wallet accepts (ERC-1271); if empty, the wallet is not called. It may use all gas
+    /// of the call
     function spend(Terms calldata terms, Payment calldata payment, bytes32[] calldata proof, bytes calldata signature)
         external;
 
     /// @notice Makes many payments. A row that does not pass is skipped and costs no other row anything.
     /// @dev Consecutive rows of one group with one payee, at most 256, are a run: one transfer pays them all. In a run,
     /// `Skipped` of rows that failed by themselves come before `Spent` of those that paid. Views show a group's
-    /// payments once the group is through.
+    /// payments once the group is through. An agent's wallet may use 300,000 gas for a row, which is skipped if that is not
+    /// enough: such an agent is paid for by `spend`. That is the most that a row costs its batch besides its own checks.
     /// @param groups The rows, grouped by mandate
     /// @param proofs One per row over all groups in order, or empty
     /// @param signatures One per row over all groups in order, or empty
@@ -274,7 +277,8 @@ interface IMandateEscrow {
     /// @param terms The terms
     /// @param hold_ The hold; the `(r, vs)` of its payment counts first
     /// @param proof Leads from the payee to `terms.payees`; ignored if that is zero
-    /// @param signature What the agent's wallet accepts (ERC-1271); if empty, the wallet is not called
+    /// @param signature What the agent's wallet accepts (ERC-1271); if empty, the wallet is not called. It may use all gas
+    /// of the call
     function hold(Terms calldata terms, Hold calldata hold_, bytes32[] calldata proof, bytes calldata signature)
         external;
 
@@ -346,7 +350,8 @@ interface IMandateEscrow {
     // ---------------------------------------------------------------- views
 
     /// @notice Why the payment would be refused now if `submitter` sent it; `None` if it would pass. Runs the checks of
-    /// `spend`, in the same order. Whether the token would transfer is not checked.
+    /// `spend`, in the same order. Whether the token would transfer is not checked, nor whether an agent's wallet can do
+    /// with the gas that a row of `settle` gives it.
     /// @param terms The terms
     /// @param payment The payment
     /// @param proof As for `spend`

@@ -7,6 +7,7 @@ import {
     Wallet,
     WalletAcceptingAll,
     WalletBurningGas,
+    WalletExpensive,
     WalletRefusing,
     WalletReturningABomb,
     WalletReturningDirt,
@@ -21,6 +22,9 @@ import {OperatorTest} from "./OperatorTest.sol";
 
 /// @notice What holds of every message that an operator signs and anyone may send.
 abstract contract OperatorMessageTest is OperatorTest {
+    /// @dev More than any message takes; a wallet that burns all of it does so at once.
+    uint256 private constant GAS = 5_000_000;
+
     /// @dev Makes everything so that the message about these terms lacks nothing but its signature.
     function _prepare(Terms memory terms) internal virtual;
 
@@ -31,7 +35,7 @@ abstract contract OperatorMessageTest is OperatorTest {
     function _carry(Terms memory terms, bytes memory signature) internal view virtual returns (bytes memory call);
 
     function _send(Terms memory terms, bytes memory signature) internal {
-        (bool ok, bytes memory answer) = _try(terms, signature, gasleft());
+        (bool ok, bytes memory answer) = _try(terms, signature, GAS);
         if (ok) return;
         assembly ("memory-safe") {
             revert(add(answer, 0x20), mload(answer))
@@ -48,7 +52,7 @@ abstract contract OperatorMessageTest is OperatorTest {
     }
 
     function _assertReverts(Terms memory terms, bytes memory signature, bytes memory refusal) internal {
-        (bool ok, bytes memory answer) = _try(terms, signature, gasleft());
+        (bool ok, bytes memory answer) = _try(terms, signature, GAS);
         assertFalse(ok);
         assertEq(answer, refusal);
     }
@@ -155,6 +159,7 @@ abstract contract OperatorMessageTest is OperatorTest {
         _send(_termsOf(address(new WalletAcceptingAll())), "x");
         _send(_termsOf(address(new WalletTalkingOn())), "x");
         _send(_termsOf(address(new WalletReturningABomb())), "x");
+        _send(_termsOf(address(new WalletExpensive())), "x");
     }
 
     function test_message_reverts_whenTheWalletDoesNotAccept() public {
@@ -191,6 +196,18 @@ abstract contract OperatorMessageTest is OperatorTest {
 
     // ---------------------------------------------------------------- gas
 
+    /// @dev No wallet is too expensive for ever, whatever the chain comes to charge: who carries the message pays.
+    function test_message_givesAWalletAllGas() public {
+        Terms memory terms = _termsOf(address(new WalletExpensive()));
+        Mandate memory before = escrow.mandateOf(_idOf(terms));
+        (bool ok, bytes memory answer) = _try(terms, "x", 600_000);
+        assertFalse(ok);
+        assertEq(bytes4(answer), IMandateEscrow.NotSignedByOperator.selector);
+        assertEq(escrow.mandateOf(_idOf(terms)), before);
+        (ok,) = _try(terms, "x", 2_000_000);
+        assertTrue(ok);
+    }
+
     /// @dev At any gas the wallet's own answer counts, or the whole call reverts: starving it says nothing.
     function test_message_neverStarvesAWallet() public {
         Terms memory terms = _termsOf(address(new WalletThirsty()));
@@ -199,7 +216,7 @@ abstract contract OperatorMessageTest is OperatorTest {
         uint256 succeeded = 0;
         uint256 tooLow = 0;
         uint256 snapshot = vm.snapshotState();
-        for (uint256 gas_ = 22_000; gas_ < 450_000; gas_ += 1_777) {
+        for (uint256 gas_ = 22_000; gas_ < 650_000; gas_ += 2_777) {
             (bool ok, bytes memory answer) = _try(terms, "x", gas_);
             if (ok) {
                 ++succeeded;

@@ -103,7 +103,19 @@ contract WalletReturningABomb {
 contract WalletThirsty {
     fallback() external {
         assembly {
-            if lt(gas(), 99000) { revert(0, 0) }
+            if lt(gas(), 299000) { revert(0, 0) }
+            mstore(0, shl(224, 0x1626ba7e))
+            return(0, 32)
+        }
+    }
+}
+
+/// @dev Says yes for more gas than a row of a batch gets: a large multisig, or a curve in Solidity.
+contract WalletExpensive {
+    fallback() external {
+        assembly {
+            let start := gas()
+            for {} lt(sub(start, gas()), 600000) {} {}
             mstore(0, shl(224, 0x1626ba7e))
             return(0, 32)
         }
