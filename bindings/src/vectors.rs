@@ -7,7 +7,7 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolStruct;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use stipend_core::{Amount, Code, MandateId, merkle};
+use stipend_core::{Amount, Code, MandateId, merkle, terms::TermsError};
 
 use crate::{
     Domain, Hold, ReceiveWithAuthorization, Revoke,
@@ -104,6 +104,32 @@ fn type_strings_are_those_of_solidity() {
 fn domains_separate_as_in_solidity() {
     for vector in list(&vectors()["domains"]) {
         assert_eq!(domain(&vector["domain"]).eip712().separator(), get::<B256>(&vector["separator"]));
+    }
+}
+
+/// The contract's error, as the vectors name it.
+const fn solidity_error(error: TermsError) -> &'static str {
+    match error {
+        TermsError::OperatorZero => "OperatorIsZero()",
+        TermsError::AgentZero => "AgentIsZero()",
+        TermsError::CapZero => "CapIsZero()",
+        TermsError::StartNotBeforeExpiry { .. } => "StartNotBeforeExpiry(uint40,uint40)",
+        TermsError::ExpiryAfterCaptureEnd { .. } => "ExpiryAfterCaptureEnd(uint40,uint40)",
+        TermsError::CaptureEndTooLate { .. } => "CaptureEndTooLate(uint40,uint40)",
+        TermsError::ExpiryPassed { .. } => "ExpiryNotInFuture(uint40,uint256)",
+        TermsError::WindowIncomplete => "WindowIncomplete(uint32,uint64)",
+        TermsError::WindowCapAboveCap(..) => "WindowCapAboveCap(uint64,uint64)",
+        TermsError::PerPaymentAboveCap(..) => "PerPaymentAboveCap(uint64,uint64)",
+    }
+}
+
+#[test]
+fn terms_are_refused_as_solidity_refuses_to_open_them() {
+    let vectors: Value = serde_json::from_str(include_str!("../vectors/terms.json")).unwrap();
+    for vector in list(&vectors["openings"]) {
+        let terms = terms_from_chain(&terms(&vector["terms"])).unwrap();
+        let error = terms.check(number(&vector["now"])).map_or_else(solidity_error, |()| "");
+        assert_eq!(error, get::<String>(&vector["error"]), "{}", vector["name"]);
     }
 }
 

@@ -35,6 +35,10 @@ import {MandateSlot} from "./libraries/MandateSlot.sol";
 contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
     using SafeERC20 for IUSDC;
 
+    /// @dev From expiry to captureEnd, at most. Clearings of cards may take 38 days, and relayers ask for 40; whoever can make
+    /// holds can lock what is left for no longer than this after the mandate's expiry.
+    uint40 private constant CAPTURE_PERIOD_MAX = 90 days;
+
     constructor(address token_) MandateChecks(token_) {}
 
     // ---------------------------------------------------------------- open
@@ -86,8 +90,9 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         if (terms.cap == 0) revert CapIsZero();
         if (terms.start >= terms.expiry) revert StartNotBeforeExpiry(terms.start, terms.expiry);
         if (terms.expiry > terms.captureEnd) revert ExpiryAfterCaptureEnd(terms.expiry, terms.captureEnd);
-        // What a hold's slot can store.
-        if (terms.captureEnd > type(uint32).max) revert CaptureEndTooLate(terms.captureEnd, type(uint32).max);
+        uint40 latest = type(uint32).max; // what a hold's slot can store
+        if (terms.expiry < latest - CAPTURE_PERIOD_MAX) latest = terms.expiry + CAPTURE_PERIOD_MAX;
+        if (terms.captureEnd > latest) revert CaptureEndTooLate(terms.captureEnd, latest);
         if (terms.expiry <= block.timestamp) revert ExpiryNotInFuture(terms.expiry, block.timestamp);
         if ((terms.window == 0) != (terms.windowCap == 0)) revert WindowIncomplete(terms.window, terms.windowCap);
         if (terms.windowCap > terms.cap) revert WindowCapAboveCap(terms.windowCap, terms.cap);

@@ -7,8 +7,11 @@ use utoipa::ToSchema;
 use crate::{Amount, Seconds, address, hex, schema};
 
 /// After the expiry, how long captures may still arrive by default: a card's latest clearing (38
-/// days) and some reserve.
+/// days) and some reserve. The contract allows [`CAPTURE_PERIOD_MAX`].
 pub const CAPTURE_RESERVE: Seconds = 40 * 86_400;
+
+/// The longest that the contract allows from expiry to capture end.
+pub const CAPTURE_PERIOD_MAX: Seconds = 90 * 86_400;
 
 /// The latest second that the contract can store.
 pub const LATEST: Seconds = u32::MAX as Seconds;
@@ -71,15 +74,29 @@ pub enum TermsError {
     /// Nothing to spend.
     #[error("the cap is zero")]
     CapZero,
-    /// Times are not in order.
-    #[error("not start {start} < expiry {expiry} ≤ capture end {capture_end} ≤ {LATEST}")]
-    TimesOutOfOrder {
+    /// Nothing could be spent.
+    #[error("the start {start} is not before the expiry {expiry}")]
+    StartNotBeforeExpiry {
         /// The start.
         start: Seconds,
         /// The expiry.
         expiry: Seconds,
+    },
+    /// Holds would end before the mandate.
+    #[error("the expiry {expiry} is after the capture end {capture_end}")]
+    ExpiryAfterCaptureEnd {
+        /// The expiry.
+        expiry: Seconds,
         /// The capture end.
         capture_end: Seconds,
+    },
+    /// Holds could lock what is left for too long.
+    #[error("the capture end {capture_end} is after {latest}: at most 90 days after the expiry, and 2³² − 1")]
+    CaptureEndTooLate {
+        /// The capture end.
+        capture_end: Seconds,
+        /// The latest that the expiry allows.
+        latest: Seconds,
     },
     /// Already over.
     #[error("the expiry {expiry} is not in the future (now {now})")]
@@ -116,8 +133,15 @@ impl Terms {
         if self.cap.is_zero() {
             return Err(TermsError::CapZero);
         }
-        if !(start < expiry && expiry <= capture_end && capture_end <= LATEST) {
-            return Err(TermsError::TimesOutOfOrder { start, expiry, capture_end });
+        if start >= expiry {
+            return Err(TermsError::StartNotBeforeExpiry { start, expiry });
+        }
+        if expiry > capture_end {
+            return Err(TermsError::ExpiryAfterCaptureEnd { expiry, capture_end });
+        }
+        let latest = expiry.saturating_add(CAPTURE_PERIOD_MAX).min(LATEST);
+        if capture_end > latest {
+            return Err(TermsError::CaptureEndTooLate { capture_end, latest });
         }
         if expiry <= now {
             return Err(TermsError::ExpiryPassed { expiry, now });

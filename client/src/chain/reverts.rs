@@ -52,6 +52,10 @@ fn message(error: &Errors) -> String {
         Errors::ExpiryNotInFuture(error) => {
             format!("the mandate would be over already, at second {} since 1970", error.expiry)
         }
+        Errors::CaptureEndTooLate(error) => {
+            let (end, latest) = (error.captureEnd, error.latest);
+            format!("captures would end at second {end} since 1970, which is after the latest, {latest}")
+        }
         Errors::TokenWithoutSixDecimals(error) => {
             format!(
                 "the token {} has {} decimals; an escrow takes USDC alone, which has 6",

@@ -166,7 +166,7 @@ interface IMandateEscrow {
     /// @notice `expiry` is after `captureEnd`, so holds would end before the mandate.
     error ExpiryAfterCaptureEnd(uint40 expiry, uint40 captureEnd);
 
-    /// @notice `captureEnd` does not fit a hold's storage slot.
+    /// @notice `captureEnd` is more than 90 days after `expiry`, or does not fit a hold's storage slot (2³² − 1).
     error CaptureEndTooLate(uint40 captureEnd, uint40 latest);
 
     /// @notice The mandate would be expired from the start.

@@ -22,7 +22,8 @@ struct Terms {
     uint40 start;
     /// @dev From this second on: no new payment, no new hold.
     uint40 expiry;
-    /// @dev From this second on: no capture, no release; everything can be swept. Not before `expiry`.
+    /// @dev From this second on: no capture, no release; everything can be swept. Not before `expiry`, and at most 90 days after
+    /// it: holds can lock what is left until then.
     uint40 captureEnd;
     /// @dev Merkle root of the payees that may be paid; zero: any payee.
     bytes32 payees;

@@ -203,6 +203,31 @@ contract VectorsTest is Test {
         assertGe(count, 10);
     }
 
+    /// @dev Opens what must open, and says of the rest what Rust says before anything is sent.
+    function test_openings() public {
+        json = vm.readFile("bindings/vectors/terms.json");
+        uint256 count = _count(".openings");
+        for (uint256 i = 0; i < count; ++i) {
+            string memory path = _at(".openings", i);
+            Terms memory terms = _terms(string.concat(path, ".terms"));
+            string memory refusal = _string(path, ".error");
+            uint256 snapshot = vm.snapshotState();
+            vm.warp(_uint(path, ".now"));
+            if (terms.operator != address(0) && terms.cap != 0) {
+                usdc.mint(terms.operator, terms.cap);
+                vm.prank(terms.operator);
+                usdc.approve(address(escrow), terms.cap);
+            }
+            vm.prank(terms.operator);
+            try escrow.open(terms) {
+                assertEq(refusal, "", _string(path, ".name"));
+            } catch (bytes memory why) {
+                assertEq(bytes4(why), bytes4(keccak256(bytes(refusal))), _string(path, ".name"));
+            }
+            vm.revertToState(snapshot);
+        }
+    }
+
     function test_reasons() public view {
         string[] memory reasons = vm.parseJsonStringArray(json, ".reasons");
         assertEq(reasons.length, uint256(type(Reason).max) + 1);

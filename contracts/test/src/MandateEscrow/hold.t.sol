@@ -159,7 +159,7 @@ contract HoldTest is EscrowTest {
 
     /// @dev I11: none is cut down to the 32 bits of its slot.
     function test_reverts_whenCaptureByDoesNotFitItsSlot(uint40 captureBy) public {
-        terms.captureEnd = type(uint32).max;
+        (terms.expiry, terms.captureEnd) = (type(uint32).max - 90 days, type(uint32).max);
         id = _open(terms);
         _assertCaptureBy(type(uint32).max, 0, Reason.None);
         _assertCaptureBy(uint40(1) << 32, 1, Reason.CaptureByTooLate);

@@ -104,7 +104,7 @@ contract OpenWithAuthorizationTest is EscrowTest {
                 type(uint32).max,
                 terms.expiry - 1,
                 terms.captureEnd,
-                type(uint32).max,
+                terms.expiry + 90 days,
                 type(uint256).max,
                 type(uint256).max,
                 1
