@@ -3,6 +3,7 @@
 import os
 import sys
 import unittest
+from urllib.parse import urlsplit
 
 from stipend import testing
 
@@ -15,6 +16,14 @@ class Stack(testing.Stack):
 
     def where(self):
         return ["--relayer", self.relayer, "--rpc-url", self.rpc_url]
+
+    def restart(self, stop):
+        """Stops it by `stop`, and starts it at its ports, for a stack with --data: where it was."""
+        stop()
+        self.process.wait(timeout=60)
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self._start(*(urlsplit(self.ready[name]).port for name in ("relayer", "rpc_url", "issuer")))
 
     def charge(self, card, amount):
         merchant = ["merchant", "charge", "--card", card, "--amount", amount, "--mcc", "5734"]

@@ -1,8 +1,8 @@
 """Let an agent spend USDC within a mandate that a person approved."""
 
 from .client import AsyncStipend, Stipend
-from .errors import Refused, StipendError, Unknown, Unreachable
-from .models import AuditEntry, Card, CardSecrets, Explanation, Mandate, MandateRequest, Payment
+from .errors import InvalidInput, Refused, StipendError, Unknown, Unreachable
+from .models import AuditEntry, Card, CardSecrets, Explanation, Mandate, MandateRequest, Page, Payment
 
 __all__ = [
     "AsyncStipend",
@@ -10,8 +10,10 @@ __all__ = [
     "Card",
     "CardSecrets",
     "Explanation",
+    "InvalidInput",
     "Mandate",
     "MandateRequest",
+    "Page",
     "Payment",
     "Refused",
     "Stipend",

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -19,12 +18,13 @@ from urllib.parse import urlencode
 from uuid import uuid4
 
 import httpx
-from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from .errors import Refused, Unknown, Unreachable
-from .models import AuditEntry, Card, CardSecrets, Explanation, Mandate, MandateRequest, Payment
-from .signing import request_headers, sign_typed, typed_data
+from . import inputs
+from .errors import InvalidInput, Refused, StipendError, Unknown, Unreachable
+from .models import AuditEntry, Card, CardSecrets, Explanation, Mandate, MandateRequest, Page, Payment
+from .nonces import Nonces
+from .signing import request_headers, sign_body
 
 # How long signatures of payments and holds live, in seconds, and by how much they differ: two processes that sign at
 # once must not sign the very same message.
@@ -37,15 +37,23 @@ ATTEMPTS = 6
 RENEWALS = 200
 # How much longer than asked a hold lasts: the relayer counts from when it is asked.
 CAPTURE_MARGIN = 300
+# How long the relayer waits for a payment's state before it answers, in seconds.
+LONG_POLL = 25
 UNKNOWN = {"unavailable", "timeout", "internal"}
 WAIT = {"overloaded", "cannot_send", "rate_limited", "unauthenticated"}
-# Refusals by a relayer that has looked for an earlier attempt and found none. So have those with a decision.
-LOOKED = {"nonce_taken", "idempotency_key_reused"}
+NONCE = {"nonce_taken", "nonce_retired", "nonce_used"}
 # Signed for a time that has passed on chain: its clock is ahead of this machine's.
 LATE = {"deadline_passed", "deadline_too_soon", "capture_by_too_soon"}
-NONCE = {"nonce_taken", "nonce_retired", "nonce_used"}
-FINAL = {"settled", "failed"}
-REACHED = {"mined": {"mined", "settled", "failed"}, "settled": FINAL}
+# With these, as with a decision, the relayer has looked for what was sent before, and has not found it.
+LOOKED = {"nonce_taken", "idempotency_key_reused"}
+# What these failures keep from being sent at all.
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+PAYMENT_STATES = ("reserved", "submitted", "mined", "settled", "failed")
+CARD_STATES = ("requested", "held", "active", "used", "closing", "closed", "failed")
+# What is asked by POST and changes nothing.
+READS = {"/v1/explain"}
+REACHED = {"mined": {"mined", "settled", "failed"}, "settled": {"settled", "failed"}}
+SEQ_MAX = 2**63 - 1
 ZERO = "0x" + "00" * 32
 
 
@@ -71,37 +79,18 @@ class _Answer:
     replayed: bool
     # Whether it was sent more than once: then a replay may be its own.
     resent: bool = False
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def _amount(value: str | int | Decimal) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
-        raise TypeError('an amount is a string or a Decimal, such as "4.20", and never a float')
-    return format(value, "f") if isinstance(value, Decimal) else str(value)
-
-
-def _units(amount: str) -> int:
-    units = Decimal(amount) * 1_000_000
-    if not units.is_finite() or units != int(units):
-        raise ValueError(f"{amount} has more than six decimals")
-    return int(units)
-
-
-def _id(thing: Any) -> str:
-    return thing if isinstance(thing, str) else thing.id
+    # What it says, read.
+    value: Any = None
 
 
 class _Calls:
     """The calls, as generators. `_run` carries one out."""
 
     def __init__(self, relayer: str, key: str | LocalAccount):
-        self._base = relayer.rstrip("/")
-        self._account: LocalAccount = Account.from_key(key) if isinstance(key, str) else key
+        self._base = inputs.relayer(relayer)
+        self._account = inputs.account(key)
         self._info: dict[str, Any] | None = None
-        self._nonces: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._nonces = Nonces()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address} at {self._base}>"
@@ -109,35 +98,71 @@ class _Calls:
     @property
     def address(self) -> str:
         """The address that signs."""
-        return self._account.address
+        return str(self._account.address)
 
     def _run(self, call: Generator[Any, Any, Any]) -> Any:
         raise NotImplementedError
 
     def info(self) -> Any:
-        """What the relayer serves: chain, contract, limits."""
+        """A dict of what the relayer serves: chain, contract, limits."""
         return self._run(self._get_info())
 
-    def request_mandate(self, amount: str | Decimal, intent: str, duration: str, **more: Any) -> Any:
-        """Asks an operator for a mandate. `more`: per_payment, window, window_cap, payees, mccs, metadata."""
-        body = {"amount": _amount(amount), "intent": intent, "duration": duration}
-        for name, value in more.items():
-            body[name] = _amount(value) if name in ("per_payment", "window_cap") else value
+    def request_mandate(
+        self,
+        amount: str | Decimal,
+        intent: str,
+        duration: str,
+        *,
+        per_payment: str | Decimal | None = None,
+        window: str | None = None,
+        window_cap: str | Decimal | None = None,
+        refunds_restore_budget: bool | None = None,
+        payees: list[str] | None = None,
+        mccs: list[str] | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> Any:
+        """Asks an operator for a mandate over `amount` USDC: a MandateRequest.
+
+        `intent` says what for; `duration` and `window` are such as "30d", "12h", "45m" or "90s". `per_payment` limits
+        each payment, `window_cap` what is paid within any `window`, `payees` who is paid, and `mccs` at which
+        merchants cards are used, by category; without them there is no such limit.
+        """
+        body: dict[str, Any] = {
+            "amount": inputs.amount("amount", amount),
+            "intent": inputs.text("intent", 1, 1_000, intent),
+            "duration": inputs.duration("duration", duration),
+        }
+        if per_payment is not None:
+            body["per_payment"] = inputs.amount("per_payment", per_payment)
+        if window is not None:
+            body["window"] = inputs.duration("window", window)
+        if window_cap is not None:
+            body["window_cap"] = inputs.amount("window_cap", window_cap)
+        if refunds_restore_budget is not None:
+            body["refunds_restore_budget"] = inputs.flag("refunds_restore_budget", refunds_restore_budget)
+        if payees is not None:
+            body["payees"] = inputs.addresses("payees", payees)
+        if mccs is not None:
+            body["mccs"] = inputs.categories("mccs", mccs)
+        if metadata is not None:
+            body["metadata"] = inputs.metadata(metadata)
         return self._run(self._model(MandateRequest, "POST", "/v1/mandate-requests", body=body))
 
     def mandate_request(self, request: str | MandateRequest) -> Any:
-        return self._run(self._model(MandateRequest, "GET", f"/v1/mandate-requests/{_id(request)}"))
+        """A MandateRequest as it is now."""
+        return self._run(self._model(MandateRequest, "GET", f"/v1/mandate-requests/{_request(request)}"))
 
     def wait_for_mandate(self, request: str | MandateRequest, timeout: float = 600) -> Any:
-        """The mandate, once an operator has approved the request and it is open."""
-        return self._run(self._wait_for_mandate(_id(request), timeout))
+        """The Mandate, once an operator has approved the request and it is open. Raises TimeoutError."""
+        return self._run(self._wait_for_mandate(_request(request), inputs.seconds("timeout", timeout)))
 
     def mandates(self) -> Any:
-        """The newest 100 mandates."""
+        """The newest 100 Mandates: a Page."""
         return self._run(self._page(Mandate, "/v1/mandates", {"limit": 100}))
 
     def mandate(self, mandate: str | Mandate) -> Any:
-        return self._run(self._model(Mandate, "GET", f"/v1/mandates/{_id(mandate)}"))
+        """A Mandate as it is now."""
+        return self._run(self._model(Mandate, "GET", f"/v1/mandates/{_mandate(mandate)}"))
 
     def pay(
         self,
@@ -151,95 +176,150 @@ class _Calls:
         wait: str | None = "mined",
         timeout: float = 60,
     ) -> Any:
-        """Pays. `wait`: "mined", "settled" or None; after `timeout` the payment is returned as it is then.
+        """Pays `amount` USDC to an address: a Payment.
 
-        Raises Refused if it is refused, and Unknown with what was signed if nobody says what became of it.
+        `ref`, 32 bytes as 0x and hex, goes on chain. All calls with one `idempotency_key` (1 to 255 printable ASCII
+        characters) are one payment. `metadata`: at most 16 pairs, names of 1 to 40 bytes, values up to 500.
+        `wait`: "mined", "settled" or None; after `timeout` seconds the payment is returned as it is then.
+
+        Raises InvalidInput before anything is signed, Refused if it is refused, Unreachable if no relayer answers, and
+        Unknown with what was signed if nobody says what became of it.
         """
-        content = {"payee": payee, "amount": _amount(amount), "ref": ref}
-        if metadata:
-            content["metadata"] = metadata
-        return self._run(self._pay(_id(mandate), content, idempotency_key, wait, timeout))
+        content: dict[str, Any] = {
+            "payee": inputs.address("payee", payee),
+            "amount": inputs.amount("amount", amount),
+            "ref": inputs.reference("ref", ref),
+        }
+        if metadata is not None:
+            content["metadata"] = inputs.metadata(metadata)
+        wait = None if wait is None else inputs.choice("wait", REACHED, wait)
+        timeout = inputs.seconds("timeout", timeout)
+        key = inputs.idempotency_key(idempotency_key)
+        return self._run(self._pay(_mandate(mandate), content, key, wait, timeout))
 
     def send(self, signed: dict[str, Any]) -> Any:
-        """Sends what was signed before, as it is: it is never done twice."""
-        return self._run(self._send_again(signed))
+        """Sends what was signed before, as it is, `signed` of an Unknown: it is never done twice. A Payment or Card."""
+        try:
+            body = dict(signed)
+            key = inputs.idempotency_key(body.pop("idempotency_key", None))
+            kind, path = (Card, "/v1/cards") if "capture_by" in body else (Payment, "/v1/payments")
+            is_signed = "signature" in body and json.dumps(body, allow_nan=False)
+        except (TypeError, ValueError):
+            is_signed = False
+        if not is_signed:
+            raise InvalidInput("signed", "what an Unknown has as `signed`")
+        return self._run(self._send_again(kind, path, body, key))
 
     def payment(self, payment: str | Payment) -> Any:
-        return self._run(self._model(Payment, "GET", f"/v1/payments/{_id(payment)}"))
+        """A Payment as it is now."""
+        return self._run(self._model(Payment, "GET", f"/v1/payments/{_payment(payment)}"))
 
-    def payments(self, **query: Any) -> Any:
-        """A page of payments, newest first. `query`: mandate, state, ref, limit (1 to 100), cursor."""
+    def payments(
+        self,
+        *,
+        mandate: str | Mandate | None = None,
+        state: str | None = None,
+        ref: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Any:
+        """A Page of Payments, newest first: those of a mandate, in a state, with a `ref`; `limit` is 1 to 100.
+
+        Its `next_cursor`, if it has one, is the `cursor` of the next page.
+        """
+        query = {
+            "mandate": None if mandate is None else _mandate(mandate),
+            "state": None if state is None else inputs.choice("state", PAYMENT_STATES, state),
+            "ref": None if ref is None else inputs.reference("ref", ref),
+            "limit": None if limit is None else inputs.whole("limit", 1, 100, limit),
+            "cursor": None if cursor is None else inputs.cursor(cursor),
+        }
         return self._run(self._page(Payment, "/v1/payments", query))
 
     def wait_for(self, payment: str | Payment, state: str = "settled", timeout: float = 600) -> Any:
-        """The payment, once it is "mined" or "settled", or can't be any more; or as it is after `timeout`."""
-        return self._run(self._wait_for(_id(payment), state, timeout))
+        """The Payment, once it is "mined" or "settled", or can't be any more; or as it is after `timeout` seconds."""
+        state = inputs.choice("state", REACHED, state)
+        return self._run(self._wait_for(_payment(payment), state, inputs.seconds("timeout", timeout)))
 
     def explain(self, mandate: str | Mandate, amount: str | Decimal, payee: str | None = None) -> Any:
-        """What would become of a payment now, or of a card without a payee. Nothing is reserved."""
-        body = {"mandate": _id(mandate), "amount": _amount(amount)}
+        """What would become of a payment now, or of a card without a payee: an Explanation. Nothing is reserved."""
+        body = {"mandate": _mandate(mandate), "amount": inputs.amount("amount", amount)}
         if payee is not None:
-            body["payee"] = payee
+            body["payee"] = inputs.address("payee", payee)
         return self._run(self._model(Explanation, "POST", "/v1/explain", body=body))
 
     def create_card(
         self, mandate: str | Mandate, amount: str | Decimal, *, ref: str = ZERO, idempotency_key: str | None = None
     ) -> Any:
-        """Asks for a card over `amount`, in whole cents."""
-        content = {"amount": _amount(amount), "ref": ref}
-        return self._run(self._create_card(_id(mandate), content, idempotency_key))
+        """Asks for a Card over `amount` USDC, in whole cents. Arguments and errors are those of `pay`."""
+        content = {"amount": inputs.amount("amount", amount), "ref": inputs.reference("ref", ref)}
+        key = inputs.idempotency_key(idempotency_key)
+        return self._run(self._create_card(_mandate(mandate), content, key))
 
     def card(self, card: str | Card) -> Any:
-        return self._run(self._model(Card, "GET", f"/v1/cards/{_id(card)}"))
+        """A Card as it is now."""
+        return self._run(self._model(Card, "GET", f"/v1/cards/{_card(card)}"))
 
     def wait_for_card(self, card: str | Card, state: str = "active", timeout: float = 120) -> Any:
-        """The card, once it is in this state or closed or failed; or as it is after `timeout`."""
-        return self._run(self._wait_for_card(_id(card), state, timeout))
+        """The Card, once it is in this state or past it, or has failed; or as it is after `timeout` seconds."""
+        state = inputs.choice("state", CARD_STATES, state)
+        return self._run(self._wait_for_card(_card(card), state, inputs.seconds("timeout", timeout)))
 
     def card_secrets(self, card: str | Card) -> Any:
-        """The number, for a merchant's form. Each look is written down."""
-        return self._run(self._card_secrets(_id(card)))
+        """The number, for a merchant's form: CardSecrets. Each look is written down."""
+        if not self._base.startswith("https:") and not inputs.is_loopback(self._base):
+            raise InvalidInput("relayer", "https or this machine, to be told a card's number", self._base)
+        return self._run(self._model(CardSecrets, "GET", f"/v1/cards/{_card(card)}/secrets"))
 
     def close_card(self, card: str | Card) -> Any:
-        return self._run(self._model(Card, "POST", f"/v1/cards/{_id(card)}/close"))
+        """Ends a card that was not charged: the Card."""
+        return self._run(self._model(Card, "POST", f"/v1/cards/{_card(card)}/close"))
 
     def audit(self, mandate: str | Mandate | None = None, after: int = 0, limit: int = 100) -> Any:
-        """A page of the trail, oldest first, after an entry."""
-        query = {"after": after, "limit": limit, "mandate": _id(mandate) if mandate else None}
+        """A Page of the trail, at most 100 AuditEntries, oldest first, after the entry of that `seq`."""
+        query = {
+            "after": inputs.whole("after", 0, SEQ_MAX, after),
+            "limit": inputs.whole("limit", 1, 100, limit),
+            "mandate": None if mandate is None else _mandate(mandate),
+        }
         return self._run(self._page(AuditEntry, "/v1/audit", query))
 
     def _get_info(self, anew: bool = False) -> Generator[Any, Any, dict[str, Any]]:
         if self._info is None or anew:
-            answer = yield from self._ask("GET", "/v1/info", signed=False)
-            self._info = answer.json()
+            answer = yield from self._ask("GET", "/v1/info", _read_info, signed=False)
+            self._info = answer.value
         return self._info
 
     def _model(self, model: Any, method: str, path: str, **more: Any) -> Generator[Any, Any, Any]:
         yield from self._get_info()
-        answer = yield from self._ask(method, path, **more)
-        return model.of(answer.json())
+        answer = yield from self._ask(method, path, model.of, **more)
+        return answer.value
 
-    def _page(self, model: Any, path: str, query: dict[str, Any]) -> Generator[Any, Any, Any]:
+    def _page(self, model: Any, path: str, query: dict[str, Any]) -> Generator[Any, Any, Page[Any]]:
+        def read(answer: Any) -> Page[Any]:
+            if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
+                raise ValueError("this is no page")
+            page = Page(model.of(item) for item in answer["data"])
+            page.next_cursor = answer.get("next_cursor")
+            return page
+
         yield from self._get_info()
         query = {name: value for name, value in query.items() if value is not None}
-        answer = yield from self._ask("GET", path, query=query)
-        return [model.of(item) for item in answer.json()["data"]]
+        answer = yield from self._ask("GET", path, read, query=query)
+        page: Page[Any] = answer.value
+        return page
 
-    def _latest(self, mandate: str | Mandate | None) -> Generator[Any, Any, list[AuditEntry]]:
-        query = {"latest": "true", "limit": 1, "mandate": _id(mandate) if mandate else None}
-        return self._page(AuditEntry, "/v1/audit", query)
-
-    def _card_secrets(self, card: str) -> Generator[Any, Any, CardSecrets]:
-        yield from self._get_info()
-        answer = yield from self._ask("GET", f"/v1/cards/{card}/secrets")
-        return CardSecrets(**answer.json())
+    def _latest(self, mandate: str | None) -> Generator[Any, Any, int]:
+        """The end of the trail. That asks for it as any call does, so that what is refused is so at once."""
+        entries = yield from self._page(AuditEntry, "/v1/audit", {"latest": "true", "limit": 1, "mandate": mandate})
+        return entries[-1].seq if entries else 0
 
     def _wait_for_mandate(self, request: str, timeout: float) -> Generator[Any, Any, Mandate]:
         start = time.monotonic()
         while True:
             asked = yield from self._model(MandateRequest, "GET", f"/v1/mandate-requests/{request}")
             if asked.mandate:
-                mandate = yield from self._model(Mandate, "GET", f"/v1/mandates/{asked.mandate}")
+                mandate: Mandate = yield from self._model(Mandate, "GET", f"/v1/mandates/{asked.mandate}")
                 if mandate.state == "open":
                     return mandate
             if time.monotonic() - start >= timeout:
@@ -249,17 +329,19 @@ class _Calls:
     def _wait_for(self, payment: str, state: str, timeout: float) -> Generator[Any, Any, Payment]:
         start = time.monotonic()
         while True:
-            path = f"/v1/payments/{payment}"
-            seen = yield from self._model(Payment, "GET", path, query={"wait": state})
-            if seen.state in REACHED[state] or time.monotonic() - start >= timeout:
+            left = timeout - (time.monotonic() - start)
+            # The relayer does the waiting, if there is time for it.
+            query = {"wait": state} if left > LONG_POLL else {}
+            seen: Payment = yield from self._model(Payment, "GET", f"/v1/payments/{payment}", query=query)
+            if seen.state in REACHED[state] or left <= 0:
                 return seen
-            yield _Pause(0.2)
+            yield _Pause(0.2 if query else max(0, min(0.5, left)))
 
     def _wait_for_card(self, card: str, state: str, timeout: float) -> Generator[Any, Any, Card]:
         start = time.monotonic()
         while True:
-            seen = yield from self._model(Card, "GET", f"/v1/cards/{card}")
-            if seen.state in (state, "closed", "failed") or time.monotonic() - start >= timeout:
+            seen: Card = yield from self._model(Card, "GET", f"/v1/cards/{card}")
+            if seen.state in CARD_STATES[CARD_STATES.index(state) :] or time.monotonic() - start >= timeout:
                 return seen
             yield _Pause(0.5)
 
@@ -270,126 +352,131 @@ class _Calls:
             deadline = min(_now(info) + PAYMENT_LIFETIME - random.randrange(SPREAD), end)
             return {**content, "mandate": mandate, "nonce": nonce, "deadline": deadline}
 
-        payment = Payment.of((yield from self._spend(mandate, "Spend", "/v1/payments", sign, key)))
+        payment: Payment = yield from self._spend(Payment, mandate, "Spend", "/v1/payments", sign, key)
         if wait is not None and payment.state not in REACHED[wait]:
             try:
                 payment = yield from self._wait_for(payment.id, wait, timeout)
-            except (Refused, Unknown, Unreachable):
+            except StipendError:
                 # It is accepted: nothing from here on may look as if it had failed.
                 return payment
         return payment
 
     def _create_card(self, mandate: str, content: dict[str, Any], key: str | None) -> Generator[Any, Any, Card]:
         def sign(info: dict[str, Any], nonce: int, end: int) -> dict[str, Any]:
-            cards = info.get("cards") or {"ttl": 0, "clearing_reserve": 0}
+            cards = info["cards"]
             now = _now(info) - random.randrange(SPREAD)
             capture_by = now + SPREAD + cards["ttl"] + cards["clearing_reserve"] + CAPTURE_MARGIN
             deadline = min(now + HOLD_LIFETIME, end)
             return {**content, "mandate": mandate, "nonce": nonce, "deadline": deadline, "capture_by": capture_by}
 
-        return Card.of((yield from self._spend(mandate, "Hold", "/v1/cards", sign, key)))
+        info = yield from self._get_info()
+        if not info.get("cards"):
+            detail = "this relayer has no card issuer"
+            raise Refused({"code": "cards_not_offered", "detail": detail, "hint": "pay instead"})
+        card: Card = yield from self._spend(Card, mandate, "Hold", "/v1/cards", sign, key)
+        return card
 
-    def _spend(self, mandate: str, kind: str, path: str, sign: Any, key: str | None) -> Generator[Any, Any, Any]:
+    def _spend(
+        self, model: Any, mandate: str, kind: str, path: str, sign: Any, key: str | None
+    ) -> Generator[Any, Any, Any]:
         """Signs with the next free nonce, and sends. What another caller took is signed anew."""
         info = yield from self._get_info()
         known = yield from self._model(Mandate, "GET", f"/v1/mandates/{mandate}")
         end = known.terms["expiry"]
         renewed = False
         for _ in range(RENEWALS):
-            with self._lock:
-                nonce = max(self._nonces.get(mandate, 0), known.next_nonce)
-                self._nonces[mandate] = nonce + 1
-            body = sign(info, nonce, end)
-            body["signature"] = self._sign(kind, info, body)
+            nonce = self._nonces.take(mandate, known.next_nonce)
             try:
-                answer = yield from self._ask("POST", path, body=body, key=key, signed=False)
-            except Refused as refusal:
-                if refusal.code not in NONCE:
-                    with self._lock:
-                        # Nobody has used it: the next one does.
-                        if self._nonces.get(mandate) == nonce + 1:
-                            self._nonces[mandate] = nonce
-                    if renewed or refusal.code not in LATE:
+                body = sign(info, nonce, end)
+                body["signature"] = sign_body(self._account, kind, info, body)
+            except BaseException:
+                self._nonces.release(mandate, nonce)
+                raise
+            try:
+                answer = yield from self._ask("POST", path, model.of, body=body, key=key, signed=False)
+            except (Refused, Unreachable) as error:
+                if not isinstance(error, Refused) or error.code not in NONCE:
+                    self._nonces.release(mandate, nonce)
+                    if renewed or not isinstance(error, Refused) or error.code not in LATE:
                         raise
                     renewed = True
                     info = yield from self._get_info(anew=True)
                     continue
             else:
+                if key is not None and answer.value.raw.get("nonce") != nonce:
+                    # The key's payment has a nonce of its own.
+                    self._nonces.release(mandate, nonce)
                 # Known at the first sending of what was just signed: another caller has signed the very same.
                 if key is not None or not answer.replayed or answer.resent:
-                    return answer.json()
+                    return answer.value
+            self._nonces.forget_released(mandate)
             known = yield from self._model(Mandate, "GET", f"/v1/mandates/{mandate}")
         raise Refused({"code": "nonce_taken", "detail": "others take every nonce", "hint": "try again later"})
 
-    def _sign(self, kind: str, info: dict[str, Any], body: dict[str, Any]) -> str:
-        payee = body["payee"] if kind == "Spend" else info["cards"]["treasury"] if info.get("cards") else None
-        if payee is None:
-            raise Refused({"code": "cards_not_offered", "detail": "this relayer has no card issuer", "hint": "pay instead"})
-        message = {
-            "mandate": bytes.fromhex(body["mandate"].removeprefix("mand_")),
-            "payee": payee,
-            "amount": _units(body["amount"]),
-            "nonce": body["nonce"],
-            "deadline": body["deadline"],
-            "ref": bytes.fromhex(body["ref"].removeprefix("0x")),
-        }
-        if kind == "Hold":
-            message["captureBy"] = body["capture_by"]
-        return sign_typed(self._account, typed_data(kind, info["chain_id"], info["escrow"], message))
-
-    def _send_again(self, signed: dict[str, Any]) -> Generator[Any, Any, Any]:
-        is_card = "capture_by" in signed
-        answer = yield from self._ask("POST", "/v1/cards" if is_card else "/v1/payments", body=signed, signed=False)
-        return (Card if is_card else Payment).of(answer.json())
+    def _send_again(self, model: Any, path: str, body: dict[str, Any], key: str | None) -> Generator[Any, Any, Any]:
+        answer = yield from self._ask("POST", path, model.of, body=body, key=key, signed=False)
+        return answer.value
 
     def _ask(
         self,
         method: str,
         path: str,
+        read: Callable[[Any], Any],
         *,
         query: dict[str, Any] | None = None,
         body: dict[str, Any] | None = None,
         key: str | None = None,
         signed: bool = True,
     ) -> Generator[Any, Any, _Answer]:
-        """Asks until there is an answer that settles it. The same bytes each time; a request's own signature anew."""
+        """Asks until there is an answer that settles it. The same bytes each time; a request's own signature anew.
+
+        `read` takes what a relayer answers, and raises ValueError for anything else, such as a proxy's page.
+        """
         payload = None if body is None else json.dumps(body).encode()
+        content = {**(body or {}), **({} if key is None else {"idempotency_key": key})}
         # One key for all attempts of what carries no signature of its own.
-        key = key or (str(uuid4()) if method == "POST" and signed else None)
+        if key is None and method == "POST" and signed:
+            key = str(uuid4())
         call = _Call(method, path, query or {}, payload, key, signed)
-        last: Exception | None = None
+        foreign = f"what answers at {self._base} is no relayer"
+        last: StipendError = Unreachable(foreign)
         unknown = False
         for attempt in range(ATTEMPTS):
             if attempt:
                 retry = last.retry_after if isinstance(last, Refused) and last.retry_after else 0
                 yield _Pause(min(10.0, max(retry, 0.1 * 2**attempt)))
             try:
-                answer = yield call
-            except httpx.ConnectError as error:
+                answer: _Answer = yield call
+            except NOT_SENT as error:
                 last = Unreachable(f"no relayer answers at {self._base}: {error}")
                 continue
-            except httpx.TransportError as error:
-                unknown, last = True, error
+            except httpx.RequestError as error:
+                unknown, last = True, Unreachable(f"no relayer answers at {self._base}: {error}")
                 continue
-            if answer.status < 300:
+            if 200 <= answer.status < 300:
+                try:
+                    answer.value = read(json.loads(answer.body))
+                except (ValueError, RecursionError):
+                    # Not as a cause: it may quote a card's number.
+                    unknown, last = True, Unreachable(f"{foreign}: HTTP {answer.status}")
+                    continue
                 answer.resent = unknown
                 return answer
-            problem = _problem(answer)
-            if problem is None or problem["code"] in UNKNOWN:
-                unknown, last = True, Refused(problem or {"code": "unavailable", "detail": f"HTTP {answer.status}"})
-                continue
-            last = Refused(problem)
-            if last.code in WAIT:
-                continue
-            if unknown and method == "POST" and last.decision is None and last.code not in LOOKED:
-                break
-            raise last
-        if unknown and method == "POST":
-            content = body if not signed else None
-            raise Unknown(f"{path} has not said whether it was done: send the same again", content) from last
-        if isinstance(last, (Refused, Unreachable)):
-            raise last
-        raise Unreachable(f"no relayer answers at {self._base}: {last}") from last
+            refusal = _refusal(answer.body)
+            if refusal is None:
+                unknown, last = True, Unreachable(f"{foreign}: HTTP {answer.status}")
+            elif refusal.code in UNKNOWN:
+                unknown, last = True, refusal
+            else:
+                last = refusal
+                if last.code not in WAIT:
+                    break
+        has_looked = isinstance(last, Refused) and (last.decision is not None or last.code in LOOKED)
+        if unknown and method == "POST" and path not in READS and not has_looked:
+            raise Unknown(
+                f"{path} has not said whether it was done: send the same again", None if signed else content
+            ) from last
+        raise last
 
     def _http(self, call: _Call) -> dict[str, Any]:
         url = self._base + call.path + (f"?{urlencode(call.query)}" if call.query else "")
@@ -403,9 +490,8 @@ class _Calls:
             headers |= request_headers(self._account, chain_id, call.method, url, call.body)
         return {"method": call.method, "url": url, "headers": headers, "content": call.body}
 
-    def _stream(self, mandate: str | Mandate | None, after: int | None) -> dict[str, Any]:
-        query = {"after": after, "mandate": _id(mandate) if mandate else None}
-        query = {name: value for name, value in query.items() if value is not None}
+    def _stream(self, mandate: str | None, after: int) -> dict[str, Any]:
+        query = {"after": after} if mandate is None else {"after": after, "mandate": mandate}
         request = self._http(_Call("GET", "/v1/events", query, None, None, True))
         request["headers"]["accept"] = "text/event-stream"
         return request
@@ -413,31 +499,89 @@ class _Calls:
 
 def _now(info: dict[str, Any]) -> int:
     """What deadlines are measured against, as far as it is known: the later of the chain's time and this machine's."""
-    return max(int(time.time()), info["head"]["time"])
+    return max(int(time.time()), int(info["head"]["time"]))
 
 
-def _problem(answer: _Answer) -> dict[str, Any] | None:
+class _Entries:
+    """The entries of a stream of server-sent events, each once. One that no empty line has ended does not count."""
+
+    def __init__(self, after: int):
+        self.after = after
+        self.begin()
+
+    def begin(self) -> None:
+        """A new connection."""
+        self._rest = self._data = b""
+
+    def feed(self, chunk: bytes) -> Iterator[AuditEntry]:
+        # Texts of others may hold what Python, but not this format, takes for the end of a line.
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            line = line.rstrip(b"\r")
+            if line.startswith(b"data:"):
+                self._data += line[5:]
+            elif not line and self._data:
+                data, self._data = self._data, b""
+                entry = AuditEntry.of(json.loads(data))
+                if entry.seq > self.after:
+                    self.after = entry.seq
+                    yield entry
+
+
+def _mandate(mandate: object) -> str:
+    return inputs.identifier("mandate", "mand_", mandate)
+
+
+def _payment(payment: object) -> str:
+    return inputs.identifier("payment", "pay_", payment)
+
+
+def _card(card: object) -> str:
+    return inputs.identifier("card", "card_", card)
+
+
+def _request(request: object) -> str:
+    return inputs.identifier("request", "req_", request)
+
+
+def _read_info(answer: Any) -> dict[str, Any]:
+    if isinstance(answer, dict) and isinstance(answer.get("chain_id"), int) and isinstance(answer.get("escrow"), str):
+        return answer
+    raise ValueError("this is no relayer's /v1/info")
+
+
+def _refusal(body: bytes) -> Refused | None:
+    """The relayer's problem; None if it is somebody else's answer."""
     try:
-        problem = answer.json()
-    except ValueError:
+        problem = json.loads(body)
+    except (ValueError, RecursionError):
         return None
-    return problem if isinstance(problem, dict) and "code" in problem else None
+    # Other servers have codes too; only a relayer's word counts.
+    is_ours = isinstance(problem, dict) and problem.get("type") == f"urn:stipend:problem:{problem.get('code')}"
+    return Refused(problem) if is_ours else None
 
 
-def _refused(status: int, body: bytes) -> Refused:
-    return Refused(_problem(_Answer(status, body, False)) or {"code": "unknown", "detail": f"HTTP {status}"})
-
-
-def _entry(line: str) -> AuditEntry | None:
-    return AuditEntry.of(json.loads(line.removeprefix("data:"))) if line.startswith("data:") else None
+def _options(base: str, timeout: float) -> dict[str, Any]:
+    return {
+        "timeout": inputs.seconds("timeout", timeout),
+        # A signature is for one address: it is not carried elsewhere.
+        "follow_redirects": False,
+        # No proxy stands between this machine and itself.
+        "trust_env": not inputs.is_loopback(base),
+    }
 
 
 class Stipend(_Calls):
-    """The relayer at `relayer`, used with `key`: the agent's private key as hex, or an account of eth_account."""
+    """The relayer at `relayer`, an http or https URL, used with `key`: the agent's private key as hex, or an account of
+    eth_account.
+
+    `timeout` is that of one HTTP exchange, in seconds. Threads may share it. Every call may raise a StipendError:
+    InvalidInput, Refused, Unreachable or Unknown.
+    """
 
     def __init__(self, relayer: str, key: str | LocalAccount, *, timeout: float = 35):
         super().__init__(relayer, key)
-        self._client = httpx.Client(timeout=timeout)
+        self._client = httpx.Client(**_options(self._base, timeout))
 
     def __enter__(self) -> Stipend:
         return self
@@ -459,7 +603,7 @@ class Stipend(_Calls):
                 try:
                     response = self._client.request(**self._http(step))
                     answer = _Answer(response.status_code, response.content, "idempotent-replayed" in response.headers)
-                except httpx.TransportError as error:
+                except httpx.RequestError as error:
                     step = call.throw(error)
                 else:
                     step = call.send(answer)
@@ -467,26 +611,30 @@ class Stipend(_Calls):
             return end.value
 
     def events(self, mandate: str | Mandate | None = None, after: int | None = None) -> Iterator[AuditEntry]:
-        """The trail as it grows, from now on or after an entry.
+        """The trail as it grows, AuditEntry by AuditEntry: from now on, or after the one of that `seq`.
 
-        A broken connection, or a relayer that does not answer now, goes on where it was.
+        A broken connection, or a relayer that does not answer now, goes on where it was: none is lost or comes twice.
         """
-        self.info()
-        if after is None:
-            # From a fixed place on, so that nothing is missed if the first connection breaks.
-            latest = self._run(self._latest(mandate))
-            after = latest[-1].seq if latest else 0
+        which = None if mandate is None else _mandate(mandate)
+        return self._events(which, None if after is None else inputs.whole("after", 0, SEQ_MAX, after))
+
+    def _events(self, mandate: str | None, after: int | None) -> Iterator[AuditEntry]:
+        # From a fixed place on, so that nothing is missed if the first connection breaks.
+        latest = self._run(self._latest(mandate))
+        entries = _Entries(latest if after is None else after)
         pause = 0.1
         while True:
             try:
-                with self._client.stream(**self._stream(mandate, after)) as response:
-                    if response.status_code in (400, 404):
-                        raise _refused(response.status_code, response.read())
-                    for line in response.iter_lines():
-                        if (entry := _entry(line)) is not None:
-                            after, pause = entry.seq, 0.1
-                            yield entry
-            except httpx.TransportError:
+                with self._client.stream(**self._stream(mandate, entries.after)) as response:
+                    if response.status_code in (400, 404) and (refusal := _refusal(response.read())):
+                        raise refusal
+                    if response.status_code == 200:
+                        entries.begin()
+                        for chunk in response.iter_bytes():
+                            for entry in entries.feed(chunk):
+                                pause = 0.1
+                                yield entry
+            except (httpx.RequestError, ValueError, RecursionError):
                 pass
             time.sleep(pause)
             pause = min(10, pause * 2)
@@ -497,7 +645,7 @@ class AsyncStipend(_Calls):
 
     def __init__(self, relayer: str, key: str | LocalAccount, *, timeout: float = 35):
         super().__init__(relayer, key)
-        self._client = httpx.AsyncClient(timeout=timeout)
+        self._client = httpx.AsyncClient(**_options(self._base, timeout))
 
     async def __aenter__(self) -> AsyncStipend:
         return self
@@ -519,34 +667,38 @@ class AsyncStipend(_Calls):
                 try:
                     response = await self._client.request(**self._http(step))
                     answer = _Answer(response.status_code, response.content, "idempotent-replayed" in response.headers)
-                except httpx.TransportError as error:
+                except httpx.RequestError as error:
                     step = call.throw(error)
                 else:
                     step = call.send(answer)
         except StopIteration as end:
             return end.value
 
-    async def events(self, mandate: str | Mandate | None = None, after: int | None = None) -> AsyncIterator[AuditEntry]:
-        """The trail as it grows, from now on or after an entry.
+    def events(self, mandate: str | Mandate | None = None, after: int | None = None) -> AsyncIterator[AuditEntry]:
+        """The trail as it grows, AuditEntry by AuditEntry: from now on, or after the one of that `seq`.
 
-        A broken connection, or a relayer that does not answer now, goes on where it was.
+        A broken connection, or a relayer that does not answer now, goes on where it was: none is lost or comes twice.
         """
-        await self.info()
-        if after is None:
-            # From a fixed place on, so that nothing is missed if the first connection breaks.
-            latest = await self._run(self._latest(mandate))
-            after = latest[-1].seq if latest else 0
+        which = None if mandate is None else _mandate(mandate)
+        return self._events(which, None if after is None else inputs.whole("after", 0, SEQ_MAX, after))
+
+    async def _events(self, mandate: str | None, after: int | None) -> AsyncIterator[AuditEntry]:
+        # From a fixed place on, so that nothing is missed if the first connection breaks.
+        latest = await self._run(self._latest(mandate))
+        entries = _Entries(latest if after is None else after)
         pause = 0.1
         while True:
             try:
-                async with self._client.stream(**self._stream(mandate, after)) as response:
-                    if response.status_code in (400, 404):
-                        raise _refused(response.status_code, await response.aread())
-                    async for line in response.aiter_lines():
-                        if (entry := _entry(line)) is not None:
-                            after, pause = entry.seq, 0.1
-                            yield entry
-            except httpx.TransportError:
+                async with self._client.stream(**self._stream(mandate, entries.after)) as response:
+                    if response.status_code in (400, 404) and (refusal := _refusal(await response.aread())):
+                        raise refusal
+                    if response.status_code == 200:
+                        entries.begin()
+                        async for chunk in response.aiter_bytes():
+                            for entry in entries.feed(chunk):
+                                pause = 0.1
+                                yield entry
+            except (httpx.RequestError, ValueError, RecursionError):
                 pass
             await asyncio.sleep(pause)
             pause = min(10, pause * 2)

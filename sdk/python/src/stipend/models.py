@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
-T = TypeVar("T", bound="Model")
+T = TypeVar("T")
+M = TypeVar("M", bound="Model")
+TYPES: dict[str, Any] = {"str": str, "int": int, "Decimal": str, "dict[str, Any]": dict, "Any": object}
+
+
+class Page(list[T]):
+    """A page of a list. `next_cursor` is the `cursor` of the next one; None: this was the last."""
+
+    next_cursor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -16,14 +24,23 @@ class Model:
     raw: dict[str, Any] = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls: type[T], answer: dict[str, Any]) -> T:
+    def of(cls: type[M], answer: Any) -> M:
+        """Raises ValueError if this is no such object."""
+        if not isinstance(answer, dict):
+            raise ValueError(f"this is no {cls.__name__}")
         values: dict[str, Any] = {}
         for item in fields(cls):
             if item.name == "raw":
                 continue
+            kind, _, is_optional = str(item.type).partition(" | ")
             value = answer.get(item.metadata.get("name", item.name))
-            if value is not None and "Decimal" in str(item.type):
-                value = Decimal(value)
+            if not isinstance(value, TYPES[kind]) and not (is_optional and value is None):
+                raise ValueError(f"this {cls.__name__} has no {item.name}")
+            if value is not None and kind == "Decimal":
+                try:
+                    value = Decimal(value)
+                except InvalidOperation:
+                    raise ValueError(f"the {item.name} of this {cls.__name__} is no amount") from None
             values[item.name] = value
         return cls(raw=answer, **values)
 
@@ -84,12 +101,20 @@ class Card(Model):
 
 @dataclass(frozen=True)
 class CardSecrets:
-    """A card's number, which no repr shows."""
+    """A card's number of 16 digits, code, month of two digits and year of four, which no repr shows."""
 
     number: str = field(repr=False)
     cvv: str = field(repr=False)
     exp_month: str = field(repr=False)
     exp_year: str = field(repr=False)
+
+    @classmethod
+    def of(cls, answer: Any) -> CardSecrets:
+        """Raises ValueError if these are none, and does not quote what they are."""
+        names = [item.name for item in fields(cls)]
+        if not isinstance(answer, dict) or not all(isinstance(answer.get(name), str) for name in names):
+            raise ValueError("these are no card's secrets")
+        return cls(**{name: answer[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -108,10 +133,12 @@ class Explanation(Model):
 
 @dataclass(frozen=True)
 class AuditEntry(Model):
+    """A fact of the trail. `seq` is its place in it, `kind` such as "payment.mined"; `data` differs by kind."""
+
     seq: int
     at: int
     kind: str = field(metadata={"name": "type"})
     mandate: str | None
     payment: str | None
     card: str | None
-    data: dict[str, Any]
+    data: Any

@@ -14,6 +14,8 @@ from eth_account.signers.local import LocalAccount
 
 # How long a request's signature is valid, in seconds.
 VALIDITY = 60
+# Of USDC.
+DECIMALS = 6
 
 SPEND = [
     {"name": "mandate", "type": "bytes32"},
@@ -74,6 +76,22 @@ def typed_data(kind: str, chain_id: int, escrow: str, message: dict[str, Any]) -
         "domain": {"name": "MandateEscrow", "version": "1", "chainId": chain_id, "verifyingContract": escrow},
         "message": message,
     }
+
+
+def sign_body(account: LocalAccount, kind: str, info: dict[str, Any], body: dict[str, Any]) -> str:
+    """The signature of the body of a payment or a card, as `/v1/info` says where it is valid."""
+    whole, _, fraction = body["amount"].partition(".")
+    message = {
+        "mandate": bytes.fromhex(body["mandate"].removeprefix("mand_")),
+        "payee": body["payee"] if kind == "Spend" else info["cards"]["treasury"],
+        "amount": int(whole + fraction.ljust(DECIMALS, "0")),
+        "nonce": body["nonce"],
+        "deadline": body["deadline"],
+        "ref": bytes.fromhex(body["ref"].removeprefix("0x")),
+    }
+    if kind == "Hold":
+        message["captureBy"] = body["capture_by"]
+    return sign_typed(account, typed_data(kind, info["chain_id"], info["escrow"], message))
 
 
 def sign_typed(account: LocalAccount, data: dict[str, Any]) -> str:

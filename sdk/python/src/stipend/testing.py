@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
+from typing import IO, Any, cast
 
 from .client import Stipend
 
@@ -34,25 +34,32 @@ class Stack:
     """
 
     def __init__(self, *arguments: str, mandates: Iterable[str | Decimal] = (), block_time: int = 1):
-        self.binary = os.environ.get("STIPEND_BIN") or shutil.which("stipend")
+        binary = os.environ.get("STIPEND_BIN") or shutil.which("stipend")
+        if binary is None:
+            raise FileNotFoundError("no stipend found: put it on PATH, or name it in STIPEND_BIN")
+        self.binary = binary
         self.arguments = ["--block-time", str(block_time), *arguments]
         for amount in mandates:
             self.arguments += ["--mandate", str(amount)]
 
     def __enter__(self) -> Stack:
-        if self.binary is None:
-            raise FileNotFoundError("no stipend found: put it on PATH, or name it in STIPEND_BIN")
-        ports = ["--port", "0", "--anvil-port", "0", "--issuer-port", "0"]
+        self._start(0, 0, 0)
+        self.agent = Stipend(self.relayer, AGENT_KEY)
+        return self
+
+    def _start(self, port: int, anvil_port: int, issuer_port: int) -> None:
+        ports = ["--port", str(port), "--anvil-port", str(anvil_port), "--issuer-port", str(issuer_port)]
         with tempfile.TemporaryFile("w+") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [self.binary, "--json", "dev", *ports, "--until-eof", *self.arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
+            self._stdin, self._stdout = cast(IO[str], self.process.stdin), cast(IO[str], self.process.stdout)
             try:
-                line = self._process.stdout.readline()
+                line = self._stdout.readline()
             except BaseException:
                 self.__exit__()
                 raise
@@ -66,22 +73,20 @@ class Stack:
         self.payee: str = self.ready["payee"]
         self.test_payees: dict[str, str] = self.ready["test_payees"]
         self.mandates: list[str] = self.ready.get("mandates", [])
-        self.agent = Stipend(self.relayer, AGENT_KEY)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if hasattr(self, "agent"):
             self.agent.close()
         # It stops when its input ends.
-        self._process.stdin.close()
+        self._stdin.close()
         try:
-            self._process.wait(timeout=STOPS_WITHIN)
+            self.process.wait(timeout=STOPS_WITHIN)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
             raise
         finally:
-            self._process.stdout.close()
+            self._stdout.close()
 
     def stipend(self, *arguments: str) -> Any:
         """Runs `stipend` and returns the last line that it prints, which is JSON; the dev account that fits signs."""
