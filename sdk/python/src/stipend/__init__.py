@@ -3,6 +3,7 @@
 from .client import AsyncStipend, Stipend
 from .errors import InvalidInput, Refused, StipendError, Unknown, Unreachable
 from .models import AuditEntry, Card, CardSecrets, Explanation, Mandate, MandateRequest, Page, Payment
+from .payee import Payee, Receipt, hand_over
 
 __all__ = [
     "AsyncStipend",
@@ -14,10 +15,13 @@ __all__ = [
     "Mandate",
     "MandateRequest",
     "Page",
+    "Payee",
     "Payment",
+    "Receipt",
     "Refused",
     "Stipend",
     "StipendError",
     "Unknown",
     "Unreachable",
+    "hand_over",
 ]

@@ -185,17 +185,27 @@ class _Calls:
         Raises InvalidInput before anything is signed, Refused if it is refused, Unreachable if no relayer answers, and
         Unknown with what was signed if nobody says what became of it.
         """
-        content: dict[str, Any] = {
-            "payee": inputs.address("payee", payee),
-            "amount": inputs.amount("amount", amount),
-            "ref": inputs.reference("ref", ref),
-        }
-        if metadata is not None:
-            content["metadata"] = inputs.metadata(metadata)
+        content = _payment_content(payee, amount, ref, metadata)
         wait = None if wait is None else inputs.choice("wait", REACHED, wait)
         timeout = inputs.seconds("timeout", timeout)
         key = inputs.idempotency_key(idempotency_key)
         return self._run(self._pay(_mandate(mandate), content, key, wait, timeout))
+
+    def sign_payment(
+        self,
+        mandate: str | Mandate,
+        payee: str,
+        amount: str | Decimal,
+        *,
+        ref: str = ZERO,
+        metadata: dict[str, str] | None = None,
+    ) -> Any:
+        """Signs a payment for somebody else to send, such as its payee: the body of the API's call, and nothing is sent.
+
+        It takes a nonce, which no other payment gets, whether it is sent or not. Arguments and errors are those of `pay`.
+        """
+        content = _payment_content(payee, amount, ref, metadata)
+        return self._run(self._sign_payment(_mandate(mandate), content))
 
     def send(self, signed: dict[str, Any]) -> Any:
         """Sends what was signed before, as it is, `signed` of an Unknown: it is never done twice. A Payment or Card."""
@@ -348,11 +358,7 @@ class _Calls:
     def _pay(
         self, mandate: str, content: dict[str, Any], key: str | None, wait: str | None, timeout: float
     ) -> Generator[Any, Any, Payment]:
-        def sign(info: dict[str, Any], nonce: int, end: int) -> dict[str, Any]:
-            deadline = min(_now(info) + PAYMENT_LIFETIME - random.randrange(SPREAD), end)
-            return {**content, "mandate": mandate, "nonce": nonce, "deadline": deadline}
-
-        payment: Payment = yield from self._spend(Payment, mandate, "Spend", "/v1/payments", sign, key)
+        payment: Payment = yield from self._spend(Payment, mandate, "Spend", "/v1/payments", _payment_of(mandate, content), key)
         if wait is not None and payment.state not in REACHED[wait]:
             try:
                 payment = yield from self._wait_for(payment.id, wait, timeout)
@@ -376,22 +382,32 @@ class _Calls:
         card: Card = yield from self._spend(Card, mandate, "Hold", "/v1/cards", sign, key)
         return card
 
+    def _sign_payment(self, mandate: str, content: dict[str, Any]) -> Generator[Any, Any, dict[str, Any]]:
+        info = yield from self._get_info(anew=True)
+        known = yield from self._model(Mandate, "GET", f"/v1/mandates/{mandate}")
+        return self._signed("Spend", mandate, info, known, _payment_of(mandate, content))
+
+    def _signed(self, kind: str, mandate: str, info: dict[str, Any], known: Mandate, sign: Any) -> dict[str, Any]:
+        """The body with the next free nonce, signed."""
+        nonce = self._nonces.take(mandate, known.next_nonce)
+        try:
+            body: dict[str, Any] = sign(info, nonce, known.terms["expiry"])
+            body["signature"] = sign_body(self._account, kind, info, body)
+        except BaseException:
+            self._nonces.release(mandate, nonce)
+            raise
+        return body
+
     def _spend(
         self, model: Any, mandate: str, kind: str, path: str, sign: Any, key: str | None
     ) -> Generator[Any, Any, Any]:
         """Signs with the next free nonce, and sends. What another caller took is signed anew."""
         info = yield from self._get_info()
         known = yield from self._model(Mandate, "GET", f"/v1/mandates/{mandate}")
-        end = known.terms["expiry"]
         renewed = False
         for _ in range(RENEWALS):
-            nonce = self._nonces.take(mandate, known.next_nonce)
-            try:
-                body = sign(info, nonce, end)
-                body["signature"] = sign_body(self._account, kind, info, body)
-            except BaseException:
-                self._nonces.release(mandate, nonce)
-                raise
+            body = self._signed(kind, mandate, info, known, sign)
+            nonce = body["nonce"]
             try:
                 answer = yield from self._ask("POST", path, model.of, body=body, key=key, signed=False)
             except (Refused, Unreachable) as error:
@@ -495,6 +511,27 @@ class _Calls:
         request = self._http(_Call("GET", "/v1/events", query, None, None, True))
         request["headers"]["accept"] = "text/event-stream"
         return request
+
+
+def _payment_content(payee: str, amount: str | Decimal, ref: str, metadata: dict[str, str] | None) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "payee": inputs.address("payee", payee),
+        "amount": inputs.amount("amount", amount),
+        "ref": inputs.reference("ref", ref),
+    }
+    if metadata is not None:
+        content["metadata"] = inputs.metadata(metadata)
+    return content
+
+
+def _payment_of(mandate: str, content: dict[str, Any]) -> Callable[[dict[str, Any], int, int], dict[str, Any]]:
+    """What is signed for it with a nonce, until its mandate's end."""
+
+    def terms(info: dict[str, Any], nonce: int, end: int) -> dict[str, Any]:
+        deadline = min(_now(info) + PAYMENT_LIFETIME - random.randrange(SPREAD), end)
+        return {**content, "mandate": mandate, "nonce": nonce, "deadline": deadline}
+
+    return terms
 
 
 def _now(info: dict[str, Any]) -> int:

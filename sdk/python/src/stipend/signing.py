@@ -9,8 +9,10 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from eth_account import Account
 from eth_account.messages import encode_defunct, encode_typed_data
 from eth_account.signers.local import LocalAccount
+from eth_utils.crypto import keccak
 
 # How long a request's signature is valid, in seconds.
 VALIDITY = 60
@@ -28,6 +30,12 @@ REF = {"name": "ref", "type": "bytes32"}
 TYPES = {
     "Spend": [*SPEND, REF],
     "Hold": [*SPEND, {"name": "captureBy", "type": "uint40"}, REF],
+    "Receipt": [
+        {"name": "payment", "type": "bytes32"},
+        {"name": "state", "type": "string"},
+        {"name": "deadline", "type": "uint40"},
+        {"name": "time", "type": "uint40"},
+    ],
 }
 
 
@@ -60,8 +68,10 @@ def request_headers(account: LocalAccount, chain_id: int, method: str, url: str,
     return headers
 
 
-def typed_data(kind: str, chain_id: int, escrow: str, message: dict[str, Any]) -> dict[str, Any]:
-    """A payment (`Spend`) or a card's hold (`Hold`) as EIP-712 has it."""
+def typed_data(
+    kind: str, chain_id: int, escrow: str, message: dict[str, Any], domain: str = "MandateEscrow"
+) -> dict[str, Any]:
+    """A payment (`Spend`), a card's hold (`Hold`) or a `Receipt` as EIP-712 has it."""
     return {
         "types": {
             "EIP712Domain": [
@@ -73,13 +83,13 @@ def typed_data(kind: str, chain_id: int, escrow: str, message: dict[str, Any]) -
             kind: TYPES[kind],
         },
         "primaryType": kind,
-        "domain": {"name": "MandateEscrow", "version": "1", "chainId": chain_id, "verifyingContract": escrow},
+        "domain": {"name": domain, "version": "1", "chainId": chain_id, "verifyingContract": escrow},
         "message": message,
     }
 
 
-def sign_body(account: LocalAccount, kind: str, info: dict[str, Any], body: dict[str, Any]) -> str:
-    """The signature of the body of a payment or a card, as `/v1/info` says where it is valid."""
+def body_data(kind: str, info: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    """What is signed of the body of a payment or a card, as `/v1/info` says where it is valid."""
     whole, _, fraction = body["amount"].partition(".")
     message = {
         "mandate": bytes.fromhex(body["mandate"].removeprefix("mand_")),
@@ -91,7 +101,31 @@ def sign_body(account: LocalAccount, kind: str, info: dict[str, Any], body: dict
     }
     if kind == "Hold":
         message["captureBy"] = body["capture_by"]
-    return sign_typed(account, typed_data(kind, info["chain_id"], info["escrow"], message))
+    return typed_data(kind, info["chain_id"], info["escrow"], message)
+
+
+def sign_body(account: LocalAccount, kind: str, info: dict[str, Any], body: dict[str, Any]) -> str:
+    """The signature of the body of a payment or a card."""
+    return sign_typed(account, body_data(kind, info, body))
+
+
+def payment_digest(info: dict[str, Any], body: dict[str, Any]) -> str:
+    """The EIP-712 digest of a payment's body, which its agent has signed, as 0x and hex."""
+    message = encode_typed_data(full_message=body_data("Spend", info, body))
+    return "0x" + keccak(b"\x19" + message.version + message.header + message.body).hex()
+
+
+def receipt_signer(info: dict[str, Any], receipt: dict[str, Any]) -> str:
+    """The address that has signed a receipt, checksummed."""
+    message = {
+        "payment": bytes.fromhex(receipt["payment"].removeprefix("0x")),
+        "state": receipt["state"],
+        "deadline": receipt["deadline"],
+        "time": receipt["time"],
+    }
+    data = typed_data("Receipt", info["chain_id"], info["escrow"], message, "StipendRelayer")
+    signer: str = Account.recover_message(encode_typed_data(full_message=data), signature=receipt["signature"])
+    return signer
 
 
 def sign_typed(account: LocalAccount, data: dict[str, Any]) -> str:
