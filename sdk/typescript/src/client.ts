@@ -1,19 +1,28 @@
 /** The relayer, as an agent uses it. */
 
-import { checked, toUnits } from "./amounts.js";
-import { Refused, type Signed, StipendError, Unknown, Unreachable } from "./errors.js";
-import { Nonces } from "./nonces.js";
+import { checkedAmount, toUnits } from "./amounts.js";
 import {
-  type AuditOptions,
-  type CallOptions,
-  type EventsOptions,
-  type Id,
-  id,
-  type PageOptions,
-  type PaymentsOptions,
-  type PayOptions,
-  type SpendOptions,
-  type WaitOptions,
+  InvalidInput,
+  Refused,
+  type Signed,
+  type SignedCard,
+  type SignedPayment,
+  StipendError,
+  Unknown,
+  Unreachable,
+} from "./errors.js";
+import { checkedBody, checkedKey, checkedMetadata, checkedPayee, checkedRef, checkedTimeout, id } from "./input.js";
+import { Nonces } from "./nonces.js";
+import type {
+  AuditOptions,
+  CallOptions,
+  EventsOptions,
+  Id,
+  PageOptions,
+  PaymentsOptions,
+  PayOptions,
+  SpendOptions,
+  WaitOptions,
 } from "./options.js";
 import { CardSecrets } from "./secrets.js";
 import { type Hex, type Signer, signedHeaders, spendingData } from "./signing.js";
@@ -51,6 +60,8 @@ const CALL = "stipend.call";
 const RENEWALS = 200;
 /** Refusals that prove that the nonce is another's. */
 const NONCE_GONE = new Set<Code>(["nonce_taken", "nonce_retired", "nonce_used"]);
+/** Refusals of what was signed for a time that has passed on chain: its clock is ahead of what was known of it. */
+const LATE = new Set<Code>(["deadline_passed", "deadline_too_soon", "capture_by_too_soon"]);
 /** How often a relayer that takes no signature is asked for events. */
 const EVENT_ATTEMPTS = 6;
 /** How long the relayer waits with an answer, in milliseconds. */
@@ -62,8 +73,9 @@ const REACHED = {
 };
 const ZERO = `0x${"00".repeat(32)}`;
 
-type Unsigned<T extends Signed> = Omit<T, "signature">;
-type Sign<T extends Signed> = (mandate: Mandate, nonce: number) => { body: Unsigned<T>; payee: string };
+type Unsigned = Omit<NewPayment, "signature"> | Omit<NewCard, "signature">;
+/** What is to be signed, by what the relayer says of itself and of the mandate. */
+type Content = (info: Info, mandate: Mandate, nonce: number) => { body: Unsigned; payee: string };
 
 /** A relayer, and the agent that uses it. All calls throw `StipendError`s, and the reason of an aborted signal. */
 export class Stipend {
@@ -74,7 +86,11 @@ export class Stipend {
 
   /** `timeout` is how long one answer may take, in milliseconds: more than the 25 s that the relayer waits at most. */
   constructor(relayer: string | URL, signer: Signer, { timeout = 35_000 }: { timeout?: number } = {}) {
-    this.#transport = new Transport(relayer, timeout);
+    this.#transport = new Transport(relayer, checkedTimeout(timeout));
+    const signs = [signer?.signMessage, signer?.signTypedData].every((sign) => typeof sign === "function");
+    if (!signs || typeof signer.address !== "string") {
+      throw new InvalidInput("signer", "it has an address, signMessage and signTypedData, as an account of viem has");
+    }
     this.#signer = signer;
   }
 
@@ -93,14 +109,16 @@ export class Stipend {
     asked: NewMandateRequest,
     { idempotencyKey, signal }: CallOptions & { idempotencyKey?: string } = {},
   ): Promise<MandateRequest> {
-    for (const amount of [asked.amount, asked.per_payment, asked.window_cap]) {
-      if (amount !== undefined && amount !== null) checked(amount);
+    for (const name of ["amount", "per_payment", "window_cap"] as const) {
+      const amount = asked?.[name];
+      if (amount !== undefined && amount !== null) checkedAmount(amount, name);
     }
-    return this.#change("/v1/mandate-requests", { body: asked, idempotencyKey, signal });
+    const body = checkedBody("asked", asked);
+    return this.#change("/v1/mandate-requests", { body, idempotencyKey: checkedKey(idempotencyKey), signal });
   }
 
   async mandateRequest(request: Id, options: CallOptions = {}): Promise<MandateRequest> {
-    return this.#get(`/v1/mandate-requests/${id(request)}`, {}, options);
+    return this.#get(`/v1/mandate-requests/${id("request", request)}`, {}, options);
   }
 
   /** The mandate, once an operator has approved the request and it is open; a `TimeoutError` after `timeout`. */
@@ -126,7 +144,7 @@ export class Stipend {
   }
 
   async mandate(mandate: Id, options: CallOptions = {}): Promise<Mandate> {
-    return this.#get(`/v1/mandates/${id(mandate)}`, {}, options);
+    return this.#get(`/v1/mandates/${id("mandate", mandate)}`, {}, options);
   }
 
   /**
@@ -135,9 +153,9 @@ export class Stipend {
    */
   async pay(mandate: Id, payee: string, amount: string, options: PayOptions = {}): Promise<Payment> {
     const { wait = "mined", timeout = 60_000, signal } = options;
-    const content = { mandate: id(mandate), payee, amount: checked(amount), ...spendContent(options) };
-    const info = await this.#known(signal);
-    const payment = await this.#spend<NewPayment, Payment>("/v1/payments", content.mandate, options, (known, nonce) => {
+    if (wait !== false) checkedState("wait", wait);
+    const content = { ...spendContent(mandate, amount, options), payee: checkedPayee(payee) };
+    const payment = await this.#spend<Payment>(content.mandate, options, (info, known, nonce) => {
       return { body: { ...content, nonce, deadline: deadline(PAYMENT_LIFETIME, info, known) }, payee };
     });
     if (wait === false) return payment;
@@ -148,22 +166,24 @@ export class Stipend {
     }
   }
 
-  /** Sends what was signed before, as it is: it is never done twice. */
-  async send(signed: NewPayment, options?: CallOptions): Promise<Payment>;
-  async send(signed: NewCard, options?: CallOptions): Promise<Card>;
+  /** Sends what was signed before, as it is and with its idempotency key: it is never done twice. */
+  async send(signed: SignedPayment, options?: CallOptions): Promise<Payment>;
+  async send(signed: SignedCard, options?: CallOptions): Promise<Card>;
   async send(signed: Signed, options?: CallOptions): Promise<Payment | Card>;
   async send(signed: Signed, { signal }: CallOptions = {}): Promise<Payment | Card> {
-    const path = "capture_by" in signed ? "/v1/cards" : "/v1/payments";
-    return (await this.#sendSigned<Payment | Card>(path, signed, undefined, signal)).body;
+    checkedBody("signed", signed);
+    checkedBody("signed", "card" in signed ? signed.card : signed.payment);
+    checkedKey(signed.idempotencyKey);
+    return (await this.#sendSigned<Payment | Card>(signed, signal)).body;
   }
 
   async payment(payment: Id, options: CallOptions = {}): Promise<Payment> {
-    return this.#get(`/v1/payments/${id(payment)}`, {}, options);
+    return this.#get(`/v1/payments/${id("payment", payment)}`, {}, options);
   }
 
   /** A page of payments, newest first. */
   async payments({ signal, mandate, ...query }: PaymentsOptions = {}): Promise<Page<Payment>> {
-    return this.#get("/v1/payments", { mandate: mandate && id(mandate), ...query }, { signal });
+    return this.#get("/v1/payments", { ...filter(mandate), ...query }, { signal });
   }
 
   /** The payment, once it is mined or settled, or can't be any more; or as it is after `timeout`. */
@@ -172,34 +192,35 @@ export class Stipend {
     state: "mined" | "settled" = "settled",
     { timeout = 600_000, signal }: WaitOptions = {},
   ): Promise<Payment> {
+    checkedState("state", state);
     return this.#reached(await this.payment(payment, { signal }), state, timeout, signal);
   }
 
   /** What would become of a payment now, or of a card if there is no payee. Nothing is reserved. */
   async explain(mandate: Id, amount: string, payee?: string, { signal }: CallOptions = {}): Promise<Explanation> {
-    const body = { mandate: id(mandate), amount: checked(amount), ...(payee === undefined ? {} : { payee }) };
+    const content = { mandate: id("mandate", mandate), amount: checkedAmount(amount) };
+    const body = payee === undefined ? content : { ...content, payee: checkedPayee(payee) };
     return (await this.#ask<Explanation>({ method: "POST", path: "/v1/explain", body, signal })).body;
   }
 
   /** Asks for a card over `amount`, in whole cents. */
   async createCard(mandate: Id, amount: string, options: SpendOptions = {}): Promise<Card> {
-    const content = { mandate: id(mandate), amount: checked(amount), ...spendContent(options) };
-    const info = await this.#known(options.signal);
-    const { cards } = info;
+    const content = spendContent(mandate, amount, options);
+    const { cards } = await this.#known(options.signal);
     if (!cards) {
       const detail = "this relayer has no card issuer";
       throw new Refused({ code: "cards_not_offered", status: 501, detail, hint: "pay on chain instead" });
     }
-    return this.#spend<NewCard, Card>("/v1/cards", content.mandate, options, (known, nonce) => {
+    return this.#spend<Card>(content.mandate, options, (info, known, nonce) => {
       const lasts = cards.ttl + cards.clearing_reserve + CAPTURE_MARGIN + below(SPREAD);
-      const capture_by = Math.min(now() + lasts, known.terms.capture_end);
+      const capture_by = Math.min(now(info) + lasts, known.terms.capture_end);
       const body = { ...content, nonce, deadline: deadline(HOLD_LIFETIME, info, known), capture_by };
       return { body, payee: cards.treasury };
     });
   }
 
   async card(card: Id, options: CallOptions = {}): Promise<Card> {
-    return this.#get(`/v1/cards/${id(card)}`, {}, options);
+    return this.#get(`/v1/cards/${id("card", card)}`, {}, options);
   }
 
   /** The card, once it is in this state or closed or failed; or as it is after `timeout`. */
@@ -221,17 +242,17 @@ export class Stipend {
     if (!this.#transport.isPrivate) {
       throw new StipendError("a card's number is not sent in the clear: use https");
     }
-    return new CardSecrets(await this.#get(`/v1/cards/${id(card)}/secrets`, {}, options));
+    return new CardSecrets(await this.#get(`/v1/cards/${id("card", card)}/secrets`, {}, options));
   }
 
   /** Ends a card that was not charged. */
   async closeCard(card: Id, { signal }: CallOptions = {}): Promise<Card> {
-    return this.#change(`/v1/cards/${id(card)}/close`, { signal });
+    return this.#change(`/v1/cards/${id("card", card)}/close`, { signal });
   }
 
   /** A page of the trail, oldest first. */
   async audit({ signal, mandate, after = 0, limit = 100 }: AuditOptions = {}): Promise<Page<AuditEntry>> {
-    return this.#get("/v1/audit", { mandate: mandate && id(mandate), after, limit }, { signal });
+    return this.#get("/v1/audit", { ...filter(mandate), after, limit }, { signal });
   }
 
   /**
@@ -239,14 +260,14 @@ export class Stipend {
    * where it was.
    */
   async *events({ mandate, after, signal }: EventsOptions = {}): AsyncGenerator<AuditEntry, void, undefined> {
-    const filter = { mandate: mandate && id(mandate) };
+    const ours = filter(mandate);
     // From a fixed place on, so that nothing is missed if the first connection breaks.
-    let place = after ?? (await this.#lastEntry(filter, signal));
+    let place = after ?? (await this.#lastEntry(ours, signal));
     let delay = EVENT_PAUSE.min;
     let refusals = 0;
     while (true) {
       try {
-        const query = { ...filter, after: place };
+        const query = { ...ours, after: place };
         const sign = await this.#signature(signal);
         for await (const data of this.#transport.stream({ method: "GET", path: "/v1/events", query, sign, signal })) {
           const entry: AuditEntry = JSON.parse(data);
@@ -271,8 +292,8 @@ export class Stipend {
     }
   }
 
-  async #lastEntry(filter: Query, signal: AbortSignal | undefined): Promise<number> {
-    const query = { ...filter, latest: "true", limit: 1 };
+  async #lastEntry(ours: Query, signal: AbortSignal | undefined): Promise<number> {
+    const query = { ...ours, latest: "true", limit: 1 };
     const { data } = await this.#get<Page<AuditEntry>>("/v1/audit", query, { signal });
     return data.at(-1)?.seq ?? 0;
   }
@@ -293,27 +314,26 @@ export class Stipend {
     return seen;
   }
 
-  /** Signs with the next free nonce, and sends. What another caller took is signed anew. */
-  async #spend<Body extends Signed, Made extends Payment | Card>(
-    path: string,
+  /** Signs with the next free nonce, and sends. What another caller took, or was signed too late, is signed anew. */
+  async #spend<Made extends Payment | Card>(
     mandate: string,
     { idempotencyKey, signal }: SpendOptions,
-    sign: Sign<Body>,
+    content: Content,
   ): Promise<Made> {
     const nonces = this.#nonces.get(mandate) ?? new Nonces();
     this.#nonces.set(mandate, nonces);
-    const call = idempotencyKey === undefined ? { [CALL]: randomKey() } : {};
+    let info = await this.#known(signal);
+    let hasAskedTime = false;
     let last: Refused | undefined;
     for (let renewal = 0; renewal < RENEWALS; renewal++) {
       const known = await this.mandate(mandate, { signal });
       const nonce = nonces.take(known.next_nonce);
       try {
-        const { body, payee } = sign(known, nonce);
-        const signature = await this.#signSpending(body, payee);
-        const signed = { ...body, metadata: { ...body.metadata, ...call }, signature } as Body;
-        const { body: made, replayed } = await this.#sendSigned<Made>(path, signed, idempotencyKey, signal);
+        const { body, payee } = content(info, known, nonce);
+        const signed = await this.#sign(info, body, payee, idempotencyKey);
+        const { body: made, replayed } = await this.#sendSigned<Made>(signed, signal);
         if (made.nonce !== nonce) nonces.release(nonce);
-        if (idempotencyKey !== undefined || !replayed || made.metadata?.[CALL] === call[CALL]) return made;
+        if (idempotencyKey !== undefined || !replayed || made.metadata?.[CALL] === body.metadata?.[CALL]) return made;
       } catch (error) {
         // Whatever else failed, nothing of it was done, so the next one uses its nonce.
         if (error instanceof Unknown) throw error;
@@ -327,6 +347,12 @@ export class Stipend {
           continue;
         }
         nonces.release(nonce);
+        if (LATE.has(error.code) && !hasAskedTime) {
+          hasAskedTime = true;
+          info = await this.info({ signal });
+          this.#identity = info;
+          continue;
+        }
         if (error.code !== "nonce_too_high") throw error;
         // Too many of ours are under way at once.
         await pause(200, signal);
@@ -335,27 +361,28 @@ export class Stipend {
     throw last ?? new StipendError("others take every nonce: try again later");
   }
 
-  async #signSpending(body: Unsigned<Signed>, payee: string): Promise<Hex> {
-    const info = await this.#known();
+  async #sign(info: Info, body: Unsigned, payee: string, idempotencyKey: string | undefined): Promise<Signed> {
     const data = spendingData(info.chain_id, info.escrow as Hex, {
       mandate: body.mandate.replace(/^mand_/, "0x") as Hex,
-      payee: payee as Hex,
+      // In one case, which every signer takes.
+      payee: payee.toLowerCase() as Hex,
       amount: toUnits(body.amount),
       nonce: body.nonce,
       deadline: body.deadline,
-      ...("capture_by" in body ? { captureBy: body.capture_by as number } : {}),
+      ...("capture_by" in body ? { captureBy: body.capture_by } : {}),
       ref: (body.ref ?? ZERO) as Hex,
     });
-    return this.#signer.signTypedData(data);
+    const signature = await this.#signer.signTypedData(data);
+    const key = idempotencyKey === undefined ? {} : { idempotencyKey };
+    return "capture_by" in body
+      ? { card: { ...body, signature }, ...key }
+      : { payment: { ...body, signature }, ...key };
   }
 
-  async #sendSigned<T>(
-    path: string,
-    body: Signed,
-    idempotencyKey: string | undefined,
-    signal: AbortSignal | undefined,
-  ): Promise<Answer<T>> {
-    return this.#transport.ask({ method: "POST", path, body, idempotencyKey, changes: true, signal });
+  async #sendSigned<T>(signed: Signed, signal: AbortSignal | undefined): Promise<Answer<T>> {
+    const [path, body] = "card" in signed ? ["/v1/cards", signed.card] : ["/v1/payments", signed.payment];
+    const { idempotencyKey } = signed;
+    return this.#transport.ask({ method: "POST", path, body, signed, idempotencyKey, changes: true, signal });
   }
 
   async #get<T>(path: string, query: Query, { signal }: CallOptions): Promise<T> {
@@ -382,19 +409,34 @@ export class Stipend {
   }
 }
 
-function spendContent({ ref = ZERO, metadata }: SpendOptions) {
-  return { ref, ...(metadata === undefined ? {} : { metadata }) };
+/** What payments and holds have in common. */
+function spendContent(mandate: Id, amount: string, { ref = ZERO, metadata = {}, idempotencyKey }: SpendOptions) {
+  const call = checkedKey(idempotencyKey) === undefined ? { [CALL]: randomKey() } : {};
+  return {
+    mandate: id("mandate", mandate),
+    amount: checkedAmount(amount),
+    ref: checkedRef(ref),
+    metadata: checkedMetadata(metadata, call),
+  };
+}
+
+function filter(mandate: Id | undefined): Query {
+  return mandate === undefined ? {} : { mandate: id("mandate", mandate) };
+}
+
+function checkedState(argument: string, state: "mined" | "settled"): void {
+  if (state !== "mined" && state !== "settled") throw new InvalidInput(argument, 'it is "mined" or "settled"');
 }
 
 /** After `lifetime`, but within the host's limits and not past the expiry. */
-function deadline(lifetime: number, limits: Info, { terms }: Mandate): number {
-  const longest = Math.min(lifetime - below(SPREAD), limits.deadline_max);
-  return Math.min(now() + Math.max(longest, limits.deadline_min + DEADLINE_MARGIN), terms.expiry);
+function deadline(lifetime: number, info: Info, { terms }: Mandate): number {
+  const longest = Math.min(lifetime - below(SPREAD), info.deadline_max);
+  return Math.min(now(info) + Math.max(longest, info.deadline_min + DEADLINE_MARGIN), terms.expiry);
 }
 
-/** Seconds since 1970. */
-function now(): number {
-  return Math.floor(Date.now() / 1_000);
+/** What deadlines are measured against, as far as it is known: the later of the chain's time and this machine's. */
+function now({ head }: Info): number {
+  return Math.max(Math.floor(Date.now() / 1_000), head.time);
 }
 
 function below(bound: number): number {

@@ -2,13 +2,38 @@
 
 import type { Code, Decision, NewCard, NewPayment, Problem } from "./types.js";
 
-/** What carries the agent's own signature: the same bytes are never done twice. */
-export type Signed = NewPayment | NewCard;
+/**
+ * What carries the agent's own signature: the same bytes are never done twice. With the key that it was sent with: without
+ * it, another payment with that key would be a second one. Plain data, to be stored as JSON.
+ */
+export type Signed = SignedPayment | SignedCard;
+
+export interface SignedPayment {
+  payment: NewPayment;
+  idempotencyKey?: string | undefined;
+}
+
+export interface SignedCard {
+  card: NewCard;
+  idempotencyKey?: string | undefined;
+}
 
 /** Any failure of a call. `moneyMayHaveMoved` is what to look at first: if it is false, nothing was paid. */
 export class StipendError extends Error {
   override readonly name: string = "StipendError";
   readonly moneyMayHaveMoved: boolean = false;
+}
+
+/** An argument is malformed: nothing was sent. */
+export class InvalidInput extends StipendError {
+  override readonly name = "InvalidInput";
+  /** Which one, such as "payee". */
+  readonly argument: string;
+
+  constructor(argument: string, detail: string, options?: ErrorOptions) {
+    super(`${argument}: ${detail}`, options);
+    this.argument = argument;
+  }
 }
 
 /** The relayer refused, and nothing was done. */

@@ -2,7 +2,16 @@
 
 export { fromUnits, toUnits } from "./amounts.js";
 export { Stipend } from "./client.js";
-export { Refused, type Signed, StipendError, Unknown, Unreachable } from "./errors.js";
+export {
+  InvalidInput,
+  Refused,
+  type Signed,
+  type SignedCard,
+  type SignedPayment,
+  StipendError,
+  Unknown,
+  Unreachable,
+} from "./errors.js";
 export type {
   AuditOptions,
   CallOptions,

@@ -5,10 +5,6 @@ import type { PaymentState } from "./types.js";
 /** An id, or what has it. */
 export type Id = string | { readonly id: string };
 
-export function id(thing: Id): string {
-  return typeof thing === "string" ? thing : thing.id;
-}
-
 export interface CallOptions {
   /** Ends the call; what it throws is the signal's reason, or `Unknown` if something may have been done. */
   signal?: AbortSignal | undefined;
@@ -22,9 +18,9 @@ export interface WaitOptions extends CallOptions {
 export interface SpendOptions extends CallOptions {
   /** 32 bytes, as 0x and hex, that commit to what is paid for. */
   ref?: string | undefined;
-  /** All calls with one key are one payment. */
+  /** All calls with one key are one payment. 1 to 255 printable ASCII characters, with no space at either end. */
   idempotencyKey?: string | undefined;
-  /** At most 15 pairs of your own. */
+  /** At most 15 pairs of your own: names of 1 to 40 bytes, values up to 500. */
   metadata?: Record<string, string> | undefined;
 }
 

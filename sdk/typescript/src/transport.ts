@@ -1,6 +1,6 @@
 /** One request: signed, sent, and sent again while its outcome is unknown. */
 
-import { Refused, type Signed, StipendError, Unknown, Unreachable } from "./errors.js";
+import { InvalidInput, Refused, type Signed, StipendError, Unknown, Unreachable } from "./errors.js";
 import type { Code, Problem } from "./types.js";
 
 /** How often the same is sent while its outcome is unknown, or while the relayer asks to wait. */
@@ -30,8 +30,10 @@ export interface Call {
   query?: Query;
   /** What is sent. */
   body?: object;
+  /** What that is, if it carries a signature of its own. */
+  signed?: Signed;
   idempotencyKey?: string | undefined;
-  /** Signs each attempt; absent: it is not signed, or carries a signature of its own. */
+  /** Signs each attempt; absent: it is not signed. */
   sign?: SignRequest;
   /** Whether it changes something. */
   changes?: boolean;
@@ -60,10 +62,7 @@ export class Transport {
   readonly #timeout: number;
 
   constructor(relayer: string | URL, timeout: number) {
-    const url = new URL(relayer);
-    if (url.protocol !== "http:" && url.protocol !== "https:") {
-      throw new TypeError(`${url} is not an http or https address`);
-    }
+    const url = address(relayer);
     this.#base = `${url.origin}${url.pathname.replace(/\/+$/, "")}`;
     this.#timeout = timeout;
   }
@@ -76,7 +75,7 @@ export class Transport {
 
   /** Sends until there is an answer that settles it: the same bytes each time, a request's own signature anew. */
   async ask<T>(call: Call): Promise<Answer<T>> {
-    const signed = call.body !== undefined && "signature" in call.body ? (call.body as Signed) : undefined;
+    const { signed } = call;
     const body = call.body === undefined ? undefined : JSON.stringify(call.body);
     // One key for all attempts of what carries no signature of its own.
     const key = call.idempotencyKey ?? (call.changes && !signed ? randomKey() : undefined);
@@ -171,6 +170,16 @@ export class Transport {
       limit.abort();
     }
   }
+}
+
+function address(relayer: string | URL): URL {
+  try {
+    const url = new URL(relayer);
+    if (url.protocol === "http:" || url.protocol === "https:") return url;
+  } catch {
+    // It is no address at all.
+  }
+  throw new InvalidInput("relayer", "it is an http or https address");
 }
 
 /** The connection is gone, which says nothing about the relayer. */

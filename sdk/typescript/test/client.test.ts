@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { inspect } from "node:util";
-import { type Mandate, Refused, Stipend, StipendError, Unreachable } from "stipend";
+import { InvalidInput, type Mandate, Refused, Stipend, StipendError, Unreachable } from "stipend";
 import { type Stack, startStack } from "stipend/testing";
 import { generatePrivateKey, privateKeyToAccount } from "viem/accounts";
 
@@ -60,17 +60,17 @@ test("asked for, approved, paid, refused, explained", async () => {
 test("a number is refused as an amount, by the types and at run time", async () => {
   const known = (await stipend.mandate(mandate(0))).next_nonce;
   // @ts-expect-error: a float loses money.
-  await assert.rejects(stipend.pay(mandate(0), stack.payee, 4.2), TypeError);
+  await assert.rejects(stipend.pay(mandate(0), stack.payee, 4.2), InvalidInput);
   // @ts-expect-error: base units are not USDC.
-  await assert.rejects(stipend.createCard(mandate(0), 4n), TypeError);
+  await assert.rejects(stipend.createCard(mandate(0), 4n), InvalidInput);
   // @ts-expect-error: a float loses money.
-  await assert.rejects(stipend.explain(mandate(0), 4.2, stack.payee), TypeError);
+  await assert.rejects(stipend.explain(mandate(0), 4.2, stack.payee), InvalidInput);
   // @ts-expect-error: a float loses money.
-  await assert.rejects(stipend.requestMandate({ amount: 4.2, intent: "x", duration: "1d" }), TypeError);
+  await assert.rejects(stipend.requestMandate({ amount: 4.2, intent: "x", duration: "1d" }), InvalidInput);
   const asked = { amount: "5", intent: "x", duration: "1d", per_payment: 2.5 };
   // @ts-expect-error: a float loses money.
-  await assert.rejects(stipend.requestMandate(asked), TypeError);
-  await assert.rejects(stipend.pay(mandate(0), stack.payee, "4.2000001"), RangeError);
+  await assert.rejects(stipend.requestMandate(asked), InvalidInput);
+  await assert.rejects(stipend.pay(mandate(0), stack.payee, "4.2000001"), InvalidInput);
   assert.equal((await stipend.mandate(mandate(0))).next_nonce, known);
 });
 
@@ -160,5 +160,5 @@ test("a relayer that is not there is unreachable, and nothing was done", async (
     assert.ok(error instanceof Unreachable && error instanceof StipendError);
     return error.moneyMayHaveMoved === false;
   });
-  assert.throws(() => new Stipend("ftp://relayer.example", privateKeyToAccount(stack.agentKey)), TypeError);
+  assert.throws(() => new Stipend("ftp://relayer.example", privateKeyToAccount(stack.agentKey)), InvalidInput);
 });

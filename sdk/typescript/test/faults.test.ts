@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { type AuditEntry, type Payment, Refused, Stipend, Unknown } from "stipend";
+import { type AuditEntry, type Payment, Refused, type Signed, Stipend, Unknown } from "stipend";
 import { type Stack, startStack } from "stipend/testing";
 import { privateKeyToAccount } from "viem/accounts";
 import { type Fault, FaultProxy } from "./proxy.js";
@@ -16,7 +16,7 @@ let stipend: Stipend;
 let unused: string[];
 
 before(async () => {
-  stack = await startStack({ mandates: Array.from({ length: 11 }, () => "200.00") });
+  stack = await startStack({ mandates: Array.from({ length: 12 }, () => "200.00") });
   stipend = wallet(stack.relayer);
   unused = [...stack.mandates];
 });
@@ -39,6 +39,9 @@ async function unknown(call: Promise<unknown>): Promise<Unknown> {
   assert.ok(error instanceof Unknown, String(error));
   return error;
 }
+
+/** As it is after it was stored. */
+const reread = (signed: Signed): Signed => JSON.parse(JSON.stringify(signed));
 
 const isPayment = (call: string): boolean => call === "POST /v1/payments";
 
@@ -76,8 +79,8 @@ test("when every answer is lost, what was signed comes with the error, and sendi
   await using proxy = await FaultProxy.before(stack.relayer, (call) => (isPayment(call) ? "lose" : "pass"));
   const error = await unknown(wallet(proxy.url).pay(mandate, stack.payee, "2.00"));
   assert.ok(error.moneyMayHaveMoved && error.signed);
-  const sent = await stipend.send(JSON.parse(JSON.stringify(error.signed)));
-  assert.equal(sent.amount, "2.00");
+  const sent = await stipend.send(reread(error.signed));
+  assert.ok("payee" in sent && sent.amount === "2.00");
   assert.deepEqual(
     (await payments(mandate)).map(({ id }) => id),
     [sent.id],
@@ -94,6 +97,25 @@ test("what was never done is done by sending it", async () => {
   assert.equal((await stipend.mandate(mandate)).available, "200.00");
   const card = await stipend.send(signed ?? assert.fail("nothing was signed"));
   assert.deepEqual([card.id.slice(0, 5), card.amount], ["card_", "3.00"]);
+});
+
+test("what is sent again keeps its key, so that a later call with that key is no second payment", async () => {
+  const mandate = ownMandate();
+  const problem = { code: "unavailable", status: 503, detail: "lost", hint: "send the same again" };
+  await using proxy = await FaultProxy.before(stack.relayer, (call) =>
+    call.startsWith("POST /v1/") ? { status: 503, problem } : "pass",
+  );
+  const options = { idempotencyKey: "invoice 17", wait: false as const };
+  const agent = wallet(proxy.url);
+  const payment = (await unknown(agent.pay(mandate, stack.payee, "2.00", options))).signed;
+  const card = (await unknown(agent.createCard(mandate, "3.00", { idempotencyKey: "ads" }))).signed;
+  assert.ok(payment && card);
+  assert.deepEqual([payment.idempotencyKey, card.idempotencyKey], ["invoice 17", "ads"]);
+  // Nothing of it has come to the relayer; another process finishes both.
+  const [paid, made] = [await stipend.send(reread(payment)), await stipend.send(reread(card))];
+  assert.equal((await wallet(stack.relayer).pay(mandate, stack.payee, "2.00", options)).id, paid.id);
+  assert.equal((await wallet(stack.relayer).createCard(mandate, "3.00", { idempotencyKey: "ads" })).id, made.id);
+  assert.equal((await stipend.mandate(mandate)).available, "195.00");
 });
 
 test("a refusal after a lost answer counts only if the relayer has looked for the payment", async () => {
@@ -229,7 +251,7 @@ test("events from now on begin at the end of the trail, and end with a signal", 
   })();
   controller.abort(new Error("enough"));
   await assert.rejects(next, /enough/);
-  await assert.rejects(stipend.events({ mandate: "mand_x", after: 0 }).next(), Refused);
+  await assert.rejects(stipend.events({ mandate, after: -1 }).next(), Refused);
 });
 
 test("events go on after the relayer's restart", async () => {
