@@ -29,8 +29,10 @@ interface IMandateEscrow {
     /// @param ref The reference that the agent signed: commits to what was paid for
     event Spent(bytes32 indexed mandate, address indexed payee, uint64 amount, uint32 nonce, bytes32 ref);
 
-    /// @notice A row of a batch did not pay, and used no nonce. Only a hint: anyone can cause it with junk. A payment is
-    /// dead only by its deadline, the end of its mandate, or a nonce used or retired.
+    /// @notice A row of a batch did not pay, and used no nonce. Only a hint: anyone can cause it with junk, and in a run that
+    /// the token refuses, the other rows' reasons may come of rows that were undone with it: their nonces are then neither
+    /// used nor retired. A payment is dead only by its deadline, the end of its mandate, or a `Spent` or `Held` that used
+    /// its nonce or retired it.
     /// @param mandate The row's
     /// @param nonce The row's
     /// @param reason Why
@@ -302,6 +304,8 @@ interface IMandateEscrow {
 
     /// @notice Refunds a mandate. While it is open and before its expiry, and if its terms say so, the refund restores the
     /// budget, up to the cap; anything else goes straight to the operator. Callable by anyone.
+    /// @dev The only way back. The escrow is the sender of every payment's `Transfer`, but a transfer to it belongs to nobody,
+    /// and nobody can take it out.
     /// @param terms The terms
     /// @param amount Pulled from the caller by allowance
     /// @param ref Reference supplied by the payer, such as the payment's `ref`

@@ -132,9 +132,10 @@ enum Reason {
     AbovePerPayment,
     /// @dev Above what the mandate has left.
     InsufficientBudget,
-    /// @dev Below the lowest live nonce: this nonce can never pay or hold.
+    /// @dev Below the lowest live nonce: this nonce can never pay or hold, unless a row that was undone in the same run
+    /// retired it.
     NonceRetired,
-    /// @dev This nonce has paid or held.
+    /// @dev This nonce has paid or held, or a row that was undone in the same run would have used it.
     NonceUsed,
     /// @dev More than `windowCap` within `window` seconds.
     WindowExceeded,

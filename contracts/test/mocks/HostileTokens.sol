@@ -137,6 +137,23 @@ contract TokenAskingBack is MockUSDC {
     }
 }
 
+/// @dev Tells receivers of what they get, with all gas, as tokens after ERC-777 and ERC-1363 do.
+contract TokenTellingReceivers is MockUSDC {
+    function _transfer(address from, address to, uint256 value) internal override {
+        super._transfer(from, to, value);
+        if (to.code.length == 0) return;
+        (bool ok,) = to.call("");
+        require(ok, "not received");
+    }
+}
+
+/// @dev Burns all gas when it is told of what it gets.
+contract PayeeBurningGas {
+    fallback() external {
+        while (true) {}
+    }
+}
+
 /// @dev Permits nothing, and burns all the gas that it gets.
 contract TokenBurningGasForPermits is MockUSDC {
     function permit(address, address, uint256, uint256, bytes memory) public pure override {

@@ -6,11 +6,13 @@ import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
 import {Group, Mandate, Payment, Reason, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 import {
+    PayeeBurningGas,
     TokenRefusingAnAmount,
     TokenReturningFalse,
     TokenReturningNonsense,
     TokenReverting,
-    TokenRevertingWithABomb
+    TokenRevertingWithABomb,
+    TokenTellingReceivers
 } from "../../mocks/HostileTokens.sol";
 import {Wallet, WalletBurningGas, WalletThirsty} from "../../mocks/Wallets.sol";
 
@@ -377,6 +379,44 @@ contract SettleTest is EscrowTest {
 
         usdc.unBlacklist(to[place]);
         assertEq(_settle(terms, rows), 2);
+    }
+
+    /// @dev A hint says no more than it knows: in a run that the token refuses, rows were skipped for what other rows used,
+    /// and that is undone with the run. All of them can still pay.
+    function test_undoesWhatItSkippedFor_inARunThatTheTokenRefuses() public {
+        Payment[] memory rows = new Payment[](4);
+        rows[0] = _paymentTo(terms, alice, 5, 200);
+        rows[1] = _paymentTo(terms, alice, 4, 5);
+        rows[2] = _paymentTo(terms, alice, 4, 200);
+        rows[3] = _paymentTo(terms, alice, CAP - 4, 201);
+        usdc.blacklist(alice);
+        _expectSkipped(id, 5, Reason.NonceRetired);
+        _expectSkipped(id, 200, Reason.NonceUsed);
+        _expectSkipped(id, 201, Reason.InsufficientBudget);
+        _expectSkipped(id, 200, Reason.TransferFailed);
+        assertEq(_settle(terms, rows), 0);
+
+        usdc.unBlacklist(alice);
+        _spend(terms, rows[1]);
+        _spend(terms, rows[3]);
+        assertEq(usdc.balanceOf(alice), CAP);
+    }
+
+    /// @dev A token that told receivers would let one of them burn the batch's gas (I10). Then the batch reverts, nothing is
+    /// lost, and it goes through without that row.
+    function test_losesNothing_whenATokenComesToTellReceivers() public {
+        _upgradeToken(address(new TokenTellingReceivers()));
+        address burning = address(new PayeeBurningGas());
+        Payment[] memory rows = _rows(_paymentTo(terms, burning, 5, 0), _paymentTo(terms, bob, 5, 1));
+        Group[] memory groups = new Group[](1);
+        groups[0] = Group(terms, rows);
+        bytes memory call = abi.encodeCall(IMandateEscrow.settle, (groups, new bytes32[][](0), new bytes[](0)));
+        vm.prank(submitter);
+        (bool ok,) = address(escrow).call{gas: 1_000_000}(call);
+        assertFalse(ok);
+        assertEq(escrow.mandateOf(id), Mandate(CAP, 0, 0, 0, Status.Open));
+        assertEq(_settle(terms, _rows(rows[1])), 1);
+        assertEq(usdc.balanceOf(bob), 5);
     }
 
     /// @dev A refused run gives back the budget and the window that it had taken.
