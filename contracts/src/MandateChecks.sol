@@ -8,7 +8,7 @@ import {Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "./interf
 import {Digests} from "./libraries/Digests.sol";
 import {NonceWindow} from "./libraries/NonceWindow.sol";
 import {PayeeAllowlist} from "./libraries/PayeeAllowlist.sol";
-import {RollingWindow} from "./libraries/RollingWindow.sol";
+import {RollingWindow, Window} from "./libraries/RollingWindow.sol";
 import {Signatures} from "./libraries/Signatures.sol";
 import {MandateSlot} from "./libraries/MandateSlot.sol";
 
@@ -18,11 +18,12 @@ import {MandateSlot} from "./libraries/MandateSlot.sol";
 abstract contract MandateChecks is IMandateEscrow, EIP712 {
     using NonceWindow for Mandate;
 
-    /// @dev A working copy of a mandate: checked and changed in memory, and stored once the payment has passed.
+    /// @dev A working copy of a mandate, and what its payments share: checked and changed in memory, and stored once payments
+    /// have passed.
     struct Session {
         bytes32 id;
         Mandate mandate;
-        uint256 window;
+        Window window;
         Reason refusal;
         bytes32 domain;
         address agent;
@@ -31,8 +32,9 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         uint256 walletGas; // that the agent's wallet may use for each payment
     }
 
-    /// @dev Ids of mandates keep the chain id of deployment, so that their money stays within reach after a fork. Messages
-    /// are checked under the current one, so that none is valid on both chains.
+    /// @dev The domain at deployment, of which mandates' ids are made: a later change of the chain id must not change them, or
+    /// their money would be out of reach. Messages are checked under the current domain, so that none is valid on both chains
+    /// after a fork.
     bytes32 private immutable DEPLOYMENT_DOMAIN;
 
     /// @inheritdoc IMandateEscrow
@@ -45,7 +47,7 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
     mapping(address guardian => mapping(address submitter => bool)) public isSubmitter;
 
     mapping(bytes32 mandate => Mandate) internal _mandates;
-    mapping(bytes32 mandate => uint256) internal _windows;
+    mapping(bytes32 mandate => Window) internal _windows;
     mapping(bytes32 mandate => mapping(uint32 nonce => HoldState)) internal _holds;
 
     // slither-disable-end uninitialized-state
@@ -60,9 +62,10 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         token = IUSDC(token_);
     }
 
-    // ---------------------------------------------------------------- drafts
+    // ---------------------------------------------------------------- sessions
 
-    /// @dev Loads a mandate, and what its payments share: whether it pays at all if `submitter` sends them.
+    /// @dev Starts a session: loads a mandate, and checks what does not depend on the payment. `refusal` says why no payment
+    /// that `submitter` sends would pass now.
     function _load(Terms calldata terms, address submitter) internal view returns (Session memory session) {
         (session.id, session.domain) = (idOf(terms), domainSeparator());
         (session.agent, session.windowed) = (terms.agent, terms.window != 0);
@@ -113,8 +116,11 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         if (reason == Reason.None) session.mandate.held += hold_.payment.amount;
     }
 
-    /// @dev The checks that payments and holds share, once the session has no refusal. Cheap ones come before expensive ones.
+    /// @dev The checks that payments and holds share, in the order of `Reason`. The session must have no refusal. Changes the
+    /// session only if all of them pass.
     /// @param digest What the agent must have signed
+    /// @param proof Leads from the payee to `terms.payees`
+    /// @param signature For the agent's wallet; empty if the agent signed with a key
     function _validateAndApply(
         Session memory session,
         Terms calldata terms,
@@ -132,10 +138,11 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         if (amount > session.mandate.remaining) return Reason.InsufficientBudget;
         reason = session.mandate.check(nonce);
         if (reason != Reason.None) return reason;
-        uint256 window = 0;
+        Window window;
         if (session.windowed) {
-            window = RollingWindow.add(session.window, terms, amount);
-            if (window == 0) return Reason.WindowExceeded;
+            bool fits;
+            (fits, window) = RollingWindow.add(session.window, terms, amount);
+            if (!fits) return Reason.WindowExceeded;
         }
         if (!_isSigned(session, payment, digest, signature)) return Reason.BadSignature;
 
@@ -159,7 +166,7 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         return payee == address(0) || payee == address(this) || payee == address(token);
     }
 
-    /// @dev The state of a mandate that was opened; reverts for any other.
+    /// @dev A mandate that was opened or withdrawn; reverts for any other.
     function _requireExisting(Terms calldata terms)
         internal
         view

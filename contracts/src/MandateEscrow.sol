@@ -9,6 +9,7 @@ import {IMandateEscrow} from "./interfaces/IMandateEscrow.sol";
 import {IUSDC} from "./interfaces/IUSDC.sol";
 import {Group, Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "./interfaces/Types.sol";
 import {Digests} from "./libraries/Digests.sol";
+import {Window} from "./libraries/RollingWindow.sol";
 import {Signatures} from "./libraries/Signatures.sol";
 import {MandateSlot} from "./libraries/MandateSlot.sol";
 
@@ -56,10 +57,10 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         nonReentrant
         returns (bytes32 mandate)
     {
-        // An allowance approves no terms: whoever else calls must bring the operator's word for them.
+        // An allowance approves no terms, so any other caller needs the operator's signature of them.
         if (msg.sender != terms.operator) _requireSigned(terms, Digests.ofTerms(domainSeparator(), terms), signature);
         mandate = _open(terms);
-        // Anyone can spend the permit first. What counts is the allowance, which the pull shows.
+        // Anyone can use the permit first, so its failure is ignored: the pull fails if there is no allowance.
         try token.permit(terms.operator, address(this), terms.cap, deadline, permit) {} catch {}
         _pull(terms.operator, terms.cap);
     }
@@ -156,7 +157,12 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         }
     }
 
-    /// @dev Pays the rows of one group, run by run, on a session with its mandate. Its first row is `row` of the batch.
+    /// @dev Pays the rows of one group, run by run. The mandate is changed in memory, and stored once all runs are through.
+    /// @param group Rows of one mandate
+    /// @param row Number of its first row in the batch
+    /// @param proofs Of all rows of the batch, or empty
+    /// @param signatures Of all rows of the batch, or empty
+    /// @return paid Number of rows that paid
     function _settle(Group calldata group, uint256 row, bytes32[][] calldata proofs, bytes[] calldata signatures)
         private
         returns (uint256 paid)
@@ -164,7 +170,6 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         (Terms calldata terms, Payment[] calldata payments) = (group.terms, group.payments);
         Session memory session = _load(terms, msg.sender);
         session.walletGas = Signatures.ROW_GAS;
-        Mandate memory mandate = session.mandate;
         if (session.refusal != Reason.None) {
             for (uint256 i = 0; i < payments.length; ++i) {
                 emit Skipped(session.id, payments[i].nonce, session.refusal);
@@ -172,43 +177,87 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
             return 0;
         }
 
+        Mandate memory mandate = session.mandate;
         // Counters stay below the length of calldata, and what remains only falls.
         unchecked {
-            for (uint256 next = 0; next < payments.length;) {
-                (uint64 remaining, uint88 nonceBits, uint32 nonceBase, uint256 window) =
+            for (uint256 first = 0; first < payments.length;) {
+                (uint64 remaining, uint88 nonceBits, uint32 nonceBase, Window window) =
                     (mandate.remaining, mandate.nonceBits, mandate.nonceBase, session.window);
-                Payment calldata payment = payments[next];
-                (uint256 first, address payee) = (next, payment.payee);
 
-                uint256 passed = 0; // bit i: whether row `first + i` passed
-                uint256 bit = 1; // zero after the last row that a run can have
-                do {
-                    bytes32[] calldata proof = row < proofs.length ? proofs[row] : _noProof();
-                    bytes calldata signature = row < signatures.length ? signatures[row] : msg.data[:0];
-                    bytes32 digest = Digests.ofSpend(session.domain, session.id, payment);
-                    Reason reason = _validateAndApply(session, terms, payment, digest, proof, signature);
-                    if (reason != Reason.None) emit Skipped(session.id, payment.nonce, reason);
-                    else passed |= bit;
-                    (++row, ++next, bit <<= 1);
-                    if (next == payments.length) break;
-                    payment = payments[next];
-                } while (payment.payee == payee && bit != 0);
-                if (passed == 0) continue;
-
-                bool moved = token.trySafeTransfer(payee, remaining - mandate.remaining);
-                for (uint256 i = first; passed != 0; (++i, passed >>= 1)) {
-                    if (passed & 1 == 0) continue;
-                    payment = payments[i];
-                    if (moved) emit Spent(session.id, payee, payment.amount, payment.nonce, payment.ref);
-                    else emit Skipped(session.id, payment.nonce, Reason.TransferFailed);
-                    if (moved) ++paid;
+                (uint256 passed, uint256 end) = _checkRun(session, terms, payments, first, row, proofs, signatures);
+                if (passed != 0) {
+                    uint256 count = _payRun(session, payments, first, passed, remaining - mandate.remaining);
+                    if (count == 0) {
+                        // The token refused: as if none of these rows had been checked.
+                        (mandate.remaining, mandate.nonceBits, mandate.nonceBase) = (remaining, nonceBits, nonceBase);
+                        session.window = window;
+                    }
+                    paid += count;
                 }
-                if (moved) continue;
-                (mandate.remaining, mandate.nonceBits, mandate.nonceBase) = (remaining, nonceBits, nonceBase);
-                session.window = window;
+                first = end;
             }
         }
         if (paid != 0) _store(session);
+    }
+
+    /// @dev Checks consecutive rows with one payee, at most 256, and applies to the session what passes. Skips the others.
+    /// @param first The run's first row in the group
+    /// @param row Number of the group's first row in the batch
+    /// @return passed Bit i: whether row `first + i` passed
+    /// @return end The row of the group behind the run
+    function _checkRun(
+        Session memory session,
+        Terms calldata terms,
+        Payment[] calldata payments,
+        uint256 first,
+        uint256 row,
+        bytes32[][] calldata proofs,
+        bytes[] calldata signatures
+    ) private returns (uint256 passed, uint256 end) {
+        Payment calldata payment = payments[first];
+        address payee = payment.payee;
+        // Counters stay below the length of calldata.
+        unchecked {
+            (row, end) = (row + first, first);
+            for (uint256 bit = 1; bit != 0; bit <<= 1) {
+                bytes32[] calldata proof = row < proofs.length ? proofs[row] : _noProof();
+                bytes calldata signature = row < signatures.length ? signatures[row] : msg.data[:0];
+                bytes32 digest = Digests.ofSpend(session.domain, session.id, payment);
+                Reason reason = _validateAndApply(session, terms, payment, digest, proof, signature);
+                if (reason == Reason.None) passed |= bit;
+                else emit Skipped(session.id, payment.nonce, reason);
+
+                (++row, ++end);
+                if (end == payments.length) break;
+                payment = payments[end];
+                if (payment.payee != payee) break;
+            }
+        }
+    }
+
+    /// @dev Pays the rows of a run that passed, by one transfer.
+    /// @param first The run's first row in the group
+    /// @param passed Bit i: whether row `first + i` passed
+    /// @param sum What those amount to
+    /// @return paid Their number; zero if the token refuses
+    function _payRun(Session memory session, Payment[] calldata payments, uint256 first, uint256 passed, uint256 sum)
+        private
+        returns (uint256 paid)
+    {
+        address payee = payments[first].payee;
+        bool moved = token.trySafeTransfer(payee, sum);
+        unchecked {
+            for (uint256 i = first; passed != 0; (++i, passed >>= 1)) {
+                if (passed & 1 == 0) continue;
+                Payment calldata payment = payments[i];
+                if (!moved) {
+                    emit Skipped(session.id, payment.nonce, Reason.TransferFailed);
+                    continue;
+                }
+                emit Spent(session.id, payee, payment.amount, payment.nonce, payment.ref);
+                ++paid;
+            }
+        }
     }
 
     // ---------------------------------------------------------------- hold
@@ -273,7 +322,8 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         emit Released(id, held.left, nonce);
     }
 
-    /// @dev A guardian of zero, which opens payments and holds to everybody, leaves these to the payee alone.
+    /// @dev Whether the caller may capture, or release before captureBy. With a guardian of zero anyone may send payments and
+    /// holds, but only the payee may do this.
     function _mayEnd(Terms calldata terms, HoldState memory held) private view returns (bool) {
         return msg.sender == held.payee || (terms.guardian != address(0) && isSubmitter[terms.guardian][msg.sender]);
     }
@@ -350,10 +400,10 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         if (!returned) revert TransferFailed(to, amount);
     }
 
-    /// @dev Ends the mandate and returns what is not held; from captureEnd on, what is held as well. If the token refuses,
-    /// the money stays for a sweep.
-    /// @return amount What there was to return
-    /// @return returned Whether it went back
+    /// @dev Ends the mandate and returns what is not held; from captureEnd on, what is held as well. If the token refuses, the
+    /// mandate ends nevertheless, and the money stays for a sweep.
+    /// @return amount The amount that could be returned
+    /// @return returned Whether the token transferred it
     function _end(bytes32 id, Mandate storage mandate, Terms calldata terms, address to)
         private
         returns (uint64 amount, bool returned)

@@ -16,58 +16,58 @@ interface IMandateEscrow {
 
     /// @notice A mandate was opened and `terms.cap` escrowed.
     /// @param mandate Its id
-    /// @param operator Who funded it
-    /// @param agent Who signs payments and holds
-    /// @param terms All that was approved: enough to call any other function
+    /// @param operator The account that funded it
+    /// @param agent The account that signs its payments and holds
+    /// @param terms The terms, which every other function takes
     event Opened(bytes32 indexed mandate, address indexed operator, address indexed agent, Terms terms);
 
-    /// @notice A payment left the mandate for its payee. The rows of a netted run share one token transfer.
+    /// @notice A payment was made. Rows of a batch that form a run share one token transfer.
     /// @param mandate Its id
-    /// @param payee Who was paid
+    /// @param payee The account that was paid
     /// @param amount In base units
-    /// @param nonce The payment's, now used
-    /// @param ref The reference that the agent signed: commits to what was paid for
+    /// @param nonce The payment's nonce, now used
+    /// @param ref The reference that the agent signed, which commits to what was paid for
     event Spent(bytes32 indexed mandate, address indexed payee, uint64 amount, uint32 nonce, bytes32 ref);
 
     /// @notice A row of a batch did not pay, and used no nonce. Only a hint: anyone can cause it with junk, and in a run that
     /// the token refuses, the other rows' reasons may come of rows that were undone with it: their nonces are then neither
     /// used nor retired. A payment is dead only by its deadline, the end of its mandate, or a `Spent` or `Held` that used
     /// its nonce or retired it.
-    /// @param mandate The row's
-    /// @param nonce The row's
-    /// @param reason Why
+    /// @param mandate The row's mandate
+    /// @param nonce The row's nonce
+    /// @param reason Why it did not pay
     event Skipped(bytes32 indexed mandate, uint32 nonce, Reason reason);
 
     /// @notice An amount of the mandate was set aside for the payee.
     /// @param mandate Its id
-    /// @param payee Who may capture it
+    /// @param payee The account that is paid what is captured
     /// @param amount In base units
-    /// @param nonce Identifies the hold, which uses it
-    /// @param captureBy From when on nothing is captured
+    /// @param nonce The hold's nonce, now used; identifies the hold
+    /// @param captureBy From this second on nothing can be captured
     /// @param ref The reference that the agent signed
     event Held(
         bytes32 indexed mandate, address indexed payee, uint64 amount, uint32 nonce, uint40 captureBy, bytes32 ref
     );
 
-    /// @notice An amount left a hold for its payee.
+    /// @notice Part or all of a hold was paid to its payee.
     /// @param mandate Its id
-    /// @param payee Who was paid
+    /// @param payee The account that was paid
     /// @param amount In base units
     /// @param nonce Identifies the hold
     event Captured(bytes32 indexed mandate, address indexed payee, uint64 amount, uint32 nonce);
 
-    /// @notice A hold ended, and what it had left is the mandate's again. No token moved.
+    /// @notice A hold ended, and the rest of it returned to the mandate's budget. No token moved.
     /// @param mandate Its id
-    /// @param amount What it had left
+    /// @param amount The rest
     /// @param nonce Identifies the hold
     event Released(bytes32 indexed mandate, uint64 amount, uint32 nonce);
 
     /// @notice A payer refunded. `restored` of the amount is the mandate's budget again and stays in the escrow; the rest
     /// went from the payer to the operator, which the escrow does not measure.
     /// @param mandate Its id
-    /// @param payer Who called
-    /// @param amount What the payer transferred
-    /// @param restored What of it can be spent again
+    /// @param payer The caller
+    /// @param amount The amount that the payer transferred
+    /// @param restored The part of it that can be spent again
     /// @param ref Reference supplied by the payer
     event Refunded(bytes32 indexed mandate, address indexed payer, uint64 amount, uint64 restored, bytes32 ref);
 
@@ -75,19 +75,19 @@ interface IMandateEscrow {
     /// the transfer, or there was nothing to return; `sweep` will return what waits. Without an `Opened` before, its
     /// operator withdrew terms that nobody had opened: they never open.
     /// @param mandate Its id
-    /// @param by Operator or agent: who called, or the operator who signed
+    /// @param by The operator or agent that called, or the operator that signed
     event Revoked(bytes32 indexed mandate, address indexed by);
 
-    /// @notice What was left of an ended mandate went back. From holds only from `captureEnd` on, and then from all.
+    /// @notice The rest of an ended mandate was returned. From `captureEnd` on it includes all holds, before that none.
     /// @param mandate Its id
     /// @param to The operator, or the recipient it named
-    /// @param fromRemaining What was not held
-    /// @param fromHeld What was held
+    /// @param fromRemaining The part that was not held
+    /// @param fromHeld The part that was held
     event Returned(bytes32 indexed mandate, address indexed to, uint64 fromRemaining, uint64 fromHeld);
 
     /// @notice A guardian allowed or removed a submitter.
-    /// @param guardian Who called
-    /// @param submitter Whom
+    /// @param guardian The caller
+    /// @param submitter The account that was allowed or removed
     /// @param allowed Whether it is a submitter from now on
     event SubmitterSet(address indexed guardian, address indexed submitter, bool allowed);
 
@@ -336,7 +336,7 @@ interface IMandateEscrow {
     /// deadline, whenever something is left.
     /// @dev The operator's own call needs no signature, so that an operator contract without ERC-1271 has a way out.
     /// @param terms The terms
-    /// @param recipient Who gets it; neither zero, the escrow nor the token
+    /// @param recipient The account to pay; neither zero, the escrow nor the token
     /// @param deadline Exclusive, also for the operator's own call
     /// @param signature The operator's: 65 bytes of its key, or what its wallet accepts; ignored if the operator calls
     /// @return amount What was returned
@@ -347,8 +347,8 @@ interface IMandateEscrow {
     // ---------------------------------------------------------------- guardian
 
     /// @notice Allows or removes a submitter of the caller, who is the guardian.
-    /// @param submitter Who may send payments and holds of mandates with this guardian, or no longer
-    /// @param allowed Whether it may
+    /// @param submitter The account
+    /// @param allowed Whether it may send payments and holds of mandates with this guardian
     function setSubmitter(address submitter, bool allowed) external;
 
     // ---------------------------------------------------------------- views

@@ -40,7 +40,7 @@ struct Payment {
     uint64 amount;
     /// @dev Unordered within 88 of the lowest live one; see NonceWindow.
     uint32 nonce;
-    /// @dev From this second on the signature is worthless.
+    /// @dev From this second on the signature is not accepted.
     uint40 deadline;
     /// @dev Commits to what is being paid for: method, URL, body digest, invoice.
     bytes32 ref;
@@ -52,8 +52,8 @@ struct Payment {
 /// @dev An amount to be set aside for a payee, signed by the agent as
 /// `Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)`.
 struct Hold {
-    /// @dev What is set aside, from the same nonces as the payments; its nonce names the hold from then on. `(r, vs)` signs
-    /// the whole hold.
+    /// @dev The amount, its payee and its nonce, which is one of the payments' and identifies the hold. `(r, vs)` signs the
+    /// whole hold.
     Payment payment;
     /// @dev From this second on nothing is captured, and anyone may release; not after the mandate's `captureEnd`.
     uint40 captureBy;
@@ -71,7 +71,7 @@ enum Status {
     Ended
 }
 
-/// @dev All that changes about a mandate, in one slot:
+/// @dev The state of a mandate, in one slot:
 ///
 /// | bits    | field     | holds                                                          |
 /// | ------- | --------- | -------------------------------------------------------------- |
@@ -88,8 +88,8 @@ struct Mandate {
     Status status;
 }
 
-/// @dev All that changes about a hold, in one slot. Cleared when the hold ends; its nonce keeps it from being made again.
-/// What a sweep took from `captureEnd` on is still written here, and nothing can be done with it.
+/// @dev The state of a hold, in one slot. Cleared when the hold ends; its nonce stays used, so it cannot be made again. A sweep
+/// from `captureEnd` on does not clear it, and no function can use it then.
 ///
 /// | bits    | field     | holds                                                      |
 /// | ------- | --------- | ---------------------------------------------------------- |
@@ -103,8 +103,8 @@ struct HoldState {
     uint32 captureBy;
 }
 
-/// @dev Why a payment or a hold does not pass. None: it passes. They are asked in this order; the two about `captureBy`
-/// are asked of holds alone.
+/// @dev Why a payment or a hold is refused; `None` if it passes. Checked in this order; the two about `captureBy` are checked
+/// for holds only.
 enum Reason {
     None,
     /// @dev No mandate was opened with these terms, here.

@@ -20,7 +20,7 @@ library Digests {
     bytes32 internal constant REVOKE_TYPEHASH = keccak256("Revoke(bytes32 mandate)");
     bytes32 internal constant SWEEP_TYPEHASH = keccak256("Sweep(bytes32 mandate,address recipient,uint40 deadline)");
 
-    /// @dev What the operator signs to open; the id of the mandate, if `domain` is the domain of deployment.
+    /// @dev The digest that the operator signs to open; under the domain of deployment it is the mandate's id.
     function ofTerms(bytes32 domain, Terms calldata terms) internal pure returns (bytes32) {
         bytes32 hash = TERMS_TYPEHASH;
         assembly ("memory-safe") {
@@ -32,7 +32,7 @@ library Digests {
         return MessageHashUtils.toTypedDataHash(domain, hash);
     }
 
-    /// @dev What the agent signs to pay.
+    /// @dev The digest that the agent signs to pay.
     function ofSpend(bytes32 domain, bytes32 mandate, Payment calldata payment) internal pure returns (bytes32) {
         bytes32 hash = SPEND_TYPEHASH;
         assembly ("memory-safe") {
@@ -45,7 +45,7 @@ library Digests {
         return MessageHashUtils.toTypedDataHash(domain, hash);
     }
 
-    /// @dev What the agent signs to set an amount aside.
+    /// @dev The digest that the agent signs to set an amount aside.
     function ofHold(bytes32 domain, bytes32 mandate, Hold calldata hold) internal pure returns (bytes32) {
         Payment calldata p = hold.payment;
         bytes32 structHash = keccak256(
@@ -54,12 +54,12 @@ library Digests {
         return MessageHashUtils.toTypedDataHash(domain, structHash);
     }
 
-    /// @dev What the operator signs so that anyone can end the mandate.
+    /// @dev The digest that the operator signs to let anyone end the mandate.
     function ofRevoke(bytes32 domain, bytes32 mandate) internal pure returns (bytes32) {
         return MessageHashUtils.toTypedDataHash(domain, keccak256(abi.encode(REVOKE_TYPEHASH, mandate)));
     }
 
-    /// @dev What the operator signs so that what is left goes elsewhere.
+    /// @dev The digest that the operator signs to let anyone return the rest to another recipient.
     function ofSweep(bytes32 domain, bytes32 mandate, address to, uint40 deadline) internal pure returns (bytes32) {
         return MessageHashUtils.toTypedDataHash(domain, keccak256(abi.encode(SWEEP_TYPEHASH, mandate, to, deadline)));
     }

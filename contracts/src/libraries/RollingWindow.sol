@@ -3,24 +3,33 @@ pragma solidity ^0.8.30;
 
 import {Terms} from "../interfaces/Types.sol";
 
-/// @title RollingWindow
-/// @notice What was committed within the last `window` seconds, in one slot: a shift register of seven lanes, each for a
-/// sixth of the window, rounded up. Seven of them always contain the whole window, so no interval of its length takes
-/// more than `windowCap`; at worst what was committed counts for 7 · ⌈window / 6⌉ seconds.
+/// @dev What was committed lately, in one slot:
 ///
 /// | bits    | holds                                                              |
 /// | ------- | ------------------------------------------------------------------ |
 /// | 0–31    | what was committed in the newest bucket, in units                  |
 /// | 32–223  | six older buckets, 32 bits each                                    |
 /// | 224–255 | number of the newest bucket: its time / (a sixth of the window)    |
+type Window is uint256;
+
+/// @title RollingWindow
+/// @notice Bounds what is committed within any `window` seconds. A shift register has seven lanes, each for a sixth of the
+/// window, rounded up. Seven of them always contain the whole window, so no interval of its length takes more than
+/// `windowCap`; at worst what was committed counts for 7 · ⌈window / 6⌉ seconds.
 ///
 /// @dev A unit is the smallest power of two in which the cap fits a lane: one base unit below 4,294 USDC. Amounts round
 /// up, the cap rounds down.
 library RollingWindow {
     uint256 private constant LANE = type(uint32).max;
 
-    /// @dev What the window holds with one more amount, which is never zero; zero if the amount does not fit.
-    function add(uint256 word, Terms calldata terms, uint64 amount) internal view returns (uint256) {
+    /// @notice Adds an amount, now, if it fits.
+    /// @param register What was committed before
+    /// @param terms Have a window
+    /// @param amount Base units
+    /// @return fits Whether no more than `windowCap` is committed within the window with it
+    /// @return added The register with it; of no use if it does not fit
+    function add(Window register, Terms calldata terms, uint64 amount) internal view returns (bool fits, Window added) {
+        uint256 word = Window.unwrap(register);
         unchecked {
             uint256 bucket = block.timestamp / ((uint256(terms.window) + 5) / 6);
             // Seven buckets on, and beyond, the shift leaves nothing.
@@ -31,7 +40,8 @@ library RollingWindow {
             // The sum of the lanes is at most the cap, and so below LANE: it is what remains modulo LANE, as the sum of
             // a number's digits remains modulo nine.
             // slither-disable-next-line weak-prng
-            return lanes % LANE + units > cap ? 0 : (bucket << 224) | (lanes + units);
+            fits = lanes % LANE + units <= cap;
+            added = Window.wrap((bucket << 224) | (lanes + units));
         }
     }
 }
