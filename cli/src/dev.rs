@@ -5,7 +5,6 @@ pub(crate) mod clock;
 mod test_payees;
 
 use std::{
-    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -257,18 +256,7 @@ async fn play(
 async fn seed(relayer: &Url, escrow: &Escrow, amount: Amount) -> eyre::Result<MandateId> {
     let (operator, guardian) = (DevAccount::Operator.signer()?, DevAccount::Guardian.signer()?);
     let agent = stipend_client::Client::new(relayer.clone(), DevAccount::Agent.signer()?)?;
-    let asked = NewMandateRequest {
-        amount,
-        intent: "A mandate of `stipend dev`".into(),
-        duration: SEED_DURATION.parse()?,
-        per_payment: None,
-        window: None,
-        window_cap: None,
-        refunds_restore_budget: None,
-        payees: None,
-        mccs: None,
-        metadata: BTreeMap::new(),
-    };
+    let asked = NewMandateRequest::new(amount, "A mandate of `stipend dev`", SEED_DURATION.parse()?);
     let request = agent.request_mandate(&asked).await?.object;
     let start = escrow.chain().head().await?.time;
     let terms = request.terms(operator.address(), guardian.address(), start);
