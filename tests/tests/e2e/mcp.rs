@@ -223,3 +223,28 @@ async fn the_reference_client_of_the_protocol_is_served() -> Result<()> {
     assert!(heard.iter().any(|message| message.as_str().is_some_and(|text| text.starts_with("pay_"))), "{said}");
     balance(&world, &world.agent()?, &[mandate.id]).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_client_is_served_over_http() -> Result<()> {
+    let (world, mandate) = opened("mcp-http", "100").await?;
+    world.anvil.mine_every(1).await?;
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("js");
+    let mut command = Command::new("node");
+    command.arg("mcp-http.mjs").arg(world.relayer.url().as_str()).arg(mandate.id.to_string());
+    command.arg(payee(1).to_string()).current_dir(dir);
+    let output = command.env("STIPEND_PRIVATE_KEY", world.keys.agent.to_bytes().to_string()).output().await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(said["tools"].as_array().map(Vec::len), Some(12), "{said}");
+    let results = &said["results"];
+    for (name, result) in results.as_object().ok_or_eyre("no results")? {
+        assert_eq!(result["failed"], name == "refused", "{name}: {said}");
+    }
+    let (paid, again) = (&results["paid"], &results["again"]);
+    assert_eq!((&paid["answer"]["state"], &paid["repeated"]), (&json!("settled"), &json!(false)), "{said}");
+    assert_eq!((&again["answer"]["id"], &again["repeated"]), (&paid["answer"]["id"], &json!(true)), "{said}");
+    assert_eq!(results["refused"]["code"], "insufficient_budget", "{said}");
+    let heard = said["heard"].as_array().ok_or_eyre("no progress")?;
+    assert!(heard.iter().any(|message| message.as_str().is_some_and(|text| text.starts_with("pay_"))), "{said}");
+    balance(&world, &world.agent()?, &[mandate.id]).await
+}
