@@ -138,10 +138,10 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         if (amount > session.mandate.remaining) return Reason.InsufficientBudget;
         reason = session.mandate.check(nonce);
         if (reason != Reason.None) return reason;
-        Window window;
+        Window window = session.window;
         if (session.windowed) {
             bool fits;
-            (fits, window) = RollingWindow.add(session.window, terms, amount);
+            (fits, window) = RollingWindow.add(window, terms, amount);
             if (!fits) return Reason.WindowExceeded;
         }
         if (!_isSigned(session, payment, digest, signature)) return Reason.BadSignature;
