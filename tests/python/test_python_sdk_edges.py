@@ -13,7 +13,6 @@ import logging
 import os
 import pathlib
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -44,7 +43,7 @@ MALFORMED = {
     "payee": ["", "0x", PAYEE[2:], PAYEE[:-1], PAYEE + "00", PAYEE.replace("D", "d", 1), "0x" + "00" * 20, b"", None],
     "amount": ["", "abc", "NaN", "Infinity", "-1", "+1", "1e3", "1.", ".5", "01", "1,5", " 1", "1\n", "1_0", "١"]
     + ["1.0000001", "9223372036854.775808", "1" * 5000, -1, 10**5000, Decimal("NaN"), Decimal("sNaN")]
-    + [Decimal("-Infinity"), Decimal("-0"), Decimal("1E-7"), Decimal("1E+999999"), Decimal("1.00000000000000000000000000000000000001")],
+    + [Decimal("-Infinity"), Decimal("-0"), Decimal("1E-7"), Decimal("1E+999999"), Decimal("1." + "0" * 40 + "1")],
     "ref": ["", "0x", "00" * 32, "0x" + "00" * 31, "0x" + "0g" * 32, b"\0" * 32, 7, None],
     "idempotency_key": ["", " ", "a ", " a", "a\n", "ü", "x" * 256, 7, b"key"],
     "metadata": ["a", ["a"], {"a": 1}, {1: "a"}, {"": "a"}, {"a" * 41: ""}, {"a": "ü" * 251}, {"a": "\ud800"}]
@@ -497,9 +496,7 @@ NODE = """#!/bin/sh
 trap 'kill -TERM $node' TERM
 "{anvil}" "$@" &
 node=$!
-echo $$ > "{directory}/pid"
-wait $node
-wait $node
+while kill -0 $node 2> /dev/null; do wait $node; done
 touch "{directory}/ended"
 """
 
@@ -515,10 +512,8 @@ class Restarts(unittest.TestCase):
         self.give_up = time.monotonic() + 180
 
     def kill(self):
-        """The relayer gets no chance to end in order; its node does."""
+        """The relayer gets no chance to end in order; its node, which its watchdog stops, does."""
         self.stack.process.kill()
-        self.stack.process.wait()
-        os.kill(int((self.directory / "pid").read_text()), signal.SIGTERM)
         while not (self.directory / "ended").exists():
             self.assertLess(time.monotonic(), self.give_up)
             time.sleep(0.05)

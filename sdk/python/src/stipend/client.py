@@ -583,7 +583,8 @@ def _request(request: object) -> str:
 
 def _read_info(answer: Any) -> dict[str, Any]:
     if isinstance(answer, dict) and isinstance(answer.get("chain_id"), int) and isinstance(answer.get("escrow"), str):
-        return answer
+        if isinstance(answer.get("head"), dict) and isinstance(answer["head"].get("time"), int):
+            return answer
     raise ValueError("this is no relayer's /v1/info")
 
 
