@@ -110,12 +110,18 @@ class Receipts(unittest.TestCase):
         for answer, error in (
             (lost, Unknown),
             (away, Unreachable),
-            (says(503, {"code": "unavailable", "status": 503}), Unknown),
+            (says(503, {"type": "urn:stipend:problem:unavailable", "code": "unavailable"}), Unknown),
+            (says(429, {"type": "urn:stipend:problem:rate_limited", "code": "rate_limited"}), Unknown),
+            (says(503, {"type": "urn:stipend:problem:halted", "code": "halted"}), Unknown),
+            (says(404, {"code": "not_found", "detail": "another server's"}), Unknown),
+            (says(404, {"type": "urn:stipend:problem:not_found", "code": "not_found"}), Refused),
             (says(502, {"error": "bad gateway"}), Unknown),
             (says(202, {"state": "reserved"}), Unknown),
             (says(202, {"receipt": {**receipt, "state": "settled"}}), Unknown),
             (says(202, {"receipt": {**receipt, "payment": "0x" + "00" * 32}}), Unknown),
             (says(202, {"receipt": {**receipt, "signature": signed["signature"]}}), Unknown),
+            (says(202, {"receipt": {**receipt, "signature": "0x"}}), Unknown),
+            (says(202, {"receipt": []}), Unknown),
         ):
             answers.append(answer)
             with self.assertRaises(error):

@@ -25,6 +25,7 @@ from .errors import InvalidInput, Refused, StipendError, Unknown, Unreachable
 from .models import AuditEntry, Card, CardSecrets, Explanation, Mandate, MandateRequest, Page, Payment
 from .nonces import Nonces
 from .signing import request_headers, sign_body
+from .transport import NOT_SENT, UNKNOWN, options, refusal_of
 
 # How long signatures of payments and holds live, in seconds, and by how much they differ: two processes that sign at
 # once must not sign the very same message.
@@ -39,15 +40,12 @@ RENEWALS = 200
 CAPTURE_MARGIN = 300
 # How long the relayer waits for a payment's state before it answers, in seconds.
 LONG_POLL = 25
-UNKNOWN = {"unavailable", "timeout", "internal"}
 WAIT = {"overloaded", "cannot_send", "rate_limited", "unauthenticated"}
 NONCE = {"nonce_taken", "nonce_retired", "nonce_used"}
 # Signed for a time that has passed on chain: its clock is ahead of this machine's.
 LATE = {"deadline_passed", "deadline_too_soon", "capture_by_too_soon"}
 # With these, as with a decision, the relayer has looked for what was sent before, and has not found it.
 LOOKED = {"nonce_taken", "idempotency_key_reused"}
-# What these failures keep from being sent at all.
-NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 PAYMENT_STATES = ("reserved", "submitted", "mined", "settled", "failed")
 CARD_STATES = ("requested", "held", "active", "used", "closing", "closed", "failed")
 # What is asked by POST and changes nothing.
@@ -478,7 +476,7 @@ class _Calls:
                     continue
                 answer.resent = unknown
                 return answer
-            refusal = _refusal(answer.body)
+            refusal = refusal_of(answer.body)
             if refusal is None:
                 unknown, last = True, Unreachable(f"{foreign}: HTTP {answer.status}")
             elif refusal.code in UNKNOWN:
@@ -588,27 +586,6 @@ def _read_info(answer: Any) -> dict[str, Any]:
     raise ValueError("this is no relayer's /v1/info")
 
 
-def _refusal(body: bytes) -> Refused | None:
-    """The relayer's problem; None if it is somebody else's answer."""
-    try:
-        problem = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    # Other servers have codes too; only a relayer's word counts.
-    is_ours = isinstance(problem, dict) and problem.get("type") == f"urn:stipend:problem:{problem.get('code')}"
-    return Refused(problem) if is_ours else None
-
-
-def _options(base: str, timeout: float) -> dict[str, Any]:
-    return {
-        "timeout": inputs.seconds("timeout", timeout),
-        # A signature is for one address: it is not carried elsewhere.
-        "follow_redirects": False,
-        # No proxy stands between this machine and itself.
-        "trust_env": not inputs.is_loopback(base),
-    }
-
-
 class Stipend(_Calls):
     """The relayer at `relayer`, an http or https URL, used with `key`: the agent's private key as hex, or an account of
     eth_account.
@@ -619,7 +596,7 @@ class Stipend(_Calls):
 
     def __init__(self, relayer: str, key: str | LocalAccount, *, timeout: float = 35):
         super().__init__(relayer, key)
-        self._client = httpx.Client(**_options(self._base, timeout))
+        self._client = httpx.Client(**options(self._base, timeout))
 
     def __enter__(self) -> Stipend:
         return self
@@ -664,7 +641,7 @@ class Stipend(_Calls):
         while True:
             try:
                 with self._client.stream(**self._stream(mandate, entries.after)) as response:
-                    if response.status_code in (400, 404) and (refusal := _refusal(response.read())):
+                    if response.status_code in (400, 404) and (refusal := refusal_of(response.read())):
                         raise refusal
                     if response.status_code == 200:
                         entries.begin()
@@ -683,7 +660,7 @@ class AsyncStipend(_Calls):
 
     def __init__(self, relayer: str, key: str | LocalAccount, *, timeout: float = 35):
         super().__init__(relayer, key)
-        self._client = httpx.AsyncClient(**_options(self._base, timeout))
+        self._client = httpx.AsyncClient(**options(self._base, timeout))
 
     async def __aenter__(self) -> AsyncStipend:
         return self
@@ -728,7 +705,7 @@ class AsyncStipend(_Calls):
         while True:
             try:
                 async with self._client.stream(**self._stream(mandate, entries.after)) as response:
-                    if response.status_code in (400, 404) and (refusal := _refusal(await response.aread())):
+                    if response.status_code in (400, 404) and (refusal := refusal_of(await response.aread())):
                         raise refusal
                     if response.status_code == 200:
                         entries.begin()

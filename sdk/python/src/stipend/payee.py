@@ -13,9 +13,8 @@ import httpx
 from . import inputs
 from .errors import InvalidInput, Refused, Unknown, Unreachable
 from .signing import payment_digest, receipt_signer
+from .transport import NOT_SENT, options, refusal_of
 
-# Problems after which it is not known whether the payment was accepted.
-UNKNOWN = {"unavailable", "timeout", "internal"}
 FIELDS = ("mandate", "payee", "amount", "nonce", "deadline", "ref", "signature")
 
 
@@ -42,8 +41,8 @@ class Payee:
     def __init__(self, relayer: str, address: str):
         """Asks the relayer who signs its receipts. Raises Unreachable, and InvalidInput for a malformed address."""
         self.address = inputs.address("address", address)
-        self.relayer = relayer.rstrip("/")
-        self._http = httpx.Client(base_url=self.relayer, timeout=60, follow_redirects=False)
+        self.relayer = inputs.relayer(relayer)
+        self._http = httpx.Client(base_url=self.relayer, **options(self.relayer, 60))
         try:
             self._info = self._http.get("/v1/info").raise_for_status().json()
         except (httpx.HTTPError, ValueError) as error:
@@ -58,20 +57,20 @@ class Payee:
         body = self._read(handed, inputs.amount("amount", amount), inputs.reference("ref", ref))
         try:
             answer = self._http.post("/v1/payments", params={"receipt": "true"}, json=body)
-        except httpx.ConnectError as error:
+        except NOT_SENT as error:
             raise Unreachable(f"the relayer does not answer: {error}") from error
-        except httpx.TransportError as error:
+        except httpx.HTTPError as error:
             raise Unknown(f"the relayer's answer was lost: {error}", body) from error
+        refusal = refusal_of(answer.content)
+        # Who is told to come back has not been told what became of an earlier attempt.
+        comes_back = answer.status_code in (408, 429) or answer.status_code >= 500
+        if refusal is not None and (refusal.decision is not None or not comes_back):
+            raise refusal
         try:
-            said = answer.json()
-            if answer.status_code < 300:
-                return self._checked(Receipt(**said["receipt"]), body)
-            problem = Refused(said if "code" in said else {"code": "unavailable"})
+            receipt = Receipt(**answer.json()["receipt"])
         except (ValueError, KeyError, TypeError) as error:
-            raise Unknown(f"this is no relayer's answer: HTTP {answer.status_code}", body) from error
-        if problem.code in UNKNOWN:
-            raise Unknown(str(problem), body) from problem
-        raise problem
+            raise Unknown(f"no receipt came: HTTP {answer.status_code}", body) from refusal or error
+        return self._checked(receipt, body)
 
     def _read(self, handed: str, amount: str, ref: str) -> dict[str, Any]:
         try:
@@ -90,8 +89,11 @@ class Payee:
         return body
 
     def _checked(self, receipt: Receipt, body: dict[str, Any]) -> Receipt:
-        signer = receipt_signer(self._info, receipt.__dict__)
-        if signer.lower() != str(self._info.get("receipt_signer")).lower():
+        try:
+            signer = receipt_signer(self._info, receipt.__dict__).lower()
+        except Exception:  # Of whatever kind: it is no signature.
+            signer = "nobody"
+        if signer != str(self._info.get("receipt_signer")).lower():
             raise Unknown(f"the receipt is signed by {signer}, who is not the relayer's signer", body)
         if receipt.payment.lower() != payment_digest(self._info, body):
             raise Unknown("the receipt is for another payment", body)
