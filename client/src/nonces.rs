@@ -8,7 +8,7 @@ use std::{
 use alloy_primitives::B256;
 use stipend_core::{
     Code, MandateId, Seconds,
-    api::{Accepted, Mandate, Problem},
+    api::{Accepted, Card, Mandate, Payment, Problem},
     policy::Limits,
 };
 
@@ -115,6 +115,23 @@ impl NoncePool {
     }
 }
 
+/// What was signed with a nonce.
+pub(crate) trait Numbered {
+    fn nonce(&self) -> u32;
+}
+
+impl Numbered for Payment {
+    fn nonce(&self) -> u32 {
+        self.nonce
+    }
+}
+
+impl Numbered for Card {
+    fn nonce(&self) -> u32 {
+        self.nonce
+    }
+}
+
 impl Client {
     /// The nonce to sign with, the next free one if none is chosen, and the mandate's latest times.
     pub(crate) async fn nonce(
@@ -137,7 +154,7 @@ impl Client {
 
     /// What becomes of a message whose nonce this client chose; `None`: sign again with another one.
     /// `is_own`: whether a replay can only be this call's own, so that it counts as accepted.
-    pub(crate) async fn settle_nonce<T>(
+    pub(crate) async fn settle_nonce<T: Numbered>(
         &self,
         mandate: MandateId,
         nonce: u32,
@@ -151,7 +168,13 @@ impl Client {
             Ok(Sent { accepted, earlier_may_have }) if accepted.replayed && !earlier_may_have && !is_own => {
                 Error::Problem(Box::new(Problem::new(Code::NonceTaken, format!("another process uses nonce {nonce}"))))
             }
-            Ok(sent) => return Some(Ok(sent.accepted)),
+            Ok(Sent { accepted, .. }) => {
+                // What a key stands for has a nonce of its own.
+                if accepted.replayed && accepted.object.nonce() != nonce {
+                    self.inner.nonces.release(mandate, nonce);
+                }
+                return Some(Ok(accepted));
+            }
             // The refusal says that nothing was done, so signing again can't do it twice.
             Err(error) if matches!(error.code(), Some(Code::NonceTaken | Code::NonceUsed | Code::NonceRetired)) => {
                 error

@@ -46,6 +46,23 @@ fn high_s(signature: &mut [u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_repeated_uses_no_nonces() -> Result<()> {
+    let (world, mandate) = opened("repeated-key", "100").await?;
+    let agent = world.agent()?;
+    let keyed = Pay { idempotency_key: Some("invoice 17".into()), ..Pay::new(mandate.id, payee(1), usdc("1")?) };
+    let first = agent.pay(keyed.clone()).await?.object;
+    // More often than there are nonces in a row that can be skipped.
+    for _ in 0..100 {
+        let repeated = agent.pay(keyed.clone()).await?;
+        assert_eq!((repeated.object.id, repeated.replayed), (first.id, true));
+    }
+    let second = agent.pay(Pay::new(mandate.id, payee(1), usdc("1")?)).await?.object;
+    assert_eq!((first.nonce, second.nonce), (0, 1));
+    world.settled(&agent, &second).await?;
+    balance(&world, &agent, &[mandate.id]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_sends_a_payment_gets_a_receipt_that_the_chain_vouches_for() -> Result<()> {
     let (world, mandate) = opened("receipts", "100").await?;
     let agent = world.agent()?;
