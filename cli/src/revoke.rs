@@ -135,10 +135,14 @@ async fn revoke_gasless(context: &Context, id: MandateId, yes: bool) -> eyre::Re
     let mandate = caller.client.mandate(id).await?;
     must_be_operator(&mandate.terms, caller.address())?;
     ensure!(mandate.state != MandateState::Ended, "{id} has ended already");
-    let what = format!(
-        "{id}\nends, for good, when the relayer's transaction is in a block. {} USDC that are available return to the operator {}, and what is held when that ends.",
-        mandate.available, mandate.terms.operator
-    );
+    let what = if mandate.opened_tx.is_none() {
+        format!("{id}\nis not open yet, and never opens once the relayer's transaction is in a block.")
+    } else {
+        format!(
+            "{id}\nends, for good, when the relayer's transaction is in a block. {} USDC that are available return to the operator {}, and what is held when that ends.",
+            mandate.available, mandate.terms.operator
+        )
+    };
     prompt::confirm(context, yes, &what, "Revoke, by signing one message?")?;
     let signature = caller.client.sign_revocation(id).await?;
     context.if_interrupted(MAY_END);
