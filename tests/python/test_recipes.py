@@ -3,7 +3,6 @@
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 import unittest
 
@@ -15,6 +14,8 @@ EXAMPLES = HERE.parents[1] / "examples"
 # Anvil's well-known account 2.
 AGENT = "0x5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a"
 LINES_MAX = 40
+# Of the environment that has the frameworks.
+PYTHON = os.environ["RECIPES_PYTHON"]
 TELEMETRY_OFF = {
     "CREWAI_DISABLE_TELEMETRY": "true",
     "CREWAI_DISABLE_VERSION_CHECK": "true",
@@ -45,7 +46,7 @@ class Recipes(unittest.TestCase):
             **TELEMETRY_OFF,
         }
         reached = pathlib.Path(self.home, "reached")
-        command = [sys.executable, HERE / "on_loopback.py", reached, EXAMPLES / file, task]
+        command = [PYTHON, HERE / "on_loopback.py", reached, EXAMPLES / file, task]
         ran = subprocess.run(command, env=environment, cwd=self.home, capture_output=True, text=True, timeout=300)
         self.assertEqual(self.model.refused, [], ran.stderr)
         self.assertEqual(ran.returncode, 0, ran.stderr)
