@@ -83,12 +83,18 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     logging::init(LogFormat::Text, "warn");
     let caller = context.caller(DevAccount::Agent).await?;
     let wallet = Wallet::new(caller, args);
-    let (input, output) = stdio();
-    let service = wallet.serve((input, output)).await?;
+    // From before the first answer on: who asks it to stop then is heard.
+    let asked = signals::stop();
+    tokio::pin!(asked);
+    let service = tokio::select! {
+        biased;
+        asked = &mut asked => return Ok(asked?),
+        service = wallet.serve(stdio()) => service?,
+    };
     let stop = service.cancellation_token();
     tokio::select! {
         ended = service.waiting() => drop(ended?),
-        asked = signals::stop() => {
+        asked = asked => {
             asked?;
             stop.cancel();
         }
