@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use alloy_primitives::{Address, B256, keccak256};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::{Amount, Code};
+use crate::{Amount, Code, api::PaymentState};
 
 /// How long a reference may be, in bytes.
 pub const REFERENCE_MAX: usize = 200;
@@ -64,6 +64,26 @@ pub const fn next_step(code: Code, may_have_happened: bool, can_retry: bool) -> 
             "Call the same tool again with exactly the same arguments: it is never done twice."
         }
         _ => "Tell your user what the message says.",
+    }
+}
+
+/// What a model does next about a payment in this state; `repeated`: an earlier call made it.
+#[must_use]
+pub const fn payment_next(state: PaymentState, repeated: bool) -> &'static str {
+    match state {
+        PaymentState::Settled | PaymentState::Mined if repeated => {
+            "This was paid before, once; nothing new was paid. To pay the same amount to the same payee again on purpose, use \
+             another reference."
+        }
+        PaymentState::Settled => "Paid, for good.",
+        PaymentState::Mined => "Paid. payment_status says when it is final.",
+        PaymentState::Failed => {
+            "Not paid, and the amount is back in the budget. To pay the same amount to the same payee again on purpose, use \
+             another reference."
+        }
+        PaymentState::Reserved | PaymentState::Submitted => {
+            "Accepted: it will be paid, or its amount returns. Don't pay again; ask payment_status."
+        }
     }
 }
 

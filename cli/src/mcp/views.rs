@@ -11,9 +11,9 @@ use serde_json::json;
 use stipend_client::Error;
 use stipend_core::{
     Code,
-    api::{AuditEntry, Card, Explanation, Mandate, MandateRequest, Payment, PaymentState},
+    api::{AuditEntry, Card, Explanation, Mandate, MandateRequest, Payment},
     card::CardState,
-    mcp::next_step,
+    mcp::{next_step, payment_next},
 };
 
 use crate::output;
@@ -302,18 +302,6 @@ pub(super) struct PaymentView {
 
 impl PaymentView {
     pub(super) fn new(payment: &Payment, repeated: bool) -> Self {
-        let again = "To pay the same amount to the same payee again on purpose, use another reference.";
-        let next = match payment.state {
-            PaymentState::Settled | PaymentState::Mined if repeated => {
-                format!("This was paid before, once; nothing new was paid. {again}")
-            }
-            PaymentState::Settled => "Paid, for good.".into(),
-            PaymentState::Mined => "Paid. payment_status says when it is final.".into(),
-            PaymentState::Failed => format!("Not paid, and the amount is back in the budget. {again}"),
-            PaymentState::Reserved | PaymentState::Submitted => {
-                "Accepted: it will be paid, or its amount returns. Don't pay again; ask payment_status.".into()
-            }
-        };
         Self {
             payment: payment.id.to_string(),
             state: payment.state.name().into(),
@@ -323,7 +311,7 @@ impl PaymentView {
             amount: payment.amount.to_string(),
             transaction: payment.tx_hash.as_ref().map(B256::to_string),
             repeated,
-            next,
+            next: payment_next(payment.state, repeated).into(),
         }
     }
 }

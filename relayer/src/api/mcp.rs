@@ -40,7 +40,7 @@ use stipend_core::{
         NewPayment, PageQuery, Payment, PaymentState, Problem,
     },
     hex,
-    mcp::{card_key, commitment, next_step, payment_key, with_exact_amounts},
+    mcp::{card_key, commitment, next_step, payment_key, payment_next, with_exact_amounts},
     schema,
 };
 use url::Url;
@@ -423,18 +423,6 @@ fn committed(text: &str) -> Result<B256, Failure> {
     commitment(text).map_err(|error| Failure::invalid(format!("reference: {error}")))
 }
 
-/// What to do next about a payment in this state.
-const fn payment_next(state: PaymentState) -> &'static str {
-    match state {
-        PaymentState::Settled => "Paid, for good.",
-        PaymentState::Mined => "Paid. payment_status says when it is final.",
-        PaymentState::Failed => "Not paid, and the amount is back in the budget. To try again, use another reference.",
-        PaymentState::Reserved | PaymentState::Submitted => {
-            "Accepted: it will be paid, or its amount returns. Don't pay again; ask payment_status."
-        }
-    }
-}
-
 const CARD_NEXT: &str = "card_status says when it is active, and what it was charged.";
 
 /// Where others' words stand in mandates at `path`.
@@ -526,12 +514,7 @@ impl Server {
         self.0.limiters.agent(agent)?;
         let accepted = self.0.service.pay(signed, Some(payment_key(payee, amount, reference))).await?;
         let payment = self.reached(agent, accepted.object, wait.unwrap_or_default(), context).await;
-        let next = match accepted.replayed {
-            true => {
-                "This payment was there before: nothing new was paid. To pay again on purpose, use another reference."
-            }
-            false => payment_next(payment.state),
-        };
+        let next = payment_next(payment.state, accepted.replayed);
         Ok(Answer::new(payment, next).repeated(accepted.replayed))
     }
 
@@ -574,7 +557,7 @@ impl Server {
 
     async fn payment(&self, caller: Address, OfPayment { payment }: OfPayment) -> Done<Payment> {
         let payment = self.0.service.payment(caller, payment, None).await?;
-        let next = payment_next(payment.state);
+        let next = payment_next(payment.state, false);
         Ok(Answer::new(payment, next))
     }
 
@@ -655,7 +638,11 @@ impl ServerHandler for Server {
         let caller = caller(&context);
         match self.call(&request.name, request.arguments.unwrap_or_default(), caller, &context).await {
             Some(Ok(answer)) => Ok(CallToolResult::structured(answer).into()),
-            Some(Err(failure)) => Ok(failure.into_result().into()),
+            Some(Err(failure)) => {
+                let reads = self.get_tool(&request.name).and_then(|tool| tool.annotations?.read_only_hint);
+                let may_have_happened = failure.may_have_happened && reads != Some(true);
+                Ok(Failure { may_have_happened, ..failure }.into_result().into())
+            }
             None => Err(ErrorData::invalid_params(format!("there is no tool {:?}", request.name), None)),
         }
     }
