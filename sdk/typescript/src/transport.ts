@@ -119,7 +119,7 @@ export class Transport {
       const response = await fetch(request.url, { ...request.init, signal: limit.signal });
       const text = await response.text();
       const parsed = parse(text);
-      if (response.ok && parsed !== undefined) return { is: "done", status: response.status, body: parsed };
+      if (response.ok && isAnswer(call, parsed)) return { is: "done", status: response.status, body: parsed };
       const problem = response.ok ? undefined : asProblem(parsed);
       if (problem) return { is: "refused", error: new Refused(problem) };
       return { is: "unknown", why: new Error(`HTTP ${response.status}`) };
@@ -263,9 +263,16 @@ function parse(text: string): unknown {
   }
 }
 
+/** Whether a success is the relayer's word: what is on the way answers for it, too. What was signed comes back as an object. */
+function isAnswer({ signed }: Call, body: unknown): boolean {
+  if (!signed) return body !== undefined;
+  return typeof body === "object" && body !== null && "id" in body && "state" in body;
+}
+
+/** A problem of the relayer's: other servers have codes, too, and know nothing of what was done. */
 function asProblem(body: unknown): Problem | undefined {
-  const isProblem = typeof body === "object" && body !== null && "code" in body && typeof body.code === "string";
-  return isProblem ? (body as Problem) : undefined;
+  const isProblem = typeof body === "object" && body !== null && "code" in body && "type" in body;
+  return isProblem && body.type === `urn:stipend:problem:${body.code}` ? (body as Problem) : undefined;
 }
 
 function causeCode(error: unknown): string | undefined {

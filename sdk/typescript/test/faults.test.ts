@@ -16,7 +16,7 @@ let stipend: Stipend;
 let unused: string[];
 
 before(async () => {
-  stack = await startStack({ mandates: Array.from({ length: 12 }, () => "200.00") });
+  stack = await startStack({ mandates: Array.from({ length: 15 }, () => "200.00") });
   stipend = wallet(stack.relayer);
   unused = [...stack.mandates];
 });
@@ -85,6 +85,21 @@ test("when every answer is lost, what was signed comes with the error, and sendi
     (await payments(mandate)).map(({ id }) => id),
     [sent.id],
   );
+});
+
+test("what another server answers says nothing of the payment", async () => {
+  for (const answer of [
+    { status: 404, problem: { type: "about:blank", code: "not_found", detail: "another server's" } },
+    { status: 502, problem: { error: "bad gateway" } },
+    { status: 200, problem: { welcome: "to this network" } },
+  ]) {
+    const mandate = ownMandate();
+    await using proxy = await FaultProxy.before(stack.relayer, (call) => (isPayment(call) ? answer : "pass"));
+    const error = await unknown(wallet(proxy.url).pay(mandate, stack.payee, "2.00"));
+    assert.ok(error.moneyMayHaveMoved && error.signed);
+    await stipend.send(error.signed);
+    assert.equal((await payments(mandate)).length, 1);
+  }
 });
 
 test("what was never done is done by sending it", async () => {

@@ -46,7 +46,9 @@ export class FaultProxy implements AsyncDisposable {
   #serve(relayer: string, fault: Fault, incoming: IncomingMessage, outgoing: ServerResponse, body: Buffer): void {
     if (typeof fault === "object") {
       outgoing.writeHead(fault.status, { "content-type": "application/problem+json" });
-      outgoing.end(JSON.stringify(fault.problem));
+      // The relayer's, unless it is said to be another server's.
+      const type = "code" in fault.problem ? `urn:stipend:problem:${fault.problem.code}` : undefined;
+      outgoing.end(JSON.stringify({ type, ...fault.problem }));
       return;
     }
     this.#send(relayer, fault, incoming, outgoing, body);
