@@ -151,7 +151,8 @@ fn problems(call: &str) -> Option<&'static [&'static [Code]]> {
         "create_card" => &[BODY, WORK, SPENDING, &[CardsNotOffered, NotWholeCents, CaptureByTooSoon, CaptureByTooLate]],
         "explain" => &[BODY, &[NotFound, CardsNotOffered]],
         "card" => &[&[NotFound]],
-        "card_secrets" | "close_card" => &[&[NotFound, CardNotActive, CardsNotOffered]],
+        "card_secrets" => &[&[NotFound, CardNotActive, CardsNotOffered]],
+        "close_card" => &[&[NotFound, CardNotActive]],
         "authorization" | "event" => &[&[Unauthenticated, TooLarge, Timeout, CardsNotOffered]],
         _ => return None,
     })
