@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
+import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {IUSDC} from "../../src/interfaces/IUSDC.sol";
+import {MockSignatureChecker} from "./MockSignatureChecker.sol";
 
 /// @title MockUSDC
-/// @notice Behaves as Circle's FiatTokenV2_2 does where the escrow, its users and its tests touch it. What Circle's roles
-/// guard there (mint, blacklist, pause), anybody may do here.
-/// @dev Holds no state of its own; put MockUSDCProxy before it.
+/// @notice Behaves and costs as Circle's FiatTokenV2_2 does where the escrow, its users and its tests touch it. What
+/// Circle's roles guard there (mint, blacklist, pause), anybody may do here.
+/// @dev Holds no state of its own; put MockUSDCProxy before it. Unlike here, solc 0.6 ignores what stands above the 160
+/// bits of an address in calldata.
 contract MockUSDC is IUSDC {
-    string public constant name = "USD Coin";
     string public constant symbol = "USDC";
     string public constant version = "2";
     uint8 public constant decimals = 6;
@@ -28,6 +29,10 @@ contract MockUSDC is IUSDC {
 
     uint256 private constant BLACKLISTED = 1 << 255;
 
+    MockSignatureChecker private immutable SIGNATURE_CHECKER = new MockSignatureChecker();
+
+    /// @dev In storage, as there: every signature reads it anew, for the domain.
+    string public name;
     bool public paused;
     uint256 public totalSupply;
     /// @dev As in FiatTokenV2_2: the highest bit says whether the account is blacklisted.
@@ -52,6 +57,14 @@ contract MockUSDC is IUSDC {
     modifier notBlacklisted(address account) {
         require(!isBlacklisted(account), "Blacklistable: account is blacklisted");
         _;
+    }
+
+    /// @notice Names the token and blacklists it, so that nobody can send to it.
+    /// @dev Called by MockUSDCProxy when it is made.
+    function initialize() external {
+        require(bytes(name).length == 0, "FiatToken: contract is already initialized");
+        name = "USD Coin";
+        _balancesAndBlacklist[address(this)] = BLACKLISTED;
     }
 
     // ---------------------------------------------------------------- what Circle's roles do
@@ -129,14 +142,23 @@ contract MockUSDC is IUSDC {
         return true;
     }
 
-    function approve(address spender, uint256 value)
-        external
-        whenNotPaused
-        notBlacklisted(msg.sender)
-        notBlacklisted(spender)
-        returns (bool)
-    {
+    /// @dev Whether anybody is blacklisted matters only once the allowance is used.
+    function approve(address spender, uint256 value) external whenNotPaused returns (bool) {
         _approve(msg.sender, spender, value);
+        return true;
+    }
+
+    function increaseAllowance(address spender, uint256 increment) external whenNotPaused returns (bool) {
+        uint256 allowed = allowance[msg.sender][spender];
+        require(increment <= type(uint256).max - allowed, "SafeMath: addition overflow");
+        _approve(msg.sender, spender, allowed + increment);
+        return true;
+    }
+
+    function decreaseAllowance(address spender, uint256 decrement) external whenNotPaused returns (bool) {
+        uint256 allowed = allowance[msg.sender][spender];
+        require(decrement <= allowed, "ERC20: decreased allowance below zero");
+        _approve(msg.sender, spender, allowed - decrement);
         return true;
     }
 
@@ -152,8 +174,6 @@ contract MockUSDC is IUSDC {
         public
         virtual
         whenNotPaused
-        notBlacklisted(owner)
-        notBlacklisted(spender)
     {
         require(deadline == type(uint256).max || deadline >= block.timestamp, "FiatTokenV2: permit is expired");
         bytes32 structHash = keccak256(abi.encode(PERMIT_TYPEHASH, owner, spender, value, nonces[owner]++, deadline));
@@ -272,18 +292,24 @@ contract MockUSDC is IUSDC {
         require(!authorizationState[authorizer][nonce], "FiatTokenV2: authorization is used or canceled");
     }
 
-    /// @dev Code means ERC-1271, also for an EIP-7702 account.
-    function _signed(address signer, bytes32 structHash, bytes memory signature) private view returns (bool) {
+    /// @dev As solc calls an external library, which it looks for first. The immutable saves everybody who deploys the mock
+    /// from linking.
+    function _signed(address signer, bytes32 structHash, bytes memory signature) private returns (bool) {
         bytes32 digest = MessageHashUtils.toTypedDataHash(DOMAIN_SEPARATOR(), structHash);
-        return SignatureChecker.isValidSignatureNow(signer, digest, signature);
+        address checker = address(SIGNATURE_CHECKER);
+        require(checker.code.length > 0);
+        bytes memory check = abi.encodeCall(MockSignatureChecker.isValidSignatureNow, (signer, digest, signature));
+        return abi.decode(Address.functionDelegateCall(checker, check), (bool));
     }
 
     function _transfer(address from, address to, uint256 value) internal virtual {
         require(from != address(0), "ERC20: transfer from the zero address");
         require(to != address(0), "ERC20: transfer to the zero address");
         require(value <= balanceOf(from), "ERC20: transfer amount exceeds balance");
-        _setBalance(from, balanceOf(from) - value);
-        _setBalance(to, balanceOf(to) + value);
+        unchecked {
+            _setBalance(from, balanceOf(from) - value);
+            _setBalance(to, balanceOf(to) + value);
+        }
         emit Transfer(from, to, value);
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
+import {MockUSDC} from "../mocks/MockUSDC.sol";
 import {MockUSDCProxy} from "../mocks/MockUSDCProxy.sol";
 import {EscrowTest} from "../base/EscrowTest.sol";
 
@@ -14,8 +15,14 @@ contract MockUSDCProxyTest is EscrowTest {
         vm.prank(address(0));
         assertEq(usdc.decimals(), 6);
 
-        vm.expectRevert(MockUSDCProxy.CallerIsAdmin.selector);
+        vm.expectRevert("Cannot call fallback function from the proxy admin");
         vm.prank(admin);
         usdc.decimals();
+        assertEq(MockUSDCProxy(address(usdc)).admin(), admin);
+    }
+
+    function test_tellsItsImplementation() public {
+        address token = address(new MockUSDC());
+        assertEq(new MockUSDCProxy(token).implementation(), token);
     }
 }

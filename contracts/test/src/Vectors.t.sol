@@ -22,7 +22,7 @@ contract VectorsTest is Test {
         usdc = MockUSDC(_address(".tokenDomain.domain.verifyingContract"));
         escrow = IMandateEscrow(_address(".domains[0].domain.verifyingContract"));
         vm.chainId(_uint(".domains[0].domain.chainId"));
-        deployCodeTo("MockUSDC.sol:MockUSDC", address(usdc));
+        deployCodeTo("MockUSDCProxy.sol:MockUSDCProxy", abi.encode(new MockUSDC()), address(usdc));
         deployCodeTo("MandateEscrow.sol:MandateEscrow", abi.encode(usdc), address(escrow));
     }
 
