@@ -43,6 +43,7 @@ SPEND = "Spend(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 d
 HOLD = "Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)"
 RECEIVE = ("ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,"
            "bytes32 nonce)")
+ROLL = "Roll(bytes32 from,bytes32 to,uint64 maxPull)"
 DOMAIN = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 
 
@@ -58,6 +59,7 @@ EVENTS = {
     "Released": "Released(bytes32,uint64,uint32)",
     "Revoked": "Revoked(bytes32,address)",
     "Returned": "Returned(bytes32,address,uint64,uint64)",
+    "Rolled": "Rolled(bytes32,bytes32,uint64)",
 }
 
 MISSED = "MISSED"
@@ -93,13 +95,16 @@ JOBS = [
     Job("settle, 100 payees, one mandate, per payment", 22_600, 21_500, 18_600, ROWS),
     Job("settle, 100 payees, 100 mandates, per payment", 34_600, 32_500, 28_000, ROWS),
     Job("settle, one payee (netted), per payment", 11_600, 10_500, 8_400, ROWS),
+    Job("settleTo, one payee, 100 mandates, per payment", 22_300, None, None, ROWS),
     Job("a row that is refused: bad signature", 10_000),
     Job("a row that the token refuses: payee blacklisted"),
     Job("hold + capture (closing)", 135_500, 131_000, 126_000),
     Job("release", 36_600),
     Job("revoke", 61_000),
     Job("sweep", 59_500),
-    Job("runtime code, bytes", 20_000),
+    Job("roll, no money moved", 67_000),
+    Job("roll by message, with a pull", 104_000),
+    Job("runtime code, bytes", 22_500),
 ]
 
 
@@ -207,6 +212,10 @@ class World:
         verb = f"spend({types(TERMS)},{PAYMENT}{kinds})"
         return self.escrowed(self.submitter, verb, terms, payment, *arguments, Spent=1)
 
+    def settle_to(self, payee, rows):
+        verb = f"settleTo(address,({types(TERMS)},{PAYMENT})[],bytes32[][],bytes[])"
+        return self.escrowed(self.submitter, verb, payee, rows, [], [], Spent=len(rows))
+
     def settle(self, groups, proofs=(), skipped=0):
         verb = f"settle(({types(TERMS)},{PAYMENT}[])[],bytes32[][],bytes[])"
         rows = sum(len(payments) for _, payments in groups)
@@ -271,6 +280,10 @@ def settle(world):
     netted = world.payments(terms, [world.payees[1]] * ROWS)
     yield "settle, one payee (netted), per payment", world.settle([(terms, netted)])
 
+    mandates, payee = [world.open_used() for _ in range(ROWS)], world.payees[1]
+    rows = [(terms, world.payment(terms, 1, payee)) for terms in mandates]
+    yield "settleTo, one payee, 100 mandates, per payment", world.settle_to(payee, rows)
+
 
 def refused_rows(world):
     """What one more row costs a batch, if it does not pass."""
@@ -300,6 +313,20 @@ def holds(world):
     yield "release", world.escrowed(world.submitter, f"release({types(TERMS)},uint32)", terms, 2, Released=1)
 
 
+def rolls(world):
+    verb, old = f"roll({types(TERMS)},{types(TERMS)},uint64,bytes)", world.open_used()
+    new = world.terms(cap=CAP - AMOUNT, expiry=NOW + 60 * DAY, captureEnd=NOW + 70 * DAY)
+    yield "roll, no money moved", world.escrowed(world.operator, verb, old, new, 0, bytearray(), Opened=1, Rolled=1)
+
+    old, new = world.open_used(), world.terms(cap=CAP + AMOUNT)
+    world.ask_token("approve(address,uint256)", world.escrow.address, 2 * AMOUNT)
+    message = (world.id_of(old), world.id_of(new), 2 * AMOUNT)
+    signature = bytearray(world.sign(world.operator, world.domain, ROLL, message))
+    gas = world.escrowed(world.stranger, verb, old, new, 2 * AMOUNT, signature, Opened=1, Rolled=1)
+    world.ask_token("approve(address,uint256)", world.escrow.address, 2**256 - 1)
+    yield "roll by message, with a pull", gas
+
+
 def ends(world):
     terms = world.open_used()
     yield "revoke", world.escrowed(world.operator, f"revoke({types(TERMS)})", terms, Revoked=1, Returned=1)
@@ -311,7 +338,7 @@ def ends(world):
 
 def measure(world):
     gas = {}
-    for job in (open_with_one_signature, spend, rolling_window, allowed_payees, settle, refused_rows, holds, ends):
+    for job in (open_with_one_signature, spend, rolling_window, allowed_payees, settle, refused_rows, holds, rolls, ends):
         gas |= dict(job(world))
     code = world.chain.rpc("eth_getCode", world.escrow.address, "latest")
     return gas | {"runtime code, bytes": len(code) // 2 - 1}

@@ -64,13 +64,24 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
 
     // ---------------------------------------------------------------- sessions
 
-    /// @dev Starts a session: loads a mandate, and checks what does not depend on the payment. `refusal` says why no payment
-    /// that `submitter` sends would pass now.
-    function _load(Terms calldata terms, address submitter) internal view returns (Session memory session) {
-        (session.id, session.domain) = (idOf(terms), domainSeparator());
+    /// @dev Starts the session of a call that carries one payment or hold.
+    function _start(Terms calldata terms, address submitter) internal view returns (Session memory session) {
+        (session.domain, session.walletGas) = (domainSeparator(), Signatures.ALL_GAS);
+        _load(session, terms, submitter);
+    }
+
+    /// @dev Starts the session of a batch. One mandate after the other is loaded into it: a session for each would fill the
+    /// memory.
+    function _startBatch() internal view returns (Session memory session) {
+        (session.domain, session.walletGas) = (domainSeparator(), Signatures.ROW_GAS);
+    }
+
+    /// @dev Loads a mandate into a session, and checks what does not depend on the payment. `refusal` says why no payment that
+    /// `submitter` sends would pass now.
+    function _load(Session memory session, Terms calldata terms, address submitter) internal view {
+        (session.id, session.refusal) = (idOf(terms), Reason.None);
         (session.agent, session.windowed) = (terms.agent, terms.window != 0);
         session.perPayment = terms.perPayment == 0 ? type(uint64).max : terms.perPayment;
-        session.walletGas = Signatures.ALL_GAS;
         session.mandate = _mandates[session.id];
         if (session.windowed) session.window = _windows[session.id];
 
@@ -188,7 +199,7 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         bytes calldata signature,
         address submitter
     ) external view returns (Reason) {
-        return _validateAndApplySpend(_load(terms, submitter), terms, payment, proof, signature);
+        return _validateAndApplySpend(_start(terms, submitter), terms, payment, proof, signature);
     }
 
     /// @inheritdoc IMandateEscrow
@@ -199,7 +210,7 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
         bytes calldata signature,
         address submitter
     ) external view returns (Reason) {
-        return _validateAndApplyHold(_load(terms, submitter), terms, hold_, proof, signature);
+        return _validateAndApplyHold(_start(terms, submitter), terms, hold_, proof, signature);
     }
 
     /// @inheritdoc IMandateEscrow
@@ -223,6 +234,14 @@ abstract contract MandateChecks is IMandateEscrow, EIP712 {
     }
 
     // ---------------------------------------------------------------- calldata
+
+    function _proof(bytes32[][] calldata proofs, uint256 row) internal pure returns (bytes32[] calldata) {
+        return row < proofs.length ? proofs[row] : _noProof();
+    }
+
+    function _signature(bytes[] calldata signatures, uint256 row) internal pure returns (bytes calldata) {
+        return row < signatures.length ? signatures[row] : msg.data[:0];
+    }
 
     function _noProof() internal pure returns (bytes32[] calldata proof) {
         assembly ("memory-safe") {

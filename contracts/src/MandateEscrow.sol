@@ -7,7 +7,7 @@ import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {MandateChecks} from "./MandateChecks.sol";
 import {IMandateEscrow} from "./interfaces/IMandateEscrow.sol";
 import {IUSDC} from "./interfaces/IUSDC.sol";
-import {Group, Hold, HoldState, Mandate, Payment, Reason, Status, Terms} from "./interfaces/Types.sol";
+import {Group, Hold, HoldState, Mandate, Payment, Reason, Row, Status, Terms} from "./interfaces/Types.sol";
 import {Digests} from "./libraries/Digests.sol";
 import {Window} from "./libraries/RollingWindow.sol";
 import {Signatures} from "./libraries/Signatures.sol";
@@ -19,7 +19,8 @@ import {MandateSlot} from "./libraries/MandateSlot.sol";
 ///
 /// @dev Invariants, quoted by the tests:
 /// I1  The sum of `remaining + held` over all mandates is never above the escrow's token balance.
-/// I2  Per mandate: paid + remaining + held + returned − restored = cap. What is captured is paid.
+/// I2  Per mandate: paid + remaining + held + returned + carried − restored = cap. What is captured is paid; what a roll
+///     carries leaves one mandate and is part of the cap of another.
 /// I3  A nonce pays or holds at most once.
 /// I4  A hold ends at most once; captured ≤ held; nothing is captured from captureBy on.
 /// I5  Nothing new is spent or held before start, from expiry on, or after the end. Ended stays ended; closed terms never
@@ -132,7 +133,7 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         public
         nonReentrant
     {
-        Session memory session = _load(terms, msg.sender);
+        Session memory session = _start(terms, msg.sender);
         Reason reason = _validateAndApplySpend(session, terms, payment, proof, signature);
         if (reason != Reason.None) revert Refused(reason);
 
@@ -147,29 +148,67 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         nonReentrant
         returns (uint256 paid)
     {
+        Session memory session = _startBatch();
         uint256 rows = 0;
         for (uint256 i = 0; i < groups.length; ++i) {
-            paid += _settle(groups[i], rows, proofs, signatures);
-            rows += groups[i].payments.length;
+            (Terms calldata terms, Payment[] calldata payments) = (groups[i].terms, groups[i].payments);
+            paid += _settle(session, terms, payments, rows, proofs, signatures);
+            rows += payments.length;
         }
+        _requireSideArrays(rows, proofs, signatures);
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function settleTo(address payee, Row[] calldata rows, bytes32[][] calldata proofs, bytes[] calldata signatures)
+        external
+        nonReentrant
+        returns (uint256 paid)
+    {
+        _requireSideArrays(rows.length, proofs, signatures);
+        Session memory session = _startBatch();
+        uint256 sum = 0;
+        // As many amounts of 64 bits as there are words of calldata, at most.
+        unchecked {
+            for (uint256 i = 0; i < rows.length; ++i) {
+                (Terms calldata terms, Payment calldata payment) = (rows[i].terms, rows[i].payment);
+                _load(session, terms, msg.sender);
+                Reason reason = payment.payee == payee
+                    ? _validateAndApplySpend(session, terms, payment, _proof(proofs, i), _signature(signatures, i))
+                    : Reason.BadPayee;
+                if (reason != Reason.None) {
+                    emit Skipped(session.id, payment.nonce, reason);
+                    continue;
+                }
+                _store(session);
+                emit Spent(session.id, payee, payment.amount, payment.nonce, payment.ref);
+                (++paid, sum += payment.amount);
+            }
+        }
+        if (paid != 0 && !token.trySafeTransfer(payee, sum)) revert TransferFailed(payee, sum);
+    }
+
+    function _requireSideArrays(uint256 rows, bytes32[][] calldata proofs, bytes[] calldata signatures) private pure {
         if ((proofs.length != 0 && proofs.length != rows) || (signatures.length != 0 && signatures.length != rows)) {
             revert BadSideArrays(rows, proofs.length, signatures.length);
         }
     }
 
     /// @dev Pays the rows of one group, run by run. The mandate is changed in memory, and stored once all runs are through.
-    /// @param group Rows of one mandate
+    /// @param session Of the batch; the mandate is loaded into it
+    /// @param payments Rows of one mandate
     /// @param row Number of its first row in the batch
     /// @param proofs Of all rows of the batch, or empty
     /// @param signatures Of all rows of the batch, or empty
     /// @return paid Number of rows that paid
-    function _settle(Group calldata group, uint256 row, bytes32[][] calldata proofs, bytes[] calldata signatures)
-        private
-        returns (uint256 paid)
-    {
-        (Terms calldata terms, Payment[] calldata payments) = (group.terms, group.payments);
-        Session memory session = _load(terms, msg.sender);
-        session.walletGas = Signatures.ROW_GAS;
+    function _settle(
+        Session memory session,
+        Terms calldata terms,
+        Payment[] calldata payments,
+        uint256 row,
+        bytes32[][] calldata proofs,
+        bytes[] calldata signatures
+    ) private returns (uint256 paid) {
+        _load(session, terms, msg.sender);
         if (session.refusal != Reason.None) {
             for (uint256 i = 0; i < payments.length; ++i) {
                 emit Skipped(session.id, payments[i].nonce, session.refusal);
@@ -272,7 +311,7 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         public
         nonReentrant
     {
-        Session memory session = _load(terms, msg.sender);
+        Session memory session = _start(terms, msg.sender);
         Reason reason = _validateAndApplyHold(session, terms, hold_, proof, signature);
         if (reason != Reason.None) revert Refused(reason);
 
@@ -408,9 +447,8 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         private
         returns (uint64 amount, bool returned)
     {
-        uint64 fromRemaining = mandate.remaining;
+        uint64 fromRemaining = MandateSlot.end(mandate);
         uint64 fromHeld = block.timestamp < terms.captureEnd ? 0 : mandate.held;
-        (mandate.remaining, mandate.status) = (0, Status.Ended);
         if (fromHeld != 0) mandate.held = 0;
         unchecked {
             amount = fromRemaining + fromHeld;
@@ -418,6 +456,34 @@ contract MandateEscrow is MandateChecks, ReentrancyGuardTransient {
         returned = amount != 0 && token.trySafeTransfer(to, amount);
         if (returned) emit Returned(id, to, fromRemaining, fromHeld);
         else (mandate.remaining, mandate.held) = (fromRemaining, mandate.held + fromHeld);
+    }
+
+    /// @inheritdoc IMandateEscrow
+    function roll(Terms calldata from, Terms calldata to, uint64 maxPull, bytes calldata signature)
+        external
+        nonReentrant
+        returns (bytes32 mandate)
+    {
+        if (from.operator != to.operator) revert OperatorDiffers(from.operator, to.operator);
+        (bytes32 ended, Mandate storage old, Status status) = _requireExisting(from);
+        if (status == Status.Ended) revert AlreadyEnded(ended);
+
+        uint64 remaining = MandateSlot.end(old);
+        mandate = _open(to);
+        if (msg.sender != from.operator) {
+            _requireSigned(from, Digests.ofRoll(domainSeparator(), ended, mandate, maxPull), signature);
+        }
+
+        uint64 carried = uint64(Math.min(remaining, to.cap));
+        emit Rolled(ended, mandate, carried);
+
+        (uint64 pull, uint64 excess) = (to.cap - carried, remaining - carried);
+        if (pull > maxPull) revert PullAboveMaximum(pull, maxPull);
+        if (pull != 0) _pull(to.operator, pull);
+        if (excess != 0) {
+            emit Returned(ended, to.operator, excess, 0);
+            if (!token.trySafeTransfer(to.operator, excess)) revert TransferFailed(to.operator, excess);
+        }
     }
 
     // ---------------------------------------------------------------- guardian

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {IUSDC} from "./IUSDC.sol";
-import {Group, Hold, HoldState, Mandate, Payment, Reason, Terms} from "./Types.sol";
+import {Group, Hold, HoldState, Mandate, Payment, Reason, Row, Terms} from "./Types.sol";
 
 /// @title IMandateEscrow
 /// @notice Holds an operator's tokens under terms that the operator approved once, and pays them out as the agent
@@ -10,7 +10,7 @@ import {Group, Hold, HoldState, Mandate, Payment, Reason, Terms} from "./Types.s
 ///
 /// @dev Every time is exclusive: a payment or hold needs `start <= now < expiry` and `now < deadline`, a capture
 /// `now < captureBy <= captureEnd`; a sweep takes what is held from `captureEnd` on. Amounts are base units of the one
-/// token. Everything follows from the events: a `Returned` means that the mandate has ended.
+/// token. Everything follows from the events: a `Returned` means that the mandate has ended, and so does a `Rolled` from it.
 interface IMandateEscrow {
     // ---------------------------------------------------------------- events
 
@@ -85,6 +85,14 @@ interface IMandateEscrow {
     /// @param fromHeld The part that was held
     event Returned(bytes32 indexed mandate, address indexed to, uint64 fromRemaining, uint64 fromHeld);
 
+    /// @notice The operator ended a mandate and opened another one with its money. The `Opened` of `to` comes before it. What
+    /// `from` had left above `carried` went to the operator, by a `Returned` in the same transaction; what `to.cap` exceeds
+    /// `carried` by was pulled from the operator. Holds of `from` stay with it.
+    /// @param from The mandate that ended
+    /// @param to The mandate that opened
+    /// @param carried The amount that moved from one to the other within the escrow
+    event Rolled(bytes32 indexed from, bytes32 indexed to, uint64 carried);
+
     /// @notice A guardian allowed or removed a submitter.
     /// @param guardian The caller
     /// @param submitter The account that was allowed or removed
@@ -103,7 +111,7 @@ interface IMandateEscrow {
     /// @notice No mandate was opened with these terms.
     error UnknownMandate(bytes32 mandate);
 
-    /// @notice The mandate has been revoked or swept already, or its terms were withdrawn before anybody opened them.
+    /// @notice The mandate has been revoked, swept or rolled already, or its terms were withdrawn before anybody opened them.
     error AlreadyEnded(bytes32 mandate);
 
     /// @notice The mandate is neither revoked nor expired.
@@ -146,6 +154,12 @@ interface IMandateEscrow {
 
     /// @notice The signature is not the operator's, for this message, chain and escrow.
     error NotSignedByOperator(address operator);
+
+    /// @notice Only a mandate of the same operator can replace another one.
+    error OperatorDiffers(address from, address to);
+
+    /// @notice More would have to be pulled from the operator than it allowed: less is left of the mandate than it expected.
+    error PullAboveMaximum(uint64 pull, uint64 maxPull);
 
     /// @notice The deadline of the operator's message has passed.
     error DeadlinePassed(uint40 deadline, uint256 timestamp);
@@ -267,6 +281,20 @@ interface IMandateEscrow {
         external
         returns (uint256 paid);
 
+    /// @notice Makes many payments to one payee, out of any number of mandates, by a single transfer. A row that does not pass
+    /// is skipped and costs no other row anything. If the token refuses the payee, the call reverts: no row could have been
+    /// paid.
+    /// @dev For a payee whom many mandates pay, a row of each: what one mandate pays is cheaper in `settle`, whose rows share
+    /// their terms. What a row may cost is the same.
+    /// @param payee Who is paid; a row with another payee is skipped as `BadPayee`
+    /// @param rows The rows, of any mandates in any order
+    /// @param proofs One per row, or empty
+    /// @param signatures One per row, or empty
+    /// @return paid Number of rows that paid
+    function settleTo(address payee, Row[] calldata rows, bytes32[][] calldata proofs, bytes[] calldata signatures)
+        external
+        returns (uint256 paid);
+
     // ---------------------------------------------------------------- hold
 
     /// @notice Sets an amount aside for a payee, any payee, signed by the agent with a key.
@@ -343,6 +371,24 @@ interface IMandateEscrow {
     function sweepTo(Terms calldata terms, address recipient, uint40 deadline, bytes calldata signature)
         external
         returns (uint256 amount);
+
+    /// @notice Ends a mandate and opens another one of the same operator with its money, at once: to extend it, to change its
+    /// agent, guardian or payees, to raise or lower its cap. What the old one has left goes into the new one; only the
+    /// difference to the new cap is pulled from the operator by allowance, or returned to it. Callable by the operator, or by
+    /// anyone with its signature of `Roll(bytes32 from,bytes32 to,uint64 maxPull)`.
+    /// @dev The signatures of the old agent die at once. Holds stay with the old mandate, until captured, released or swept. The
+    /// new one starts with nonces and window of its own. `maxPull` is what protects the operator from payments that come
+    /// first: they leave less in the old mandate, so that more would be pulled.
+    ///
+    /// The message has no deadline. To withdraw it, revoke either mandate: the old one, or the terms of the new one.
+    /// @param from The terms of the open mandate; it may have expired
+    /// @param to The terms of the new mandate, as for `open`
+    /// @param maxPull The most that may be pulled from the operator
+    /// @param signature The operator's: 65 bytes of its key, or what its wallet accepts; ignored if the operator calls
+    /// @return mandate The new mandate's id
+    function roll(Terms calldata from, Terms calldata to, uint64 maxPull, bytes calldata signature)
+        external
+        returns (bytes32 mandate);
 
     // ---------------------------------------------------------------- guardian
 

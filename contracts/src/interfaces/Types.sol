@@ -59,6 +59,12 @@ struct Hold {
     uint40 captureBy;
 }
 
+/// @dev A payment and the terms of its mandate.
+struct Row {
+    Terms terms;
+    Payment payment;
+}
+
 /// @dev The rows of a batch that belong to one mandate.
 struct Group {
     Terms terms;
@@ -109,7 +115,7 @@ enum Reason {
     None,
     /// @dev No mandate was opened with these terms, here.
     UnknownMandate,
-    /// @dev Revoked or swept, or withdrawn before anybody opened it.
+    /// @dev Revoked, swept or rolled, or withdrawn before anybody opened it.
     Ended,
     /// @dev The sender is no submitter of the guardian.
     NotSubmitter,
@@ -124,7 +130,7 @@ enum Reason {
     /// @dev At or after the own deadline of the payment or hold.
     DeadlinePassed,
     AmountZero,
-    /// @dev The payee is zero, the escrow or the token.
+    /// @dev The payee is zero, the escrow or the token; in `settleTo`, also any but the call's.
     BadPayee,
     /// @dev The proof does not lead from the payee to `payees`.
     PayeeNotAllowed,

@@ -18,6 +18,7 @@ library Digests {
         "Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 deadline,uint40 captureBy,bytes32 ref)"
     );
     bytes32 internal constant REVOKE_TYPEHASH = keccak256("Revoke(bytes32 mandate)");
+    bytes32 internal constant ROLL_TYPEHASH = keccak256("Roll(bytes32 from,bytes32 to,uint64 maxPull)");
     bytes32 internal constant SWEEP_TYPEHASH = keccak256("Sweep(bytes32 mandate,address recipient,uint40 deadline)");
 
     /// @dev The digest that the operator signs to open; under the domain of deployment it is the mandate's id.
@@ -57,6 +58,11 @@ library Digests {
     /// @dev The digest that the operator signs to let anyone end the mandate.
     function ofRevoke(bytes32 domain, bytes32 mandate) internal pure returns (bytes32) {
         return MessageHashUtils.toTypedDataHash(domain, keccak256(abi.encode(REVOKE_TYPEHASH, mandate)));
+    }
+
+    /// @dev The digest that the operator signs to let anyone replace one mandate by another.
+    function ofRoll(bytes32 domain, bytes32 from, bytes32 to, uint64 maxPull) internal pure returns (bytes32) {
+        return MessageHashUtils.toTypedDataHash(domain, keccak256(abi.encode(ROLL_TYPEHASH, from, to, maxPull)));
     }
 
     /// @dev The digest that the operator signs to let anyone return the rest to another recipient.
