@@ -12,6 +12,8 @@ library MandateSlot {
         assembly ("memory-safe") {
             word := sload(slot.slot)
         }
+        // The lowest 64 bits.
+        // forge-lint: disable-next-line(unsafe-typecast)
         remaining = uint64(word);
         word = (word ^ remaining) << 8 >> 8 | uint256(Status.Ended) << 248;
         assembly ("memory-safe") {

@@ -22,6 +22,11 @@ abstract contract OperatorTest is EscrowTest {
         return _digest(escrow.domainSeparator(), keccak256(abi.encode(typeHash, id, recipient, deadline)));
     }
 
+    function _rollDigest(bytes32 from, bytes32 to, uint64 maxPull) internal view returns (bytes32) {
+        bytes32 typeHash = keccak256("Roll(bytes32 from,bytes32 to,uint64 maxPull)");
+        return _digest(escrow.domainSeparator(), keccak256(abi.encode(typeHash, from, to, maxPull)));
+    }
+
     /// @dev A permit of the operator to the escrow, for the token's next nonce.
     function _permit(uint256 value, uint256 deadline) internal view returns (bytes memory) {
         bytes32 structHash =
