@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {Group, Hold, Payment, Terms} from "../../src/interfaces/Types.sol";
+import {Group, Hold, Payment, Row, Status, Terms} from "../../src/interfaces/Types.sol";
 import {Step} from "./Step.sol";
 import {svm} from "./Svm.sol";
 
@@ -102,6 +102,16 @@ contract StepsProof is Step {
         assertTrue(_implies(otherPaid != 0, _used(state.otherMandate, b.nonce)), "I3: used afterwards");
     }
 
+    function check_settleTo(Any calldata any, address payee, Payment calldata a, Payment calldata b) external {
+        vm.assume(a.nonce == any.nonce && b.nonce == any.otherNonce);
+        _plain(any.terms);
+        Row[] memory rows = new Row[](2);
+        (rows[0], rows[1]) = (Row(any.terms, a), Row(any.terms, b));
+        State memory before = _begin(any);
+        escrow.settleTo(payee, rows, new bytes32[][](0), new bytes[](0));
+        _endUsingTwo(any, before, a, b);
+    }
+
     /// @dev Rules that only refuse, as the proofs of `spend` show, would multiply the paths of two rows: none of them here.
     function _plain(Terms calldata terms) private pure {
         vm.assume(terms.guardian == address(0) && terms.payees == 0 && terms.window == 0 && terms.perPayment == 0);
@@ -195,6 +205,30 @@ contract StepsProof is Step {
         State memory before = _begin(any);
         escrow.sweepTo(any.terms, recipient, deadline, signature);
         _end(any, before, false);
+    }
+
+    /// @dev Ends one mandate and opens another one: what the first had left and what came in is the second's cap and what went
+    /// out, and no more came in than was allowed. The old one's holds and nonces stay.
+    function check_roll(Any calldata any, Terms calldata to, uint64 maxPull) external {
+        bytes memory signature = svm.createBytes(65, "signature");
+        vm.assume(escrow.idOf(to) == any.otherMandate);
+        State memory before = _begin(any);
+        escrow.roll(any.terms, to, maxPull, signature);
+
+        State memory state = _state(any, escrow.idOf(any.terms));
+        assertEq(uint256(before.mandate.remaining) + token.into(), uint256(to.cap) + token.out(), "I2");
+        assertLe(token.into(), maxPull, "at most maxPull");
+        assertTrue(before.mandate.status == Status.Open && state.mandate.status == Status.Ended, "I5: ended");
+        assertTrue(before.otherMandate.status == Status.None && state.otherMandate.status == Status.Open, "I5: opened");
+        assertEq(state.otherMandate.remaining, to.cap);
+        assertEq(uint256(state.otherMandate.held) + state.otherMandate.nonceBits + state.otherMandate.nonceBase, 0);
+        assertEq(state.mandate.remaining, 0);
+        assertEq(state.mandate.held, before.mandate.held, "I4");
+        assertEq(state.mandate.nonceBits, before.mandate.nonceBits, "I3");
+        assertEq(state.mandate.nonceBase, before.mandate.nonceBase, "I3");
+        assertEq(state.hold.left, before.hold.left, "I4: hold");
+        assertEq(state.otherHold.left, before.otherHold.left, "I4: hold");
+        assertEq(state.otherMandatesHold.left, before.otherMandatesHold.left, "I4: hold");
     }
 
     // ---------------------------------------------------------------- guardian

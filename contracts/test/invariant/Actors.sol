@@ -127,6 +127,12 @@ abstract contract Actors is Model {
         return _signature(terms.operator, _digest(escrow.domainSeparator(), structHash));
     }
 
+    function _rollSignature(Terms memory from, Terms memory to, uint64 maxPull) internal view returns (bytes memory) {
+        bytes32 typeHash = keccak256("Roll(bytes32 from,bytes32 to,uint64 maxPull)");
+        bytes32 structHash = keccak256(abi.encode(typeHash, _idOf(from), _idOf(to), maxPull));
+        return _signature(from.operator, _digest(escrow.domainSeparator(), structHash));
+    }
+
     function _permitSignature(Terms memory terms, uint256 deadline) internal view returns (bytes memory) {
         bytes32 structHash = keccak256(
             abi.encode(usdc.PERMIT_TYPEHASH(), terms.operator, escrow, terms.cap, usdc.nonces(terms.operator), deadline)

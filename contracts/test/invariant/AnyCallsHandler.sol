@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {Group, Hold, HoldState, Payment, Terms} from "../../src/interfaces/Types.sol";
+import {Group, Hold, HoldState, Payment, Row, Terms} from "../../src/interfaces/Types.sol";
 import {ValidInputs} from "./ValidInputs.sol";
 
 /// @notice Calls whatever, as whoever, with whatever, also at the types' maxima, while the token refuses some and guardians
@@ -154,6 +154,29 @@ contract AnyCallsHandler is ValidInputs {
         }
     }
 
+    function settleTo(uint256 which, uint256 seed, uint256 junk) external attempt("settleTo") {
+        (which, seed, junk) = (_mix(which), _mix(seed), _mix(junk));
+        Row[] memory rows = new Row[](_helped ? 1 : 3);
+        bytes32[][] memory proofs = new bytes32[][](rows.length);
+        bytes[] memory signatures = new bytes[](!_helped && junk % 32 == 0 ? 2 : rows.length);
+        for (uint256 i = 0; i < rows.length; ++i) {
+            uint256 random = uint256(keccak256(abi.encode(seed, i)));
+            (Terms memory terms, Payment memory payment, bytes memory signature) =
+                _helped ? _passing(seed) : _drawn(which / (i + 1), random, random / 3);
+            rows[i] = Row(terms, payment);
+            proofs[i] = _proof(terms, payment.payee);
+            if (i < signatures.length) signatures[i] = signature;
+        }
+        address to = rows[0].payment.payee;
+        _as(_helped ? _submitterOf(rows[0].terms, seed) : submitters[seed % 3]);
+        try escrow.settleTo(to, rows, proofs, signatures) returns (uint256 paid) {
+            if (paid != 0) _passed("settleTo");
+            else _replay();
+        } catch (bytes memory why) {
+            _refused(why, false);
+        }
+    }
+
     // ---------------------------------------------------------------- hold
 
     function hold(uint256 which, uint256 seed, uint256 junk) external attempt("hold") {
@@ -290,6 +313,31 @@ contract AnyCallsHandler is ValidInputs {
             _passed("sweepTo");
         } catch (bytes memory why) {
             _refused(why, false);
+        }
+    }
+
+    /// @dev I7: an operator's word replaces a mandate, and nobody else's, with no more of its money than it said.
+    function roll(uint256 which, uint256 who, uint64 maxPull, bytes calldata junk) external attempt("roll") {
+        (which, who) = (_mix(which), _mix(who));
+        Terms memory from = _helped ? entries[_live(which)].terms : _any(which);
+        (Terms memory to, uint64 pull) = _successor(from, which);
+        if (!_helped && who >> 16 & 7 == 0) to.operator = stranger;
+        if (_helped || who >> 8 & 3 != 0) maxPull = pull;
+        uint256 before = 0;
+        if (from.operator == to.operator) {
+            _lend(from.operator, to.cap);
+            before = usdc.balanceOf(from.operator);
+        }
+        bool right = _helped || who >> 24 & 3 != 0;
+        bool own = who >> 32 & 1 == 0;
+        bytes memory signature = right ? _rollSignature(from, to, maxPull) : junk;
+        _as(!own ? stranger : right ? from.operator : from.agent);
+        try escrow.roll(from, to, maxPull, signature) {
+            _require(right, "I7: rolled by nobody's word");
+            _require(usdc.balanceOf(from.operator) + maxPull >= before, "I7: pulled too much");
+            _passed("roll");
+        } catch (bytes memory why) {
+            _refused(why, true);
         }
     }
 

@@ -15,6 +15,7 @@ contract OrderlyInvariants is Test {
         ValidCallsHandler.openWithAuthorization.selector,
         ValidCallsHandler.spend.selector,
         ValidCallsHandler.settle.selector,
+        ValidCallsHandler.settleTo.selector,
         ValidCallsHandler.hold.selector,
         ValidCallsHandler.capture.selector,
         ValidCallsHandler.release.selector,
@@ -24,6 +25,7 @@ contract OrderlyInvariants is Test {
         ValidCallsHandler.withdraw.selector,
         ValidCallsHandler.sweep.selector,
         ValidCallsHandler.sweepTo.selector,
+        ValidCallsHandler.roll.selector,
         ValidCallsHandler.sweepAtTheEnd.selector,
         ValidCallsHandler.setSubmitter.selector,
         ValidCallsHandler.passTime.selector,
@@ -35,6 +37,7 @@ contract OrderlyInvariants is Test {
         "openWithAuthorization",
         "spend",
         "settle",
+        "settleTo",
         "hold",
         "capture",
         "release",
@@ -44,6 +47,7 @@ contract OrderlyInvariants is Test {
         "withdraw",
         "sweep",
         "sweepTo",
+        "roll",
         "sweepAtTheEnd",
         "setSubmitter"
     ];
@@ -80,6 +84,7 @@ contract UnrulyInvariants is Test {
         AnyCallsHandler.openWithAuthorization.selector,
         AnyCallsHandler.spend.selector,
         AnyCallsHandler.settle.selector,
+        AnyCallsHandler.settleTo.selector,
         AnyCallsHandler.hold.selector,
         AnyCallsHandler.capture.selector,
         AnyCallsHandler.release.selector,
@@ -89,6 +94,7 @@ contract UnrulyInvariants is Test {
         AnyCallsHandler.withdraw.selector,
         AnyCallsHandler.sweep.selector,
         AnyCallsHandler.sweepTo.selector,
+        AnyCallsHandler.roll.selector,
         AnyCallsHandler.setSubmitter.selector,
         AnyCallsHandler.passTime.selector,
         AnyCallsHandler.donate.selector,
@@ -100,6 +106,7 @@ contract UnrulyInvariants is Test {
         "openWithAuthorization",
         "spend",
         "settle",
+        "settleTo",
         "hold",
         "capture",
         "release",
@@ -109,6 +116,7 @@ contract UnrulyInvariants is Test {
         "withdraw",
         "sweep",
         "sweepTo",
+        "roll",
         "setSubmitter"
     ];
 

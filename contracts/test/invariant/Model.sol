@@ -16,6 +16,7 @@ abstract contract Model is EscrowTest {
         uint256 held;
         uint256 paid;
         uint256 returned;
+        uint256 carried;
         uint256 restored;
         bool ended;
         uint32 nonceBase;
@@ -33,6 +34,8 @@ abstract contract Model is EscrowTest {
     mapping(bytes32 id => mapping(uint32 nonce => HoldState)) internal holds;
     /// @dev What agents signed to be paid or held, and where operators wanted to have what is left.
     mapping(bytes32 words => bool) internal signed;
+    /// @dev Which mandate an operator wanted to be replaced by which.
+    mapping(bytes32 from => mapping(bytes32 to => bool)) internal replaced;
     /// @dev The payees of a Merkle root.
     mapping(bytes32 root => mapping(address payee => bool)) internal listed;
 
@@ -40,6 +43,9 @@ abstract contract Model is EscrowTest {
     mapping(address guardian => mapping(address submitter => bool)) private _allowed;
     /// @dev Who made the call whose logs are replayed; zero: that is not looked at.
     address internal caller;
+
+    /// @dev The mandate that the replayed call has rolled.
+    bytes32 private _rolledNow;
 
     uint256 internal donated;
     string public breach;
@@ -50,6 +56,7 @@ abstract contract Model is EscrowTest {
     /// @dev Takes in what the last call logged. The escrow then is as the model says.
     function _replay() internal {
         Vm.Log[] memory logs = vm.getRecordedLogs();
+        _rolledNow = 0;
         for (uint256 i = 0; i < logs.length; ++i) {
             if (logs[i].emitter == address(usdc)) _replayTransfer(logs[i]);
             if (logs[i].emitter == address(escrow)) _replayLog(logs[i]);
@@ -92,6 +99,8 @@ abstract contract Model is EscrowTest {
             _refunded(id, log.data);
         } else if (kind == IMandateEscrow.Revoked.selector) {
             _revoked(id);
+        } else if (kind == IMandateEscrow.Rolled.selector) {
+            _rolled(id, log.topics[2], log.data);
         } else if (kind == IMandateEscrow.Returned.selector) {
             _returned(id, _address(log.topics[2]), log.data);
         } else if (kind == IMandateEscrow.SubmitterSet.selector) {
@@ -198,10 +207,26 @@ abstract contract Model is EscrowTest {
         entries[id].ended = true;
     }
 
+    function _rolled(bytes32 id, bytes32 to, bytes memory data) private {
+        uint64 carried = abi.decode(data, (uint64));
+        (Entry storage entry, Entry storage next) = (entries[id], entries[to]);
+        _require(!entry.ended && entry.terms.cap != 0, "I5: rolled without being open");
+        _require(next.remaining == next.terms.cap && next.paid == 0, "I12: rolled into an old mandate");
+        _require(entry.terms.operator == next.terms.operator && replaced[id][to], "I7: not the operator's will");
+        uint256 most = next.terms.cap < entry.remaining ? next.terms.cap : entry.remaining;
+        _require(carried == most, "I6: kept back");
+        entry.ended = true;
+        entry.remaining = _less(entry.remaining, carried);
+        entry.carried += carried;
+        _unexplained[INTO_THE_ESCROW] += int256(uint256(carried));
+        _rolledNow = id;
+    }
+
     function _returned(bytes32 id, address to, bytes memory data) private {
         (uint64 fromRemaining, uint64 fromHeld) = abi.decode(data, (uint64, uint64));
         Entry storage entry = entries[id];
-        bool late = block.timestamp >= entry.terms.captureEnd;
+        // A roll leaves what is held, whenever it comes.
+        bool late = block.timestamp >= entry.terms.captureEnd && id != _rolledNow;
         _require(to == entry.terms.operator || signed[_words(id, to, 0, 0, 0, "")], "I7: another recipient");
         _require(fromRemaining == entry.remaining && fromHeld == (late ? entry.held : 0), "I6: kept back");
         entry.ended = true;
@@ -231,8 +256,8 @@ abstract contract Model is EscrowTest {
             return;
         }
         _require(
-            entry.paid + entry.remaining + entry.held + entry.returned == entry.terms.cap + entry.restored
-                && entry.remaining + entry.held <= entry.terms.cap,
+            entry.paid + entry.remaining + entry.held + entry.returned + entry.carried
+                    == entry.terms.cap + entry.restored && entry.remaining + entry.held <= entry.terms.cap,
             "I2: does not add up"
         );
         uint88 bits = 0;

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {IMandateEscrow} from "../../src/interfaces/IMandateEscrow.sol";
-import {Group, HoldState, Mandate, Payment, Terms} from "../../src/interfaces/Types.sol";
+import {Group, HoldState, Mandate, Payment, Row, Terms} from "../../src/interfaces/Types.sol";
 import {ValidInputs} from "./ValidInputs.sol";
 
 /// @notice Makes only calls that must succeed, in any order and at any time.
@@ -86,6 +86,43 @@ contract ValidCallsHandler is ValidInputs {
         _require(_received() - before == sum, "I10: rows cost each other something");
         _replay();
         if (count != 0) ++successes["settle"];
+    }
+
+    /// @dev I10: of many mandates, too, and also if one comes twice.
+    function settleTo(uint256 seed) external {
+        _begin();
+        seed = _mix(seed);
+        Row[] memory rows = new Row[](4);
+        bytes32[][] memory proofs = new bytes32[][](4);
+        bytes[] memory signatures = new bytes[](4);
+        address submitter_ = submitters[seed % 3];
+        for (uint256 i = 0; i < 4; ++i) {
+            uint256 random = uint256(keccak256(abi.encode(seed, "row", i)));
+            Terms memory terms = entries[_live(random)].terms;
+            Payment memory payment = _payment(terms, random);
+            if (random >> 40 & 7 != 0) payment.payee = payees[0];
+            (proofs[i], signatures[i]) = (_proof(terms, payment.payee), _signed(terms, payment));
+            if (random >> 32 & 7 == 0) (payment.ref, signatures[i]) = (0, "");
+            rows[i] = Row(terms, payment);
+        }
+        uint256 sum = 0;
+        uint256 snapshot = vm.snapshotState();
+        for (uint256 i = 0; i < 4; ++i) {
+            if (rows[i].payment.payee != payees[0]) continue;
+            vm.prank(submitter_);
+            try escrow.spend(rows[i].terms, rows[i].payment, proofs[i], signatures[i]) {
+                sum += rows[i].payment.amount;
+            } catch {}
+        }
+        vm.revertToStateAndDelete(snapshot);
+        vm.recordLogs();
+        vm.getRecordedLogs();
+        uint256 before = _received();
+        vm.prank(submitter_);
+        uint256 count = escrow.settleTo(payees[0], rows, proofs, signatures);
+        _require(_received() - before == sum, "I10: rows cost each other something");
+        _replay();
+        if (count != 0) ++successes["settleTo"];
     }
 
     // ---------------------------------------------------------------- hold
@@ -195,6 +232,19 @@ contract ValidCallsHandler is ValidInputs {
         escrow.sweep(entries[id].terms);
         Mandate memory mandate = escrow.mandateOf(id);
         _require(mandate.remaining + mandate.held == 0, "I6: kept back");
+    }
+
+    function roll(uint256 seed, bool relayed) external counted("roll") {
+        seed = _mix(seed);
+        Terms memory from = entries[_live(seed)].terms;
+        (Terms memory to, uint64 pull) = _successor(from, seed);
+        if (pull != 0) usdc.mint(from.operator, pull);
+        bytes memory signature = relayed ? _rollSignature(from, to, pull) : bytes("");
+        uint256 before = usdc.balanceOf(address(escrow));
+        uint256 remaining = entries[_idOf(from)].remaining;
+        vm.prank(relayed ? stranger : from.operator);
+        escrow.roll(from, to, pull, signature);
+        _require(usdc.balanceOf(address(escrow)) + remaining == before + to.cap, "I9: more than the difference moved");
     }
 
     // ---------------------------------------------------------------- around

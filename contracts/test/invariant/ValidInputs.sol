@@ -89,6 +89,15 @@ abstract contract ValidInputs is Actors {
         vm.recordLogs();
     }
 
+    /// @dev Terms of the same operator to come after a mandate, and what they need more than it has left.
+    function _successor(Terms memory from, uint256 seed) internal returns (Terms memory to, uint64 pull) {
+        bytes32 id = _idOf(from);
+        to = _fresh(seed >> 1);
+        to.operator = from.operator;
+        pull = uint64(to.cap > entries[id].remaining ? to.cap - entries[id].remaining : 0);
+        replaced[id][_idOf(to)] = true;
+    }
+
     /// @dev A payment that the view lets pass: what it says must be so.
     function _passing(uint256 seed)
         internal

@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Group, Hold, Mandate, Payment, Reason, Status, Terms} from "../../../src/interfaces/Types.sol";
+import {Group, Hold, Mandate, Payment, Reason, Row, Status, Terms} from "../../../src/interfaces/Types.sol";
 import {OperatorTest} from "../../base/OperatorTest.sol";
 import {
     TokenAskingBack,
@@ -39,7 +39,7 @@ contract ReentrancyTest is OperatorTest {
         Group[] memory groups = new Group[](1);
         groups[0] = Group(terms, _rows(payment));
         Hold memory hold = _holdFor(terms, stranger, 5, 1);
-        verbs = new bytes[](16);
+        verbs = new bytes[](18);
         verbs[0] = abi.encodeCall(IMandateEscrow.open, (unopened));
         verbs[1] = abi.encodeCall(IMandateEscrow.openWithAuthorization, (unopened, 0, 0, ""));
         verbs[2] = abi.encodeWithSignature(
@@ -76,6 +76,10 @@ contract ReentrancyTest is OperatorTest {
         verbs[13] = abi.encodeCall(IMandateEscrow.refund, (terms, 1, 0));
         verbs[14] = abi.encodeCall(IMandateEscrow.revokeWithSignature, (terms, ""));
         verbs[15] = abi.encodeCall(IMandateEscrow.sweepTo, (terms, stranger, type(uint40).max, ""));
+        verbs[16] = abi.encodeCall(IMandateEscrow.roll, (terms, unopened, type(uint64).max, ""));
+        Row[] memory rows = new Row[](1);
+        rows[0] = Row(terms, payment);
+        verbs[17] = abi.encodeCall(IMandateEscrow.settleTo, (stranger, rows, new bytes32[][](0), new bytes[](0)));
     }
 
     function test_reverts_whenOpenIsReentered() public {
