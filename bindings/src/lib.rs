@@ -1,11 +1,12 @@
 //! The `MandateEscrow` and its token as Rust sees them: calls, events and errors from the
-//! committed ABI, the EIP-712 digests that agents and operators sign, and the signatures over
-//! them. No I/O.
+//! committed ABI, the EIP-712 digests that agents and operators sign, the signatures over them, and
+//! where an escrow is deployed. No I/O.
 
 #![warn(missing_docs)]
 
 mod code;
 mod convert;
+pub mod deployment;
 mod digest;
 mod signature;
 #[cfg(test)]

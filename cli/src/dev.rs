@@ -15,7 +15,7 @@ use alloy::providers::{Provider, RootProvider};
 use alloy_primitives::U256;
 use eyre::{WrapErr, ensure, eyre};
 use serde_json::Value;
-use stipend_bindings::abi::MockUSDC;
+use stipend_bindings::{abi::MockUSDC, deployment};
 use stipend_client::{chain::Escrow, now};
 use stipend_core::{
     Amount, DEV_CHAIN_ID, MandateId, Seconds,
@@ -402,18 +402,18 @@ async fn prepare(rpc_url: &Url, block_time: u64, progress: &Progress) -> eyre::R
     anvil.raw_request::<_, Value>("evm_increaseTime".into(), (ahead,)).await?;
     progress.say("deploying");
     let guardian = DevAccount::Guardian.signer()?;
-    // The deployer's first three transactions create implementation, token and escrow, so where they are is known.
-    let (token, address) = (guardian.address().create(1), guardian.address().create(2));
-    let escrow = if chain.has_code(address).await? {
-        Escrow::at(chain, address).await?
+    // The deployer's first two transactions create implementation and token, so where the token is is known.
+    let token = guardian.address().create(1);
+    if chain.has_code(token).await? {
+        let escrow = Escrow::deployed(&chain, token, deployment::SALT).await?;
+        ensure!(escrow.is_some(), "this chain has no escrow of this version: start with an empty --data directory");
     } else {
         let sent = chain.transactions_of(guardian.address()).await?;
         ensure!(sent == 0, "this chain's deployer has sent other transactions: start with an empty --data directory");
         let created = deploy::mock_token(&chain, &guardian).await?;
         ensure!(created == token, "the token is at {created}, not at {token}");
-        deploy::escrow(&chain, &guardian, token).await?
-    };
-    ensure!(escrow.token() == token, "the escrow {address} is for another token: start with an empty --data directory");
+    }
+    let (escrow, _) = Escrow::deploy(&chain, &guardian, token, deployment::SALT).await?;
 
     let submitter = DevAccount::Submitter.signer()?.address();
     if !escrow.is_submitter(guardian.address(), submitter).await? {

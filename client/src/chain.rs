@@ -17,7 +17,7 @@ use alloy::{
 };
 use alloy_primitives::{Address, B256, Bytes, TxKind};
 use alloy_sol_types::SolCall;
-use stipend_bindings::OutOfRange;
+use stipend_bindings::{OutOfRange, deployment};
 use stipend_core::{Code, MandateId, api::BlockRef, host};
 use url::Url;
 
@@ -78,6 +78,19 @@ pub enum ChainError {
         "what stands at {0} is not the MandateEscrow that this program was built with: check the address and the RPC URL, and do not send anything there"
     )]
     NotAnEscrow(Address),
+    /// The chain lacks the contract through which escrows are created.
+    #[error(
+        "the deterministic deployment proxy is not at {at} on this chain, so the escrow can't get the address that it has \
+         elsewhere. To put it there: send {sender} 0.01 ETH, which pays for 100,000 gas at 100 gwei, and publish its presigned \
+         transaction, with `cast publish {transaction}` or eth_sendRawTransaction",
+        at = deployment::DEPLOYER,
+        sender = deployment::DEPLOYER_SENDER,
+        transaction = deployment::DEPLOYER_TRANSACTION
+    )]
+    NoDeployer,
+    /// The account has sent what no block has taken in time.
+    #[error("transactions of {0} still wait for a block: try again once they are mined")]
+    Waiting(Address),
     /// A number that does not fit.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -163,6 +176,57 @@ impl Chain {
     pub async fn is_waiting(&self, account: Address) -> Result<bool, ChainError> {
         let all = self.provider.get_transaction_count(account).pending().await;
         Ok(all.map_err(node("eth_getTransactionCount"))? > self.transactions_of(account).await?)
+    }
+
+    /// Waits until no transaction of an account waits for a block.
+    ///
+    /// # Errors
+    /// [`ChainError::Waiting`], if that takes too long.
+    pub async fn settled(&self, account: Address) -> Result<(), ChainError> {
+        let start = Instant::now();
+        while self.is_waiting(account).await? {
+            if start.elapsed() >= MINED_WITHIN {
+                return Err(ChainError::Waiting(account));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// The block in which an escrow was deployed; `None` if the node does not know the state after old blocks.
+    pub async fn deployed_in(&self, escrow: Address) -> Result<Option<u64>, ChainError> {
+        // None at `before`, and code at `block`.
+        let (mut before, mut block) = (0, self.head().await?.number);
+        while block - before > 1 {
+            let middle = before + (block - before) / 2;
+            match self.had_code(escrow, middle).await? {
+                Some(true) => block = middle,
+                Some(false) => before = middle,
+                None => return Ok(None),
+            }
+        }
+        // Some nodes tell of no code where they don't know. What the escrow was created by was there before it.
+        let known = self.had_code(deployment::DEPLOYER, before).await? == Some(true);
+        Ok(known.then_some(block))
+    }
+
+    /// Whether there was a contract after this block, if the node knows.
+    async fn had_code(&self, address: Address, block: u64) -> Result<Option<bool>, ChainError> {
+        match self.provider.get_code_at(address).number(block).await {
+            Ok(code) => Ok(Some(!code.is_empty())),
+            Err(RpcError::ErrorResp(_)) => Ok(None),
+            Err(error) => Err(node("eth_getCode")(error)),
+        }
+    }
+
+    /// That an escrow of this token can be deployed here.
+    async fn check_deployment(&self, token: Address) -> Result<(), ChainError> {
+        if self.code(deployment::DEPLOYER).await? != deployment::DEPLOYER_CODE {
+            return Err(ChainError::NoDeployer);
+        }
+        // The proxy does not pass on why a constructor reverts.
+        let request = TransactionRequest::default().input(deployment::creation_code(token).into()).into_create();
+        self.provider.call(request).latest().await.map_err(node("eth_call")).map(drop)
     }
 
     /// Asks a contract.

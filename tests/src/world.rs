@@ -12,9 +12,12 @@ use std::{
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, Bytes, U256};
-use alloy_sol_types::{SolConstructor, SolValue};
+use alloy_sol_types::SolValue;
 use eyre::{OptionExt, Result, ensure};
-use stipend_bindings::abi::{MandateEscrow, MockUSDC, MockUSDCProxy};
+use stipend_bindings::{
+    abi::{MockUSDC, MockUSDCProxy},
+    deployment,
+};
 use stipend_client::{
     Accepted, Client, CreateCard, Error, Pay,
     chain::{Chain, Escrow},
@@ -362,9 +365,7 @@ async fn deploy(anvil: &Anvil, keys: &Keys) -> Result<Escrow> {
     let by = &keys.guardian;
     let implementation = chain.create(by, MockUSDC::BYTECODE.clone()).await?;
     let token = chain.create(by, code(&MockUSDCProxy::BYTECODE, &implementation.abi_encode())).await?;
-    let arguments = MandateEscrow::constructorCall { token_: token }.abi_encode();
-    let escrow = chain.create(by, code(&MandateEscrow::BYTECODE, &arguments)).await?;
-    let escrow = Escrow::at(chain, escrow).await?;
+    let (escrow, _) = Escrow::deploy(&chain, by, token, deployment::SALT).await?;
     escrow.set_submitter(by, keys.submitter.address(), true).await?;
     for operator in [&keys.operator, &keys.gasless] {
         mint(&escrow, by, operator.address()).await?;

@@ -1,14 +1,14 @@
 use alloy::{
     providers::Provider,
-    rpc::types::Filter,
+    rpc::types::{Filter, TransactionReceipt, TransactionRequest},
     signers::{SignerSync, local::PrivateKeySigner},
 };
-use alloy_primitives::{Address, B256, Bytes, U256, aliases::U40};
-use alloy_sol_types::{SolCall, SolEvent};
+use alloy_primitives::{Address, B256, Bytes, TxKind, U256, aliases::U40};
+use alloy_sol_types::{SolCall, SolEvent, SolStruct, SolValue};
 use stipend_bindings::{
     Domain, Spend, TokenDomain, Validity,
     abi::{MandateEscrow, MockUSDC},
-    authorization_digest, compact, is_mandate_escrow, permit_digest, row, terms_from_chain, terms_on_chain,
+    authorization_digest, compact, deployment, is_mandate_escrow, permit_digest, row, terms_from_chain, terms_on_chain,
 };
 use stipend_core::{Amount, Intent, MandateId, Seconds, Terms, api::Authorization, merkle};
 
@@ -16,6 +16,9 @@ use super::{Chain, ChainError, node};
 
 /// How many blocks a query of logs covers: what public nodes allow, and hours on any chain.
 const RECENT_BLOCKS: u64 = 5_000;
+
+/// How many bytes encoded terms have: thirteen words.
+const TERMS_LENGTH: usize = 13 * 32;
 
 /// Solidity's `enum Status`: None, Open, Ended.
 const STATUS_NONE: u8 = 0;
@@ -76,6 +79,70 @@ impl Escrow {
         }
         let token_domain = token_domain(&chain, token).await?;
         Ok(Self { domain: Domain { chain_id: chain.id, escrow: address }, chain, token, token_domain })
+    }
+
+    /// The escrow of a token and a salt, if it was deployed.
+    ///
+    /// # Errors
+    /// [`ChainError::NotAnEscrow`], if something else stands at its address.
+    pub async fn deployed(chain: &Chain, token: Address, salt: B256) -> Result<Option<Self>, ChainError> {
+        let address = deployment::escrow_address(token, salt);
+        if !chain.has_code(address).await? {
+            return Ok(None);
+        }
+        let escrow = Self::at(chain.clone(), address).await?;
+        // An escrow that a genesis block or a fork has brought here from elsewhere has other words in its code: its
+        // token, the domain of its messages, and the domain of its ids, here that of terms which are all zero.
+        let terms = MandateEscrow::Terms::abi_decode(&[0; TERMS_LENGTH]);
+        let terms = terms.map_err(|error| ChainError::Other(error.to_string()))?;
+        let domain = escrow.domain.eip712();
+        let id = terms.eip712_signing_hash(&domain);
+        if escrow.token != token
+            || escrow.view(&MandateEscrow::domainSeparatorCall {}).await? != domain.separator()
+            || escrow.view(&MandateEscrow::idOfCall { terms }).await? != id
+        {
+            return Err(ChainError::NotAnEscrow(address));
+        }
+        Ok(Some(escrow))
+    }
+
+    /// What it would cost now to deploy the escrow of a token, in gas.
+    ///
+    /// # Errors
+    /// What [`Escrow::deploy`] would fail with.
+    pub async fn deployment_gas(chain: &Chain, token: Address, salt: B256) -> Result<u64, ChainError> {
+        chain.check_deployment(token).await?;
+        let input = deployment::deployer_input(token, salt);
+        let request = TransactionRequest::default().to(deployment::DEPLOYER).input(input.into());
+        chain.provider.estimate_gas(request).await.map_err(node("eth_estimateGas"))
+    }
+
+    /// Deploys the escrow of a token, unless it is there already: then there is no receipt.
+    ///
+    /// # Errors
+    /// [`ChainError::NoDeployer`], [`ChainError::NotAnEscrow`], and what the escrow's constructor says of the token.
+    pub async fn deploy(
+        chain: &Chain,
+        from: &PrivateKeySigner,
+        token: Address,
+        salt: B256,
+    ) -> Result<(Self, Option<TransactionReceipt>), ChainError> {
+        if let Some(escrow) = Self::deployed(chain, token, salt).await? {
+            return Ok((escrow, None));
+        }
+        chain.check_deployment(token).await?;
+        let input = deployment::deployer_input(token, salt);
+        let sent = chain.transact(from, TxKind::Call(deployment::DEPLOYER), input).await;
+        // Anybody can deploy it: where it is now there, somebody was faster, and it is the same.
+        match (Self::deployed(chain, token, salt).await?, sent) {
+            (Some(escrow), sent) => Ok((escrow, sent.ok())),
+            (None, Err(error)) => Err(error),
+            (None, Ok(receipt)) => Err(ChainError::Other(format!(
+                "transaction {} went through, and nothing is at {}",
+                receipt.transaction_hash,
+                deployment::escrow_address(token, salt)
+            ))),
+        }
     }
 
     fn token_domain(&self) -> Result<TokenDomain, ChainError> {

@@ -30,12 +30,12 @@ fn text(value: &Value) -> Result<&str> {
     value.as_str().ok_or_eyre("no text")
 }
 
-fn done(said: Result<Value, Failed>) -> Value {
+pub(crate) fn done(said: Result<Value, Failed>) -> Value {
     said.unwrap_or_else(|failed| panic!("{failed:?}"))
 }
 
 /// That it failed, and for a reason with these words in it.
-fn failed(said: Result<Value, Failed>, why: &str) {
+pub(crate) fn failed(said: Result<Value, Failed>, why: &str) {
     let Err(failed) = said else { panic!("it did not fail: {said:?}") };
     assert!(failed.exit == 1 && failed.problem["detail"].to_string().contains(why), "{why}: {failed:?}");
 }

@@ -6,6 +6,7 @@ mod budget;
 mod cards;
 mod cli;
 mod config;
+mod deploy;
 mod events;
 mod explain;
 mod external_transactions;
