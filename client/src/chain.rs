@@ -80,9 +80,9 @@ pub enum ChainError {
     NotAnEscrow(Address),
     /// The chain lacks the contract through which escrows are created.
     #[error(
-        "the deterministic deployment proxy is not at {at} on this chain, so the escrow can't get the address that it has \
-         elsewhere. To put it there: send {sender} 0.01 ETH, which pays for 100,000 gas at 100 gwei, and publish its presigned \
-         transaction, with `cast publish {transaction}` or eth_sendRawTransaction",
+        "the deterministic deployment proxy, through which escrows are deployed, is not at {at} on this chain. To put it \
+         there: send {sender} 0.01 ETH, which pays for 100,000 gas at 100 gwei, and publish its presigned transaction, with \
+         `cast publish {transaction}` or eth_sendRawTransaction",
         at = deployment::DEPLOYER,
         sender = deployment::DEPLOYER_SENDER,
         transaction = deployment::DEPLOYER_TRANSACTION
