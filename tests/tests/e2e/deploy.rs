@@ -12,9 +12,9 @@ use stipend_bindings::{
     deployment::{DEPLOYER, DEPLOYER_SENDER, DEPLOYER_TRANSACTION, escrow_address},
     recover,
 };
-use stipend_client::chain::Escrow;
+use stipend_client::chain::{Chain, Escrow};
 use stipend_core::DEV_CHAIN_ID;
-use stipend_e2e::{Network, Settings, World, key};
+use stipend_e2e::{Fault, FaultProxy, Network, Settings, World, key};
 
 use crate::{
     asking,
@@ -148,6 +148,36 @@ async fn a_killed_deployment_goes_on_where_it_was() -> Result<()> {
     let escrow = Escrow::at(world.escrow.chain().clone(), second(&world)?).await?;
     for submitter in [&first, &last, &more] {
         assert!(escrow.is_submitter(guardian.address(), submitter.parse()?).await?);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_a_reorganization_removed_is_made_again() -> Result<()> {
+    let world = World::start("deploy-reorg").await?;
+    let (guardian, token) = (&world.keys.guardian, world.escrow.token().to_string());
+    let first = done(world.stipend(guardian, &deploy(&token, &[]))?);
+    world.anvil.reorg(1).await?;
+    assert!(!world.escrow.chain().has_code(second(&world)?).await?);
+    let again = done(world.stipend(guardian, &deploy(&token, &[]))?);
+    assert_eq!(again["escrow"], first["escrow"]);
+    assert!(world.escrow.chain().has_code(second(&world)?).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_the_state_of_old_blocks_knows_no_start_block() -> Result<()> {
+    let world = World::start("deploy-pruned").await?;
+    let escrow = world.escrow.domain().escrow;
+    world.anvil.mine(50).await?;
+    assert!(world.escrow.chain().deployed_in(escrow).await?.is_some());
+    let is_old: fn(&Value) -> bool = |params| params.pointer("/1").is_some_and(|block| block != "latest");
+    // One says so; another one tells of accounts without code.
+    for fault in [Fault::Refuses(is_old, -32_000, "missing trie node"), Fault::Answer("0x".into())] {
+        let proxy = FaultProxy::start(world.anvil.url()).await?;
+        proxy.fault("eth_getCode", fault);
+        let chain = Chain::connect(proxy.url().clone()).await?;
+        assert_eq!(chain.deployed_in(escrow).await?, None);
     }
     Ok(())
 }
