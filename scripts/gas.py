@@ -44,6 +44,8 @@ HOLD = "Hold(bytes32 mandate,address payee,uint64 amount,uint32 nonce,uint40 dea
 RECEIVE = ("ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,"
            "bytes32 nonce)")
 ROLL = "Roll(bytes32 from,bytes32 to,uint64 maxPull)"
+TRANSFER = ("TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,"
+            "bytes32 nonce)")
 DOMAIN = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 
 
@@ -105,6 +107,14 @@ JOBS = [
     Job("roll, no money moved", 67_000),
     Job("roll by message, with a pull", 104_000),
     Job("runtime code, bytes", 22_500),
+
+    Job("purse: create", 150_000, 95_000),
+    Job("purse: top-up, its first", 89_000),
+    Job("purse: top-up", 71_500),
+    Job("purse: payment, by the seller", 116_000),
+    Job("purse: payment, by the seller, proof among 16", 121_000),
+    Job("purse: giveBack", 80_000),
+    Job("purse: sweep", 60_000),
 ]
 
 
@@ -256,14 +266,19 @@ def rolling_window(world):
     return added(world, "rolling window", world.open_used(window=DAY, windowCap=CAP // 2))
 
 
-def allowed_payees(world):
-    layers = [[world.chain.keccak(world.chain.keccak(word(payee))) for payee in world.payees[:16]]]
+def tree(world, payees):
+    """The root of a power of two of payees, and the proof of each."""
+    layers = [[world.chain.keccak(world.chain.keccak(word(payee))) for payee in payees]]
     while len(layers[-1]) > 1:
         pairs = zip(layers[-1][::2], layers[-1][1::2])
         layers.append([world.chain.keccak(min(pair) + max(pair)) for pair in pairs])
-    proofs = [[layer[leaf >> height ^ 1] for height, layer in enumerate(layers[:-1])] for leaf in range(16)]
+    proofs = [[layer[leaf >> height ^ 1] for height, layer in enumerate(layers[:-1])] for leaf in range(len(payees))]
+    return layers[-1][0], proofs
 
-    terms = world.open(payees=layers[-1][0])
+
+def allowed_payees(world):
+    root, proofs = tree(world, world.payees[:16])
+    terms = world.open(payees=root)
     world.spend(terms, world.payment(terms, 0, world.payees[0]), proofs[0])
     return added(world, "proof among 16 payees", terms, proofs)
 
@@ -336,9 +351,74 @@ def ends(world):
     yield "sweep", world.escrowed(world.stranger, f"sweep({types(TERMS)})", terms, Returned=1)
 
 
+# ---------------------------------------------------------------- purses
+
+class Purse:
+    """The purse of a mandate that has paid it twice. Its payees are anybody, or a tree of which it is the last leaf."""
+
+    def __init__(self, world, factory, payees=()):
+        self.world = world
+        terms = world.terms(refundsRestoreBudget=True, perPayment=CAP // 10)
+        self.address = purse_of(world, factory, terms)
+        self.root, self.proofs = tree(world, [*payees, self.address]) if payees else (bytes(32), None)
+        index = [name for _, name in fields(TERMS)].index("payees")
+        self.terms = (*terms[:index], self.root, *terms[index + 1:])
+        world.escrow.call(world.operator, f"open({types(TERMS)})", self.terms)
+        world.spend(self.terms, world.payment(self.terms, 0, world.payees[0]), self.proofs and self.proofs[0])
+        self.creation = int(factory.call(world.submitter, f"create({types(TERMS)})", self.terms)["gasUsed"], 16)
+        self.top_ups = [world.spend(self.terms, world.payment(self.terms, nonce, self.address),
+                                    self.proofs and self.proofs[-1]) for nonce in (1, 2)]
+
+    def pay(self, leaf, nonce):
+        """The gas of the seller's transaction, to a payee who has USDC, of half of a top-up."""
+        world, payee = self.world, self.world.payees[leaf]
+        values = (self.address, payee, AMOUNT // 2, 0, NOW + DAY, world.hash(f"nonce {nonce}"))
+        usdc = {"name": "USD Coin", "version": "2", "verifyingContract": world.usdc}
+        proof = self.proofs[leaf] if self.proofs else []
+        signature = encode(values[1:]) + b"".join(
+            compact(world.sign(signer, usdc, TRANSFER, values)) for signer in (world.agent, world.submitter))
+        signature += self.root + (bytes([len(proof)]) + b"".join(proof) if proof else b"")
+        verb = f"transferWithAuthorization({types(TRANSFER)[1:-1]},bytes)"
+        receipt = world.token.call(world.stranger, verb, *values, bytearray(signature), to=world.usdc)
+        return int(receipt["gasUsed"], 16)
+
+    def call(self, sender, verb, *arguments):
+        return int(self.world.purse_code.call(sender, verb, *arguments, to=self.address)["gasUsed"], 16)
+
+
+def compact(signature):
+    """By ERC-2098, from 65 bytes."""
+    return signature[:32] + word(int.from_bytes(signature[32:64]) | (signature[64] - 27) << 255)
+
+
+def purse_of(world, factory, terms):
+    data = bytes.fromhex(factory.selectors[f"purseOf({types(TERMS)})"]) + encode(terms)
+    answer = world.chain.rpc("eth_call", {"to": factory.address, "data": "0x" + data.hex()}, "latest")
+    return "0x" + answer[-40:]
+
+
+def purses(world):
+    factory = Contract(world.chain, "MandatePurseFactory", world.escrow.address)
+    world.purse_code = Contract(world.chain, "MandatePurse", world.escrow.address)
+
+    purse = Purse(world, factory)
+    yield "purse: create", purse.creation
+    yield "purse: top-up, its first", purse.top_ups[0]
+    yield "purse: top-up", purse.top_ups[1]
+    yield "purse: payment, by the seller", purse.pay(1, 0)
+    yield "purse: giveBack", purse.call(
+        world.submitter, "giveBack(bytes32,uint64,bytes32)", purse.root, AMOUNT // 2, world.hash("back"))
+
+    listed = Purse(world, factory, world.payees[:15])
+    yield "purse: payment, by the seller, proof among 16", listed.pay(1, 1)
+    world.escrow.call(world.operator, f"revoke({types(TERMS)})", listed.terms)
+    yield "purse: sweep", listed.call(world.stranger, "sweep(bytes32)", listed.root)
+
+
 def measure(world):
     gas = {}
-    for job in (open_with_one_signature, spend, rolling_window, allowed_payees, settle, refused_rows, holds, rolls, ends):
+    jobs = (open_with_one_signature, spend, rolling_window, allowed_payees, settle, refused_rows, holds, purses, rolls, ends)
+    for job in jobs:
         gas |= dict(job(world))
     code = world.chain.rpc("eth_getCode", world.escrow.address, "latest")
     return gas | {"runtime code, bytes": len(code) // 2 - 1}
