@@ -214,7 +214,7 @@ contract PurseHandler is Actors {
         bool helped = _helps("tryPay");
         address purse = helped || flaw % 4 == 0 ? _live(seed) : purses[seed % purses.length];
         Terms memory terms = termsOf[purse];
-        _fill(purse, 100);
+        _fill(purse, 100 + 2 * uint256(terms.perPayment));
         uint256 side = terms.guardian == guardians[1] ? 1 : 0;
         (address signer, uint256 value, address to) = (terms.agent, 1 + seed % 100, payees[0]);
         if (helped) _allow(side);
