@@ -29,9 +29,11 @@ struct Balance {
     held: Amount,
     paid: Amount,
     returned: Amount,
+    /// What a roll took along to the mandate that replaces it.
+    carried: Amount,
     /// What payees gave back.
     refunded: Amount,
-    /// What of it is the budget again: cap + restored = available + reserved + held + paid + returned.
+    /// What of it is the budget again: cap + restored = available + reserved + held + paid + returned + carried.
     restored: Amount,
     /// Absent: the chain was not asked.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +96,7 @@ fn balance(mandate: &Mandate, chain: Option<OnChain>) -> Balance {
         held: mandate.held,
         paid: mandate.paid,
         returned: mandate.returned,
+        carried: mandate.carried,
         refunded: mandate.refunded,
         restored: mandate.restored,
         chain: chain.map(|chain| ChainView {
@@ -134,9 +137,11 @@ fn to_human(balances: &[Balance]) -> String {
     if balances.is_empty() {
         return "no mandates".into();
     }
-    // Most mandates never see a refund that can be spent again.
+    // Most mandates never see a roll, or a refund that can be spent again.
+    let carried = balances.iter().any(|balance| !balance.carried.is_zero());
     let restored = balances.iter().any(|balance| !balance.restored.is_zero());
     let mut headings = vec!["mandate", "state", "cap", "available", "reserved", "held", "paid", "returned"];
+    headings.extend(carried.then_some("carried"));
     headings.extend(restored.then_some("restored"));
     headings.extend(["chain: left", "chain: held", "agree"]);
     let mut table = output::table(&headings);
@@ -152,6 +157,7 @@ fn to_human(balances: &[Balance]) -> String {
             balance.paid.to_string(),
             balance.returned.to_string(),
         ];
+        row.extend(carried.then(|| balance.carried.to_string()));
         row.extend(restored.then(|| balance.restored.to_string()));
         row.extend([
             chain.map_or_else(|| "?".into(), |chain| chain.remaining.to_string()),
@@ -168,7 +174,7 @@ fn to_human(balances: &[Balance]) -> String {
         ]);
         table.add_row(row);
     }
-    output::fitted(table, &["restored", "chain: held", "cap", "returned", "chain: left", "held"])
+    output::fitted(table, &["restored", "carried", "chain: held", "cap", "returned", "chain: left", "held"])
 }
 
 #[cfg(test)]

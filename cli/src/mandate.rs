@@ -210,6 +210,9 @@ pub(crate) fn to_human(mandate: &Mandate, domain: Domain) -> eyre::Result<String
     row("held", mandate.held.to_string());
     row("paid", mandate.paid.to_string());
     row("returned", mandate.returned.to_string());
+    if !mandate.carried.is_zero() {
+        row("carried", format!("{} to the mandate that replaces it", mandate.carried));
+    }
     if !mandate.refunded.is_zero() {
         row("refunded", format!("{}, of which {} can be spent again", mandate.refunded, mandate.restored));
     }

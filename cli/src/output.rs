@@ -29,6 +29,7 @@ const NUMBERS: &[&str] = &[
     "held",
     "paid",
     "returned",
+    "carried",
     "restored",
     "chain: left",
     "chain: held",

@@ -186,6 +186,7 @@ pub(crate) mod tests {
             held: Amount::ZERO,
             paid: Amount::ZERO,
             returned: Amount::ZERO,
+            carried: Amount::ZERO,
             refunded: Amount::ZERO,
             restored: Amount::ZERO,
             revoking: false,

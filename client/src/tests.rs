@@ -129,6 +129,7 @@ fn mandate_in(state: MandateState, next_nonce: u32) -> String {
         held: Amount::ZERO,
         paid: Amount::ZERO,
         returned: Amount::ZERO,
+        carried: Amount::ZERO,
         refunded: Amount::ZERO,
         restored: Amount::ZERO,
         revoking: false,

@@ -310,7 +310,7 @@ pub struct Authorization {
 }
 
 /// A mandate, and where its money is:
-/// `cap + restored = available + reserved + held + paid + returned`.
+/// `cap + restored = available + reserved + held + paid + returned + carried`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Mandate {
     /// Its id.
@@ -335,6 +335,9 @@ pub struct Mandate {
     pub paid: Amount,
     /// Returned to the operator, in a final block.
     pub returned: Amount,
+    /// Carried by a roll to the mandate that replaces it, in a final block; absent: nothing.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub carried: Amount,
     /// Refunded in final blocks: to the budget, or straight to the operator.
     #[serde(default)]
     #[schema(required)]
@@ -362,6 +365,11 @@ pub struct Mandate {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Hash>)]
     pub ended_tx: Option<B256>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_nothing(amount: &Amount) -> bool {
+    amount.is_zero()
 }
 
 /// `POST /v1/payments`: a payment that the agent signed (EIP-712 `Spend`).

@@ -42,7 +42,7 @@ codes! {
     // Solidity's `enum Reason` from its second member on (its first, None, is no reason).
     /// No mandate has these terms.
     UnknownMandate, "unknown_mandate", 404, "check the mandate id, and that its opening is confirmed";
-    /// Revoked or swept.
+    /// Revoked, swept or rolled.
     Ended, "mandate_ended", 403, "ask for a new mandate";
     /// The sender is not a submitter of the mandate's guardian.
     NotSubmitter, "not_submitter", 403, "send the payment to the relayer that the mandate names as its guardian";

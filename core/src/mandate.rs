@@ -13,7 +13,7 @@ pub enum MandateState {
     Open,
     /// The relayer stopped it: something on chain can't be explained.
     Frozen,
-    /// Revoked or swept.
+    /// Revoked, swept or rolled.
     Ended,
 }
 

@@ -41,7 +41,7 @@ use sql::{Columns, FromColumns, Sql, Statements, insert};
 pub use writer::Writer;
 
 /// The version of schema.sql that this program reads and writes.
-pub(crate) const VERSION: i64 = 5;
+pub(crate) const VERSION: i64 = 6;
 
 /// From each version to the next, the first from version 1.
 const UPGRADES: &[&str] = &[
@@ -49,6 +49,7 @@ const UPGRADES: &[&str] = &[
     include_str!("ledger/upgrade_2.sql"),
     include_str!("ledger/upgrade_3.sql"),
     include_str!("ledger/upgrade_4.sql"),
+    include_str!("ledger/upgrade_5.sql"),
 ];
 const READERS: usize = 4;
 /// Prepared statements that a connection keeps: all that there are. SQLite's default is 16, and preparing
@@ -176,12 +177,14 @@ impl Ledger {
         private(path, false).map_err(file_error)?;
         let mut connection = Connection::open(path)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+        // An upgrade may make a table anew that others point at; what it leaves, `ledger check` proves.
+        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF;")?;
         // A -wal file that readers let grow shrinks again with the next checkpoint.
         connection.pragma_update(None, "journal_size_limit", JOURNAL_SIZE_LIMIT)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         migrate(&mut connection, path)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
         bind_to_deployment(&connection, deployment)?;
         Ok(Self {
             path: Arc::new(path.to_owned()),

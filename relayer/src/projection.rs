@@ -129,6 +129,11 @@ impl Projector {
                         json!({ "to": to.to_string(), "from_remaining": from_remaining, "from_held": from_held });
                     ended(ledger, mandate, location, "mandate.returned", data, now)?;
                 }
+                Some(EscrowEvent::Rolled { from, to, carried }) => {
+                    mandates::inherit_intent(ledger, from, to)?;
+                    let data = json!({ "to": to.to_string(), "carried": carried });
+                    ended(ledger, from, location, "mandate.rolled", data, now)?;
+                }
                 Some(EscrowEvent::SubmitterSet { guardian, submitter, allowed: true })
                     if guardian == self.deployment.guardian =>
                 {
@@ -202,6 +207,13 @@ impl Projector {
                 Some(EscrowEvent::Returned { mandate, from_remaining, from_held, .. }) => {
                     fail_all(ledger, mandate, Code::Ended, now)?;
                     returned_final(ledger, mandate, Returned { from_remaining, from_held }, location, now)?;
+                }
+                Some(EscrowEvent::Rolled { from, carried, .. }) => {
+                    fail_all(ledger, from, Code::Ended, now)?;
+                    if let Some(mandate) = mandates::get(ledger, from)? {
+                        let refs = EntryRefs::default().at(location.block);
+                        booking::book(ledger, &mandate, LedgerEvent::Carry(carried), refs, now)?;
+                    }
                 }
                 _ => {}
             }

@@ -32,6 +32,8 @@ pub struct OnchainBalances {
     pub released: BTreeMap<u32, u64>,
     /// What went back.
     pub returned: u64,
+    /// What went on to the mandate that replaces it.
+    pub carried: u64,
     /// What payees gave back.
     pub refunded: u64,
     /// What of it is the budget again.
@@ -66,6 +68,9 @@ impl OnchainBalances {
                     let book = books.entry(event.mandate).or_default();
                     book.returned += event.fromRemaining + event.fromHeld;
                     book.sweep_holds(event.fromHeld)?;
+                }
+                MandateEscrowEvents::Rolled(event) => {
+                    books.entry(event.from).or_default().carried += event.carried;
                 }
                 _ => {}
             }
@@ -106,7 +111,10 @@ pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> 
         let left = state.remaining.units() + state.held.units();
         escrowed += left;
         let came = book.opened + book.restored;
-        ensure!(came == book.paid() + left + book.returned, "{id}: the chain's own books: {book:?} {state:?}");
+        ensure!(
+            came == book.paid() + left + book.returned + book.carried,
+            "{id}: the chain's own books: {book:?} {state:?}"
+        );
     }
     let held = world.escrow.balance_of(world.escrow.domain().escrow).await?;
     ensure!(held.units() == escrowed, "the escrow holds {held}, and owes {escrowed} units");
@@ -115,7 +123,7 @@ pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> 
         let book = books.get(&id.0).cloned().unwrap_or_default();
         let on_chain = world.escrow.mandate_of(*id).await?;
         let mandate = client.mandate(*id).await?;
-        let sums = [mandate.available, mandate.reserved, mandate.held, mandate.paid, mandate.returned];
+        let sums = [mandate.available, mandate.reserved, mandate.held, mandate.paid, mandate.returned, mandate.carried];
         let sum: u64 = sums.into_iter().map(Amount::units).sum();
         ensure!(
             mandate.terms.cap.units() + mandate.restored.units() == sum,
@@ -126,6 +134,7 @@ pub async fn balance(world: &World, client: &Client, mandates: &[MandateId]) -> 
         let refunds = (mandate.refunded.units(), mandate.restored.units());
         ensure!(refunds == (book.refunded, book.restored), "{id}: refunded: {mandate:?} {book:?}");
         ensure!(mandate.returned.units() == book.returned, "{id}: returned: {mandate:?} {book:?}");
+        ensure!(mandate.carried.units() == book.carried, "{id}: carried: {mandate:?} {book:?}");
         let left = mandate.available.units() + mandate.reserved.units();
         ensure!(mandate.held == on_chain.held, "{id}: held: {mandate:?} {on_chain:?}");
         ensure!(on_chain.ended || on_chain.remaining.units() == left, "{id}: {mandate:?} {on_chain:?}");

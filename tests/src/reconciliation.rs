@@ -249,7 +249,11 @@ impl Chain {
         let spent = topic("Spent(bytes32,address,uint64,uint32,bytes32)");
         let held = topic("Held(bytes32,address,uint64,uint32,uint40,bytes32)");
         let skipped = topic("Skipped(bytes32,uint32,uint8)");
-        let ended = [topic("Revoked(bytes32,address)"), topic("Returned(bytes32,address,uint64,uint64)")];
+        let ended = [
+            topic("Revoked(bytes32,address)"),
+            topic("Returned(bytes32,address,uint64,uint64)"),
+            topic("Rolled(bytes32,bytes32,uint64)"),
+        ];
         for log in ask("eth_getLogs", filter).await?.as_array().into_iter().flatten() {
             let log = Log::of(log)?;
             let (name, mandate) = (log.topic(0)?, log.topic(1).unwrap_or_default());

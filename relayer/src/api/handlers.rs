@@ -128,7 +128,7 @@ pub(super) async fn open_mandate(
 
 /// Show a mandate
 ///
-/// Where its money is: `cap + restored = available + reserved + held + paid + returned`.
+/// Where its money is: `cap + restored = available + reserved + held + paid + returned + carried`.
 #[utoipa::path(get, path = "/v1/mandates/{id}", tag = "mandates",
     params(("id" = MandateId, Path, description = "The mandate")), responses((status = 200, body = Mandate, description = "The mandate")))]
 pub(super) async fn mandate(

@@ -1,7 +1,7 @@
 //! Pure accounting: where a mandate's money is, and the state of a payment. No store, no clock.
 //!
 //! Double entry: what came in (escrowed, restored, overdrawn) is what is somewhere (available,
-//! reserved, held, paid, returned). Every booking is a list of postings from one account to another,
+//! reserved, held, paid, returned, carried). Every booking is a list of postings from one account to another,
 //! so the two sides stay equal whatever is booked, and no account falls below zero.
 
 use stipend_core::{Amount, api::PaymentState};
@@ -25,11 +25,13 @@ pub enum Account {
     Paid,
     /// Returned to the operator, in a final block.
     Returned,
+    /// Carried by a roll to the mandate that replaces this one, in a final block.
+    Carried,
 }
 
 impl Account {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Escrowed,
         Self::Restored,
         Self::Overdrawn,
@@ -38,6 +40,7 @@ impl Account {
         Self::Held,
         Self::Paid,
         Self::Returned,
+        Self::Carried,
     ];
 
     /// As the journal calls it.
@@ -51,6 +54,7 @@ impl Account {
             Self::Held => "held",
             Self::Paid => "paid",
             Self::Returned => "returned",
+            Self::Carried => "carried",
         }
     }
 
@@ -90,6 +94,8 @@ pub struct Balances {
     pub paid: Amount,
     /// Returned to the operator, in a final block.
     pub returned: Amount,
+    /// Carried to the mandate that replaces this one, in a final block.
+    pub carried: Amount,
 }
 
 /// What is booked.
@@ -117,10 +123,12 @@ pub enum LedgerEvent {
     Return(Amount),
     /// What was held went back to the operator.
     ReturnHeld(Amount),
+    /// A roll took what was not held along to another mandate, whose cap it is part of.
+    Carry(Amount),
     /// A refund gave so much back to the budget.
     Restore(Amount),
-    /// What was booked from the chain is taken back, to be booked anew: what went to the operator and
-    /// what refunds gave.
+    /// What was booked from the chain is taken back, to be booked anew: what went to the operator or to
+    /// another mandate, and what refunds gave.
     Forget,
     /// The same for something that was accepted: so much of it was paid, so much is held, and so much
     /// is back.
@@ -151,6 +159,7 @@ impl LedgerEvent {
             Self::Release(_) => "release",
             Self::Return(_) => "return",
             Self::ReturnHeld(_) => "return_held",
+            Self::Carry(_) => "carry",
             Self::Restore(_) => "restore",
             Self::Forget | Self::ReverseExternal => "forget",
             Self::ReverseAccepted { .. } => "reopen",
@@ -203,6 +212,7 @@ impl Balances {
             Account::Held => self.held,
             Account::Paid => self.paid,
             Account::Returned => self.returned,
+            Account::Carried => self.carried,
         }
     }
 
@@ -216,6 +226,7 @@ impl Balances {
             Account::Held => &mut self.held,
             Account::Paid => &mut self.paid,
             Account::Returned => &mut self.returned,
+            Account::Carried => &mut self.carried,
         }
     }
 
@@ -232,7 +243,7 @@ impl Balances {
     /// # Errors
     /// [`BalanceError`]; nothing is booked then.
     pub fn book(self, event: LedgerEvent) -> Result<(Self, Vec<Posting>), BalanceError> {
-        use Account::{Available, Escrowed, Held, Paid, Reserved, Restored, Returned};
+        use Account::{Available, Carried, Escrowed, Held, Paid, Reserved, Restored, Returned};
         let mut page = Page { balances: self, postings: Vec::new() };
         match event {
             LedgerEvent::Open(amount) => page.post(Escrowed, Available, amount)?,
@@ -261,6 +272,10 @@ impl Balances {
                 page.claim(Returned, amount)?;
             }
             LedgerEvent::ReturnHeld(amount) => page.post(Held, Returned, amount)?,
+            LedgerEvent::Carry(amount) => {
+                page.leaves(amount)?;
+                page.claim(Carried, amount)?;
+            }
             LedgerEvent::Restore(amount) => {
                 let gone = self.paid.checked_add(self.returned).ok_or(BalanceError::Overflow)?;
                 let spent = gone.checked_sub(self.restored).unwrap_or_default();
@@ -271,6 +286,7 @@ impl Balances {
             }
             LedgerEvent::Forget => {
                 page.free(Returned, self.returned)?;
+                page.free(Carried, self.carried)?;
                 page.claim(Restored, self.restored)?;
             }
             LedgerEvent::ReverseAccepted { paid, held, back } => {

@@ -153,11 +153,11 @@ fn trail(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> 
 }
 
 fn sums(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
-    let query = "SELECT id, cap, restored, overdrawn, available, reserved, held, paid, returned FROM mandate";
+    let query = "SELECT id, cap, restored, overdrawn, available, reserved, held, paid, returned, carried FROM mandate";
     each(connection, query, |row| {
         let id = MandateId(hash(row, "id")?);
-        let mut amounts = [0_i128; 8];
-        let columns = ["cap", "restored", "overdrawn", "available", "reserved", "held", "paid", "returned"];
+        let mut amounts = [0_i128; 9];
+        let columns = ["cap", "restored", "overdrawn", "available", "reserved", "held", "paid", "returned", "carried"];
         for (column, amount) in columns.into_iter().zip(&mut amounts) {
             *amount = row.get::<_, i64>(column)?.into();
         }
@@ -196,8 +196,7 @@ fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
         }
         Ok(())
     })?;
-    let query =
-        "SELECT seq, id, cap AS escrowed, restored, overdrawn, available, reserved, held, paid, returned FROM mandate";
+    let query = "SELECT seq, id, cap AS escrowed, restored, overdrawn, available, reserved, held, paid, returned, carried FROM mandate";
     each(connection, query, |row| {
         let (seq, id) = (row.get("seq")?, MandateId(hash(row, "id")?));
         for account in Account::ALL {

@@ -38,7 +38,7 @@ row! {
         /// The request it came from.
         pub request: Option<RequestId> = "request",
         /// Where its money is.
-        pub balances: Balances = "cap, restored, overdrawn, available, reserved, held, paid, returned",
+        pub balances: Balances = "cap, restored, overdrawn, available, reserved, held, paid, returned, carried",
         /// Where it was opened; absent while that is not mined.
         pub opened: Option<TxLocation> = "opened_block, opened_hash, opened_tx",
         /// Where it ended.
@@ -81,6 +81,7 @@ impl FromColumns for Balances {
             held: columns.take()?,
             paid: columns.take()?,
             returned: columns.take()?,
+            carried: columns.take()?,
         })
     }
 }
@@ -118,6 +119,7 @@ impl MandateRow {
             held: self.balances.held,
             paid: self.balances.paid,
             returned: self.balances.returned,
+            carried: self.balances.carried,
             refunded: self.refunded,
             restored: self.balances.restored,
             next_nonce: self.highest_nonce.map_or(0, |nonce| nonce.saturating_add(1)),
@@ -194,9 +196,22 @@ pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Second
     journal::enter(connection, seq, event, &postings, EntryRefs::default(), now)
 }
 
+/// A mandate that replaces another one has its intent document, if it commits to the same and has none of its own: the document is looked up by the agent that asked for it, and a roll may name another one.
+pub fn inherit_intent(connection: &Connection, from: MandateId, to: MandateId) -> Result<(), LedgerError> {
+    let (Some(from), Some(to)) = (get(connection, from)?, get(connection, to)?) else { return Ok(()) };
+    let Some(intent) = from.intent.filter(|_| to.intent.is_none() && to.terms.intent == from.terms.intent) else {
+        return Ok(());
+    };
+    if intent.payees_root() != to.terms.payees {
+        return Ok(());
+    }
+    connection.change("UPDATE mandate SET intent = ? WHERE id = ?", (Sql(Some(intent)), Sql(to.id))).map(drop)
+}
+
 /// Stores where its money is. The journal says why, in the same commit.
 pub(super) fn set_balances(connection: &Connection, id: MandateId, balances: Balances) -> Result<(), LedgerError> {
-    connection.change("UPDATE mandate SET restored = ?, overdrawn = ?, available = ?, reserved = ?, held = ?, paid = ?, returned = ?
+    connection.change("UPDATE mandate SET restored = ?, overdrawn = ?, available = ?, reserved = ?, held = ?, paid = ?, returned = ?,
+             carried = ?
              WHERE id = ?", (
             Sql(balances.restored),
             Sql(balances.overdrawn),
@@ -205,6 +220,7 @@ pub(super) fn set_balances(connection: &Connection, id: MandateId, balances: Bal
             Sql(balances.held),
             Sql(balances.paid),
             Sql(balances.returned),
+            Sql(balances.carried),
             Sql(id),
         )).map(drop)
 }
@@ -298,12 +314,12 @@ pub fn to_sweep(
         &format!(
             "WHERE seq IN (
                 SELECT seq FROM mandate INDEXED BY mandate_expiring WHERE ended_hash IS NULL AND expiry <= ?1
-                    AND cap + restored > held + paid + returned
+                    AND cap + restored > held + paid + returned + carried
                 UNION ALL SELECT seq FROM mandate INDEXED BY mandate_unreturned
                     WHERE ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1)
-                    AND cap + restored > held + paid + returned
+                    AND cap + restored > held + paid + returned + carried
                 UNION ALL SELECT seq FROM mandate INDEXED BY mandate_holding WHERE expiry <= ?1 AND {HOLDS_HAVE_ENDED})
-             AND opened_hash IS NOT NULL AND reserved = 0 AND cap + restored - paid - returned >= ?2
+             AND opened_hash IS NOT NULL AND reserved = 0 AND cap + restored - paid - returned - carried >= ?2
              AND NOT EXISTS (SELECT 1 FROM tx WHERE kind = 'sweep' AND tx.mandate = mandate.id AND state <> 'final')"
         ),
         (time, minimum.units()),

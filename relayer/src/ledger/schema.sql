@@ -1,6 +1,6 @@
 -- The ledger. Amounts are base units, times are seconds since 1970, ids and hashes are raw bytes.
 -- One writer; readers see whole commits. Per mandate
--- `cap + restored + overdrawn = available + reserved + held + paid + returned`.
+-- `cap + restored + overdrawn = available + reserved + held + paid + returned + carried`.
 
 -- Which deployment this ledger belongs to: a ledger is never used for another chain or escrow.
 CREATE TABLE deployment (
@@ -40,12 +40,13 @@ CREATE TABLE mandate (
     held         INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0),
     paid         INTEGER NOT NULL DEFAULT 0 CHECK (paid >= 0),
     returned     INTEGER NOT NULL DEFAULT 0 CHECK (returned >= 0),
+    carried      INTEGER NOT NULL DEFAULT 0 CHECK (carried >= 0), -- by a roll, to the mandate that replaces it
     opened_block INTEGER, opened_hash BLOB, opened_tx BLOB, -- absent while not mined
     ended_block  INTEGER, ended_hash  BLOB, ended_tx  BLOB,
     frozen       TEXT,             -- why the relayer stopped it
     examined     INTEGER NOT NULL DEFAULT 0, -- whether a repair has looked into that
     created_at   INTEGER NOT NULL,
-    CHECK (cap + restored + overdrawn = available + reserved + held + paid + returned),
+    CHECK (cap + restored + overdrawn = available + reserved + held + paid + returned + carried),
     CHECK (overdrawn = 0 OR available = 0),
     CHECK (refunded >= restored)
 ) STRICT;
@@ -55,7 +56,7 @@ CREATE INDEX mandate_opened_in ON mandate (opened_hash) WHERE opened_hash IS NOT
 CREATE INDEX mandate_ended_in ON mandate (ended_hash) WHERE ended_hash IS NOT NULL;
 
 CREATE INDEX mandate_expiring ON mandate (expiry) WHERE ended_hash IS NULL;
-CREATE INDEX mandate_unreturned ON mandate (ended_block) WHERE ended_block IS NOT NULL AND cap + restored > held + paid + returned;
+CREATE INDEX mandate_unreturned ON mandate (ended_block) WHERE ended_block IS NOT NULL AND cap + restored > held + paid + returned + carried;
 CREATE INDEX mandate_holding ON mandate (expiry) WHERE held > 0;
 CREATE INDEX mandate_frozen ON mandate (id) WHERE frozen IS NOT NULL;
 

@@ -222,7 +222,7 @@ pub fn is_obsolete(connection: &Connection, tx: &TransactionRow) -> Result<bool,
         ),
         Kind::Sweep(mandate) => ask(
             &format!(
-                "SELECT cap + restored <= held + paid + returned AND NOT ({HOLDS_HAVE_ENDED}) FROM mandate WHERE id = ?"
+                "SELECT cap + restored <= held + paid + returned + carried AND NOT ({HOLDS_HAVE_ENDED}) FROM mandate WHERE id = ?"
             ),
             &Sql(mandate),
         ),

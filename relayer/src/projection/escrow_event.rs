@@ -75,6 +75,15 @@ pub(super) enum EscrowEvent {
         /// How much was held.
         from_held: Amount,
     },
+    /// A mandate was replaced by another one, and ended.
+    Rolled {
+        /// Which ended.
+        from: MandateId,
+        /// Which replaces it.
+        to: MandateId,
+        /// What of its cap came from the other one.
+        carried: Amount,
+    },
     /// A guardian allowed or removed a submitter.
     SubmitterSet {
         guardian: Address,
@@ -152,6 +161,10 @@ impl EscrowEvent {
                     from_remaining: amount(event.fromRemaining)?,
                     from_held: amount(event.fromHeld)?,
                 }
+            }
+            topic if topic == MandateEscrow::Rolled::SIGNATURE_HASH => {
+                let event = MandateEscrow::Rolled::decode_raw_log(topics(), data).ok()?;
+                Self::Rolled { from: MandateId(event.from), to: MandateId(event.to), carried: amount(event.carried)? }
             }
             topic if topic == MandateEscrow::SubmitterSet::SIGNATURE_HASH => {
                 let event = MandateEscrow::SubmitterSet::decode_raw_log(topics(), data).ok()?;

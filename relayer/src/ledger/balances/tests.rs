@@ -29,6 +29,7 @@ struct Facts {
     refunds: Vec<u64>,
     returned: Vec<u64>,
     returned_held: Vec<u64>,
+    carried: Vec<u64>,
 }
 
 impl Facts {
@@ -61,13 +62,17 @@ impl Facts {
         self.returned.iter().chain(&self.returned_held).sum()
     }
 
+    fn carried(&self) -> u64 {
+        self.carried.iter().sum()
+    }
+
     fn restored(&self) -> u64 {
         self.refunds.iter().sum()
     }
 
     /// What the contract counts as remaining.
     fn remaining(&self) -> u64 {
-        self.cap + self.restored() - self.held() - self.paid() - self.returned()
+        self.cap + self.restored() - self.held() - self.paid() - self.returned() - self.carried()
     }
 
     fn balances(&self) -> Balances {
@@ -81,6 +86,7 @@ impl Facts {
             held: usdc(self.held()),
             paid: usdc(self.paid()),
             returned: usdc(self.returned()),
+            carried: usdc(self.carried()),
         }
     }
 }
@@ -145,6 +151,8 @@ enum Try {
     /// Revoked or swept: everything that waits fails first, as a final end does.
     Return,
     ReturnHeld,
+    /// Rolled: the same, and so much of what is left goes on.
+    Roll(u64),
 }
 
 fn tries() -> impl Strategy<Value = Try> {
@@ -156,10 +164,21 @@ fn tries() -> impl Strategy<Value = Try> {
         2 => (0..8_usize, amount.clone()).prop_map(|(item, amount)| Try::Release { item, amount }),
         1 => amount.clone().prop_map(Try::PaidElsewhere),
         1 => amount.clone().prop_map(Try::HeldElsewhere),
-        1 => amount.prop_map(Try::Refund),
+        1 => amount.clone().prop_map(Try::Refund),
+        1 => amount.prop_map(Try::Roll),
         1 => Just(Try::Return),
         1 => Just(Try::ReturnHeld),
     ]
+}
+
+/// Everything that waits fails, as when the end is final.
+fn fail_all(facts: &mut Facts, kept: &mut Kept) {
+    for item in &mut facts.items {
+        if next(item.state, Transition::Fail).is_some() {
+            kept.book(LedgerEvent::Unreserve(usdc(item.amount))).unwrap();
+            item.state = PaymentState::Failed;
+        }
+    }
 }
 
 /// Does it to the facts and to the balances; the balances must refuse exactly what the facts make
@@ -229,16 +248,21 @@ fn attempt(facts: &mut Facts, kept: &mut Kept, tried: Try) {
             }
         }
         Try::Return => {
-            for item in &mut facts.items {
-                if next(item.state, Transition::Fail).is_some() {
-                    kept.book(LedgerEvent::Unreserve(usdc(item.amount))).unwrap();
-                    item.state = PaymentState::Failed;
-                }
-            }
+            fail_all(facts, kept);
             let amount = facts.remaining();
             assert!(kept.book(LedgerEvent::Return(usdc(amount + 1))).is_err());
             kept.book(LedgerEvent::Return(usdc(amount))).unwrap();
             facts.returned.push(amount);
+        }
+        Try::Roll(amount) => {
+            fail_all(facts, kept);
+            let remaining = facts.remaining();
+            let carried = amount.min(remaining);
+            assert!(kept.book(LedgerEvent::Carry(usdc(remaining + 1))).is_err());
+            kept.book(LedgerEvent::Carry(usdc(carried))).unwrap();
+            facts.carried.push(carried);
+            kept.book(LedgerEvent::Return(usdc(remaining - carried))).unwrap();
+            facts.returned.push(remaining - carried);
         }
         Try::ReturnHeld => {
             let amount = facts.held();
