@@ -57,6 +57,14 @@ alloy_sol_types::sol! {
         uint40 deadline;
     }
 
+    /// What an operator signs so that anyone can replace its mandate by another one.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Roll {
+        bytes32 from;
+        bytes32 to;
+        uint64 maxPull;
+    }
+
     /// What an operator signs so that the escrow may pull a mandate's cap (EIP-2612).
     #[derive(Debug, PartialEq, Eq)]
     struct Permit {
@@ -196,6 +204,12 @@ impl Domain {
     pub fn sweep_digest(&self, mandate: MandateId, recipient: Address, deadline: Seconds) -> Result<B256, OutOfRange> {
         let message = Sweep { mandate: mandate.0, recipient, deadline: time("deadline", deadline)? };
         Ok(message.eip712_signing_hash(&self.eip712()))
+    }
+
+    /// The digest that the operator signs so that `to` replaces `from`, and at most `max_pull` is pulled for it.
+    #[must_use]
+    pub fn roll_digest(&self, from: MandateId, to: MandateId, max_pull: Amount) -> B256 {
+        Roll { from: from.0, to: to.0, maxPull: max_pull.units() }.eip712_signing_hash(&self.eip712())
     }
 
     fn digest(&self, type_string: &str, data: &[u8]) -> B256 {

@@ -15,7 +15,7 @@ mod vectors;
 pub use code::is_mandate_escrow;
 pub use convert::{OutOfRange, hold_row, row, terms_from_chain, terms_on_chain};
 pub use digest::{
-    Domain, Hold, ReceiveWithAuthorization, Revoke, Spend, Sweep, TokenDomain, Validity, authorization_digest,
+    Domain, Hold, ReceiveWithAuthorization, Revoke, Roll, Spend, Sweep, TokenDomain, Validity, authorization_digest,
     permit_digest,
 };
 pub use signature::{CompactSignature, SignatureError, canonical, compact, recover};

@@ -10,7 +10,7 @@ use serde_json::Value;
 use stipend_core::{Amount, Code, MandateId, merkle, terms::TermsError};
 
 use crate::{
-    Domain, Hold, ReceiveWithAuthorization, Revoke,
+    Domain, Hold, ReceiveWithAuthorization, Revoke, Roll,
     SignatureError::{HighS, Length, RecoveryId, Unrecoverable},
     Spend, Sweep,
     abi::MandateEscrow,
@@ -91,6 +91,7 @@ fn type_strings_are_those_of_solidity() {
         ("Hold", Hold::TYPE.into()),
         ("Revoke", Revoke::eip712_encode_type()),
         ("Sweep", Sweep::eip712_encode_type()),
+        ("Roll", Roll::eip712_encode_type()),
         ("ReceiveWithAuthorization", ReceiveWithAuthorization::eip712_encode_type()),
     ];
     for (name, ours) in ours {
@@ -207,6 +208,16 @@ fn operator_message_digests_match_solidity() {
         let sweep = &vector["sweep"];
         let (mandate, recipient) = (MandateId(get(&sweep["mandate"])), get(&sweep["recipient"]));
         check(vector, domain.sweep_digest(mandate, recipient, number(&sweep["deadline"])).unwrap());
+    }
+    for vector in list(&vectors["rolls"]) {
+        let domain = Domain { chain_id: number(&vector["chainId"]), ..home(&vectors) };
+        let (roll, digest) = (&vector["roll"], get::<B256>(&vector["digest"]));
+        let message = Roll { from: get(&roll["from"]), to: get(&roll["to"]), maxPull: number(&roll["maxPull"]) };
+        assert_eq!(message.eip712_signing_hash(&domain.eip712()), digest, "{}", vector["name"]);
+        // No amount is as large as the largest number.
+        if let Ok(max_pull) = Amount::from_units(message.maxPull) {
+            check(vector, domain.roll_digest(MandateId(message.from), MandateId(message.to), max_pull));
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use stipend_bindings::{OutOfRange, deployment};
 use stipend_core::{Code, MandateId, api::BlockRef, host};
 use url::Url;
 
-pub use escrow::{Ended, Escrow, OnChain, Refunded};
+pub use escrow::{Ended, Escrow, OnChain, Refunded, Rolled};
 
 /// How long a transaction may take to be mined.
 const MINED_WITHIN: Duration = Duration::from_secs(120);
@@ -44,7 +44,7 @@ pub enum ChainError {
     /// A mandate with exactly these terms is open: for a caller who wants that, this is success.
     #[error("{0} is open already")]
     AlreadyOpened(MandateId),
-    /// It was revoked or swept before, or revoked before anybody opened it.
+    /// It was revoked, swept or rolled before, or revoked before anybody opened it.
     #[error("{0} has ended already: its terms never open again")]
     AlreadyEnded(MandateId),
     /// Any other revert.

@@ -39,7 +39,7 @@ pub struct Escrow {
 pub struct OnChain {
     /// Whether the escrow knows it: it was opened, or revoked before anybody opened it.
     pub known: bool,
-    /// Whether it was revoked or swept.
+    /// Whether it was revoked, swept or rolled.
     pub ended: bool,
     /// What can still be spent, or returned.
     pub remaining: Amount,
@@ -65,6 +65,19 @@ pub struct Refunded {
     pub tx_hash: B256,
     /// What of it is the mandate's budget again; the rest went to the operator.
     pub restored: Amount,
+}
+
+/// What a roll did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rolled {
+    /// The transaction.
+    pub tx_hash: B256,
+    /// The mandate that replaces the other one.
+    pub mandate: MandateId,
+    /// What of its cap was left of the other one.
+    pub carried: Amount,
+    /// What was left of the other one beyond that, and went back.
+    pub returned: Amount,
 }
 
 impl Escrow {
@@ -298,6 +311,38 @@ impl Escrow {
         self.end(from, &MandateEscrow::revokeWithSignatureCall { terms: terms_on_chain(terms)?, signature }).await
     }
 
+    /// Replaces a mandate by another one, as the operator of both. What is left of `from` is carried to `to`; what its cap
+    /// needs beyond that, at most `max_pull`, is pulled by allowance, and what it has no room for goes back.
+    ///
+    /// # Errors
+    /// [`ChainError`]; nothing has changed then, unless it is [`ChainError::NotMined`]. If so much was spent first that
+    /// more than `max_pull` would be pulled, it is [`ChainError::Reverted`].
+    pub async fn roll(
+        &self,
+        operator: &PrivateKeySigner,
+        from: &Terms,
+        to: &Terms,
+        max_pull: Amount,
+    ) -> Result<Rolled, ChainError> {
+        let call = MandateEscrow::rollCall {
+            from: terms_on_chain(from)?,
+            to: terms_on_chain(to)?,
+            maxPull: max_pull.units(),
+            // The sender is the operator.
+            signature: Bytes::new(),
+        };
+        let receipt = self.chain.send(operator, self.domain.escrow, &call).await?;
+        let logs = || receipt.logs().iter().filter(|log| log.address() == self.domain.escrow);
+        let rolled = logs().find_map(|log| MandateEscrow::Rolled::decode_log(&log.inner).ok());
+        let rolled = rolled.ok_or_else(|| ChainError::Other("the node shows no Rolled event of a roll".into()))?;
+        Ok(Rolled {
+            tx_hash: receipt.transaction_hash,
+            mandate: MandateId(rolled.to),
+            carried: amount(U256::from(rolled.carried))?,
+            returned: returned(&receipt, self.domain.escrow),
+        })
+    }
+
     /// Returns what is left of an ended mandate to the operator.
     pub async fn sweep(&self, from: &PrivateKeySigner, terms: &Terms) -> Result<Ended, ChainError> {
         self.end(from, &MandateEscrow::sweepCall { terms: terms_on_chain(terms)? }).await
@@ -323,11 +368,7 @@ impl Escrow {
 
     async fn end(&self, from: &PrivateKeySigner, call: &impl SolCall) -> Result<Ended, ChainError> {
         let receipt = self.chain.send(from, self.domain.escrow, call).await?;
-        let returned = receipt.logs().iter().filter(|log| log.address() == self.domain.escrow).find_map(|log| {
-            let event = MandateEscrow::Returned::decode_log(&log.inner).ok()?.data;
-            Amount::from_units(event.fromRemaining.checked_add(event.fromHeld)?).ok()
-        });
-        Ok(Ended { tx_hash: receipt.transaction_hash, returned: returned.unwrap_or_default() })
+        Ok(Ended { tx_hash: receipt.transaction_hash, returned: returned(&receipt, self.domain.escrow) })
     }
 
     /// Gives money back to a mandate, which the escrow may pull.
@@ -385,6 +426,15 @@ impl Escrow {
     async fn view<C: SolCall>(&self, call: &C) -> Result<C::Return, ChainError> {
         self.chain.view(self.domain.escrow, call).await
     }
+}
+
+/// What a transaction of one verb returned from a mandate.
+fn returned(receipt: &TransactionReceipt, escrow: Address) -> Amount {
+    let returned = receipt.logs().iter().filter(|log| log.address() == escrow).find_map(|log| {
+        let event = MandateEscrow::Returned::decode_log(&log.inner).ok()?.data;
+        Amount::from_units(event.fromRemaining.checked_add(event.fromHeld)?).ok()
+    });
+    returned.unwrap_or_default()
 }
 
 /// The domain of a token by its name and version, if that is the one it says it has. A token that tells

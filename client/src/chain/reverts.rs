@@ -2,7 +2,7 @@
 
 use alloy_sol_types::{ContractError, SolInterface};
 use stipend_bindings::abi::MandateEscrow::MandateEscrowErrors as Errors;
-use stipend_core::{Code, MandateId};
+use stipend_core::{Amount, Code, MandateId};
 
 use super::ChainError;
 
@@ -62,6 +62,19 @@ fn message(error: &Errors) -> String {
                 error.token, error.decimals
             )
         }
+        Errors::PullAboveMaximum(error) => {
+            let usdc =
+                |units| Amount::from_units(units).map_or_else(|_| format!("{units} units"), |it| format!("{it} USDC"));
+            format!(
+                "{} would be pulled from the operator, more than the {} that were agreed to: something was spent meanwhile; \
+                 nothing has changed, so look at what is left and try again",
+                usdc(error.pull),
+                usdc(error.maxPull)
+            )
+        }
+        Errors::OperatorDiffers(error) => {
+            format!("only a mandate of the same operator {} can replace it, not one of {}", error.from, error.to)
+        }
         Errors::AmountIsZero(_) => "an amount of zero".into(),
         Errors::TransferFailed(error) => format!("the token does not pay {} out", error.to),
         Errors::TransferDeltaMismatch(_) => "the token took or gave another amount than it was asked for".into(),
@@ -87,6 +100,8 @@ mod tests {
         assert!(early.contains(&id.to_string()) && early.contains("second 7") && !early.contains('{'), "{early}");
         let forged = MandateEscrow::NotSignedByOperator { operator: Address::repeat_byte(2) }.abi_encode();
         assert!(read(&forged).to_string().contains(&format!("{} has not signed", Address::repeat_byte(2))));
+        let dear = read(&MandateEscrow::PullAboveMaximum { pull: 6_000_000, maxPull: 0 }.abi_encode()).to_string();
+        assert!(dear.contains("6.00 USDC would be pulled") && dear.ends_with("try again"), "{dear}");
         let refused = MandateEscrow::Refused { reason: 1 }.abi_encode();
         assert!(matches!(read(&refused), ChainError::Refused(Code::UnknownMandate)));
         let ended = MandateEscrow::AlreadyEnded { mandate }.abi_encode();

@@ -27,8 +27,8 @@ contract VectorsTest is Test {
     }
 
     function test_typeHashes() public view {
-        string[7] memory names =
-            ["EIP712Domain", "Terms", "Spend", "Hold", "Revoke", "Sweep", "ReceiveWithAuthorization"];
+        string[8] memory names =
+            ["EIP712Domain", "Terms", "Spend", "Hold", "Revoke", "Sweep", "Roll", "ReceiveWithAuthorization"];
         for (uint256 i = 0; i < names.length; ++i) {
             string memory path = string.concat(".types.", names[i]);
             assertEq(keccak256(bytes(_string(path, ".type"))), _bytes32(path, ".typeHash"), names[i]);
@@ -38,6 +38,7 @@ contract VectorsTest is Test {
         assertEq(Digests.HOLD_TYPEHASH, _bytes32(".types.Hold", ".typeHash"));
         assertEq(Digests.REVOKE_TYPEHASH, _bytes32(".types.Revoke", ".typeHash"));
         assertEq(Digests.SWEEP_TYPEHASH, _bytes32(".types.Sweep", ".typeHash"));
+        assertEq(Digests.ROLL_TYPEHASH, _bytes32(".types.Roll", ".typeHash"));
         assertEq(usdc.RECEIVE_WITH_AUTHORIZATION_TYPEHASH(), _bytes32(".types.ReceiveWithAuthorization", ".typeHash"));
     }
 
@@ -129,6 +130,21 @@ contract VectorsTest is Test {
                 _bytes32(path, ".sweep.mandate"),
                 _address(string.concat(path, ".sweep.recipient")),
                 uint40(_uint(path, ".sweep.deadline"))
+            );
+            _assertSignedByOperator(path, digest);
+        }
+    }
+
+    function test_rolls() public {
+        uint256 count = _count(".rolls");
+        for (uint256 i = 0; i < count; ++i) {
+            string memory path = _at(".rolls", i);
+            vm.chainId(_uint(path, ".chainId"));
+            bytes32 digest = Digests.ofRoll(
+                escrow.domainSeparator(),
+                _bytes32(path, ".roll.from"),
+                _bytes32(path, ".roll.to"),
+                uint64(_uint(path, ".roll.maxPull"))
             );
             _assertSignedByOperator(path, digest);
         }
