@@ -13,7 +13,7 @@ use super::{
 /// What a transaction does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Settles a batch of payments.
+    /// Settles a batch of payments, by `settle` or `settleTo`.
     Settle,
     /// Opens this mandate by its operator's authorization.
     Open(MandateId),
@@ -310,6 +310,14 @@ pub fn skipped(connection: &Connection, tx: u64, payment: u64) -> Result<Option<
 pub fn holds_live(connection: &Connection, payment: u64) -> Result<bool, LedgerError> {
     connection.value(
         "SELECT EXISTS (SELECT 1 FROM tx_payment JOIN tx ON tx.id = tx WHERE payment = ? AND state <> 'final')",
+        [payment],
+    )
+}
+
+/// Whether a transaction that held the payment was mined and reverted.
+pub fn has_reverted(connection: &Connection, payment: u64) -> Result<bool, LedgerError> {
+    connection.value(
+        "SELECT EXISTS (SELECT 1 FROM tx_payment JOIN tx ON tx.id = tx WHERE payment = ? AND NOT succeeded)",
         [payment],
     )
 }

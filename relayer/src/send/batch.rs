@@ -1,8 +1,11 @@
-//! Packs reserved payments into one `settle` call. Pure.
+//! Packs reserved payments into one call: `settle`, or `settleTo` where all of them go to one payee. Pure.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
-use alloy_primitives::{Address, Bytes};
+use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall;
 use stipend_bindings::{Spend, abi::MandateEscrow, compact, row, terms_on_chain};
 use stipend_core::{Intent, MandateId, Terms, merkle::Tree, nonce::NonceWindow};
@@ -17,6 +20,10 @@ const GAS_BASE: u64 = 100_000;
 /// Gas that no row exceeds with USDC as it is on chains that charge for computation alone: a first
 /// payment to a new holder of the token from a mandate not touched before, with a proof.
 pub const GAS_ROW: u64 = 100_000;
+/// Gas that a row saves in `settleTo`: its mandate makes no transfer of its own.
+const GAS_SAVED: u64 = 7_300;
+/// Gas of another transaction with a transfer, whatever is in it.
+const GAS_TRANSACTION: u64 = 48_300;
 
 /// Whether using `nonce` would make it impossible to use `lowest`.
 pub const fn retires(nonce: u32, lowest: u32) -> bool {
@@ -31,6 +38,9 @@ pub struct Row {
     pub terms: Arc<Terms>,
     /// Its mandate's intent.
     pub intent: Option<Arc<Intent>>,
+    /// Whether a transaction that reverted held it: from then on it goes by `settle`, which does not revert where the
+    /// token refuses a payee.
+    pub reverted: bool,
 }
 
 impl Row {
@@ -64,9 +74,42 @@ impl Row {
 pub struct Batch {
     /// The rows, in the order of the call.
     pub rows: Vec<Row>,
+    /// Whom `settleTo` pays all of them; `settle` pays them if there is none.
+    payee: Option<Address>,
 }
 
 impl Batch {
+    /// For `settle`.
+    pub const fn of(rows: Vec<Row>) -> Self {
+        Self { rows, payee: None }
+    }
+
+    /// For `settleTo` if that can pay all rows and costs less, else for `settle`.
+    pub fn cheapest(rows: Vec<Row>) -> Self {
+        let payee = most_paid(&rows).filter(|(_, of)| of.len() == rows.len()).map(|(payee, _)| payee);
+        Self { rows, payee }
+    }
+
+    /// Leaves rows to another transaction if that costs less: half of them or more go to one payee by `settleTo`, the others
+    /// by `settle`. The rows of `first`, whose turn it is, go now. Returns what is left.
+    pub fn split(rows: Vec<Row>, first: Option<MandateId>) -> (Self, Vec<Row>) {
+        let Some((_, mandates)) = most_paid(&rows).filter(|(_, of)| is_worth_a_transaction(of.len(), rows.len()))
+        else {
+            return (Self::cheapest(rows), Vec::new());
+        };
+        let (together, others): (Vec<Row>, Vec<Row>) =
+            rows.into_iter().partition(|row| mandates.contains(&row.payment.mandate));
+        match first.is_none_or(|first| mandates.contains(&first)) {
+            true => (Self::cheapest(together), others),
+            false => (Self::cheapest(others), together),
+        }
+    }
+
+    /// Whether `settleTo` pays it.
+    pub const fn is_to_one_payee(&self) -> bool {
+        self.payee.is_some()
+    }
+
     /// Takes the first rows, at most [`ROWS`], which come by mandate and nonce. `held_back` are
     /// payments that can't go now; a nonce more than the window above one of them would retire it,
     /// so such rows wait too.
@@ -78,7 +121,7 @@ impl Batch {
         let retires =
             |row: &Row| lowest.get(&row.payment.mandate).is_some_and(|lowest| retires(row.payment.nonce, *lowest));
         let can_go = |row: &Row| !held_back.contains(&(row.payment.mandate, row.payment.nonce)) && !retires(row);
-        Self { rows: in_runs(candidates.into_iter().filter(can_go).take(ROWS).collect()) }
+        Self::of(in_runs(candidates.into_iter().filter(can_go).take(ROWS).collect()))
     }
 
     /// How many rows that take `row_gas` each this much gas suffices for.
@@ -94,6 +137,24 @@ impl Batch {
 
     /// The call. `None` if a row can't be put into one, which no row that was admitted is.
     pub fn calldata(&self) -> Option<Bytes> {
+        match self.payee {
+            Some(payee) => self.settle_to(payee),
+            None => self.settle(),
+        }
+    }
+
+    fn settle_to(&self, payee: Address) -> Option<Bytes> {
+        let mut rows = Vec::with_capacity(self.rows.len());
+        let mut proofs = Vec::with_capacity(self.rows.len());
+        for row in &self.rows {
+            rows.push(MandateEscrow::Row { terms: terms_on_chain(&row.terms).ok()?, payment: row.on_chain()? });
+            proofs.push(row.payees().proof(payee).unwrap_or_default());
+        }
+        let proofs = unless_all_empty(proofs);
+        Some(MandateEscrow::settleToCall { payee, rows, proofs, signatures: Vec::new() }.abi_encode().into())
+    }
+
+    fn settle(&self) -> Option<Bytes> {
         let mut groups: Vec<MandateEscrow::Group> = Vec::new();
         let mut proofs = Vec::with_capacity(self.rows.len());
         let mut last = None;
@@ -111,11 +172,34 @@ impl Batch {
             last = Some(row.payment.mandate);
             proofs.push(payees.proof(row.payment.payee).unwrap_or_default());
         }
-        if proofs.iter().all(Vec::is_empty) {
-            proofs.clear();
-        }
+        let proofs = unless_all_empty(proofs);
         Some(MandateEscrow::settleCall { groups, proofs, signatures: Vec::new() }.abi_encode().into())
     }
+}
+
+fn unless_all_empty(proofs: Vec<Vec<B256>>) -> Vec<Vec<B256>> {
+    if proofs.iter().all(Vec::is_empty) { Vec::new() } else { proofs }
+}
+
+/// The payee whom the most mandates pay by one row each, and those mandates: two or more, for which `settleTo` costs
+/// less. What several rows of one mandate pay is cheaper in `settle`, whose rows share their terms.
+fn most_paid(rows: &[Row]) -> Option<(Address, HashSet<MandateId>)> {
+    let mut rows_of: HashMap<MandateId, usize> = HashMap::new();
+    for row in rows {
+        *rows_of.entry(row.payment.mandate).or_default() += 1;
+    }
+    let mut mandates: BTreeMap<Address, HashSet<MandateId>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| !row.reverted && rows_of.get(&row.payment.mandate) == Some(&1)) {
+        mandates.entry(row.payment.payee).or_default().insert(row.payment.mandate);
+    }
+    mandates.into_iter().filter(|(_, of)| of.len() > 1).max_by_key(|(_, of)| of.len())
+}
+
+/// Whether `together` of these rows have a `settleTo` of their own: only if they save the gas of a transaction, and are
+/// so many that a lane is never kept with small ones.
+const fn is_worth_a_transaction(together: usize, rows: usize) -> bool {
+    let saved = GAS_SAVED.saturating_mul(together as u64);
+    together == rows || (together >= rows.saturating_sub(together) && saved > GAS_TRANSACTION)
 }
 
 /// Puts the rows of a mandate that pay one payee next to each other: the contract pays them by one
@@ -146,7 +230,6 @@ fn in_runs(rows: Vec<Row>) -> Vec<Row> {
 /// A payment that waits, for tests. Every third of a mandate is for the same payee.
 #[cfg(test)]
 pub(crate) fn candidate(mandate: u8, nonce: u32) -> Row {
-    use alloy_primitives::B256;
     use stipend_core::{Amount, PaymentId, api::PaymentState};
 
     let terms = Terms {
@@ -185,13 +268,18 @@ pub(crate) fn candidate(mandate: u8, nonce: u32) -> Row {
         created_at: 0,
         updated_at: 0,
     };
-    Row { payment, terms: terms.into(), intent: None }
+    Row { payment, terms: terms.into(), intent: None, reverted: false }
 }
 
 #[cfg(test)]
 mod tests {
-    use alloy_primitives::B256;
-    use proptest::{collection::btree_set, prelude::*, sample::subsequence};
+    use std::collections::BTreeSet;
+
+    use proptest::{
+        collection::{btree_set, vec},
+        prelude::*,
+        sample::subsequence,
+    };
 
     use super::*;
     use crate::send::plan::MAX_TX_GAS;
@@ -231,9 +319,94 @@ mod tests {
         assert_eq!(rows(&batch), [(1, 0), (1, 3), (1, 87), (1, 1), (1, 4), (1, 88), (1, 90), (2, 0), (2, 3)]);
     }
 
+    /// Rows of any mandates, payees and fates, each mandate's together.
+    fn any_rows() -> impl Strategy<Value = Vec<Row>> {
+        let mandate = prop_oneof![4 => Just(1_u32), 1 => 1..5_u32];
+        let rows = vec((mandate, 0..3_u32, proptest::bool::weighted(0.1)), 0..30);
+        rows.prop_map(|mandates| {
+            let rows = |(mandate, (count, first, reverted)): (u8, (u32, u32, bool))| {
+                (first..first + count).map(move |nonce| Row { reverted, ..candidate(mandate, nonce) })
+            };
+            (0..).zip(mandates).flat_map(rows).collect()
+        })
+    }
+
+    fn keys(rows: &[Row]) -> BTreeSet<(MandateId, u32)> {
+        rows.iter().map(|row| (row.payment.mandate, row.payment.nonce)).collect()
+    }
+
+    fn mandates(rows: &[Row]) -> BTreeSet<MandateId> {
+        rows.iter().map(|row| row.payment.mandate).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_split_loses_no_row_and_keeps_mandates_whole(rows in any_rows(), first in 0..30_u8) {
+            let first = rows.get(usize::from(first)).or(rows.first()).map(|row| row.payment.mandate);
+            let (batch, left) = Batch::split(rows.clone(), first);
+            prop_assert_eq!(batch.rows.len() + left.len(), rows.len());
+            prop_assert_eq!(&keys(&batch.rows) | &keys(&left), keys(&rows));
+            prop_assert!(mandates(&batch.rows).is_disjoint(&mandates(&left)));
+            prop_assert!(first.is_none_or(|first| mandates(&batch.rows).contains(&first)));
+            if !left.is_empty() {
+                let together = [&batch, &Batch::cheapest(left)].map(|part| part.rows.len() * usize::from(part.is_to_one_payee()));
+                prop_assert!(together.iter().any(|together| *together >= 7 && 2 * together >= rows.len()), "{together:?}");
+            }
+        }
+
+        #[test]
+        fn settle_to_has_one_row_of_each_mandate_to_one_payee(rows in any_rows()) {
+            let batch = Batch::cheapest(rows);
+            let Some(payee) = batch.payee else { return Ok(()) };
+            prop_assert!(batch.rows.len() > 1 && mandates(&batch.rows).len() == batch.rows.len());
+            prop_assert!(batch.rows.iter().all(|row| row.payment.payee == payee && !row.reverted));
+        }
+    }
+
+    #[test]
+    fn many_mandates_pay_one_payee_by_settle_to() {
+        let rows = vec![candidate(1, 0), candidate(2, 3), candidate(3, 0)];
+        let payee = rows[0].payment.payee;
+        let call = MandateEscrow::settleToCall::abi_decode(&Batch::cheapest(rows).calldata().unwrap()).unwrap();
+        assert_eq!(call.payee, payee);
+        assert_eq!(call.rows.iter().map(|row| row.payment.nonce).collect::<Vec<_>>(), [0, 3, 0]);
+        assert!(call.rows.iter().all(|row| row.payment.payee == payee));
+        assert!(call.proofs.is_empty() && call.signatures.is_empty());
+    }
+
+    #[test]
+    fn rows_go_by_settle_where_settle_to_saves_nothing_or_has_reverted() {
+        let reverted = Row { reverted: true, ..candidate(2, 0) };
+        for rows in [
+            vec![candidate(1, 0)],
+            vec![candidate(1, 0), candidate(1, 3)],
+            vec![candidate(1, 0), candidate(2, 1)],
+            vec![candidate(1, 0), candidate(2, 0), candidate(2, 3)],
+            vec![candidate(1, 0), reverted],
+        ] {
+            let calldata = Batch::cheapest(rows.clone()).calldata().unwrap();
+            assert!(MandateEscrow::settleCall::abi_decode(&calldata).is_ok(), "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn rows_have_a_transaction_of_their_own_where_that_saves_gas_and_half_of_the_rows_go() {
+        for (together, others, apart) in [(6, 1, false), (7, 1, true), (7, 7, true), (7, 8, false), (75, 75, true)] {
+            let rows = (0..together).map(|mandate| candidate(mandate, 0));
+            let others = (0..others).flat_map(|other| [candidate(200, 3 * other + 1)]);
+            let (batch, left) = Batch::split(rows.chain(others).collect(), None);
+            assert_eq!(
+                (batch.is_to_one_payee(), !left.is_empty()),
+                (apart, apart),
+                "{together} of {}",
+                batch.rows.len()
+            );
+        }
+    }
+
     #[test]
     fn rows_of_a_mandate_share_a_group_and_its_terms() {
-        let batch = Batch { rows: vec![candidate(1, 0), candidate(1, 1), candidate(2, 0)] };
+        let batch = Batch::of(vec![candidate(1, 0), candidate(1, 1), candidate(2, 0)]);
         let call = MandateEscrow::settleCall::abi_decode(&batch.calldata().unwrap()).unwrap();
         assert_eq!(call.groups.iter().map(|group| group.payments.len()).collect::<Vec<_>>(), [2, 1]);
         assert!(call.proofs.is_empty() && call.signatures.is_empty());

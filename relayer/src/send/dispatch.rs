@@ -84,11 +84,12 @@ impl Backlog {
         self.backoff.iter().filter(|(_, backoff)| backoff.until_block > height).map(|(kind, _)| *kind).collect()
     }
 
-    /// The next step looks for payments after the last mandate that this one served.
+    /// The next step looks for payments after the last mandate that this one served, but first for those of mandates that
+    /// it left to another transaction.
     fn advance(&mut self, order: &[MandateId], planned: &[(usize, Work)]) {
         let is_in = |mandate: &MandateId, work: &Work| matches!(work, Work::Batch(batch) if batch.rows.iter().any(|row| row.payment.mandate == *mandate));
         let served = |mandate: &&MandateId| planned.iter().any(|(_, work)| is_in(mandate, work));
-        if let Some(last) = order.iter().rev().find(served) {
+        if let Some(last) = order.iter().take_while(served).last() {
             self.after = *last;
         }
     }
@@ -256,5 +257,35 @@ impl Sender {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::send::batch::{GAS_ROW, Row, candidate};
+
+    /// An endless stream to one payee, in one lane.
+    #[test]
+    fn a_popular_payee_keeps_no_other_waiting() {
+        let mut backlog = Backlog::default();
+        let mut waited: HashMap<MandateId, u32> = HashMap::new();
+        for nonce in 0..40 {
+            // Thirty mandates pay one payee, those in between others; all of them again and again.
+            let paying = |mandate: u8| candidate(mandate, 3 * nonce + u32::from(mandate % 4 == 0));
+            let (before, after): (Vec<Row>, Vec<Row>) =
+                (1..=40).map(paying).partition(|row| row.payment.mandate <= backlog.after);
+            let rows: Vec<Row> = after.into_iter().chain(before).collect();
+            let order: Vec<MandateId> = rows.iter().map(|row| row.payment.mandate).collect();
+            let input = PlanInput { lanes: vec![(0, u64::MAX)], rows, row_gas: GAS_ROW, ..PlanInput::default() };
+            let planned = plan(input, &backlog.round_robin);
+            backlog.advance(&order, &planned);
+            order.iter().for_each(|mandate| *waited.entry(*mandate).or_default() += 1);
+            for (_, work) in &planned {
+                let Work::Batch(batch) = work else { panic!("{work:?}") };
+                batch.rows.iter().for_each(|row| _ = waited.insert(row.payment.mandate, 0));
+            }
+            assert!(waited.values().all(|waited| *waited < 2), "{waited:?}");
+        }
     }
 }

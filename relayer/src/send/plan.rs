@@ -6,6 +6,8 @@
 //! - Kinds of work take turns: the kind that was served longest ago is next. A stream of payments
 //!   never keeps a card's hold waiting for more than one transaction of each other kind.
 //! - Within a kind the oldest is first; mandates with payments take turns too.
+//! - Payments of many mandates to one payee go apart from the others where that costs less; the mandate whose turn it is
+//!   goes first.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -184,7 +186,8 @@ pub fn plan(input: PlanInput, round_robin: &RoundRobin) -> Vec<(usize, Work)> {
     plan
 }
 
-/// A batch for this lane: first the mandates that no other lane may take, then the others in turn.
+/// A batch for this lane: first the mandates that no other lane may take, then the others in turn. What it leaves to
+/// another transaction stays in its place.
 fn fill(
     groups: &mut [(MandateId, VecDeque<Row>)],
     room: usize,
@@ -201,7 +204,17 @@ fn fill(
             }
         }
     }
-    Batch { rows }
+    let is_in = |mandate: &MandateId| rows.iter().any(|row| row.payment.mandate == *mandate);
+    let first = groups.iter().map(|(mandate, _)| *mandate).find(is_in);
+    let (batch, left) = Batch::split(rows, first);
+    for row in left.into_iter().rev() {
+        let mandate = row.payment.mandate;
+        taken.remove(&mandate);
+        if let Some((_, waiting)) = groups.iter_mut().find(|(of, _)| *of == mandate) {
+            waiting.push_front(row);
+        }
+    }
+    batch
 }
 
 #[cfg(test)]
@@ -238,7 +251,7 @@ mod tests {
             };
             calls.into_iter().map(call).collect()
         });
-        let rows = vec(0..200_u32, 12).prop_map(|counts| {
+        let rows = vec(prop_oneof![2 => Just(1_u32), 1 => 0..200_u32], 12).prop_map(|counts| {
             let rows = |(mandate, count): (u8, u32)| (0..count).map(move |nonce| candidate(mandate, nonce));
             (0..).zip(counts).flat_map(rows).collect()
         });
@@ -360,6 +373,29 @@ mod tests {
             [(0, Priority::Hold), (1, Priority::Settle)]
         );
         assert_eq!(uses(&work[1].1), HashSet::from([id(2)]));
+    }
+
+    /// What is planned where nine mandates pay one payee, after those of `first`, and another one pays somebody else.
+    fn popular_payee(lanes: usize, first: &[u8]) -> Vec<(bool, HashSet<MandateId>)> {
+        let others = first.iter().map(|mandate| candidate(*mandate, 1));
+        let input = PlanInput {
+            lanes: (0..lanes).map(|lane| (lane, u64::MAX)).collect(),
+            rows: others.chain((20..29).map(|mandate| candidate(mandate, 0))).chain([candidate(40, 2)]).collect(),
+            row_gas: GAS_ROW,
+            ..PlanInput::default()
+        };
+        let kind = |work: &Work| matches!(work, Work::Batch(batch) if batch.is_to_one_payee());
+        plan(input, &RoundRobin::default()).iter().map(|(_, work)| (kind(work), uses(work))).collect()
+    }
+
+    #[test]
+    fn many_mandates_of_one_payee_go_apart_from_the_others() {
+        let popular: HashSet<MandateId> = (20..29).map(id).collect();
+        assert_eq!(popular_payee(1, &[]), [(true, popular.clone())]);
+        assert_eq!(popular_payee(3, &[]), [(true, popular.clone()), (false, HashSet::from([id(40)]))]);
+        let others: HashSet<MandateId> = [1, 40].map(id).into();
+        assert_eq!(popular_payee(1, &[1]), [(false, others.clone())], "the mandate whose turn it is goes first");
+        assert_eq!(popular_payee(3, &[1]), [(false, others), (true, popular)]);
     }
 
     #[test]

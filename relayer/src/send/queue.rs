@@ -152,12 +152,11 @@ pub(super) fn rows(
         let needed = payments::lowest_needed(ledger, id, at.time())?;
         let (terms, intent) = (Arc::new(mandate.terms), mandate.intent.map(Arc::new));
         let waiting = payments::to_send(ledger, id, at.time(), query.per_mandate)?;
-        rows.extend(
-            waiting
-                .into_iter()
-                .filter(|payment| needed.is_none_or(|needed| !retires(payment.nonce, needed)))
-                .map(|payment| Row { payment, terms: terms.clone(), intent: intent.clone() }),
-        );
+        for payment in waiting.into_iter().filter(|payment| needed.is_none_or(|needed| !retires(payment.nonce, needed)))
+        {
+            let reverted = transactions::has_reverted(ledger, payment.seq)?;
+            rows.push(Row { payment, terms: terms.clone(), intent: intent.clone(), reverted });
+        }
         if rows.len() >= query.limit {
             break;
         }
@@ -185,7 +184,8 @@ pub(super) fn refused(
             of = Some((id, open.map(|mandate| (Arc::new(mandate.terms), mandate.intent.map(Arc::new)))));
         }
         if let Some((_, Some((terms, intent)))) = &of {
-            rows.push(Row { payment, terms: terms.clone(), intent: intent.clone() });
+            let reverted = transactions::has_reverted(ledger, payment.seq)?;
+            rows.push(Row { payment, terms: terms.clone(), intent: intent.clone(), reverted });
         }
     }
     Ok((rows, next))

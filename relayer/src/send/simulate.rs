@@ -97,7 +97,10 @@ impl Sender {
 
     /// Makes of a batch one of rows that all pass together.
     pub(super) async fn try_batch(&self, from: Address, mut batch: Batch, head: Head) -> Result<BatchCheck, SendError> {
-        // The order in which they will stand.
+        if batch.is_to_one_payee() && self.pays_all(from, &batch, head).await? {
+            return Ok(BatchCheck::Passes(batch));
+        }
+        // What fails, and why, shows row by row in `settle` alone. The order in which they will stand.
         batch = Batch::pack(batch.rows, &[]);
         let parts = self.partition(from, batch.rows, head).await?;
         if parts.refused.iter().any(|(_, reason)| *reason == Code::NotSubmitter) {
@@ -105,11 +108,15 @@ impl Sender {
         }
         self.record_refusals(&parts.refused).await?;
         if parts.refused.is_empty() && !parts.apart {
-            return Ok(BatchCheck::Passes(Batch { rows: parts.pass }));
+            return Ok(BatchCheck::Passes(Batch::of(parts.pass)));
         }
         let held_back: Vec<(MandateId, u32)> =
             parts.refused.iter().map(|(row, _)| (row.payment.mandate, row.payment.nonce)).collect();
         batch = Batch::pack(parts.pass, &held_back);
+        let cheapest = Batch::cheapest(batch.rows.clone());
+        if cheapest.is_to_one_payee() && self.pays_all(from, &cheapest, head).await? {
+            return Ok(BatchCheck::Passes(cheapest));
+        }
         // What passes apart can fail together: fewer rows may do.
         while !batch.rows.is_empty() {
             if self.pay_together(from, &batch.rows, head).await? {
@@ -153,7 +160,7 @@ impl Sender {
     /// Looks for the gas with which a row that fails passes after all, and has all rows get that from
     /// now on. False if there is none.
     async fn raise_row_gas(&self, from: Address, row: &Row, head: Head) -> Result<bool, SendError> {
-        let batch = Batch { rows: vec![row.clone()] };
+        let batch = Batch::of(vec![row.clone()]);
         let mut row_gas = self.batches.row_gas();
         while batch.gas_limit(row_gas.saturating_mul(2)) <= max_gas(head) {
             row_gas = row_gas.saturating_mul(2);
@@ -166,20 +173,29 @@ impl Sender {
         Ok(false)
     }
 
-    /// Whether a batch of these rows would pay all of them.
+    /// Whether `settle` would pay all of these rows.
     async fn pay_together(&self, from: Address, rows: &[Row], head: Head) -> Result<bool, SendError> {
-        let batch = Batch { rows: rows.to_vec() };
+        self.pays_all(from, &Batch::of(rows.to_vec()), head).await
+    }
+
+    async fn pays_all(&self, from: Address, batch: &Batch, head: Head) -> Result<bool, SendError> {
         let row_gas = self.batches.row_gas();
         // Rows that were taken up before more gas was found to be needed.
         if batch.gas_limit(row_gas) > max_gas(head) {
             return Ok(false);
         }
-        self.pay_with(from, &batch, row_gas, head).await
+        self.pay_with(from, batch, row_gas, head).await
     }
 
     async fn pay_with(&self, from: Address, batch: &Batch, row_gas: u64, head: Head) -> Result<bool, SendError> {
         let calldata = batch.calldata().ok_or_else(|| LedgerError::inconsistent("a batch that can't be encoded"))?;
-        match self.simulate::<MandateEscrow::settleCall>(from, &calldata, batch.gas_limit(row_gas), head).await {
+        let gas_limit = batch.gas_limit(row_gas);
+        let paid = if batch.is_to_one_payee() {
+            self.simulate::<MandateEscrow::settleToCall>(from, &calldata, gas_limit, head).await
+        } else {
+            self.simulate::<MandateEscrow::settleCall>(from, &calldata, gas_limit, head).await
+        };
+        match paid {
             Ok(paid) => Ok(paid == U256::from(batch.rows.len())),
             // Some nodes say "out of gas" and the like without what was returned.
             Err(RpcError::Refused { .. }) => Ok(false),
