@@ -19,6 +19,7 @@ mod malformed;
 mod mcp;
 mod node_error_messages;
 mod nodes;
+mod one_payee;
 mod payees;
 mod payments;
 mod refunds;
