@@ -213,7 +213,8 @@ async fn finish(context: &Context, caller: &Caller, id: MandateId) -> eyre::Resu
     })
 }
 
-async fn wait_until_open(caller: &Caller, id: MandateId) -> eyre::Result<Mandate> {
+/// Waits until the relayer has seen a mandate open.
+pub(crate) async fn wait_until_open(caller: &Caller, id: MandateId) -> eyre::Result<Mandate> {
     let start = Instant::now();
     let mut was_under_way = false;
     loop {

@@ -27,6 +27,7 @@ mod payment;
 mod prompt;
 mod refund;
 mod revoke;
+mod roll;
 mod serve;
 mod settings;
 mod signals;

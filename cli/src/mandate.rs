@@ -16,7 +16,7 @@ use crate::{
     approve,
     context::Context,
     keys::DevAccount,
-    output, revoke, sweep,
+    output, revoke, roll, sweep,
     terms::{self, ApprovalSummary},
 };
 
@@ -70,6 +70,24 @@ Examples:
   stipend mandate sweep mand_… --to 0x…  # as its operator, to another account
   stipend mandate sweep mand_… --escrow 0x…  # without any relayer")]
     Sweep(sweep::Args),
+    /// Replace a mandate by one that lasts longer, as its operator: what is left goes along
+    #[command(after_help = "\
+Examples:
+  stipend mandate extend mand_… --duration 30d  # 30 days from now
+  stipend mandate extend mand_… --duration 12h --yes --json | jq -r .mandate")]
+    Extend(roll::Extend),
+    /// Replace a mandate by one of another agent or guardian, as its operator: what is left goes along
+    #[command(after_help = "\
+Examples:
+  stipend mandate rotate mand_… --agent 0x…  # the old agent's key signs nothing more
+  stipend mandate rotate mand_… --guardian 0x…  # to another relayer")]
+    Rotate(roll::Rotate),
+    /// Replace a mandate by one with another budget, as its operator: the difference is pulled or returned
+    #[command(after_help = "\
+Examples:
+  stipend mandate resize mand_… --cap 50  # 50 USDC can be spent from now on
+  stipend mandate resize mand_… --cap 50 --escrow 0x…  # without any relayer")]
+    Resize(roll::Resize),
 }
 
 #[derive(Debug, clap::Args)]
@@ -122,6 +140,9 @@ pub(crate) async fn run(context: &Context, command: Command) -> eyre::Result<()>
         Command::Show { id } => show_one(context, &id).await,
         Command::Revoke(args) => revoke::run(context, args).await,
         Command::Sweep(args) => sweep::run(context, args).await,
+        Command::Extend(args) => roll::extend(context, args).await,
+        Command::Rotate(args) => roll::rotate(context, args).await,
+        Command::Resize(args) => roll::resize(context, args).await,
     }
 }
 

@@ -1,0 +1,283 @@
+//! `stipend mandate extend`, `rotate` and `resize`: a new mandate replaces another one of the same operator, and takes along
+//! what is left of it.
+
+use alloy_primitives::{Address, B256};
+use eyre::ensure;
+use serde::Serialize;
+use stipend_client::chain::{OnChain, Rolled};
+use stipend_core::{Amount, HumanDuration, MandateId, Seconds, Terms, address};
+
+use crate::{
+    approve::wait_until_open,
+    context::Context,
+    keys::DevAccount,
+    mandate_source::{Source, must_be_operator, resolve_mandate},
+    output, prompt,
+};
+
+/// What all of them take.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Common {
+    /// The mandate: the full id
+    mandate: MandateId,
+    /// Skip the confirmation prompt
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Extend {
+    #[command(flatten)]
+    common: Common,
+    /// How long from now on: 30d, 12h, 45m or 90s
+    #[arg(long)]
+    duration: HumanDuration,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(id = "who", required = true, multiple = true, args = ["agent", "guardian"])]
+pub(crate) struct Rotate {
+    #[command(flatten)]
+    common: Common,
+    /// Who signs payments from now on
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
+    agent: Option<Address>,
+    /// Whose relayer sends payments from now on
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
+    guardian: Option<Address>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Resize {
+    #[command(flatten)]
+    common: Common,
+    /// How much can be spent from now on, in USDC
+    #[arg(long, value_name = "USDC")]
+    cap: Amount,
+}
+
+/// What changes. The rest stays.
+#[derive(Clone, Copy, Debug, Default)]
+struct Change {
+    duration: Option<HumanDuration>,
+    agent: Option<Address>,
+    guardian: Option<Address>,
+    /// Absent: what is left.
+    cap: Option<Amount>,
+}
+
+pub(crate) async fn extend(context: &Context, args: Extend) -> eyre::Result<()> {
+    roll(context, args.common, Change { duration: Some(args.duration), ..Change::default() }).await
+}
+
+pub(crate) async fn rotate(context: &Context, args: Rotate) -> eyre::Result<()> {
+    roll(context, args.common, Change { agent: args.agent, guardian: args.guardian, ..Change::default() }).await
+}
+
+pub(crate) async fn resize(context: &Context, args: Resize) -> eyre::Result<()> {
+    roll(context, args.common, Change { cap: Some(args.cap), ..Change::default() }).await
+}
+
+impl Change {
+    /// The new terms at the chain's time `now`, when so much is left.
+    fn apply(self, from: &Terms, left: Amount, now: Seconds) -> Terms {
+        let cap = self.cap.unwrap_or(left);
+        let expiry = self.duration.map_or(from.expiry, |duration| now.saturating_add(duration.seconds()));
+        Terms {
+            agent: self.agent.unwrap_or(from.agent),
+            guardian: self.guardian.unwrap_or(from.guardian),
+            cap,
+            // No part may be above the whole.
+            per_payment: from.per_payment.min(cap),
+            window_cap: from.window_cap.min(cap),
+            // Terms open once: those of now are no others that there were, whatever a roll goes back to.
+            start: from.start.max(now),
+            expiry,
+            capture_end: expiry.saturating_add(from.capture_end.saturating_sub(from.expiry)),
+            ..from.clone()
+        }
+    }
+}
+
+/// Where the money goes when one mandate replaces another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Flow {
+    pull: Amount,
+    excess: Amount,
+}
+
+impl Flow {
+    fn new(left: Amount, cap: Amount) -> Self {
+        Self { pull: cap.checked_sub(left).unwrap_or_default(), excess: left.checked_sub(cap).unwrap_or_default() }
+    }
+
+    fn text(self, operator: Address) -> String {
+        match self {
+            Self { pull, .. } if !pull.is_zero() => format!("{pull} USDC are pulled from the operator {operator} now."),
+            Self { excess, .. } if !excess.is_zero() => format!("{excess} USDC return to the operator {operator} now."),
+            _ => "No USDC moves: all that is left goes along.".into(),
+        }
+    }
+}
+
+/// A mandate that was replaced, for programs.
+#[derive(Serialize)]
+struct RolledView {
+    from: MandateId,
+    mandate: MandateId,
+    tx_hash: B256,
+    carried: Amount,
+    pulled: Amount,
+    returned: Amount,
+}
+
+impl RolledView {
+    fn to_human(&self) -> String {
+        let Self { from, mandate, tx_hash, carried, pulled, returned } = self;
+        format!(
+            "{mandate} replaces {from}\n{carried} USDC carried, {pulled} pulled, {returned} returned\ntransaction \
+             {tx_hash}\n\nThe agent pays by: stipend pay --mandate {mandate} --to 0x… --amount 4.20"
+        )
+    }
+}
+
+async fn roll(context: &Context, common: Common, change: Change) -> eyre::Result<()> {
+    let Common { mandate: id, yes, source } = common;
+    let (escrow, from, signer) = resolve_mandate(context, id, &source).await?;
+    must_be_operator(&from, signer.address())?;
+    let state = escrow.mandate_of(id).await?;
+    ensure!(state.known, "{id} was never opened: there is nothing to replace");
+    ensure!(!state.ended, "{id} has ended already: ask for a new mandate instead");
+    let left = state.remaining;
+    ensure!(
+        change.cap.is_some() || !left.is_zero(),
+        "nothing is left of {id}: `stipend mandate resize {id} --cap …` gives it a new budget"
+    );
+
+    let time = escrow.chain().head().await?.time;
+    let to = change.apply(&from, left, time);
+    to.check(time)?;
+    let next = escrow.domain().mandate_id(&to)?;
+    let flow = Flow::new(left, to.cap);
+    let balance = escrow.balance_of(from.operator).await?;
+    ensure!(
+        balance >= flow.pull,
+        "the operator {} holds {balance} USDC, the new mandate takes {} more: fund it first",
+        from.operator,
+        flow.pull
+    );
+    let question = format!("Replace {}?", output::short(id));
+    prompt::confirm(context, yes, &comparison((id, &from), (next, &to), state, flow), &question)?;
+
+    context.if_interrupted("the mandate may still be replaced: look at `stipend mandate list` before you try again");
+    let progress = context.progress("replacing the mandate");
+    if !flow.pull.is_zero() {
+        progress.say("allowing the escrow to take exactly what it pulls");
+        escrow.allow(&signer, flow.pull).await?;
+        progress.say("replacing the mandate");
+    }
+    let Rolled { tx_hash, mandate, carried, returned } = escrow.roll(&signer, &from, &to, flow.pull).await?;
+    let pulled = to.cap.checked_sub(carried).unwrap_or_default();
+    // Another guardian's relayer is another one, and without a relayer there is nobody to ask.
+    if source.escrow.is_none() {
+        let caller = context.caller(DevAccount::Operator).await?;
+        if caller.info.guardian == to.guardian {
+            progress.say("waiting until the relayer sees it open");
+            wait_until_open(&caller, mandate).await?;
+        }
+    }
+    drop(progress);
+    let view = RolledView { from: id, mandate, tx_hash, carried, pulled, returned };
+    output::result(context.json(), &view, RolledView::to_human)
+}
+
+/// Before and after, side by side: what differs, and where the money goes.
+fn comparison((id, from): (MandateId, &Terms), (next, to): (MandateId, &Terms), state: OnChain, flow: Flow) -> String {
+    let maximum = |amount: Amount| if amount.is_zero() { "any".into() } else { format!("{amount} USDC") };
+    let rows = [
+        ("mandate", id.to_string(), next.to_string()),
+        ("can be spent", format!("{} USDC", state.remaining), format!("{} USDC", to.cap)),
+        ("agent", from.agent.to_string(), to.agent.to_string()),
+        ("guardian", from.guardian.to_string(), to.guardian.to_string()),
+        ("per payment", maximum(from.per_payment), maximum(to.per_payment)),
+        ("within a window", maximum(from.window_cap), maximum(to.window_cap)),
+        ("from", output::time(from.start), output::time(to.start)),
+        ("until", output::time(from.expiry), output::time(to.expiry)),
+        ("held until", output::time(from.capture_end), output::time(to.capture_end)),
+    ];
+    let mut table = output::table(&["", "before", "after"]);
+    for (name, before, after) in rows.into_iter().filter(|(_, before, after)| before != after) {
+        table.add_row([name.to_owned(), before, after]);
+    }
+    let held = match state.held {
+        held if held.is_zero() => String::new(),
+        held => format!("\n{held} USDC in holds stay with the old mandate, and return when those end."),
+    };
+    format!(
+        "{}\n{}{held}\nThe old mandate ends now, for good: what it has accepted and no block has yet is not paid.",
+        output::text(&table).trim_end(),
+        flow.text(from.operator)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::terms::tests::mandate;
+
+    fn usdc(text: &str) -> Amount {
+        text.parse().unwrap()
+    }
+
+    fn terms() -> Terms {
+        mandate([1; 32]).terms
+    }
+
+    #[test]
+    fn what_is_not_changed_stays_but_for_the_start() {
+        let from = terms();
+        let now = from.start + 100;
+        let to = Change { agent: Some(Address::repeat_byte(9)), ..Change::default() }.apply(&from, from.cap, now);
+        assert_eq!(to, Terms { agent: Address::repeat_byte(9), start: now, ..from.clone() });
+        // What has not begun yet does not begin earlier.
+        let early = Change::default().apply(&from, from.cap, from.start - 100);
+        assert_eq!(early, from);
+    }
+
+    #[test]
+    fn an_extension_counts_from_now_and_moves_no_money() {
+        let from = terms();
+        let now = from.expiry + 100;
+        let duration = Some("30d".parse().unwrap());
+        let to = Change { duration, ..Change::default() }.apply(&from, usdc("61"), now);
+        assert_eq!((to.expiry, to.cap), (now + 30 * 86_400, usdc("61")));
+        assert_eq!(to.capture_end - to.expiry, from.capture_end - from.expiry);
+        assert_eq!(Flow::new(usdc("61"), to.cap), Flow { pull: Amount::ZERO, excess: Amount::ZERO });
+    }
+
+    #[test]
+    fn no_part_is_above_a_smaller_whole() {
+        let from = terms();
+        let to = Change { cap: Some(usdc("10")), ..Change::default() }.apply(&from, usdc("61"), from.start);
+        assert_eq!((to.cap, to.per_payment, to.window_cap), (usdc("10"), usdc("10"), usdc("10")));
+        assert!(to.check(from.start).is_ok());
+        assert_eq!(Flow::new(usdc("61"), to.cap), Flow { pull: Amount::ZERO, excess: usdc("51") });
+    }
+
+    #[test]
+    fn only_what_changes_is_shown_and_where_the_money_goes() {
+        let from = terms();
+        let state = OnChain { known: true, ended: false, remaining: usdc("61"), held: usdc("5"), next_nonce: 0 };
+        let to = Change { cap: Some(usdc("80")), ..Change::default() }.apply(&from, state.remaining, from.start);
+        let ids = [1, 2].map(|byte| MandateId(B256::repeat_byte(byte)));
+        let text = comparison((ids[0], &from), (ids[1], &to), state, Flow::new(state.remaining, to.cap));
+        for part in ["61.00 USDC", "80.00 USDC", "19.00 USDC are pulled", "5.00 USDC in holds", &ids[1].to_string()] {
+            assert!(text.contains(part), "{part} is not in:\n{text}");
+        }
+        for other in ["agent", "guardian", "until", "per payment"] {
+            assert!(!text.contains(other), "{other} is in:\n{text}");
+        }
+    }
+}
