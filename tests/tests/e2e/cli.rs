@@ -26,7 +26,7 @@ fn approved(world: &World, amount: &str, duration: &str) -> Result<MandateId> {
     Ok(text(&mandate["id"])?.parse()?)
 }
 
-fn text(value: &Value) -> Result<&str> {
+pub(crate) fn text(value: &Value) -> Result<&str> {
     value.as_str().ok_or_eyre("no text")
 }
 

@@ -27,6 +27,7 @@ mod reorg;
 mod repair;
 mod restart;
 mod revocation;
+mod roll;
 mod safety_halts;
 mod sandbox;
 mod secrets;

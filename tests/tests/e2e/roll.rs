@@ -1,0 +1,114 @@
+//! An operator replaces a mandate by another one: longer, of another agent, larger or smaller.
+
+use alloy::signers::local::PrivateKeySigner;
+use eyre::Result;
+use serde_json::Value;
+use stipend_client::{Pay, chain::ChainError};
+use stipend_core::{Code, MandateId, Terms, policy::MandateState};
+use stipend_e2e::{Failed, World, balance, eventually, key};
+
+use crate::{
+    cli::{done, failed, text},
+    code, opened, payee, usdc,
+};
+
+fn replace(world: &World, verb: &str, id: MandateId, how: &[&str]) -> Result<Result<Value, Failed>> {
+    let id = id.to_string();
+    world.stipend(&world.keys.operator, &[&["mandate", verb, &id, "--yes"], how].concat())
+}
+
+fn replaced(said: Result<Value, Failed>) -> Result<(MandateId, [String; 3])> {
+    let said = done(said);
+    let amount = |name: &str| text(&said[name]).map(str::to_owned);
+    Ok((text(&said["mandate"])?.parse()?, [amount("carried")?, amount("pulled")?, amount("returned")?]))
+}
+
+fn amounts(carried: &str, pulled: &str, returned: &str) -> [String; 3] {
+    [carried, pulled, returned].map(str::to_owned)
+}
+
+/// Waits until it is final that so much went along.
+async fn carried(world: &World, id: MandateId, amount: &str) -> Result<()> {
+    let operator = world.operator()?;
+    eventually("the roll is final", async || {
+        world.anvil.mine(1).await?;
+        Ok((operator.mandate(id).await?.carried == usdc(amount)?).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mandate_is_extended_and_its_agent_pays_from_the_new_one() -> Result<()> {
+    let (world, mandate) = opened("roll-extends", "10").await?;
+    let agent = world.agent()?;
+    let funds = world.escrow.balance_of(world.keys.operator.address()).await?;
+    let first = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("4")?)).await??.object;
+    world.settled(&agent, &first).await?;
+
+    let (next, money) = replaced(replace(&world, "extend", mandate.id, &["--duration", "60d"])?)?;
+    assert_eq!(money, amounts("6.00", "0.00", "0.00"));
+    assert_eq!(world.escrow.balance_of(world.keys.operator.address()).await?, funds);
+    let old = world.mandate_in(&agent, mandate.id, MandateState::Ended).await?;
+    let new = world.mandate_in(&agent, next, MandateState::Open).await?;
+    assert!(new.terms.expiry > old.terms.expiry && new.intent == old.intent && new.available == usdc("6")?);
+    assert_eq!(code(world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("1")?)).await?), Code::Ended);
+
+    let second = world.pay(&agent, &Pay::new(next, payee(1), usdc("2")?)).await??.object;
+    world.settled(&agent, &second).await?;
+    failed(replace(&world, "extend", mandate.id, &["--duration", "60d"])?, "has ended already");
+    carried(&world, mandate.id, "6").await?;
+    balance(&world, &agent, &[mandate.id, next]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_agent_takes_over_and_the_old_one_pays_nothing_more() -> Result<()> {
+    let (world, mandate) = opened("roll-rotates", "10").await?;
+    let heir: PrivateKeySigner = key("another agent")?;
+    let (old, new) = (world.agent()?, world.client(&heir)?);
+    let (next, _) = replaced(replace(&world, "rotate", mandate.id, &["--agent", &heir.address().to_string()])?)?;
+    world.mandate_in(&new, next, MandateState::Open).await?;
+
+    assert_eq!(code(world.pay(&old, &Pay::new(mandate.id, payee(2), usdc("1")?)).await?), Code::Ended);
+    assert_eq!(code(old.mandate(next).await), Code::NotFound);
+    let paid = world.pay(&new, &Pay::new(next, payee(2), usdc("3")?)).await??.object;
+    world.settled(&new, &paid).await?;
+    carried(&world, mandate.id, "10").await?;
+    balance(&world, &world.operator()?, &[mandate.id, next]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_smaller_budget_returns_the_difference_and_a_larger_one_pulls_it() -> Result<()> {
+    let (world, mandate) = opened("roll-resizes", "10").await?;
+    let operator = world.keys.operator.address();
+    let funds = world.escrow.balance_of(operator).await?;
+    let (small, money) = replaced(replace(&world, "resize", mandate.id, &["--cap", "4"])?)?;
+    assert_eq!(money, amounts("4.00", "0.00", "6.00"));
+    assert_eq!(world.escrow.balance_of(operator).await?.checked_sub(funds), Some(usdc("6")?));
+    let (large, money) = replaced(replace(&world, "resize", small, &["--cap", "10"])?)?;
+    assert_eq!(money, amounts("4.00", "6.00", "0.00"));
+    assert_eq!(world.escrow.balance_of(operator).await?, funds);
+
+    carried(&world, small, "4").await?;
+    world.returned(&world.operator()?, mandate.id, usdc("6")?).await?;
+    balance(&world, &world.operator()?, &[mandate.id, small, large]).await
+}
+
+/// What the operator has seen is what is pulled, or nothing changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_comes_first_makes_it_fail_and_change_nothing() -> Result<()> {
+    let (world, mandate) = opened("roll-outrun", "10").await?;
+    let agent = world.agent()?;
+    let to = Terms { start: world.time().await?, expiry: mandate.terms.expiry + 60, ..mandate.terms.clone() };
+    let paid = world.pay(&agent, &Pay::new(mandate.id, payee(3), usdc("4")?)).await??.object;
+    world.settled(&agent, &paid).await?;
+
+    world.escrow.allow(&world.keys.operator, usdc("10")?).await?;
+    let outrun = world.escrow.roll(&world.keys.operator, &mandate.terms, &to, usdc("0")?).await;
+    let Err(ChainError::Reverted(why)) = outrun else { panic!("it did not fail: {outrun:?}") };
+    assert!(why.contains("4.00 USDC would be pulled") && why.contains("try again"), "{why}");
+    let next = world.escrow.domain().mandate_id(&to)?;
+    assert!(!world.escrow.mandate_of(mandate.id).await?.ended && !world.escrow.mandate_of(next).await?.known);
+    let again = world.pay(&agent, &Pay::new(mandate.id, payee(3), usdc("1")?)).await??.object;
+    world.settled(&agent, &again).await?;
+    balance(&world, &agent, &[mandate.id]).await
+}
