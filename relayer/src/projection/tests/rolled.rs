@@ -11,7 +11,7 @@ fn roll(scene: &Scene, carried: u64, excess: u64, change: impl FnOnce(&mut Terms
     let mut terms = scene.mandate().terms;
     change(&mut terms);
     let rolled = MandateEscrow::Rolled { from: MANDATE.0, to: NEXT.0, carried };
-    let mut logs = vec![opened(0x22, &terms), vec![log(&rolled, B256::ZERO)]].concat();
+    let mut logs = [opened(0x22, &terms), vec![log(&rolled, B256::ZERO)]].concat();
     logs.extend((excess != 0).then(|| returned(excess)));
     logs
 }
