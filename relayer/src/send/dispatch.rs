@@ -272,7 +272,7 @@ mod tests {
         let mut waited: HashMap<MandateId, u32> = HashMap::new();
         for nonce in 0..40 {
             // Thirty mandates pay one payee, those in between others; all of them again and again.
-            let paying = |mandate: u8| candidate(mandate, 3 * nonce + u32::from(mandate % 4 == 0));
+            let paying = |mandate: u8| candidate(mandate, 3 * nonce + u32::from(mandate.is_multiple_of(4)));
             let (before, after): (Vec<Row>, Vec<Row>) =
                 (1..=40).map(paying).partition(|row| row.payment.mandate <= backlog.after);
             let rows: Vec<Row> = after.into_iter().chain(before).collect();
