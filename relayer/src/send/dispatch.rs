@@ -271,11 +271,11 @@ mod tests {
         let mut backlog = Backlog::default();
         let mut waited: HashMap<MandateId, u32> = HashMap::new();
         for nonce in 0..40 {
-            // Thirty mandates pay one payee, those in between others; all of them again and again.
-            let paying = |mandate: u8| candidate(mandate, 3 * nonce + u32::from(mandate.is_multiple_of(4)));
+            // A third of the mandates is read at a time; one in ten pays somebody else; all of them again and again.
+            let paying = |mandate: u8| candidate(mandate, 3 * nonce + u32::from(mandate % 10 == 5));
             let (before, after): (Vec<Row>, Vec<Row>) =
-                (1..=40).map(paying).partition(|row| row.payment.mandate <= backlog.after);
-            let rows: Vec<Row> = after.into_iter().chain(before).collect();
+                (1..=60).map(paying).partition(|row| row.payment.mandate <= backlog.after);
+            let rows: Vec<Row> = after.into_iter().chain(before).take(20).collect();
             let order: Vec<MandateId> = rows.iter().map(|row| row.payment.mandate).collect();
             let input = PlanInput { lanes: vec![(0, u64::MAX)], rows, row_gas: GAS_ROW, ..PlanInput::default() };
             let planned = plan(input, &backlog.round_robin);
