@@ -196,7 +196,8 @@ pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Second
     journal::enter(connection, seq, event, &postings, EntryRefs::default(), now)
 }
 
-/// A mandate that replaces another one has its intent document, if it commits to the same and has none of its own: the document is looked up by the agent that asked for it, and a roll may name another one.
+/// Gives a mandate that replaces another one its intent document, if it commits to the same and has none of its own: a
+/// document is looked up by the agent that asked for it, and a roll may name another agent.
 pub fn inherit_intent(connection: &Connection, from: MandateId, to: MandateId) -> Result<(), LedgerError> {
     let (Some(from), Some(to)) = (get(connection, from)?, get(connection, to)?) else { return Ok(()) };
     let Some(intent) = from.intent.filter(|_| to.intent.is_none() && to.terms.intent == from.terms.intent) else {
