@@ -26,7 +26,7 @@ contract MandatePurseFactory is IMandatePurseFactory {
         bytes memory packed = PurseTerms.pack(terms);
         purse = _purseOf(packed);
         // CREATE2 at a taken address would use up all gas, and whoever comes second wants the same purse.
-        if (purse.code.length == 0) Clones.cloneDeterministicWithImmutableArgs(implementation, packed, SALT);
+        if (purse.code.length == 0) purse = Clones.cloneDeterministicWithImmutableArgs(implementation, packed, SALT);
     }
 
     /// @inheritdoc IMandatePurseFactory
