@@ -30,6 +30,7 @@ EVENTS = {
     "Spent": "Spent(bytes32,address,uint64,uint32,bytes32)",
     "Captured": "Captured(bytes32,address,uint64,uint32)",
     "Returned": "Returned(bytes32,address,uint64,uint64)",
+    "Rolled": "Rolled(bytes32,bytes32,uint64)",
     "Refunded": "Refunded(bytes32,address,uint64,uint64,bytes32)",
 }
 
@@ -255,6 +256,7 @@ def play(story, stack):
     story.show(f"the agent's next payment is refused: {problem['code']}")
 
     third = play_cards(story, chain, cli, stack)
+    rolled_back = play_roll(story, chain, cli, stack, third)
     play_limits(story, chain, cli, stack)
 
     story.heading("Everything is in the trail")
@@ -271,8 +273,9 @@ def play(story, stack):
         moment = time.strftime("%H:%M:%S", time.gmtime(entry["at"]))
         story.show(f"{entry['seq']:>3}  {moment}  {entry['type']:<19}  {subject[:16]}…  {entry.get('tx_hash', '')}")
     kinds = [entry["type"] for entry in trail]
-    check(kinds.count("payment.settled") == 6 and kinds.count("payment.denied") == 6, f"the trail tells {kinds}")
+    check(kinds.count("payment.settled") == 6 and kinds.count("payment.denied") == 7, f"the trail tells {kinds}")
     check(kinds.count("mandate.revoking") == 1 and kinds.count("mandate.refunded") == 1, f"the trail tells {kinds}")
+    check(kinds.count("mandate.rolled") == 1, f"the trail tells {kinds}")
     check(kinds.count("card.authorized") == 1 and kinds.count("card.closed") == 2, f"the trail tells {kinds}")
     for payment in final:
         receipt = chain.rpc("eth_getTransactionReceipt", payment["tx_hash"])
@@ -282,12 +285,12 @@ def play(story, stack):
 
     def returned():
         books = quietly(cli, "agent", "mandate", "list")["data"]
-        return books if sum(1 for book in books if units(book["returned"])) == 2 else None
+        return books if sum(1 for book in books if units(book["returned"])) == 3 else None
 
     balance = eventually("the returns are final", returned)
     opened = {mandate: words[3] for mandate, words in chain.events("Opened")}
-    check(len(opened) == 4, f"{len(opened)} mandates were opened")
-    story.show(f"{'':<14}{'opened':>12} = {'paid':>12} + {'remaining':>12} + {'held':>12} + {'returned':>12} − {'restored':>9}")
+    check(len(opened) == 5, f"{len(opened)} mandates were opened")
+    story.show(f"{'':<14}{'opened':>12} = {'paid':>12} + {'remaining':>12} + {'held':>12} + {'returned':>12} + {'carried':>12} − {'restored':>9}")
     total = 0
     for mandate_id, cap in opened.items():
         outflows = [*chain.events("Spent"), *chain.events("Captured")]
@@ -295,15 +298,17 @@ def play(story, stack):
         came_back = sum(words[0] + words[1] for mandate, words in chain.events("Returned") if mandate == mandate_id)
         remaining, held = chain.left(mandate_id)
         restored = sum(words[1] for mandate, words in chain.events("Refunded") if mandate == mandate_id)
-        row = [cap, paid_out, remaining, held, came_back, restored]
-        story.show(f"{mandate_id[:12] + '…':<14}" + "{:>12} = {:>12} + {:>12} + {:>12} + {:>12} − {:>9}".format(*map(usdc, row)))
-        check(paid_out + remaining + held + came_back - restored == cap, f"the chain's own balances of {mandate_id} do not balance")
+        carried = sum(words[0] for mandate, words in chain.events("Rolled") if mandate == mandate_id)
+        row = [cap, paid_out, remaining, held, came_back, carried, restored]
+        story.show(f"{mandate_id[:12] + '…':<14}" + "{:>12} = {:>12} + {:>12} + {:>12} + {:>12} + {:>12} − {:>9}".format(*map(usdc, row)))
+        check(paid_out + remaining + held + came_back + carried - restored == cap, f"the chain's own balances of {mandate_id} do not balance")
         book = next(book for book in balance if chain_id_of(book["id"]) == mandate_id)
-        ledger = [units(book[name]) for name in ("paid", "available", "held", "returned", "restored", "reserved")]
-        check(ledger == [paid_out, remaining, held, came_back, restored, 0], f"the ledger says {book}, the chain {row}")
+        places = ("paid", "available", "held", "returned", "carried", "restored", "reserved")
+        ledger = [units(book.get(name, "0.00")) for name in places]
+        check(ledger == [paid_out, remaining, held, came_back, carried, restored, 0], f"the ledger says {book}, the chain {row}")
         total += remaining + held
     check(chain.usdc(stack["escrow"]) == total, "the escrow does not hold exactly what the mandates have left")
-    spent_by_operator = opened[chain_id_of(first)] - left + opened[chain_id_of(third)]
+    spent_by_operator = opened[chain_id_of(first)] - left + opened[chain_id_of(third)] - rolled_back
     check(chain.usdc(operator) == operator_before - spent_by_operator + units("14"), "the operator's wallet differs")
     check(chain.usdc(gasless) == gasless_before - units("10") - units("14"), "the second operator's wallet differs")
     check(chain.usdc(stack["treasury"]) == units("18.40"), "the card program's treasury differs")
@@ -357,6 +362,23 @@ def play_cards(story, chain, cli, stack):
     check((closed["captured"], closed["released"]) == ("0.00", "20.00"), f"the card is {closed}")
     story.show("closed unused: its 20.00 are back in the mandate")
     return mandate
+
+
+def play_roll(story, chain, cli, stack, mandate):
+    """The operator changes its mind. Returns the base units that came back to it."""
+    story.heading("Less will do: the operator replaces the mandate, and the difference comes back")
+    story.tell("A mandate never changes. Another one takes its place and its money; only the difference moves.")
+    before = chain.usdc(stack["operator"])
+    rolled = cli.run("operator", "mandate", "resize", mandate, "--cap", "20.00", "--yes")
+    check((rolled["carried"], rolled["pulled"], rolled["returned"]) == ("20.00", "0.00", "21.60"), f"the roll is {rolled}")
+    check(chain.usdc(stack["operator"]) - before == units("21.60"), "the difference did not come back")
+    check(chain.left(chain_id_of(mandate)) == (0, 0), "the old mandate still has something")
+    check(chain.left(chain_id_of(rolled["mandate"])) == (units("20"), 0), "the new mandate does not have exactly 20.00")
+    story.show(f"{rolled['carried']} USDC are carried over, {rolled['returned']} are back; transaction {rolled['tx_hash']}")
+    problem = cli.run("agent", "pay", "--mandate", mandate, "--to", ALICE, "--amount", "1.00", refused=True)
+    check(problem["code"] == "mandate_ended", f"refused with {problem}")
+    story.show(f"a payment from the old mandate is refused: {problem['code']}")
+    return units("21.60")
 
 
 def play_limits(story, chain, cli, stack):

@@ -70,13 +70,13 @@ Examples:
   stipend mandate sweep mand_… --to 0x…  # as its operator, to another account
   stipend mandate sweep mand_… --escrow 0x…  # without any relayer")]
     Sweep(sweep::Args),
-    /// Replace a mandate by one that lasts longer, as its operator: what is left goes along
+    /// Replace a mandate by one that lasts longer, as its operator: what is left is carried over
     #[command(after_help = "\
 Examples:
   stipend mandate extend mand_… --duration 30d  # 30 days from now
   stipend mandate extend mand_… --duration 12h --yes --json | jq -r .mandate")]
     Extend(roll::Extend),
-    /// Replace a mandate by one of another agent or guardian, as its operator: what is left goes along
+    /// Replace a mandate by one of another agent or guardian, as its operator: what is left is carried over
     #[command(after_help = "\
 Examples:
   stipend mandate rotate mand_… --agent 0x…  # the old agent's key signs nothing more

@@ -1,5 +1,5 @@
-//! `stipend mandate extend`, `rotate` and `resize`: a new mandate replaces another one of the same operator, and takes along
-//! what is left of it.
+//! `stipend mandate extend`, `rotate` and `resize`: a new mandate replaces another one of the same operator, and
+//! what is left is carried over.
 
 use alloy_primitives::{Address, B256};
 use eyre::ensure;
@@ -117,7 +117,7 @@ impl Flow {
         match self {
             Self { pull, .. } if !pull.is_zero() => format!("{pull} USDC are pulled from the operator {operator} now."),
             Self { excess, .. } if !excess.is_zero() => format!("{excess} USDC return to the operator {operator} now."),
-            _ => "No USDC moves: all that is left goes along.".into(),
+            _ => "No USDC moves: everything that is left is carried over.".into(),
         }
     }
 }
@@ -216,7 +216,7 @@ fn comparison((id, from): (MandateId, &Terms), (next, to): (MandateId, &Terms), 
         held => format!("\n{held} USDC in holds stay with the old mandate, and return when those end."),
     };
     format!(
-        "{}\n{}{held}\nThe old mandate ends now, for good: what it has accepted and no block has yet is not paid.",
+        "{}\n{}{held}\nThe old mandate ends for good: payments that it has accepted and that are not mined yet will not be paid.",
         output::text(&table).trim_end(),
         flow.text(from.operator)
     )
