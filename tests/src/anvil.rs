@@ -114,6 +114,11 @@ impl Anvil {
         self.rpc("anvil_setCode", json!([account, hex::encode_prefixed(code)])).await.map(drop)
     }
 
+    /// Sets a word of a contract's storage.
+    pub async fn set_storage(&self, contract: Address, slot: B256, word: B256) -> Result<()> {
+        self.rpc("anvil_setStorageAt", json!([contract, slot, word])).await.map(drop)
+    }
+
     /// Sets the next block's base fee, in wei per gas.
     pub async fn set_base_fee(&self, wei: u64) -> Result<()> {
         self.rpc("anvil_setNextBlockBaseFeePerGas", json!([format!("{wei:#x}")])).await.map(drop)
