@@ -212,12 +212,9 @@ fn not_found(what: &str) -> Problem {
     Problem::new(Code::NotFound, format!("no such {what}"))
 }
 
-/// Who signed `digest`, found off the async threads.
-async fn signer(digest: B256, signature: Bytes) -> Result<Address, Problem> {
-    tokio::task::spawn_blocking(move || recover(digest, &signature))
-        .await
-        .map_err(|_| Problem::new(Code::Internal, "the signature could not be checked"))?
-        .map_err(|error| Problem::new(Code::BadSignature, error.to_string()))
+/// Who signed `digest`. Takes some 60 µs: on another thread, it and the way there and back would take longer.
+fn signer(digest: B256, signature: &[u8]) -> Result<Address, Problem> {
+    recover(digest, signature).map_err(|error| Problem::new(Code::BadSignature, error.to_string()))
 }
 
 /// A place in a list, as the ledger can store it.

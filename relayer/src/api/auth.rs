@@ -278,12 +278,7 @@ impl Verifier for ByKey {
             }
             _ => message.to_vec(),
         };
-        let digest = eip191_hash_message(message);
-        let signature = signature.to_vec();
-        // Off the async threads: recovery takes as long as a hundred small answers.
-        let signer = tokio::task::spawn_blocking(move || stipend_bindings::recover(digest, &signature))
-            .await
-            .map_err(|error| Erc8128Error::VerificationFailed(error.to_string()))?
+        let signer = stipend_bindings::recover(eip191_hash_message(message), signature)
             .map_err(|error| Erc8128Error::VerificationFailed(error.to_string()))?;
         if signer == address { Ok(()) } else { Err(Erc8128Error::BadSignature) }
     }

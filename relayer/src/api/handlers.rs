@@ -168,7 +168,7 @@ pub(super) async fn revoke(
     Id(id): Id<MandateId>,
     Body(body): Body<NewRevocation>,
 ) -> Result<Response, Refusal> {
-    let revocation = api.service.authenticate_revocation(id, body).await?;
+    let revocation = api.service.authenticate_revocation(id, body)?;
     api.limiters.agent(revocation.signer())?;
     Ok(created(StatusCode::ACCEPTED, api.service.revoke(revocation).await?))
 }
@@ -191,7 +191,7 @@ pub(super) async fn pay(
     if query.receipt {
         api.service.check_receipts()?;
     }
-    let payment = api.service.authenticate_payment(body).await?;
+    let payment = api.service.authenticate_payment(body)?;
     api.limiters.agent(payment.agent())?;
     let mut accepted = api.service.pay(payment, key).await?;
     if query.receipt {
@@ -228,7 +228,7 @@ pub(super) async fn create_card(
     IdempotencyKey(key): IdempotencyKey,
     Body(body): Body<NewCard>,
 ) -> Result<Response, Refusal> {
-    let hold = api.service.authenticate_hold(body).await?;
+    let hold = api.service.authenticate_hold(body)?;
     api.limiters.agent(hold.agent())?;
     Ok(created(StatusCode::ACCEPTED, api.service.create_card(hold, key).await?))
 }

@@ -216,7 +216,7 @@ impl Server {
         let (metadata, reference) = (labeled(&reference), committed(&reference)?);
         let body = NewPayment { mandate, payee, amount, nonce, deadline, reference, signature, metadata };
         body.check()?;
-        let signed = self.0.service.authenticate_payment(body).await?;
+        let signed = self.0.service.authenticate_payment(body)?;
         let agent = signed.agent();
         self.0.limiters.agent(agent)?;
         let accepted = self.0.service.pay(signed, Some(payment_key(payee, amount, reference))).await?;
@@ -282,7 +282,7 @@ impl Server {
         let (metadata, reference) = (labeled(&reference), committed(&reference)?);
         let body = NewCard { mandate, amount, nonce, deadline, capture_by, reference, signature, metadata };
         body.check()?;
-        let signed = self.0.service.authenticate_hold(body).await?;
+        let signed = self.0.service.authenticate_hold(body)?;
         self.0.limiters.agent(signed.agent())?;
         let accepted = self.0.service.create_card(signed, Some(card_key(amount, reference))).await?;
         Ok(Answer::new(accepted.object, CARD_NEXT).repeated(accepted.replayed))

@@ -25,7 +25,7 @@ use crate::{
     clock,
     failpoint::{self, Point},
     ledger::{
-        Ledger, LedgerError,
+        Ledger, LedgerError, Priority,
         blocks::{self, Block, Log},
         mandates, transactions,
     },
@@ -351,7 +351,8 @@ impl Follower {
         let update = ChainUpdate { ancestor, committed, finalized };
         failpoint::pass(Point::FollowRead);
         let projector = self.projector;
-        let applied = self.ledger.writer().write(move |ledger| projector.apply(ledger, &update, clock::now()));
+        let applied =
+            self.ledger.writer().write_as(Priority::Step, move |ledger| projector.apply(ledger, &update, clock::now()));
         let applied = applied.await.map_err(|error| match last {
             Some(last) => FollowError::from_commit(last, error),
             None => error.into(),

@@ -5,7 +5,9 @@ use alloy_primitives::{Address, B256, address};
 use stipend_core::{Amount, MandateId};
 
 use super::{
-    Deployment, Ledger, LedgerError, VERSION, audit, cards, charges, check, gas, mandates, payments, sql::STATEMENTS,
+    Deployment, Ledger, LedgerError, VERSION, audit, cards, charges, check, gas, mandates, payments,
+    sql::STATEMENTS,
+    writer::{GROUP_TIME, Priority, QUEUE},
 };
 
 const DEPLOYMENT: Deployment = Deployment {
@@ -29,7 +31,8 @@ async fn kinds(ledger: &Ledger) -> Vec<String> {
     entries.into_iter().map(|entry| entry.kind).collect()
 }
 
-/// Keeps the writer busy until told, so that what is asked meanwhile shares a commit.
+/// Keeps the writer busy until told, and long enough that nothing joins its group: what is asked meanwhile shares the
+/// next commit.
 async fn busy(ledger: &Ledger) -> std::sync::mpsc::Sender<()> {
     let (release, released) = std::sync::mpsc::channel();
     let (enter, entered) = tokio::sync::oneshot::channel();
@@ -38,6 +41,7 @@ async fn busy(ledger: &Ledger) -> std::sync::mpsc::Sender<()> {
         let wait = move |_: &rusqlite::Transaction<'_>| {
             enter.send(()).unwrap();
             released.recv().unwrap();
+            std::thread::sleep(GROUP_TIME);
             Ok(())
         };
         writer.write(wait).await
@@ -65,6 +69,72 @@ async fn a_failed_command_rolls_back_only_its_own_changes() {
     assert!(matches!(bad, Err(LedgerError::Inconsistent(_))));
     assert_eq!(kinds(&ledger).await, ["first", "last"]);
     ledger.changes().wait_for(|last| *last == 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_issuer_is_answered_before_blocks_and_blocks_before_new_payments() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&directory.path().join("ledger"), DEPLOYMENT).unwrap();
+    let writer = ledger.writer();
+    let release = busy(&ledger).await;
+    let written = tokio::join!(
+        writer.write_as(Priority::Normal, |ledger| note(ledger, "payment")),
+        writer.write_as(Priority::Step, |ledger| note(ledger, "block")),
+        writer.write_as(Priority::Urgent, |ledger| note(ledger, "charge")),
+        async { release.send(()).unwrap() },
+    );
+    assert!(written.0.is_ok() && written.1.is_ok() && written.2.is_ok());
+    assert_eq!(kinds(&ledger).await, ["charge", "block", "payment"]);
+}
+
+/// However many wait of each priority, each has its turn in a group.
+#[tokio::test]
+async fn no_priority_starves_another() {
+    use Priority::{Normal, Step, Urgent};
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&directory.path().join("ledger"), DEPLOYMENT).unwrap();
+    let release = busy(&ledger).await;
+    // Each of them takes all the time that a group has.
+    let slow = |priority, kind: &'static str| {
+        let writer = ledger.writer().clone();
+        let work = move |ledger: &rusqlite::Transaction<'_>| {
+            std::thread::sleep(GROUP_TIME);
+            note(ledger, kind)
+        };
+        tokio::spawn(async move { writer.write_as(priority, work).await })
+    };
+    let mut asked = Vec::new();
+    for (priority, kind) in [(Urgent, "charge"), (Step, "block"), (Normal, "payment")] {
+        asked.extend((0..3).map(|_| slow(priority, kind)));
+        tokio::task::yield_now().await;
+    }
+    release.send(()).unwrap();
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    assert_eq!(kinds(&ledger).await, ["charge", "block", "payment"].repeat(3));
+}
+
+#[tokio::test]
+async fn a_full_queue_of_payments_leaves_room_for_an_issuer() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&directory.path().join("ledger"), DEPLOYMENT).unwrap();
+    let release = busy(&ledger).await;
+    let writer = ledger.writer().clone();
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..=QUEUE {
+        let writer = writer.clone();
+        waiting.spawn(async move { writer.write(|_| Ok(())).await });
+    }
+    // One too many: it is told so, and nothing else is.
+    assert!(matches!(waiting.join_next().await.unwrap().unwrap(), Err(LedgerError::Full)));
+    let (charge, ()) = tokio::join!(writer.write_as(Priority::Urgent, |ledger| note(ledger, "charge")), async {
+        release.send(()).unwrap();
+    });
+    charge.unwrap();
+    while let Some(written) = waiting.join_next().await {
+        written.unwrap().unwrap();
+    }
 }
 
 /// What failed at the commit, whoever asked for it, is unknown, and nothing of it is there after a

@@ -1,27 +1,136 @@
 //! The one writer: a thread of its own, group commit.
 
-use std::{fmt, thread};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::LedgerError;
 use crate::failpoint::{self, Point};
 
-/// How many commands may wait; beyond it callers get an error and may retry.
-const QUEUE: usize = 4_096;
+/// How many commands of a priority may wait; beyond it callers get an error and may retry.
+pub(super) const QUEUE: usize = 4_096;
 /// How many commands share one commit at most.
 const GROUP: usize = 256;
+/// After so long no further command joins a group: an urgent one waits for one short group at most.
+pub(super) const GROUP_TIME: Duration = Duration::from_millis(8);
+
+/// Which commands go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// Somebody waits who does not wait for long: an issuer with a charge.
+    Urgent,
+    /// What gets the work done that was accepted: blocks, and transactions. Behind thousands of new payments it would
+    /// starve.
+    Step,
+    /// Everything else.
+    Normal,
+}
 
 /// Runs within the group's transaction, and returns what answers the caller once it is known
 /// whether the group was committed.
 type Command = Box<dyn FnOnce(&Transaction<'_>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(bool) + Send>;
 
+/// What waits, in the order in which it came.
+#[derive(Default)]
+struct Queue {
+    urgent: VecDeque<Command>,
+    step: VecDeque<Command>,
+    normal: VecDeque<Command>,
+    /// No writer takes from it any more, or no caller adds to it.
+    closed: bool,
+}
+
+impl Queue {
+    const fn of(&mut self, priority: Priority) -> &mut VecDeque<Command> {
+        match priority {
+            Priority::Urgent => &mut self.urgent,
+            Priority::Step => &mut self.step,
+            Priority::Normal => &mut self.normal,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.urgent.is_empty() && self.step.is_empty() && self.normal.is_empty()
+    }
+
+    /// The next command of a group that has run for so long. One of each priority is in every group, so that a flood
+    /// of one never keeps the others waiting; after that the first half of the time is for steps, the rest for others.
+    fn next(&mut self, due: &mut Vec<Priority>, elapsed: Duration) -> Option<Command> {
+        use Priority::{Normal, Step, Urgent};
+        while let Some(priority) = due.pop() {
+            if let Some(command) = self.of(priority).pop_front() {
+                return Some(command);
+            }
+        }
+        let order = match elapsed {
+            _ if elapsed < GROUP_TIME / 2 => [Urgent, Step, Normal].as_slice(),
+            _ if elapsed < GROUP_TIME => &[Urgent, Normal, Step],
+            _ => &[],
+        };
+        order.iter().find_map(|priority| self.of(*priority).pop_front())
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.queue().closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// Waits for a command; `false` when there is none and none will come.
+    fn wait(&self) -> bool {
+        let mut queue = self.queue();
+        while queue.is_empty() {
+            if queue.closed {
+                return false;
+            }
+            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+}
+
+/// Closes the queue when the last caller is gone.
+struct Callers(Arc<Shared>);
+
+impl Drop for Callers {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Closes the queue when the thread ends, whatever ends it: who waits in it is told that nobody will answer.
+struct Thread(Arc<Shared>);
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        *queue = Queue { closed: true, ..Queue::default() };
+    }
+}
+
 /// Hands commands to the writer's thread. Cheap to clone; the thread ends when the last one is gone.
 #[derive(Clone)]
 pub struct Writer {
-    commands: mpsc::Sender<Command>,
+    callers: Arc<Callers>,
     changes: watch::Receiver<u64>,
 }
 
@@ -33,13 +142,14 @@ impl fmt::Debug for Writer {
 
 impl Writer {
     pub(super) fn start(connection: Connection) -> Result<Self, LedgerError> {
-        let (commands, queue) = mpsc::channel(QUEUE);
+        let shared = Arc::new(Shared::default());
+        let thread = Thread(shared.clone());
         let (changed, changes) = watch::channel(last_entry(&connection)?);
         thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || run(connection, queue, &changed))
+            .spawn(move || run(&connection, &thread.0, &changed))
             .map_err(|source| LedgerError::File { path: "the writer's thread".into(), source })?;
-        Ok(Self { commands, changes })
+        Ok(Self { callers: Arc::new(Callers(shared)), changes })
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
@@ -63,6 +173,18 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     {
+        self.write_as(Priority::Normal, work).await
+    }
+
+    /// The same, with another priority.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write).
+    pub async fn write_as<T, F>(&self, priority: Priority, work: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let command: Command = Box::new(move |transaction| {
             let result = savepoint(transaction, work);
@@ -71,11 +193,27 @@ impl Writer {
                 let _ = reply.send(if committed { result } else { Err(LedgerError::Unknown) });
             })
         });
-        self.commands.try_send(command).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => LedgerError::Full,
-            mpsc::error::TrySendError::Closed(_) => LedgerError::Unknown,
-        })?;
+        self.push(priority, command)?;
         answer.await.map_err(|_| LedgerError::Unknown)?
+    }
+
+    fn push(&self, priority: Priority, command: Command) -> Result<(), LedgerError> {
+        let shared = &self.callers.0;
+        let mut queue = shared.queue();
+        if queue.closed {
+            return Err(LedgerError::Unknown);
+        }
+        let slept = queue.is_empty();
+        let waiting = queue.of(priority);
+        if waiting.len() >= QUEUE {
+            return Err(LedgerError::Full);
+        }
+        waiting.push_back(command);
+        drop(queue);
+        if slept {
+            shared.arrived.notify_one();
+        }
+        Ok(())
     }
 }
 
@@ -83,21 +221,19 @@ fn savepoint<T>(
     transaction: &Transaction<'_>,
     work: impl FnOnce(&Transaction<'_>) -> Result<T, LedgerError>,
 ) -> Result<T, LedgerError> {
-    transaction.execute_batch("SAVEPOINT command")?;
+    transaction.prepare_cached("SAVEPOINT command")?.execute([])?;
     let result = work(transaction);
-    transaction.execute_batch(if result.is_ok() {
-        "RELEASE command"
-    } else {
-        "ROLLBACK TO command; RELEASE command"
-    })?;
+    if result.is_err() {
+        transaction.prepare_cached("ROLLBACK TO command")?.execute([])?;
+    }
+    transaction.prepare_cached("RELEASE command")?.execute([])?;
     result
 }
 
-fn run(connection: Connection, mut queue: mpsc::Receiver<Command>, changed: &watch::Sender<u64>) {
-    let mut group = Vec::with_capacity(GROUP);
-    while queue.blocking_recv_many(&mut group, GROUP) > 0 {
-        let mut answers = Vec::with_capacity(group.len());
-        let committed = commit(&connection, &mut group, &mut answers);
+fn run(connection: &Connection, shared: &Shared, changed: &watch::Sender<u64>) {
+    while shared.wait() {
+        let mut answers = Vec::with_capacity(GROUP);
+        let committed = commit(connection, shared, &mut answers);
         for answer in answers {
             answer(committed.is_ok());
         }
@@ -111,9 +247,13 @@ fn run(connection: Connection, mut queue: mpsc::Receiver<Command>, changed: &wat
     }
 }
 
-fn commit(connection: &Connection, group: &mut Vec<Command>, answers: &mut Vec<Answer>) -> Result<u64, LedgerError> {
+/// Runs a group of what waits, and commits it.
+fn commit(connection: &Connection, shared: &Shared, answers: &mut Vec<Answer>) -> Result<u64, LedgerError> {
     let transaction = begin(connection)?;
-    for command in group.drain(..) {
+    let start = Instant::now();
+    let mut due = vec![Priority::Normal, Priority::Step, Priority::Urgent];
+    while answers.len() < GROUP {
+        let Some(command) = shared.queue().next(&mut due, start.elapsed()) else { break };
         answers.push(command(&transaction));
         // A full disk can take back the whole transaction instead of a command: then what came before
         // is gone, and nothing may come after.

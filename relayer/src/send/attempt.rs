@@ -21,7 +21,7 @@ use crate::{
     clock,
     failpoint::{self, Point},
     ledger::{
-        LedgerError,
+        LedgerError, Priority,
         balances::Transition,
         openings,
         payments::{self, TransitionContext},
@@ -114,7 +114,7 @@ impl Sender {
         let (id, stored) = (tx.id, attempt.clone());
         self.ledger
             .writer()
-            .write(move |ledger| {
+            .write_as(Priority::Step, move |ledger| {
                 transactions::add_attempt(ledger, id, &stored)?;
                 payments::set_tx_hash(ledger, id, stored.hash)
             })
@@ -188,7 +188,7 @@ impl Sender {
         failpoint::pass(Point::SendSigned);
         let submitter = lane.address;
         let new = New { submitter, nonce, kind, calldata, gas_limit, attempt };
-        let stored = self.ledger.writer().write(move |ledger| {
+        let stored = self.ledger.writer().write_as(Priority::Step, move |ledger| {
             // The chain counts exactly what the ledger has; and the nonce is unique in the ledger.
             if transactions::next_nonce(ledger, submitter)? != Some(nonce) {
                 return Err(LedgerError::Inconsistent(format!("{submitter} has used nonce {nonce}")));

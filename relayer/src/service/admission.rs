@@ -2,8 +2,8 @@
 //! cards.
 //!
 //! ```text
-//! signature ─▶ known already? ─▶ running? ─▶ one commit: known? nonce free? policy ─▶ reserved, stored, journaled
-//!                  replayed        refused                 replayed     refused, and written down
+//! signature ─▶ running? ─▶ one commit: known? nonce free? policy ─▶ reserved, stored, journaled
+//!              only replays             replayed     refused, and written down
 //! ```
 
 use alloy_primitives::{Address, B256};
@@ -142,22 +142,15 @@ impl Service {
         signed: Signed<S>,
         idempotency_key: Option<String>,
     ) -> Result<Accepted<S::Object>, Problem> {
-        // What was accepted is answered whatever has happened since; and a repeated call costs no commit.
-        let (repeated, key) = (signed.clone(), idempotency_key.clone());
-        let known = self.deps.ledger.read(move |ledger| {
-            match mandate_of_agent(ledger, repeated.body.mandate(), repeated.agent)? {
-                Some(_) => {
-                    let unbound = is_unbound(ledger, &repeated.body, key.as_deref())?;
-                    Ok(known(ledger, &repeated, key.as_deref())?.map(|known| (known, unbound)))
+        // What was accepted is answered whatever has happened since; nothing else is while nothing is written.
+        if let Err(why) = self.running() {
+            let known = self.deps.ledger.read(move |ledger| {
+                match mandate_of_agent(ledger, signed.body.mandate(), signed.agent)? {
+                    Some(_) => known(ledger, &signed, idempotency_key.as_deref()),
+                    None => Ok(None),
                 }
-                None => Ok(None),
-            }
-        });
-        // A key that comes with it for the first time is to be remembered, unless nothing is written any more.
-        let running = self.running();
-        match known.await? {
-            Some((known, unbound)) if !unbound || running.is_err() => return known.into_result(),
-            _ => running?,
+            });
+            return known.await?.map_or(Err(why), Admission::into_result);
         }
         let this = self.clone();
         let at = self.chain_clock();

@@ -26,7 +26,7 @@ use crate::{
     clock,
     failpoint::{self, Point},
     ledger::{
-        LedgerError,
+        LedgerError, Priority,
         cards::{self as records, CardRow},
         charges::{self, Answer},
         mandates::MandateRow,
@@ -75,13 +75,13 @@ impl Service {
     ///
     /// # Errors
     /// `cards_not_offered`, `invalid_request` and `bad_signature`.
-    pub async fn authenticate_hold(&self, body: NewCard) -> Result<Signed<NewCard>, Problem> {
+    pub fn authenticate_hold(&self, body: NewCard) -> Result<Signed<NewCard>, Problem> {
         let treasury = self.cards_offered()?.config.treasury;
         let hold = Spend::new(body.mandate, treasury, body.amount, body.nonce, body.deadline, body.reference)
             .and_then(|spend| Hold::new(spend, body.capture_by))
             .map_err(|error| invalid(&error))?;
         let digest = self.domain().hold_digest(&hold);
-        let agent = signer(digest, body.signature.clone()).await?;
+        let agent = signer(digest, &body.signature)?;
         Ok(Signed { body, digest, agent })
     }
 
@@ -182,7 +182,7 @@ impl Service {
             now: self.now(),
         };
         let decide = move |ledger: &rusqlite::Transaction<'_>| decide_charge(ledger, request, at);
-        let verdict = self.deps.ledger.writer().write(decide).await?;
+        let verdict = self.deps.ledger.writer().write_as(Priority::Urgent, decide).await?;
         failpoint::pass(Point::ChargeDecided);
         Ok(verdict)
     }

@@ -32,16 +32,15 @@ use crate::{
 const WAIT: Duration = Duration::from_secs(25);
 
 impl Service {
-    /// Finds out who signed a payment. Costs a signature's recovery, off the async threads, and
-    /// nothing else.
+    /// Finds out who signed a payment. Costs a signature's recovery, and nothing else.
     ///
     /// # Errors
     /// `invalid_request` and `bad_signature`.
-    pub async fn authenticate_payment(&self, body: NewPayment) -> Result<Signed<NewPayment>, Problem> {
+    pub fn authenticate_payment(&self, body: NewPayment) -> Result<Signed<NewPayment>, Problem> {
         let NewPayment { mandate, payee, amount, nonce, deadline, reference, .. } = body;
         let spend = Spend::new(mandate, payee, amount, nonce, deadline, reference).map_err(|error| invalid(&error))?;
         let digest = self.domain().spend_digest(&spend);
-        let agent = signer(digest, body.signature.clone()).await?;
+        let agent = signer(digest, &body.signature)?;
         Ok(Signed { body, digest, agent })
     }
 

@@ -39,12 +39,12 @@ impl Service {
     ///
     /// # Errors
     /// `bad_signature`.
-    pub async fn authenticate_revocation(
+    pub fn authenticate_revocation(
         &self,
         mandate: MandateId,
         NewRevocation { signature }: NewRevocation,
     ) -> Result<SignedRevocation, Problem> {
-        let by = signer(self.domain().revoke_digest(mandate), signature.clone()).await?;
+        let by = signer(self.domain().revoke_digest(mandate), &signature)?;
         // The contract does not take v as hardware wallets have it.
         let signature = canonical(&signature).map_or(signature, Bytes::from);
         Ok(SignedRevocation { mandate, signature, by })
