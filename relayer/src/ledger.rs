@@ -41,7 +41,7 @@ use sql::{Columns, FromColumns, Sql, Statements, insert};
 pub use writer::{Priority, Writer};
 
 /// The version of schema.sql that this program reads and writes.
-pub(crate) const VERSION: i64 = 6;
+pub(crate) const VERSION: i64 = 7;
 
 /// From each version to the next, the first from version 1.
 const UPGRADES: &[&str] = &[
@@ -50,6 +50,7 @@ const UPGRADES: &[&str] = &[
     include_str!("ledger/upgrade_3.sql"),
     include_str!("ledger/upgrade_4.sql"),
     include_str!("ledger/upgrade_5.sql"),
+    include_str!("ledger/upgrade_6.sql"),
 ];
 const READERS: usize = 4;
 /// Prepared statements that a connection keeps: all that there are. SQLite's default is 16, and preparing

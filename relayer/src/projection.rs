@@ -1,8 +1,8 @@
 //! Projects what the chain says onto the ledger; never talks to a node. A block is mined, reverted or
 //! finalized; only the last moves balances. All of it runs inside one commit of the ledger.
 
-use crate::projection::cards::HoldOutcome;
-use crate::projection::journal::GasPayer;
+use std::time::Instant;
+
 use rusqlite::Connection;
 use serde_json::json;
 use stipend_core::{Amount, Code, Deployment, MandateId, Seconds, Terms, api::PaymentState, nonce::NonceWindow};
@@ -16,9 +16,11 @@ use crate::{
     ledger::{
         LedgerError, audit,
         balances::{LedgerEvent, Transition},
-        blocks::{self, Block, Log, Receipt},
-        booking, cards, gas,
-        journal::{self, EntryRefs},
+        blocks::{self, Block, Log, Receipt, Unfinished},
+        booking,
+        cards::{self, HoldOutcome},
+        gas,
+        journal::{self, EntryRefs, GasPayer},
         mandates::{self, TxLocation},
         openings,
         payments::{self, ExternalOutflow, Spent, TransitionContext},
@@ -67,33 +69,122 @@ pub struct Projector {
     pub deployment: Deployment,
 }
 
+/// How much of an update one commit takes: the ledger's writer has others to serve in between.
+#[derive(Debug)]
+pub enum Slice {
+    /// What is done until then, and at least one row.
+    Until(Instant),
+    /// So many rows.
+    Rows(u32),
+}
+
+impl Slice {
+    /// Counts a row; whether it was the last one.
+    fn is_over(&mut self) -> bool {
+        match self {
+            Self::Until(end) => Instant::now() >= *end,
+            Self::Rows(left) => {
+                *left = left.saturating_sub(1);
+                *left == 0
+            }
+        }
+    }
+}
+
+/// How far an update is applied. Lost in a crash, it is found again: what is left half done is marked in the ledger.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// How many blocks were reverted, or are about to be.
+    reverted: usize,
+    /// How many blocks were stored, of which the last one may not be mined to its end.
+    stored: usize,
+    /// How many logs of the next block were stored.
+    logs: usize,
+    /// How many blocks became final.
+    newly_final: usize,
+}
+
+/// What became of a slice.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome {
+    /// There is more to do.
+    Paused(Progress),
+    /// The update is applied.
+    Done(Applied),
+}
+
 impl Projector {
-    /// Applies an update: reverts blocks from the top, mines the new ones, then finalizes.
-    pub fn apply(&self, ledger: &Connection, update: &ChainUpdate, now: Seconds) -> Result<Applied, LedgerError> {
-        let (mut reverted, mut newly_final) = (0, 0);
-        while let Some(top) = blocks::head(ledger)?.filter(|top| top.hash != update.ancestor.hash) {
-            self.unmine(ledger, top, now)?;
-            reverted += 1;
+    /// Applies a slice of an update: reverts blocks from the top, mines the new ones, then finalizes. First of all it finishes
+    /// what an update before left half done.
+    pub fn apply(
+        &self,
+        ledger: &Connection,
+        update: &ChainUpdate,
+        mut progress: Progress,
+        slice: &mut Slice,
+        now: Seconds,
+    ) -> Result<Outcome, LedgerError> {
+        if !self.resume(ledger, slice, now)? {
+            return Ok(Outcome::Paused(progress));
+        }
+        let last_stored = progress.stored.checked_sub(1).and_then(|last| update.committed.get(last));
+        let expected = last_stored.map_or(update.ancestor, |mined| mined.block);
+        while let Some(top) = blocks::head(ledger)?.filter(|top| top.hash != expected.hash) {
+            progress.reverted += 1;
+            if !self.unmine(ledger, top, slice, now)? {
+                return Ok(Outcome::Paused(progress));
+            }
             failpoint::pass(Point::FollowUnmining);
         }
-        for mined in &update.committed {
-            self.mine(ledger, mined, now)?;
+        while let Some(mined) = update.committed.get(progress.stored) {
+            if !self.store(ledger, mined, &mut progress, slice)? || !self.mine(ledger, mined.block, slice, now)? {
+                return Ok(Outcome::Paused(progress));
+            }
             failpoint::pass(Point::FollowMining);
         }
         while let Some(block) = blocks::next_to_finalize(ledger, update.finalized)? {
-            self.finalize(ledger, block, now)?;
-            newly_final += 1;
+            if !self.finalize(ledger, block, slice, now)? {
+                return Ok(Outcome::Paused(progress));
+            }
+            progress.newly_final += 1;
             failpoint::pass(Point::FollowFinalizing);
         }
         let head = blocks::head(ledger)?.ok_or_else(|| LedgerError::inconsistent("no block is left"))?;
         let finalized = blocks::last_final(ledger)?.map_or(0, |block| block.number);
-        Ok(Applied { head, finalized, reverted, newly_final })
+        let Progress { reverted, newly_final, .. } = progress;
+        Ok(Outcome::Done(Applied { head, finalized, reverted, newly_final }))
     }
 
-    /// A block was appended to the chain.
-    pub fn mine(&self, ledger: &Connection, mined: &MinedBlock, now: Seconds) -> Result<(), LedgerError> {
+    /// Finishes what was left half done of the last block; whether that is all.
+    pub fn resume(&self, ledger: &Connection, slice: &mut Slice, now: Seconds) -> Result<bool, LedgerError> {
+        match blocks::unfinished(ledger)? {
+            Some((block, Unfinished::Mining)) => self.mine(ledger, block, slice, now),
+            Some((block, Unfinished::Reverting)) => self.unmine(ledger, block, slice, now),
+            Some((block, Unfinished::Finalizing)) => self.finalize(ledger, block, slice, now),
+            None => Ok(true),
+        }
+    }
+
+    /// Stores the next block, its logs and what became of our transactions in it; whether that is all.
+    fn store(
+        &self,
+        ledger: &Connection,
+        mined: &MinedBlock,
+        progress: &mut Progress,
+        slice: &mut Slice,
+    ) -> Result<bool, LedgerError> {
         let block = mined.block;
-        blocks::push(ledger, block, &mined.logs)?;
+        if progress.logs == 0 {
+            blocks::forget_logs(ledger, block.number)?;
+        }
+        for log in mined.logs.iter().skip(progress.logs) {
+            blocks::add_log(ledger, block.number, log)?;
+            progress.logs += 1;
+            if slice.is_over() {
+                return Ok(false);
+            }
+        }
+        blocks::push(ledger, block)?;
         for receipt in &mined.receipts {
             if let Some(tx) = transactions::of_attempt(ledger, receipt.hash)? {
                 let location = TxLocation { block: block.number, hash: block.hash, tx: receipt.hash };
@@ -101,57 +192,80 @@ impl Projector {
                 transactions::set_mined(ledger, tx.id, location, succeeded, receipt.cost)?;
             }
         }
-        for log in &mined.logs {
-            let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
-            match EscrowEvent::read(log) {
-                Some(EscrowEvent::Opened(id, terms)) => self.opened(ledger, id, &terms, location, now)?,
-                Some(EscrowEvent::Spent(spent)) => self.spent_mined(ledger, spent, location, now)?,
-                Some(EscrowEvent::Held { hold, capture_by }) => {
-                    self.held_mined(ledger, hold, capture_by, location, now)?
-                }
-                // They follow from a hold that is known, or come from outside; what they move is booked when
-                // final.
-                Some(EscrowEvent::Captured { .. } | EscrowEvent::Released { .. } | EscrowEvent::Refunded(_)) => {}
-                Some(EscrowEvent::Skipped { mandate, nonce, reason }) => {
-                    // A hint that anyone can cause: it counts only in our own transactions, by row.
-                    if let Some(tx) = transactions::of_attempt(ledger, log.tx_hash)?
-                        && let Some(payment) = payments::by_nonce(ledger, mandate, nonce)?
-                    {
-                        transactions::set_skipped(ledger, tx.id, payment.seq, reason)?;
-                    }
-                }
-                Some(EscrowEvent::Revoked { mandate, by }) => {
-                    openings::withdraw(ledger, mandate, Some(location.tx), now)?;
-                    ended(ledger, mandate, location, "mandate.revoked", json!({ "by": by.to_string() }), now)?;
-                }
-                Some(EscrowEvent::Returned { mandate, to, from_remaining, from_held }) => {
-                    let data =
-                        json!({ "to": to.to_string(), "from_remaining": from_remaining, "from_held": from_held });
-                    ended(ledger, mandate, location, "mandate.returned", data, now)?;
-                }
-                Some(EscrowEvent::Rolled { from, to, carried }) => {
-                    mandates::inherit_intent(ledger, from, to)?;
-                    let data = json!({ "to": to.to_string(), "carried": carried });
-                    ended(ledger, from, location, "mandate.rolled", data, now)?;
-                }
-                Some(EscrowEvent::SubmitterSet { guardian, submitter, allowed: true })
-                    if guardian == self.deployment.guardian =>
-                {
-                    blocks::add_submitter(ledger, submitter)?;
-                }
-                Some(EscrowEvent::SubmitterSet { .. }) | None => {}
+        (progress.stored, progress.logs) = (progress.stored + 1, 0);
+        Ok(true)
+    }
+
+    /// The last block, which is stored, was appended to the chain; whether all of it is projected.
+    fn mine(&self, ledger: &Connection, block: Block, slice: &mut Slice, now: Seconds) -> Result<bool, LedgerError> {
+        while let Some(log) = blocks::next_log(ledger, block)? {
+            self.log_mined(ledger, block, &log, now)?;
+            blocks::log_done(ledger, block, &log)?;
+            if slice.is_over() {
+                return Ok(false);
             }
+        }
+        blocks::mark(ledger, block, None)?;
+        Ok(true)
+    }
+
+    fn log_mined(&self, ledger: &Connection, block: Block, log: &Log, now: Seconds) -> Result<(), LedgerError> {
+        let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
+        match EscrowEvent::read(log) {
+            Some(EscrowEvent::Opened(id, terms)) => self.opened(ledger, id, &terms, location, now)?,
+            Some(EscrowEvent::Spent(spent)) => self.spent_mined(ledger, spent, location, now)?,
+            Some(EscrowEvent::Held { hold, capture_by }) => self.held_mined(ledger, hold, capture_by, location, now)?,
+            // They follow from a hold that is known, or come from outside; what they move is booked when
+            // final.
+            Some(EscrowEvent::Captured { .. } | EscrowEvent::Released { .. } | EscrowEvent::Refunded(_)) => {}
+            Some(EscrowEvent::Skipped { mandate, nonce, reason }) => {
+                // A hint that anyone can cause: it counts only in our own transactions, by row.
+                if let Some(tx) = transactions::of_attempt(ledger, log.tx_hash)?
+                    && let Some(payment) = payments::by_nonce(ledger, mandate, nonce)?
+                {
+                    transactions::set_skipped(ledger, tx.id, payment.seq, reason)?;
+                }
+            }
+            Some(EscrowEvent::Revoked { mandate, by }) => {
+                openings::withdraw(ledger, mandate, Some(location.tx), now)?;
+                ended(ledger, mandate, location, "mandate.revoked", json!({ "by": by.to_string() }), now)?;
+            }
+            Some(EscrowEvent::Returned { mandate, to, from_remaining, from_held }) => {
+                let data = json!({ "to": to.to_string(), "from_remaining": from_remaining, "from_held": from_held });
+                ended(ledger, mandate, location, "mandate.returned", data, now)?;
+            }
+            Some(EscrowEvent::Rolled { from, to, carried }) => {
+                mandates::inherit_intent(ledger, from, to)?;
+                let data = json!({ "to": to.to_string(), "carried": carried });
+                ended(ledger, from, location, "mandate.rolled", data, now)?;
+            }
+            Some(EscrowEvent::SubmitterSet { guardian, submitter, allowed: true })
+                if guardian == self.deployment.guardian =>
+            {
+                blocks::add_submitter(ledger, submitter)?;
+            }
+            Some(EscrowEvent::SubmitterSet { .. }) | None => {}
         }
         Ok(())
     }
 
-    /// The last block was taken off the chain: what it said is unknown again.
-    pub fn unmine(&self, ledger: &Connection, block: Block, now: Seconds) -> Result<(), LedgerError> {
+    /// The last block was taken off the chain: what it said is unknown again. Whether that is all.
+    pub fn unmine(
+        &self,
+        ledger: &Connection,
+        block: Block,
+        slice: &mut Slice,
+        now: Seconds,
+    ) -> Result<bool, LedgerError> {
+        blocks::mark(ledger, block, Some(Unfinished::Reverting))?;
         // Transactions first: whether one of ours still holds a payment decides where that goes.
         transactions::unmine(ledger, block.hash)?;
-        for payment in payments::mined_in(ledger, block.hash)? {
+        while let Some(payment) = payments::first_mined_in(ledger, block.hash)? {
             let held = transactions::holds_live(ledger, payment.seq)?;
             payments::step(ledger, &payment, Transition::Unmine { held }, TransitionContext::default(), now)?;
+            if slice.is_over() {
+                return Ok(false);
+            }
         }
         for card in cards::held_in(ledger, block.hash)? {
             cards::set_held(ledger, card.seq, None)?;
@@ -172,72 +286,58 @@ impl Projector {
             }
             audit::append(ledger, now, mandate.event("mandate.unmined"))?;
         }
-        blocks::pop(ledger, block)
+        blocks::pop(ledger, block)?;
+        Ok(true)
     }
 
-    /// A block, the next one in order, is final.
-    pub fn finalize(&self, ledger: &Connection, block: Block, now: Seconds) -> Result<(), LedgerError> {
-        for log in blocks::logs(ledger, block.number)? {
-            let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
-            match EscrowEvent::read(&log) {
-                Some(EscrowEvent::Spent(spent)) => spent_final(ledger, spent, location, now)?,
-                Some(EscrowEvent::Held { hold, .. }) => held_final(ledger, hold, location, now)?,
-                Some(EscrowEvent::Captured { mandate, nonce, amount }) => {
-                    hold_settled(
-                        ledger,
-                        mandate,
-                        nonce,
-                        HoldOutcome { captured: amount, released: Amount::ZERO },
-                        location,
-                        now,
-                    )?;
-                }
-                Some(EscrowEvent::Released { mandate, nonce, amount }) => {
-                    hold_settled(
-                        ledger,
-                        mandate,
-                        nonce,
-                        HoldOutcome { captured: Amount::ZERO, released: amount },
-                        location,
-                        now,
-                    )?;
-                }
-                Some(EscrowEvent::Refunded(refund)) => refunded_final(ledger, refund, location, now)?,
-                Some(EscrowEvent::Revoked { mandate, .. }) => fail_all(ledger, mandate, Code::Ended, now)?,
-                Some(EscrowEvent::Returned { mandate, from_remaining, from_held, .. }) => {
-                    fail_all(ledger, mandate, Code::Ended, now)?;
-                    returned_final(ledger, mandate, Returned { from_remaining, from_held }, location, now)?;
-                }
-                Some(EscrowEvent::Rolled { from, carried, .. }) => {
-                    fail_all(ledger, from, Code::Ended, now)?;
-                    if let Some(mandate) = mandates::get(ledger, from)? {
-                        let refs = EntryRefs::default().at(location.block);
-                        booking::book(ledger, &mandate, LedgerEvent::Carry(carried), refs, now)?;
-                    }
-                }
-                _ => {}
+    /// A block, the next one in order, is final; whether all of it is booked.
+    fn finalize(
+        &self,
+        ledger: &Connection,
+        block: Block,
+        slice: &mut Slice,
+        now: Seconds,
+    ) -> Result<bool, LedgerError> {
+        blocks::mark(ledger, block, Some(Unfinished::Finalizing))?;
+        while let Some(log) = blocks::next_log(ledger, block)? {
+            if !log_final(ledger, block, &log, slice, now)? {
+                return Ok(false);
+            }
+            blocks::log_done(ledger, block, &log)?;
+            if slice.is_over() {
+                return Ok(false);
             }
         }
-        for tx in transactions::finalize(ledger, block.hash)? {
+        while let Some(tx) = transactions::next_to_finalize(ledger, block.hash)? {
+            if tx.kind == Kind::Settle && !self.batch_final(ledger, &tx, slice, now)? {
+                return Ok(false);
+            }
+            transactions::set_final(ledger, tx.id)?;
             gas::charge(ledger, &tx, block.time)?;
             charge_gas(ledger, &tx, block.number, now)?;
             match tx.kind {
-                Kind::Settle => self.batch_final(ledger, &tx, now)?,
                 // Dead unless it succeeded; then the opening's own event has said all.
                 Kind::Open(mandate) if tx.succeeded != Some(true) => {
                     openings::detach_from_tx(ledger, mandate)?;
                 }
                 Kind::Revoke(mandate) if tx.succeeded != Some(true) => revocations::set_tx(ledger, mandate, None)?,
-                Kind::Open(_)
+                Kind::Settle
+                | Kind::Open(_)
                 | Kind::Revoke(_)
                 | Kind::Sweep(_)
                 | Kind::Hold(_)
                 | Kind::Capture(_)
                 | Kind::Release(_) => {}
             }
+            if slice.is_over() {
+                return Ok(false);
+            }
         }
-        self.time_final(ledger, block.time, now)?;
-        blocks::mark_final(ledger, block)
+        if !time_final(ledger, block.time, slice, now)? {
+            return Ok(false);
+        }
+        blocks::mark_final(ledger, block)?;
+        Ok(true)
     }
 
     fn opened(
@@ -345,17 +445,16 @@ impl Projector {
         audit::append(ledger, now, event("mandate.frozen"))
     }
 
-    /// A batch of ours is final: what it did not pay waits again, or can never be paid.
+    /// A batch of ours is in a final block, or superseded by one: what it did not pay waits again, or can never be paid.
+    /// Whether that is all.
     fn batch_final(
         &self,
         ledger: &Connection,
         tx: &transactions::TransactionRow,
+        slice: &mut Slice,
         now: Seconds,
-    ) -> Result<(), LedgerError> {
-        for payment in payments::payments_in_tx(ledger, tx.id)? {
-            if payment.state != PaymentState::Submitted || transactions::holds_live(ledger, payment.seq)? {
-                continue;
-            }
+    ) -> Result<bool, LedgerError> {
+        while let Some(payment) = payments::first_left_by(ledger, tx.id)? {
             let skipped = transactions::skipped(ledger, tx.id, payment.seq)?;
             let context =
                 TransitionContext { reason: skipped, tx_hash: tx.mined.map(|location| location.tx), mined: None };
@@ -374,8 +473,11 @@ impl Projector {
                 context,
                 now,
             )?;
+            if slice.is_over() {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A transaction's nonce is final in an external one: its payments wait again.
@@ -387,7 +489,7 @@ impl Projector {
     ) -> Result<(), LedgerError> {
         transactions::set_superseded(ledger, tx.id)?;
         match tx.kind {
-            Kind::Settle => self.batch_final(ledger, tx, now),
+            Kind::Settle => self.batch_final(ledger, tx, &mut Slice::Rows(u32::MAX), now).map(drop),
             Kind::Open(mandate) => openings::detach_from_tx(ledger, mandate),
             Kind::Revoke(mandate) => revocations::set_tx(ledger, mandate, None),
             Kind::Sweep(_) | Kind::Hold(_) | Kind::Capture(_) | Kind::Release(_) => Ok(()),
@@ -398,27 +500,75 @@ impl Projector {
         let guarded = mandates::get(ledger, mandate)?.is_some_and(|mandate| self.is_guarded_here(&mandate.terms));
         Ok(guarded && blocks::only_our_submitters(ledger)?)
     }
+}
 
-    /// A final block has reached `time`: what ended before can no longer happen.
-    fn time_final(&self, ledger: &Connection, time: Seconds, now: Seconds) -> Result<(), LedgerError> {
-        for payment in payments::overdue(ledger, time)? {
-            fail(ledger, &payment, Code::DeadlinePassed, now)?;
+/// A log of a final block; whether all that follows from it is booked. What may be much comes first, and finds the rest of
+/// itself in the next slice.
+fn log_final(
+    ledger: &Connection,
+    block: Block,
+    log: &Log,
+    slice: &mut Slice,
+    now: Seconds,
+) -> Result<bool, LedgerError> {
+    let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
+    match EscrowEvent::read(log) {
+        Some(EscrowEvent::Spent(spent)) => return spent_final(ledger, spent, location, slice, now),
+        Some(EscrowEvent::Held { hold, .. }) => return held_final(ledger, hold, location, slice, now),
+        Some(EscrowEvent::Captured { mandate, nonce, amount }) => {
+            let outcome = HoldOutcome { captured: amount, released: Amount::ZERO };
+            hold_settled(ledger, mandate, nonce, outcome, location, now)?;
         }
-        for card in cards::overdue(ledger, time)? {
-            cards::give_up_hold(ledger, card, Code::DeadlinePassed, now)?;
+        Some(EscrowEvent::Released { mandate, nonce, amount }) => {
+            let outcome = HoldOutcome { captured: Amount::ZERO, released: amount };
+            hold_settled(ledger, mandate, nonce, outcome, location, now)?;
         }
-        for mandate in mandates::expired_with_live_payments(ledger, time)? {
-            fail_all(ledger, mandate.id, Code::Expired, now)?;
+        Some(EscrowEvent::Refunded(refund)) => refunded_final(ledger, refund, location, now)?,
+        Some(EscrowEvent::Revoked { mandate, .. }) => return fail_all(ledger, mandate, Code::Ended, slice, now),
+        Some(EscrowEvent::Returned { mandate, from_remaining, from_held, .. }) => {
+            if !fail_all(ledger, mandate, Code::Ended, slice, now)? {
+                return Ok(false);
+            }
+            returned_final(ledger, mandate, Returned { from_remaining, from_held }, location, now)?;
         }
-        for id in openings::lapsed(ledger, time)? {
-            if let Some(mandate) = mandates::get(ledger, id)?
-                && mandate.opened.is_none()
-            {
-                audit::append(ledger, now, mandate.event("mandate.opening_lapsed"))?;
+        Some(EscrowEvent::Rolled { from, carried, .. }) => {
+            if !fail_all(ledger, from, Code::Ended, slice, now)? {
+                return Ok(false);
+            }
+            if let Some(mandate) = mandates::get(ledger, from)? {
+                let refs = EntryRefs::default().at(location.block);
+                booking::book(ledger, &mandate, LedgerEvent::Carry(carried), refs, now)?;
             }
         }
-        Ok(())
+        Some(EscrowEvent::Opened(..) | EscrowEvent::Skipped { .. } | EscrowEvent::SubmitterSet { .. }) | None => {}
     }
+    Ok(true)
+}
+
+/// A final block has reached `time`: what ended before can no longer happen. Whether all of it is booked.
+fn time_final(ledger: &Connection, time: Seconds, slice: &mut Slice, now: Seconds) -> Result<bool, LedgerError> {
+    while let Some(payment) = payments::first_overdue(ledger, time)? {
+        fail(ledger, &payment, Code::DeadlinePassed, now)?;
+        if slice.is_over() {
+            return Ok(false);
+        }
+    }
+    for card in cards::overdue(ledger, time)? {
+        cards::give_up_hold(ledger, card, Code::DeadlinePassed, now)?;
+    }
+    for mandate in mandates::expired_with_live_payments(ledger, time)? {
+        if !fail_all(ledger, mandate.id, Code::Expired, slice, now)? {
+            return Ok(false);
+        }
+    }
+    for id in openings::lapsed(ledger, time)? {
+        if let Some(mandate) = mandates::get(ledger, id)?
+            && mandate.opened.is_none()
+        {
+            audit::append(ledger, now, mandate.event("mandate.opening_lapsed"))?;
+        }
+    }
+    Ok(true)
 }
 
 /// The payment that this event settles, if it is ours: equal in mandate, nonce, payee and amount.
@@ -427,8 +577,17 @@ fn settled_by(ledger: &Connection, spent: Spent) -> Result<Option<payments::Paym
         .filter(|payment| payment.payee == spent.payee && payment.amount == spent.amount))
 }
 
-fn spent_final(ledger: &Connection, spent: Spent, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
-    let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
+fn spent_final(
+    ledger: &Connection,
+    spent: Spent,
+    location: TxLocation,
+    slice: &mut Slice,
+    now: Seconds,
+) -> Result<bool, LedgerError> {
+    if !nonce_final(ledger, spent.mandate, spent.nonce, slice, now)? {
+        return Ok(false);
+    }
+    let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(true) };
     match settled_by(ledger, spent)? {
         Some(payment) if payment.state == PaymentState::Mined => {
             payments::step(ledger, &payment, Transition::Settle, TransitionContext::mined(location), now)?;
@@ -439,14 +598,24 @@ fn spent_final(ledger: &Connection, spent: Spent, location: TxLocation, now: Sec
             booking::book(ledger, &mandate, LedgerEvent::Pay(spent.amount), refs, now)?;
         }
     }
-    nonce_final(ledger, spent.mandate, spent.nonce, now)
+    Ok(true)
 }
 
-/// A nonce is finally used, and it has retired those below its window.
-fn nonce_final(ledger: &Connection, mandate: MandateId, nonce: u32, now: Seconds) -> Result<(), LedgerError> {
+/// A nonce is finally used, and it has retired those below its window; whether all that waited for one of them has
+/// failed. What the nonce was used for is not failed: its block has mined it.
+fn nonce_final(
+    ledger: &Connection,
+    mandate: MandateId,
+    nonce: u32,
+    slice: &mut Slice,
+    now: Seconds,
+) -> Result<bool, LedgerError> {
     let reason = |other| if other == nonce { Code::NonceUsed } else { Code::NonceRetired };
-    for payment in payments::ruled_out_by(ledger, mandate, nonce)? {
+    while let Some(payment) = payments::first_ruled_out_by(ledger, mandate, nonce)? {
         fail(ledger, &payment, reason(payment.nonce), now)?;
+        if slice.is_over() {
+            return Ok(false);
+        }
     }
     for card in cards::awaiting_hold(ledger, mandate)? {
         if card.nonce == nonce || card.nonce < NonceWindow::floor(nonce) {
@@ -454,12 +623,21 @@ fn nonce_final(ledger: &Connection, mandate: MandateId, nonce: u32, now: Seconds
             cards::give_up_hold(ledger, card, reason, now)?;
         }
     }
-    Ok(())
+    Ok(true)
 }
 
-fn held_final(ledger: &Connection, hold: Spent, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
+fn held_final(
+    ledger: &Connection,
+    hold: Spent,
+    location: TxLocation,
+    slice: &mut Slice,
+    now: Seconds,
+) -> Result<bool, LedgerError> {
     let Spent { nonce, amount, .. } = hold;
-    let Some(mandate) = mandates::get(ledger, hold.mandate)? else { return Ok(()) };
+    if !nonce_final(ledger, hold.mandate, nonce, slice, now)? {
+        return Ok(false);
+    }
+    let Some(mandate) = mandates::get(ledger, hold.mandate)? else { return Ok(true) };
     let ours =
         cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.held == Some(location) && !card.hold_final);
     let (event, refs) = match &ours {
@@ -473,7 +651,7 @@ fn held_final(ledger: &Connection, hold: Spent, location: TxLocation, now: Secon
         }
     };
     booking::book(ledger, &mandate, event, refs.at(location.block), now)?;
-    nonce_final(ledger, mandate.id, nonce, now)
+    Ok(true)
 }
 
 /// Part of a hold was finally captured or released, by us or by anyone entitled to.
@@ -594,9 +772,9 @@ fn charge_gas(
     let mut mandate = None;
     match tx.kind {
         Kind::Settle => {
-            for payment in payments::payments_in_tx(ledger, tx.id)? {
-                let refs = EntryRefs { payment: Some(payment.seq), ..refs };
-                payers.extend(seq_of(payment.mandate)?.map(|mandate| GasPayer { mandate: Some(mandate), refs }));
+            for (payment, mandate) in transactions::rows(ledger, tx.id)? {
+                let refs = EntryRefs { payment: Some(payment), ..refs };
+                payers.push(GasPayer { mandate: Some(mandate), refs });
             }
         }
         Kind::Open(id) | Kind::Revoke(id) | Kind::Sweep(id) => mandate = seq_of(id)?,
@@ -613,29 +791,31 @@ fn charge_gas(
     journal::charge_gas(ledger, tx.cost.unwrap_or_default(), &payers, now)
 }
 
-fn fail_all(ledger: &Connection, mandate: MandateId, reason: Code, now: Seconds) -> Result<(), LedgerError> {
-    for payment in payments::live(ledger, mandate)? {
+/// Fails all of a mandate that waits; whether that is all.
+fn fail_all(
+    ledger: &Connection,
+    mandate: MandateId,
+    reason: Code,
+    slice: &mut Slice,
+    now: Seconds,
+) -> Result<bool, LedgerError> {
+    while let Some(payment) = payments::first_waiting(ledger, mandate)? {
         fail(ledger, &payment, reason, now)?;
+        if slice.is_over() {
+            return Ok(false);
+        }
     }
     for card in cards::awaiting_hold(ledger, mandate)? {
         cards::give_up_hold(ledger, card, reason, now)?;
     }
-    Ok(())
+    Ok(true)
 }
 
-/// Fails a payment that a final block has made impossible. One that is mined is not: its block is
-/// later than that one, and settles or unmines it.
+/// Fails a payment that a final block has made impossible: one that no block has paid. A block that is not final yet
+/// settles or unmines what it has.
 fn fail(ledger: &Connection, payment: &payments::PaymentRow, reason: Code, now: Seconds) -> Result<(), LedgerError> {
-    if payment.state == PaymentState::Mined {
-        return Ok(());
-    }
-    payments::step(
-        ledger,
-        payment,
-        Transition::Fail,
-        TransitionContext { reason: Some(reason), ..TransitionContext::default() },
-        now,
-    )
+    let context = TransitionContext { reason: Some(reason), ..TransitionContext::default() };
+    payments::step(ledger, payment, Transition::Fail, context, now)
 }
 
 #[cfg(test)]

@@ -3,12 +3,16 @@
 //! It walks from the node's head back along parent hashes until it meets the chain that the ledger
 //! holds, and commits the difference: blocks that are gone, from the top; then the new ones, in
 //! order; then what became final. A reorg is a value, not an exception. Far behind, what is final
-//! already comes in ranges. A step reads from one node and ends in one commit, so that the ledger
-//! always holds a whole chain up to some block, wherever the process dies.
+//! already comes in ranges. A step reads from one node and commits in slices, which say what is half
+//! done: that is finished first, wherever the process dies.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use alloy_primitives::{Address, B256};
+use rusqlite::{Connection, Transaction};
 use stipend_core::{DEV_CHAIN_ID, api::BlockRef};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -29,11 +33,13 @@ use crate::{
         blocks::{self, Block, Log},
         mandates, transactions,
     },
-    projection::{Applied, ChainUpdate, MinedBlock, Projector},
+    projection::{Applied, ChainUpdate, MinedBlock, Outcome, Progress, Projector, Slice},
 };
 
 /// How many blocks are walked at most, one by one. Further behind, what is final comes in ranges.
 const MAX_LINEAR_CATCHUP: u64 = 64;
+/// For how long one commit projects what blocks say: admissions and an issuer's questions come in between.
+const SLICE: Duration = Duration::from_millis(4);
 /// How many times longer to wait for a node that announces new blocks.
 const SUBSCRIBED_POLL_FACTOR: u32 = 10;
 /// How many failures in a row, of one node or several, do not keep the relayer from starting.
@@ -259,6 +265,7 @@ impl Follower {
     }
 
     async fn step(&self, chosen: &Chosen, range_size: &mut RangeSize) -> Result<(Head, bool), FollowError> {
+        self.resume().await?;
         let node = &chosen.node;
         let latest = node.latest().await?;
         self.rpc.record_head(chosen, latest.block);
@@ -338,7 +345,34 @@ impl Follower {
         }
     }
 
-    /// Completes what was read after `ancestor` to an update, and commits it.
+    /// A command that takes a slice of the writer's time.
+    async fn slice<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection, &mut Slice) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let command = move |ledger: &Transaction<'_>| work(ledger, &mut Slice::Until(Instant::now() + SLICE));
+        self.ledger.writer().write_as(Priority::Step, command).await
+    }
+
+    /// Finishes what a step before left half done: before a crash, or because a block says what can't be. Such a block is
+    /// taken back; another node may have another one.
+    async fn resume(&self) -> Result<(), FollowError> {
+        let projector = self.projector;
+        while self.ledger.read(blocks::unfinished).await?.is_some() {
+            let resumed = self.slice(move |ledger, slice| projector.resume(ledger, slice, clock::now())).await;
+            if let Err(error) = resumed {
+                let taken_back =
+                    self.ledger.writer().write_as(Priority::Step, |ledger| blocks::take_back(ledger)).await?;
+                if !taken_back {
+                    return Err(error.into());
+                }
+                tracing::warn!(%error, "a block that can't be projected is taken back");
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes what was read after `ancestor` to an update, and applies it.
     async fn commit(
         &self,
         node: &Node,
@@ -348,15 +382,20 @@ impl Follower {
     ) -> Result<Applied, FollowError> {
         let committed = self.with_receipts(node, blocks).await?;
         let last = committed.last().map(|mined| mined.block);
-        let update = ChainUpdate { ancestor, committed, finalized };
+        let update = Arc::new(ChainUpdate { ancestor, committed, finalized });
         failpoint::pass(Point::FollowRead);
-        let projector = self.projector;
-        let applied =
-            self.ledger.writer().write_as(Priority::Step, move |ledger| projector.apply(ledger, &update, clock::now()));
-        let applied = applied.await.map_err(|error| match last {
-            Some(last) => FollowError::from_commit(last, error),
-            None => error.into(),
-        })?;
+        let mut progress = Progress::default();
+        let applied = loop {
+            let (projector, update) = (self.projector, update.clone());
+            let outcome =
+                self.slice(move |ledger, slice| projector.apply(ledger, &update, progress, slice, clock::now()));
+            match (outcome.await, last) {
+                (Ok(Outcome::Done(applied)), _) => break applied,
+                (Ok(Outcome::Paused(so_far)), _) => progress = so_far,
+                (Err(error), Some(last)) => return Err(FollowError::from_commit(last, error)),
+                (Err(error), None) => return Err(error.into()),
+            }
+        };
         failpoint::pass_if(applied.reverted > 0, Point::UnmineCommitted);
         failpoint::pass_if(last.is_some(), Point::MineCommitted);
         failpoint::pass_if(applied.newly_final > 0, Point::FinalizeCommitted);

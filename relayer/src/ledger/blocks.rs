@@ -83,11 +83,75 @@ pub fn next_to_finalize(connection: &Connection, height: u64) -> Result<Option<B
     one(connection, "WHERE NOT final AND number <= ? ORDER BY number LIMIT 1", [height])
 }
 
-/// Appends a block, which must continue the list, and its logs.
+/// What is half done of a block, since it does not fit into one commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// It is stored, and not all that it says is projected.
+    Mining,
+    /// Not all that it said is taken back.
+    Reverting,
+    /// It is final, and not all that it says is booked.
+    Finalizing,
+}
+
+impl Unfinished {
+    const ALL: [Self; 3] = [Self::Mining, Self::Reverting, Self::Finalizing];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Mining => "mining",
+            Self::Reverting => "reverting",
+            Self::Finalizing => "finalizing",
+        }
+    }
+}
+
+/// The block of which something is half done, if there is one.
+pub fn unfinished(connection: &Connection) -> Result<Option<(Block, Unfinished)>, LedgerError> {
+    let Some(block) = one(connection, "WHERE unfinished IS NOT NULL", [])? else { return Ok(None) };
+    let name: String = connection.value("SELECT unfinished FROM block WHERE number = ?", [block.number])?;
+    let unfinished = Unfinished::ALL.into_iter().find(|unfinished| unfinished.name() == name);
+    let unfinished = unfinished.ok_or_else(|| LedgerError::Inconsistent(format!("a block that is {name}")))?;
+    Ok(Some((block, unfinished)))
+}
+
+/// Marks what is half done of a block; `None`: nothing is any more.
+pub fn mark(connection: &Connection, block: Block, unfinished: Option<Unfinished>) -> Result<(), LedgerError> {
+    let mark = "UPDATE block SET unfinished = ?1, next_log = CASE WHEN ?1 IS NULL THEN 0 ELSE next_log END
+        WHERE number = ?2 AND unfinished IS NOT ?1";
+    connection.change(mark, (unfinished.map(Unfinished::name), block.number)).map(drop)
+}
+
+/// Has a block that is half mined taken back, since it says what can't be; whether there was one.
+pub fn take_back(connection: &Connection) -> Result<bool, LedgerError> {
+    match unfinished(connection)? {
+        Some((block, Unfinished::Mining)) => mark(connection, block, Some(Unfinished::Reverting)).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
+/// Removes the logs of a height that has no block: of one that was not stored to its end.
+pub fn forget_logs(connection: &Connection, number: u64) -> Result<(), LedgerError> {
+    connection.change("DELETE FROM log WHERE number = ?", [number]).map(drop)
+}
+
+/// Stores a log of the next block.
+pub fn add_log(connection: &Connection, number: u64, log: &Log) -> Result<(), LedgerError> {
+    insert!(connection, "log", {
+        "number": number,
+        "idx": log.index,
+        "tx_hash": Sql(log.tx_hash),
+        "topics": log.topics.concat(),
+        "data": log.data.as_ref(),
+    })
+    .map(drop)
+}
+
+/// Appends a block, which must continue the list, and whose logs are stored. Nothing of it is projected yet.
 ///
 /// # Errors
 /// [`LedgerError::Inconsistent`] if it does not continue the list, and those of the store.
-pub fn push(connection: &Connection, block: Block, logs: &[Log]) -> Result<(), LedgerError> {
+pub fn push(connection: &Connection, block: Block) -> Result<(), LedgerError> {
     if let Some(head) = head(connection)?
         && (head.hash != block.parent || head.number.checked_add(1) != Some(block.number))
     {
@@ -98,40 +162,40 @@ pub fn push(connection: &Connection, block: Block, logs: &[Log]) -> Result<(), L
         "hash": Sql(block.hash),
         "parent": Sql(block.parent),
         "time": block.time,
-    })?;
-    for log in logs {
-        insert!(connection, "log", {
-            "number": block.number,
-            "idx": log.index,
-            "tx_hash": Sql(log.tx_hash),
-            "topics": log.topics.concat(),
-            "data": log.data.as_ref(),
-        })?;
-    }
-    Ok(())
+        "unfinished": Unfinished::Mining.name(),
+    })
+    .map(drop)
 }
 
 /// Starts the list anew at a block that is final: everything up to it has been booked.
 pub fn restart_at(connection: &Connection, block: Block) -> Result<(), LedgerError> {
     connection.execute("DELETE FROM block", [])?;
-    push(connection, block, &[])?;
+    push(connection, block)?;
     mark_final(connection, block)
 }
 
 /// Takes the last block off the list.
 pub fn pop(connection: &Connection, block: Block) -> Result<(), LedgerError> {
-    connection.change("DELETE FROM log WHERE number = ?", [block.number])?;
+    forget_logs(connection, block.number)?;
     connection.change("DELETE FROM block WHERE number = ?", [block.number]).map(drop)
 }
 
-/// The escrow's logs of a block that is not final, in order.
-pub fn logs(connection: &Connection, number: u64) -> Result<Vec<Log>, LedgerError> {
-    Log::select(connection, "WHERE number = ? ORDER BY idx", [number])
+/// The first of the block's logs that what is half done has not come to.
+pub fn next_log(connection: &Connection, block: Block) -> Result<Option<Log>, LedgerError> {
+    let rest = "WHERE number = ?1 AND idx >= (SELECT next_log FROM block WHERE number = ?1) ORDER BY idx LIMIT 1";
+    Ok(Log::select(connection, rest, [block.number])?.pop())
+}
+
+/// What is half done of the block has come past this log.
+pub fn log_done(connection: &Connection, block: Block, log: &Log) -> Result<(), LedgerError> {
+    let next = log.index.saturating_add(1);
+    connection.change("UPDATE block SET next_log = ? WHERE number = ?", (next, block.number)).map(drop)
 }
 
 /// Marks a block as final, and prunes what is no longer needed.
 pub fn mark_final(connection: &Connection, block: Block) -> Result<(), LedgerError> {
-    connection.change("UPDATE block SET final = 1 WHERE number = ?", [block.number])?;
+    connection
+        .change("UPDATE block SET final = 1, unfinished = NULL, next_log = 0 WHERE number = ?", [block.number])?;
     connection.change("DELETE FROM log WHERE number <= ?", [block.number])?;
     connection.change("DELETE FROM block WHERE number < ?", [block.number.saturating_sub(KEPT)]).map(drop)
 }

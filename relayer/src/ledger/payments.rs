@@ -75,10 +75,10 @@ pub enum ExternalOutflow {
 
 const LIVE: &str = "state NOT IN ('settled', 'failed')";
 
-/// The live payments of a mandate. Without the hint and the list of states, SQLite takes the unique
+/// A mandate's payments that no block has paid and that can still be. Without the hint, SQLite takes the unique
 /// index by mandate and nonce, and reads every payment that the mandate ever made.
-const LIVE_OF_MANDATE: &str = "INDEXED BY payment_live
-    WHERE state IN ('reserved', 'submitted', 'mined') AND state NOT IN ('settled', 'failed') AND mandate = ?";
+const WAITING_OF_MANDATE: &str = "INDEXED BY payment_live
+    WHERE state IN ('reserved', 'submitted') AND state NOT IN ('settled', 'failed') AND mandate = ?";
 
 /// A place in the order of mandates and nonces.
 #[derive(Clone, Copy, Debug, Default)]
@@ -136,14 +136,22 @@ pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Resu
     Ok(PaymentRow::select(connection, "WHERE mandate = ? AND nonce = ?", (Sql(mandate), nonce))?.pop())
 }
 
-/// The payments that the block with this hash paid.
-pub fn mined_in(connection: &Connection, block: B256) -> Result<Vec<PaymentRow>, LedgerError> {
-    PaymentRow::select(connection, "WHERE mined_hash = ?", [Sql(block)])
+fn first(
+    connection: &Connection,
+    rest: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Option<PaymentRow>, LedgerError> {
+    Ok(PaymentRow::select(connection, &format!("{rest} LIMIT 1"), parameters)?.pop())
 }
 
-/// The payments of a mandate that are not final, in nonce order.
-pub fn live(connection: &Connection, mandate: MandateId) -> Result<Vec<PaymentRow>, LedgerError> {
-    PaymentRow::select(connection, &format!("{LIVE_OF_MANDATE} ORDER BY nonce"), [Sql(mandate)])
+/// One of the payments that the block with this hash paid.
+pub fn first_mined_in(connection: &Connection, block: B256) -> Result<Option<PaymentRow>, LedgerError> {
+    first(connection, "WHERE mined_hash = ?", [Sql(block)])
+}
+
+/// A mandate's first payment, by nonce, that no block has paid and that can still be.
+pub fn first_waiting(connection: &Connection, mandate: MandateId) -> Result<Option<PaymentRow>, LedgerError> {
+    first(connection, &format!("{WAITING_OF_MANDATE} ORDER BY nonce"), [Sql(mandate)])
 }
 
 /// What of a mandate counts in its rolling window at `now`, or would if a block took it: payments and
@@ -173,19 +181,35 @@ pub fn window_usage(
     })
 }
 
-/// The payments of a mandate that are not final and that a payment with `nonce` makes impossible:
-/// another one with this nonce, and those that it retires.
-pub fn ruled_out_by(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Vec<PaymentRow>, LedgerError> {
-    let floor = NonceWindow::floor(nonce);
-    let retired = format!("{LIVE_OF_MANDATE} AND nonce < ?");
-    let mut ruled_out = PaymentRow::select(connection, &retired, (Sql(mandate), floor))?;
-    ruled_out.extend(by_nonce(connection, mandate, nonce)?.filter(|payment| !payment.state.is_final()));
-    Ok(ruled_out)
+/// A payment of a mandate that no block has paid and that a payment with `nonce` makes impossible: another one with
+/// this nonce, or one that it retires.
+pub fn first_ruled_out_by(
+    connection: &Connection,
+    mandate: MandateId,
+    nonce: u32,
+) -> Result<Option<PaymentRow>, LedgerError> {
+    let retired = format!("{WAITING_OF_MANDATE} AND nonce < ?");
+    match first(connection, &retired, (Sql(mandate), NonceWindow::floor(nonce)))? {
+        Some(payment) => Ok(Some(payment)),
+        None => first(connection, &format!("{WAITING_OF_MANDATE} AND nonce = ?"), (Sql(mandate), nonce)),
+    }
 }
 
-/// The payments that are not final and whose deadline is at `time` or before.
-pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<PaymentRow>, LedgerError> {
-    PaymentRow::select(connection, &format!("WHERE deadline <= ? AND {LIVE}"), [time])
+/// A payment that no block has paid and whose deadline is at `time` or before.
+pub fn first_overdue(connection: &Connection, time: Seconds) -> Result<Option<PaymentRow>, LedgerError> {
+    first(connection, &format!("INDEXED BY payment_due WHERE deadline <= ? AND state <> 'mined' AND {LIVE}"), [time])
+}
+
+/// A payment in a transaction that is decided, which did not pay it, and that no other undecided one holds.
+pub fn first_left_by(connection: &Connection, tx: u64) -> Result<Option<PaymentRow>, LedgerError> {
+    first(
+        connection,
+        "WHERE state = 'submitted' AND seq IN (SELECT payment FROM tx_payment WHERE tx = ?1) AND NOT EXISTS
+            (SELECT 1 FROM tx_payment AS other JOIN tx ON tx.id = other.tx
+                WHERE other.payment = payment.seq AND other.tx <> ?1 AND tx.state <> 'final')
+         ORDER BY seq",
+        [tx],
+    )
 }
 
 /// The first mandate above this one with payments that wait for a transaction and that no
@@ -253,11 +277,6 @@ fn lowest(
         ),
         (Sql(mandate), time),
     )
-}
-
-/// The payments that ride in a transaction.
-pub fn payments_in_tx(connection: &Connection, tx: u64) -> Result<Vec<PaymentRow>, LedgerError> {
-    PaymentRow::select(connection, "WHERE seq IN (SELECT payment FROM tx_payment WHERE tx = ?) ORDER BY seq", [tx])
 }
 
 /// Which payments to list.

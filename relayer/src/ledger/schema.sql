@@ -254,8 +254,11 @@ CREATE TABLE block (
     hash   BLOB    NOT NULL UNIQUE,
     parent BLOB    NOT NULL,
     time   INTEGER NOT NULL,
-    final  INTEGER NOT NULL DEFAULT 0
+    final  INTEGER NOT NULL DEFAULT 0,
+    unfinished TEXT,                   -- what is half done of it: at most one block
+    next_log   INTEGER NOT NULL DEFAULT 0 -- the first log that this has not come to
 ) STRICT;
+CREATE INDEX block_unfinished ON block (number) WHERE unfinished IS NOT NULL;
 CREATE TABLE log (
     number  INTEGER NOT NULL,
     idx     INTEGER NOT NULL,

@@ -267,7 +267,8 @@ async fn a_ledger_of_version_1_is_brought_up_to_date() {
     }
     let file = rusqlite::Connection::open(&old).unwrap();
     file.execute_batch(
-        "PRAGMA foreign_keys = OFF; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX card_owing; DROP INDEX charge_of_card;
+        "PRAGMA foreign_keys = OFF; DROP INDEX block_unfinished; ALTER TABLE block DROP COLUMN unfinished;
+         ALTER TABLE block DROP COLUMN next_log; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX card_owing; DROP INDEX charge_of_card;
          ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
          ALTER TABLE host DROP COLUMN owed_back; DROP INDEX card_closed; DROP INDEX payment_taken; DROP INDEX mandate_holding;
          ALTER TABLE payment DROP COLUMN mined_at; ALTER TABLE card DROP COLUMN held_at;
@@ -311,7 +312,8 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
     }
     let file = rusqlite::Connection::open(&old).unwrap();
     file.execute_batch(
-        "PRAGMA foreign_keys = OFF; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX card_owing; DROP INDEX charge_of_card;
+        "PRAGMA foreign_keys = OFF; DROP INDEX block_unfinished; ALTER TABLE block DROP COLUMN unfinished;
+         ALTER TABLE block DROP COLUMN next_log; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX card_owing; DROP INDEX charge_of_card;
          ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
          ALTER TABLE host DROP COLUMN owed_back; DROP INDEX card_closed; ALTER TABLE deployment RENAME TO house;
          ALTER TABLE external_outflow RENAME TO foreign_outflow; PRAGMA user_version = 2;
@@ -408,12 +410,13 @@ fn settling_and_sweeping_read_no_history() {
     connection.execute_batch(include_str!("schema.sql")).unwrap();
     let mandate = MandateId(B256::ZERO);
     let settling = plans(&connection, |ledger| {
-        payments::ruled_out_by(ledger, mandate, 5_000).unwrap();
-        payments::live(ledger, mandate).unwrap();
+        payments::first_ruled_out_by(ledger, mandate, 5_000).unwrap();
+        payments::first_waiting(ledger, mandate).unwrap();
+        payments::first_overdue(ledger, 1_000).unwrap();
     });
-    assert!(settling.len() >= 3, "{settling:?}");
+    assert!(settling.len() >= 4, "{settling:?}");
     for line in settling {
-        let fits = ["payment_live (state=? AND mandate=?", "(mandate=? AND nonce=?)", "USE TEMP B-TREE FOR ORDER BY"];
+        let fits = ["payment_live (state=? AND mandate=?", "payment_due (deadline<?", "USE TEMP B-TREE FOR ORDER BY"];
         assert!(fits.iter().any(|plan| line.contains(plan)), "{line}");
     }
     let sweeping =

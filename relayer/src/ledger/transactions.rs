@@ -284,12 +284,24 @@ pub fn unmine(connection: &Connection, block: B256) -> Result<(), LedgerError> {
         .map(drop)
 }
 
-/// The block with this hash is final: so are the transactions in it, which are returned.
-pub fn finalize(connection: &Connection, block: B256) -> Result<Vec<TransactionRow>, LedgerError> {
-    let transactions =
-        TransactionRow::select(connection, "WHERE state = 'mined' AND mined_hash = ? ORDER BY nonce", [Sql(block)])?;
-    connection.change("UPDATE tx SET state = 'final' WHERE state = 'mined' AND mined_hash = ?", [Sql(block)])?;
-    Ok(transactions)
+/// A transaction that the block with this hash holds and that is not final.
+pub fn next_to_finalize(connection: &Connection, block: B256) -> Result<Option<TransactionRow>, LedgerError> {
+    let rest = "WHERE state = 'mined' AND mined_hash = ? ORDER BY id LIMIT 1";
+    Ok(TransactionRow::select(connection, rest, [Sql(block)])?.pop())
+}
+
+/// The block that holds it is final: so is the transaction.
+pub fn set_final(connection: &Connection, tx: u64) -> Result<(), LedgerError> {
+    connection.change("UPDATE tx SET state = 'final' WHERE id = ?", [tx]).map(drop)
+}
+
+/// The payments of a transaction, each with its mandate: places in the ledger.
+pub fn rows(connection: &Connection, tx: u64) -> Result<Vec<(u64, u64)>, LedgerError> {
+    connection.rows(
+        "SELECT payment.seq, mandate.seq FROM tx_payment JOIN payment ON payment.seq = tx_payment.payment
+            JOIN mandate ON mandate.id = payment.mandate WHERE tx = ? ORDER BY payment.seq",
+        [tx],
+    )
 }
 
 /// The mined transaction skipped this payment's row.

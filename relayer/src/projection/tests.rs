@@ -119,22 +119,43 @@ impl Scene {
         (0..).zip(&mut logs).for_each(|(index, log)| log.index = index);
         let receipts =
             hashes.into_iter().map(|hash| Receipt { hash, block: block.hash, succeeded: true, cost: 7 }).collect();
-        PROJECTOR.mine(&self.ledger, &MinedBlock { block, logs, receipts }, 0).unwrap();
+        self.apply(&ChainUpdate {
+            ancestor: head,
+            committed: vec![MinedBlock { block, logs, receipts }],
+            finalized: self.finalized(),
+        });
         block
+    }
+
+    /// The height up to which blocks are final.
+    fn finalized(&self) -> u64 {
+        blocks::last_final(&self.ledger).unwrap().unwrap().number
+    }
+
+    /// Applies an update, each row of it in a slice of its own.
+    fn apply(&self, update: &ChainUpdate) -> Applied {
+        let mut progress = Progress::default();
+        loop {
+            match PROJECTOR.apply(&self.ledger, update, progress, &mut Slice::Rows(1), 0).unwrap() {
+                Outcome::Paused(so_far) => progress = so_far,
+                Outcome::Done(applied) => return applied,
+            }
+        }
     }
 
     /// Takes the last block away, if it is not final.
     fn unmine(&mut self) -> Option<Block> {
         let head = blocks::head(&self.ledger).unwrap().unwrap();
-        let last_final = blocks::last_final(&self.ledger).unwrap().unwrap();
-        (head.number > last_final.number).then(|| PROJECTOR.unmine(&self.ledger, head, 0).unwrap()).map(|()| head)
+        let ancestor = blocks::by_hash(&self.ledger, head.parent).unwrap();
+        let ancestor = ancestor.filter(|_| head.number > self.finalized())?;
+        self.apply(&ChainUpdate { ancestor, committed: Vec::new(), finalized: self.finalized() });
+        Some(head)
     }
 
     /// Finalizes everything.
     fn finalize(&mut self) {
-        while let Some(block) = blocks::next_to_finalize(&self.ledger, u64::MAX >> 1).unwrap() {
-            PROJECTOR.finalize(&self.ledger, block, 0).unwrap();
-        }
+        let head = blocks::head(&self.ledger).unwrap().unwrap();
+        self.apply(&ChainUpdate { ancestor: head, committed: Vec::new(), finalized: head.number });
     }
 
     fn admit(&self, nonce: u32, amount: u64, deadline: Seconds) {
@@ -508,6 +529,122 @@ proptest! {
         scene.finalize();
         prop_assert_eq!(scene.money(), [1_000 - total, 0, total, 0]);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Wherever between two slices the process dies, the ledger proves itself, and what is left half done is finished by
+    /// whatever comes next.
+    #[test]
+    fn a_crash_between_slices_loses_nothing(
+        rows in vec(1..4_u32, 1..60), crashes in vec(any::<bool>(), 60), revert: bool, end in 0..3_u8,
+    ) {
+        let scene = Scene::new(GUARDIAN);
+        for nonce in 0..10 {
+            scene.admit(nonce, 10, if nonce < 8 { DEADLINE } else { 4 });
+        }
+        let hash = scene.submit(0, &[0, 1, 2, 3, 4, 5]);
+        let genesis = blocks::head(&scene.ledger).unwrap().unwrap();
+        let block = |number: u64, salt: u8, parent: Block, logs: Vec<Log>| {
+            let logs = (0..).zip(logs).map(|(index, log)| Log { index, ..log }).collect();
+            let block = Block { number, hash: B256::repeat_byte(salt), parent: parent.hash, time: number };
+            let receipt = |hash| Receipt { hash, block: block.hash, succeeded: true, cost: 7 };
+            let receipts = if salt == 0x51 { Vec::new() } else { vec![receipt(hash)] };
+            MinedBlock { block, logs, receipts }
+        };
+        let mut paid: Vec<Log> = (0..4).map(|nonce| spent(nonce, 10, hash)).collect();
+        paid.push(skipped(4, Code::TransferFailed, hash));
+        let first = block(genesis.number + 1, 0x50, genesis, paid.clone());
+        // The block is reverted, and comes back as another one.
+        let second = if revert { block(genesis.number + 1, 0x52, genesis, paid) } else { first.clone() };
+        let ended = match end {
+            0 => Vec::new(),
+            1 => revoked(),
+            _ => [revoked(), vec![returned(960)]].concat(),
+        };
+        let mut third = block(genesis.number + 2, 0x51, second.block, ended);
+        third.block.time = 5;
+        let updates = [
+            ChainUpdate { ancestor: genesis, committed: vec![first], finalized: genesis.number },
+            ChainUpdate { ancestor: genesis, committed: vec![second], finalized: genesis.number },
+            ChainUpdate { ancestor: third.block, committed: Vec::new(), finalized: third.block.number },
+        ];
+        let (mut rows, mut crashes) = (rows.into_iter().cycle(), crashes.into_iter().cycle());
+        for (index, mut update) in updates.into_iter().enumerate() {
+            if index == 1 && !revert {
+                continue;
+            }
+            if index == 2 {
+                let before = blocks::head(&scene.ledger).unwrap().unwrap();
+                scene.apply(&ChainUpdate { ancestor: before, committed: vec![third.clone()], finalized: genesis.number });
+                update.ancestor = blocks::head(&scene.ledger).unwrap().unwrap();
+            }
+            let mut progress = Progress::default();
+            loop {
+                let slice = &mut Slice::Rows(rows.next().unwrap());
+                match PROJECTOR.apply(&scene.ledger, &update, progress, slice, 0).unwrap() {
+                    Outcome::Done(_) => break,
+                    Outcome::Paused(so_far) => progress = so_far,
+                }
+                let report = check::examine(&scene.ledger);
+                prop_assert_eq!(report.differences(), 0, "{:#?}", report);
+                if crashes.next().unwrap() {
+                    // The follower begins anew: it finishes what is half done, and asks what is missing.
+                    while !PROJECTOR.resume(&scene.ledger, &mut Slice::Rows(1), 0).unwrap() {}
+                    progress = Progress::default();
+                    if let Some(known) = update.committed.pop_if(|mined| {
+                        blocks::by_hash(&scene.ledger, mined.block.hash).unwrap().is_some()
+                    }) {
+                        update.ancestor = known.block;
+                    }
+                }
+            }
+        }
+        let failed = |code| (PaymentState::Failed, Some(code));
+        let waiting = if end == 0 { (PaymentState::Reserved, None) } else { failed(Code::Ended) };
+        let late = failed(if end == 0 { Code::DeadlinePassed } else { Code::Ended });
+        let paid = (PaymentState::Settled, None);
+        let states: Vec<_> = (0..10).map(|nonce| scene.state(nonce)).collect();
+        let refused = failed(Code::TransferFailed);
+        prop_assert_eq!(states, [paid, paid, paid, paid, refused, waiting, waiting, waiting, late, late]);
+        let kinds = |kind: &str| {
+            let trail = audit::list(&scene.ledger, Address::repeat_byte(1), None, 0, 1_000).unwrap();
+            trail.into_iter().filter(|entry| entry.kind == kind).count()
+        };
+        prop_assert_eq!((kinds("payment.settled"), kinds("payment.failed")), (4, if end == 0 { 3 } else { 6 }));
+        let [available, reserved, paid, returned] = scene.money();
+        let left = if end == 0 { 30 } else { 0 };
+        let back = if end == 2 { 960 } else { 0 };
+        prop_assert_eq!([available, reserved, paid, returned], [960 - left - back, left, 40, back]);
+    }
+}
+
+/// A node says what can't be: the block is taken back, and another one follows.
+#[test]
+fn a_block_that_cannot_be_projected_is_taken_back() {
+    let scene = Scene::new(GUARDIAN);
+    scene.admit(0, 10, DEADLINE);
+    let head = blocks::head(&scene.ledger).unwrap().unwrap();
+    let block = Block { number: head.number + 1, hash: B256::repeat_byte(0x50), parent: head.hash, time: 5 };
+    let logs = vec![spent(0, 10, B256::ZERO), Log { index: 1, ..spent(1, 10, B256::ZERO) }];
+    let update = ChainUpdate {
+        ancestor: head,
+        committed: vec![MinedBlock { block, logs, receipts: Vec::new() }],
+        finalized: scene.finalized(),
+    };
+    let mut progress = Progress::default();
+    while blocks::unfinished(&scene.ledger).unwrap().is_none() {
+        match PROJECTOR.apply(&scene.ledger, &update, progress, &mut Slice::Rows(1), 0).unwrap() {
+            Outcome::Paused(so_far) => progress = so_far,
+            Outcome::Done(_) => panic!("it takes more than one slice"),
+        }
+    }
+    assert!(blocks::take_back(&scene.ledger).unwrap());
+    while !PROJECTOR.resume(&scene.ledger, &mut Slice::Rows(1), 0).unwrap() {}
+    assert_eq!(blocks::head(&scene.ledger).unwrap(), Some(head));
+    assert_eq!(scene.state(0).0, PaymentState::Reserved);
+    assert!(!blocks::take_back(&scene.ledger).unwrap());
 }
 
 /// What an agent asked for; its id is known.
