@@ -58,6 +58,16 @@ abstract contract PurseTest is EscrowTest {
         else usdc.mint(address(purse), PER_PAYMENT);
     }
 
+    /// @dev The operator extends the mandate, with what is left of it.
+    function _roll() internal {
+        Terms memory next = abi.decode(abi.encode(terms), (Terms));
+        next.cap = escrow.mandateOf(id).remaining;
+        next.expiry += 1 days;
+        next.captureEnd += 1 days;
+        vm.prank(operator);
+        escrow.roll(terms, next, 0, "");
+    }
+
     function _topUp(uint64 amount, uint32 nonce) internal {
         Payment memory payment = _paymentTo(terms, address(purse), amount, nonce);
         vm.prank(submitter);

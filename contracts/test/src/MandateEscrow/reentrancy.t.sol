@@ -191,6 +191,48 @@ contract ReentrancyTest is OperatorTest {
         assertEq(usdc.balanceOf(stranger), 0);
     }
 
+    function test_paysOnce_whenPayingOnePayeeIsReentered() public {
+        _upgradeToken(address(new TokenReenteringQuietly()));
+        bytes[] memory verbs = _verbs();
+        Row[] memory rows = new Row[](1);
+        uint64 remaining = CAP;
+        for (uint32 i = 0; i < verbs.length; ++i) {
+            TokenReenteringQuietly(address(usdc)).reenterWith(verbs[i]);
+            rows[0] = Row(terms, _payment(terms, 5, 10 + i));
+            assertEq(escrow.settleTo(payee, rows, new bytes32[][](0), new bytes[](0)), 1);
+            assertFalse(TokenReenteringQuietly(address(usdc)).reentered());
+            remaining -= 5;
+            assertEq(escrow.mandateOf(id).remaining, remaining);
+            assertEq(usdc.balanceOf(address(escrow)), remaining);
+        }
+        assertEq(usdc.balanceOf(stranger), 0);
+    }
+
+    /// @dev Both ways: what the next mandate lacks is pulled, and what it does not need goes back.
+    function test_rollsOnce_whenRollingIsReentered() public {
+        _upgradeToken(address(new TokenReenteringQuietly()));
+        bytes[] memory verbs = _verbs();
+        Terms memory next = _terms();
+        next.guardian = address(0);
+        next.intent = "next";
+        _fund(operator, 7);
+        uint256 before = vm.snapshotState();
+        for (uint256 i = 0; i < verbs.length; ++i) {
+            for (uint64 cap = CAP - 7; cap <= CAP + 7; cap += 14) {
+                TokenReenteringQuietly(address(usdc)).reenterWith(verbs[i]);
+                next.cap = cap;
+                vm.prank(operator);
+                bytes32 opened = escrow.roll(terms, next, 7, "");
+                assertFalse(TokenReenteringQuietly(address(usdc)).reentered());
+                assertEq(escrow.mandateOf(id), Mandate(0, 0, 0, 0, Status.Ended));
+                assertEq(escrow.mandateOf(opened), Mandate(cap, 0, 0, 0, Status.Open));
+                assertEq(usdc.balanceOf(address(escrow)), cap);
+                assertEq(usdc.balanceOf(operator), 7 + CAP - cap);
+                vm.revertToState(before);
+            }
+        }
+    }
+
     /// @dev The hold is one of the token's own, so that it could capture again, or release what it is being paid.
     function test_paysOnce_whenCapturingIsReentered() public {
         _upgradeToken(address(new TokenReenteringQuietly()));

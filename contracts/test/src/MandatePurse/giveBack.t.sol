@@ -119,6 +119,9 @@ contract GiveBackTest is PurseTest {
         vm.prank(operator);
         escrow.revoke(terms);
         _assertGoesToTheOperator();
+        vm.revertToState(snapshot);
+        _roll();
+        _assertGoesToTheOperator();
     }
 
     /// @dev Withdrawn terms never held anything to restore.

@@ -448,6 +448,14 @@ contract IsValidSignatureTest is PurseTest {
         _assertNotPaid(charge, signature);
     }
 
+    /// @dev A roll ends the purse's mandate; the next one has a purse of its own.
+    function test_refuses_onceTheMandateIsRolled() public {
+        Charge memory charge = _charge(5);
+        bytes memory signature = _signatureOf(charge);
+        _roll();
+        _assertNotPaid(charge, signature);
+    }
+
     function test_refuses_beforeTheMandateIsOpen() public {
         Terms memory terms_ = _purseTerms();
         terms_.intent = "later";

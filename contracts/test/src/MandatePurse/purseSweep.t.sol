@@ -33,6 +33,12 @@ contract SweepPurseTest is PurseTest {
         assertEq(usdc.balanceOf(address(purse)), 0);
     }
 
+    function test_succeeds_afterARoll() public {
+        _roll();
+        assertEq(_sweep(), FLOAT);
+        assertEq(usdc.balanceOf(operator), FLOAT);
+    }
+
     /// @dev P4: the root does not matter, so it cannot be lost.
     function test_succeeds_fromExpiryOn(bytes32 root, uint40 after_) public {
         after_ = uint40(bound(after_, 0, 100 * 365 days));
