@@ -405,6 +405,35 @@ pub struct NewPayment {
     pub metadata: Metadata,
 }
 
+/// `POST /v1/payments/batch`: payments that agents signed, of any mandates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPayments {
+    /// The payments.
+    #[schema(min_items = 1, max_items = 100)]
+    pub payments: Vec<NewPayment>,
+}
+
+/// What became of each payment of a batch, in the order of the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PaymentResults {
+    /// One for each payment.
+    pub results: Vec<PaymentResult>,
+}
+
+/// What became of a payment of a batch: what `POST /v1/payments` would have answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PaymentResult {
+    /// The HTTP status: 202 accepted, 200 known before, else that of the problem.
+    pub status: u16,
+    /// The payment, if it is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment: Option<Payment>,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
 /// `POST /v1/explain`: a payment, or a card without a payee, that nobody has signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

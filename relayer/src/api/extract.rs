@@ -18,7 +18,7 @@ use serde::{
 };
 use stipend_core::{
     Code,
-    api::{Explain, Metadata, NewCard, NewMandate, NewMandateRequest, NewPayment, NewRevocation},
+    api::{Explain, Metadata, NewCard, NewMandate, NewMandateRequest, NewPayment, NewPayments, NewRevocation},
     schema::{METADATA_NAME_MAX, METADATA_PAIRS, METADATA_VALUE_MAX},
 };
 use tokio::time::timeout;
@@ -29,6 +29,8 @@ use super::{BODY_MAX, BODY_TIMEOUT, problem::Refusal};
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_KEY_MAX: usize = 255;
 const CURSOR_MAX: usize = 128;
+/// How many payments one call may send.
+const BATCH_MAX: usize = 100;
 const PAGE_MAX: u32 = 100;
 
 /// The longest part of a parser's message that is sent back: it can quote what it was given.
@@ -93,6 +95,17 @@ impl Validate for NewRevocation {
 impl Validate for NewPayment {
     fn check(&self) -> Result<(), Refusal> {
         check_metadata(&self.metadata)
+    }
+}
+
+impl Validate for NewPayments {
+    fn check(&self) -> Result<(), Refusal> {
+        if !(1..=BATCH_MAX).contains(&self.payments.len()) {
+            return Err(invalid(format!("payments: from 1 to {BATCH_MAX}, not {}", self.payments.len())));
+        }
+        self.payments.iter().enumerate().try_for_each(|(index, payment)| {
+            payment.check().map_err(|refusal| invalid(format!("payments[{index}].{}", refusal.into_problem().detail)))
+        })
     }
 }
 

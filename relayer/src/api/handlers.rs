@@ -12,8 +12,8 @@ use stipend_core::{
     CardId, MandateId, PaymentId, RequestId,
     api::{
         Accepted, AuditEntry, Card, CardSecrets, Explain, Explanation, Health, Info, Mandate, MandateRequest, NewCard,
-        NewMandate, NewMandateRequest, NewPayment, NewRevocation, Page, PageQuery, Payment, PaymentFilter,
-        PaymentState,
+        NewMandate, NewMandateRequest, NewPayment, NewPayments, NewRevocation, Page, PageQuery, Payment, PaymentFilter,
+        PaymentResult, PaymentResults, PaymentState,
     },
     schema,
 };
@@ -23,6 +23,7 @@ use super::{
     Api,
     auth::Caller,
     extract::{Body, Cursor, Id, IdempotencyHeader, IdempotencyKey, Limit, NoQuery, Query, invalid},
+    limits::Peer,
     problem::Refusal,
 };
 use crate::{alarms::Alarms, service::Seq};
@@ -198,6 +199,41 @@ pub(super) async fn pay(
         accepted.object.receipt = api.service.receipt(&accepted.object);
     }
     Ok(created(StatusCode::ACCEPTED, accepted))
+}
+
+/// Pay many
+///
+/// Up to 100 payments, of any mandates, each signed as for one. Each has its own answer, which is the one that it would have had
+/// alone, and none depends on another; each counts as a call in the limits.
+#[utoipa::path(post, path = "/v1/payments/batch", tag = "payments", request_body = NewPayments, responses(
+    (status = 200, body = PaymentResults, description = "What became of each"),
+))]
+pub(super) async fn pay_many(
+    State(api): State<Api>,
+    Peer(peer): Peer,
+    _: Query<NoQuery>,
+    Body(NewPayments { payments }): Body<NewPayments>,
+) -> Answer<PaymentResults> {
+    // The call itself is counted already.
+    api.limiters.further(peer, payments.len().saturating_sub(1))?;
+    let mut signed = Vec::with_capacity(payments.len());
+    for payment in payments {
+        let checked = api.service.authenticate_payment(payment).and_then(|payment| {
+            api.limiters.agent(payment.agent()).map_err(Refusal::into_problem)?;
+            Ok(payment)
+        });
+        signed.push(checked);
+        // Recovering a hundred signatures in one go would keep everybody else waiting.
+        tokio::task::yield_now().await;
+    }
+    let results = api.service.pay_many(signed).await.into_iter().map(|result| match result {
+        Ok(Accepted { object, replayed }) => {
+            let status = if replayed { StatusCode::OK } else { StatusCode::ACCEPTED };
+            PaymentResult { status: status.as_u16(), payment: Some(object), problem: None }
+        }
+        Err(problem) => PaymentResult { status: problem.status, payment: None, problem: Some(problem) },
+    });
+    Ok(Json(PaymentResults { results: results.collect() }))
 }
 
 /// Explain what would become of a payment or a card

@@ -1,6 +1,7 @@
 //! How much is taken: calls per second of one peer, of all, and of one agent; calls at a time.
 
 use std::{
+    convert::Infallible,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     sync::Arc,
@@ -8,7 +9,8 @@ use std::{
 
 use alloy_primitives::Address;
 use axum::{
-    extract::{ConnectInfo, Request, State},
+    extract::{ConnectInfo, FromRequestParts, Request, State},
+    http::request::Parts,
     middleware::Next,
     response::Response,
 };
@@ -119,12 +121,35 @@ impl RateLimiters {
         self.total.check().map_err(|until| limited("all clients together send", &until))
     }
 
+    /// Counts what a call does beyond one call: all of it, or it is refused and none of it counts.
+    pub(super) fn further(&self, peer: Option<IpAddr>, calls: usize) -> Result<(), Refusal> {
+        let Some(calls) = u32::try_from(calls).ok().and_then(NonZeroU32::new) else { return Ok(()) };
+        let too_many = |_| Refusal::new(Code::RateLimited, format!("{calls} more at once are above the limit's burst"));
+        if let Some(peer) = peer {
+            let peers = self.peers.check_key_n(&rate_limit_key(peer), calls).map_err(too_many)?;
+            peers.map_err(|until| limited("this address sends", &until))?;
+        }
+        let total = self.total.check_n(calls).map_err(too_many)?;
+        total.map_err(|until| limited("all clients together send", &until))
+    }
+
     fn permit(&self, waits: bool) -> Result<ConcurrencyPermit, Refusal> {
         let (permits, what) = if waits { (&self.waiting, "that wait") } else { (&self.working, "at work") };
         let permit = Arc::clone(permits)
             .try_acquire_owned()
             .map_err(|_| Refusal::new(Code::Overloaded, format!("all places for calls {what} are taken")))?;
         Ok(ConcurrencyPermit { _permit: Arc::new(permit) })
+    }
+}
+
+/// The address that a call comes from, if the listener knows it.
+pub(super) struct Peer(pub(super) Option<IpAddr>);
+
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(Self(parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip())))
     }
 }
 
@@ -194,6 +219,20 @@ mod tests {
         limiters.peer("192.0.2.1".parse().unwrap()).unwrap();
         limiters.peer("192.0.2.2".parse().unwrap()).unwrap();
         assert_eq!(limiters.peer("192.0.2.3".parse().unwrap()).unwrap_err().problem().code, Code::RateLimited);
+    }
+
+    #[test]
+    fn payments_of_a_batch_count_singly_and_all_or_none() {
+        let peer: IpAddr = "192.0.2.1".parse().unwrap();
+        let code = |refused: Result<(), Refusal>| refused.unwrap_err().problem().code;
+        let limiters = limiters(ApiLimits { per_peer: Rate::new(1, 10), ..ApiLimits::default() });
+        limiters.peer(peer).unwrap();
+        limiters.further(Some(peer), 0).unwrap();
+        assert_eq!(code(limiters.further(Some(peer), 10)), Code::RateLimited);
+        limiters.further(Some(peer), 9).unwrap();
+        assert_eq!(code(limiters.further(Some(peer), 1)), Code::RateLimited);
+        // More than the limit ever allows at once.
+        assert_eq!(code(limiters.further(Some("192.0.2.2".parse().unwrap()), 11)), Code::RateLimited);
     }
 
     #[test]

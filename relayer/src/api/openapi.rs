@@ -61,6 +61,7 @@ pub(super) fn unsigned() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         // The agent's EIP-712 signature.
         .routes(routes!(handlers::pay))
+        .routes(routes!(handlers::pay_many))
         .routes(routes!(handlers::create_card))
         // The operator's.
         .routes(routes!(handlers::revoke))
@@ -148,6 +149,7 @@ fn problems(call: &str) -> Option<&'static [&'static [Code]]> {
         ],
         "revoke" => &[BODY, WORK, &[BadSignature, NotFound, ForeignGuardian, BelowMinimum]],
         "pay" => &[BODY, WORK, SPENDING],
+        "pay_many" => &[BODY],
         "create_card" => &[BODY, WORK, SPENDING, &[CardsNotOffered, NotWholeCents, CaptureByTooSoon, CaptureByTooLate]],
         "explain" => &[BODY, &[NotFound, CardsNotOffered]],
         "card" => &[&[NotFound]],
@@ -372,7 +374,7 @@ mod tests {
     use serde::{Serialize, de::DeserializeOwned};
     use stipend_core::api::{
         AuditEntry, Card, Explanation, Health, Info, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest,
-        NewPayment, NewRevocation, Page, Payment,
+        NewPayment, NewPayments, NewRevocation, Page, Payment, PaymentResults,
     };
 
     use super::*;
@@ -417,6 +419,7 @@ mod tests {
                 "open_mandate" => is::<NewMandate>(call, request.as_ref()),
                 "revoke" => is::<NewRevocation>(call, request.as_ref()),
                 "pay" => is::<NewPayment>(call, request.as_ref()),
+                "pay_many" => is::<NewPayments>(call, request.as_ref()),
                 "create_card" => is::<NewCard>(call, request.as_ref()),
                 "explain" => is::<Explain>(call, request.as_ref()),
                 _ => assert!(request.is_none(), "{call}"),
@@ -427,6 +430,7 @@ mod tests {
                 "request_mandate" | "mandate_request" => is::<MandateRequest>,
                 "open_mandate" | "mandate" | "revoke" => is::<Mandate>,
                 "pay" | "payment" => is::<Payment>,
+                "pay_many" => is::<PaymentResults>,
                 "create_card" | "card" | "close_card" => is::<Card>,
                 "explain" => is::<Explanation>,
                 "mandate_requests" => is::<Page<MandateRequest>>,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, keccak256};
+use futures_util::future::join_all;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use stipend_bindings::Spend;
@@ -51,6 +52,15 @@ impl Service {
     /// `idempotency_key_reused`, and those of the ledger.
     pub async fn pay(&self, payment: Signed<NewPayment>, key: Option<String>) -> Result<Accepted<Payment>, Problem> {
         self.admit(payment, key).await
+    }
+
+    /// Signed payments, each by itself: what the first ones are refused for, others may be accepted.
+    pub async fn pay_many(
+        &self,
+        payments: Vec<Result<Signed<NewPayment>, Problem>>,
+    ) -> Vec<Result<Accepted<Payment>, Problem>> {
+        // All are asked for before the first answer: those of one commit share it.
+        join_all(payments.into_iter().map(async |payment| self.pay(payment?, None).await)).await
     }
 
     /// One payment of the caller's; with `wait`, once it is in that state or final, but after 25 s

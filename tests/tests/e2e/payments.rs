@@ -10,7 +10,7 @@ use stipend_bindings::{Domain, Spend, recover};
 use stipend_client::{Pay, PaymentFilter};
 use stipend_core::{
     Code,
-    api::{NewPayment, Payment, PaymentState, Receipt},
+    api::{NewPayment, NewPayments, Payment, PaymentResult, PaymentResults, PaymentState, Receipt},
 };
 use stipend_e2e::{ApiRequest, World, balance, eventually, key};
 
@@ -103,6 +103,66 @@ async fn whoever_sends_a_payment_gets_a_receipt_that_the_chain_vouches_for() -> 
     assert_eq!(send("").await?.receipt, None);
     let refused = ApiRequest::post(world.url("/v1/payments?receipt=yes")?, serde_json::to_vec(&payment)?);
     assert_eq!(refused.send().await?.problem()?.code, Code::InvalidRequest);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_payment_of_a_batch_has_the_answer_that_it_would_have_alone() -> Result<()> {
+    let (world, mandate) = opened("batch", "100").await?;
+    let agent = world.agent()?;
+    let url = world.url("/v1/payments/batch")?;
+    let send = async |payments: Vec<NewPayment>| -> Result<Vec<PaymentResult>> {
+        let answer = ApiRequest::post(url.clone(), serde_json::to_vec(&NewPayments { payments })?).send().await?;
+        assert_eq!(answer.status, 200);
+        Ok(serde_json::from_value::<PaymentResults>(answer.json()?)?.results)
+    };
+    let sign = async |nonce: u32, amount: &str| -> Result<NewPayment> {
+        world.sign(&agent, &Pay { nonce: Some(nonce), ..Pay::new(mandate.id, payee(1), usdc(amount)?) }).await
+    };
+    let known = sign(0, "1").await?;
+    let earlier = agent.send_payment(&known, None).await?.object;
+    let (first, second) = (sign(1, "2").await?, sign(2, "3").await?);
+    let rows = vec![
+        known,
+        first.clone(),
+        bent(&sign(3, "4").await?, |signature| high_s(signature)),
+        sign(4, "1000").await?,
+        // The same nonce again, and the same payment again.
+        sign(1, "5").await?,
+        first,
+        second,
+    ];
+    let results = send(rows.clone()).await?;
+    assert_eq!(results.iter().map(|result| result.status).collect::<Vec<_>>(), [200, 202, 400, 403, 409, 200, 202]);
+    let codes: Vec<_> = results.iter().map(|result| result.problem.as_ref().map(|problem| problem.code)).collect();
+    let refused = [Code::BadSignature, Code::InsufficientBudget, Code::NonceTaken].map(Some);
+    assert_eq!(codes, [None, None, refused[0], refused[1], refused[2], None, None]);
+    let paid = |index: usize| results[index].payment.clone().ok_or_eyre("no payment");
+    assert_eq!((paid(0)?.id, paid(5)?.id), (earlier.id, paid(1)?.id));
+    assert!(results[3].problem.as_ref().is_some_and(|problem| problem.decision.is_some()));
+
+    // Sent again, it creates nothing.
+    let statuses: Vec<_> = send(rows).await?.iter().map(|result| result.status).collect();
+    assert_eq!(statuses, [200, 200, 400, 403, 409, 200, 200]);
+    for payment in [earlier, paid(1)?, paid(6)?] {
+        world.settled(&agent, &payment).await?;
+    }
+    balance(&world, &agent, &[mandate.id]).await?;
+
+    // What has the wrong form is refused as a whole.
+    let (odd, mut unknown) = (sign(5, "1").await?, serde_json::to_value(sign(6, "1").await?)?);
+    unknown["more"] = 1.into();
+    let wrong = [
+        serde_json::json!({ "payments": [] }),
+        serde_json::json!({ "payments": vec![odd.clone(); 101] }),
+        serde_json::json!({ "payments": [odd, unknown] }),
+        serde_json::json!([]),
+    ];
+    for body in wrong {
+        let answer = ApiRequest::post(url.clone(), serde_json::to_vec(&body)?).send().await?;
+        assert_eq!(answer.problem()?.code, Code::InvalidRequest, "{body}");
+    }
+    assert_eq!(agent.payments(&PaymentFilter::default(), &Default::default()).await?.data.len(), 3);
     Ok(())
 }
 
