@@ -325,7 +325,7 @@ pub struct Mandate {
     /// The request it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestId>,
-    /// In none of the other four; while the mandate is open, this can be paid.
+    /// In none of the other balances; while the mandate is open, this can be paid.
     pub available: Amount,
     /// Accepted, not final yet.
     pub reserved: Amount,
