@@ -173,6 +173,9 @@ pub(super) struct MandateView {
     paid: String,
     /// What went back to the operator, in USDC.
     returned: String,
+    /// What the operator carried over to the mandate that replaces this one, in USDC; absent: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    carried: Option<String>,
     /// The most that one payment may be, in USDC; absent: no limit below the budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     per_payment: Option<String>,
@@ -206,6 +209,7 @@ impl From<&Mandate> for MandateView {
             held: mandate.held.to_string(),
             paid: mandate.paid.to_string(),
             returned: mandate.returned.to_string(),
+            carried: (!mandate.carried.is_zero()).then(|| mandate.carried.to_string()),
             per_payment: (!terms.per_payment.is_zero()).then(|| terms.per_payment.to_string()),
             window: (terms.window != 0)
                 .then(|| format!("{} USDC within any {} seconds", terms.window_cap, terms.window)),

@@ -60,7 +60,7 @@ async fn call(world: &World, tool: &str, arguments: &Value, patience: Duration) 
 }
 
 /// What a tool answers, which must be no error.
-async fn done(world: &World, tool: &str, arguments: &Value) -> Result<Value> {
+pub(crate) async fn done(world: &World, tool: &str, arguments: &Value) -> Result<Value> {
     let result = call(world, tool, arguments, Duration::from_secs(60)).await?.ok_or_eyre("no answer")?;
     ensure!(result["isError"] != true, "{result}");
     Ok(result["structuredContent"].clone())

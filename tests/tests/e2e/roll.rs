@@ -2,14 +2,14 @@
 
 use alloy::signers::local::PrivateKeySigner;
 use eyre::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 use stipend_client::{Pay, chain::ChainError};
 use stipend_core::{Code, MandateId, Terms, policy::MandateState};
 use stipend_e2e::{Failed, World, balance, eventually, key};
 
 use crate::{
     cli::{done, failed, text},
-    code, opened, payee, usdc,
+    code, mcp, opened, payee, usdc,
 };
 
 fn replace(world: &World, verb: &str, id: MandateId, how: &[&str]) -> Result<Result<Value, Failed>> {
@@ -57,6 +57,9 @@ async fn a_mandate_is_extended_and_its_agent_pays_from_the_new_one() -> Result<(
     world.settled(&agent, &second).await?;
     failed(replace(&world, "extend", mandate.id, &["--duration", "60d"])?, "has ended already");
     carried(&world, mandate.id, "6").await?;
+    // A model sees it as well.
+    let shown = async |id: MandateId| mcp::done(&world, "mandate_show", &json!({ "mandate": id })).await;
+    assert_eq!((&shown(mandate.id).await?["carried"], &shown(next).await?["carried"]), (&"6.00".into(), &Value::Null));
     balance(&world, &agent, &[mandate.id, next]).await
 }
 
