@@ -277,16 +277,20 @@ pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), L
     connection.change("UPDATE mandate SET frozen = coalesce(frozen, ?) WHERE id = ?", (why, Sql(id))).map(drop)
 }
 
-/// When an operator who may open so many mandates in 24 hours can open the next one; `None` if now.
+/// When an operator who may open so many mandates by message in 24 hours can open the next one; `None` if now. What the
+/// operator opens or rolls by a transaction of its own costs the host nothing, and does not count.
 pub fn quota_free_at(
     connection: &Connection,
     operator: Address,
     limit: u32,
     now: Seconds,
 ) -> Result<Option<Seconds>, LedgerError> {
-    let query = "SELECT created_at FROM mandate WHERE operator = ? ORDER BY seq DESC LIMIT 1 OFFSET ?";
-    let created: Option<Seconds> = connection.row(query, (Sql(operator), limit.saturating_sub(1)))?;
-    Ok(created.map(|created| created.saturating_add(QUOTA_PERIOD)).filter(|free_at| *free_at > now))
+    let query =
+        "SELECT at FROM audit INDEXED BY audit_approved WHERE kind = 'mandate.approved' AND at > ? AND operator = ?
+        ORDER BY at DESC LIMIT 1 OFFSET ?";
+    let since = now.saturating_sub(QUOTA_PERIOD);
+    let approved: Option<Seconds> = connection.row(query, (since, Sql(operator), limit.saturating_sub(1)))?;
+    Ok(approved.map(|approved| approved.saturating_add(QUOTA_PERIOD)))
 }
 
 /// When a relayer that may open so many mandates by message in 24 hours can open the next one; `None` if now.

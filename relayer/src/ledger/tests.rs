@@ -429,6 +429,7 @@ fn settling_and_sweeping_read_no_history() {
         drop(cards::refunds_due(ledger).unwrap());
         charges::approvals(ledger, 1).unwrap();
         mandates::total_quota_free_at(ledger, 500, 1_000).unwrap();
+        mandates::quota_free_at(ledger, Address::ZERO, 20, 1_000).unwrap();
         gas::expected(ledger, mandate).unwrap();
     });
     let scans =
