@@ -17,7 +17,9 @@ use stipend_core::{
 use crate::{
     context::{Caller, Context},
     keys::DevAccount,
+    mandate_source::terms_on_chain,
     output, prompt,
+    replaced::Replaced,
     terms::ApprovalSummary,
 };
 
@@ -26,6 +28,9 @@ const SIGNATURE_LIFETIME: u64 = 3_600;
 
 /// How long the relayer may take to see the mandate open.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(120);
+
+const IF_INTERRUPTED: &str = "the mandate may still open: look at `stipend mandate list`; approving the same request \
+                              again opens no second one";
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -39,6 +44,12 @@ pub(crate) struct Args {
     /// Sign a permit instead of sending an allowance first: one transaction of your own
     #[arg(long, conflicts_with = "gasless")]
     permit: bool,
+    /// Let it replace this mandate of yours, at this relayer or another one: what is left is carried over
+    #[arg(long, value_name = "MANDATE", conflicts_with_all = ["gasless", "permit"])]
+    replace: Option<MandateId>,
+    /// Look for the opening of the mandate to replace no further back than this block
+    #[arg(long, value_name = "BLOCK", requires = "replace", default_value_t = 0, hide_default_value = true)]
+    from_block: u64,
     /// Skip the confirmation prompt
     #[arg(long)]
     yes: bool,
@@ -100,6 +111,21 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
         }),
         "the relayer shows terms for {id} that you were not asked for: do not trust it"
     );
+    if let Some(old) = args.replace {
+        let replaced = to_replace(context, &caller, &escrow, old, args.from_block).await?;
+        replaced.check_funds(&escrow, terms.cap).await?;
+        let what = format!(
+            "{}\nIt replaces {old}: what is left of that counts toward the total.\n{}",
+            summary.text(),
+            replaced.consequences(terms.cap)
+        );
+        prompt::confirm(context, args.yes, &what, &summary.question())?;
+        context.if_interrupted(IF_INTERRUPTED);
+        let progress = context.progress("replacing the mandate");
+        replaced.roll(&escrow, &caller.signer, &terms, &progress).await?;
+        drop(progress);
+        return finish(context, &caller, id).await;
+    }
     let balance = escrow.balance_of(caller.address()).await?;
     ensure!(
         balance >= terms.cap,
@@ -111,6 +137,27 @@ pub(crate) async fn run(context: &Context, args: Args) -> eyre::Result<()> {
     prompt::confirm(context, args.yes, &what, &summary.question())?;
     method.open(context, &caller, &escrow, request.id, &terms, start).await?;
     finish(context, &caller, id).await
+}
+
+/// The mandate that an approval is to replace: as the relayer tells it or, if that is another one than the relayer which
+/// has served it, as the chain does.
+async fn to_replace(
+    context: &Context,
+    caller: &Caller,
+    escrow: &Escrow,
+    id: MandateId,
+    from_block: u64,
+) -> eyre::Result<Replaced> {
+    let terms = match caller.client.mandate(id).await {
+        Ok(mandate) => mandate.terms,
+        Err(error) if error.code() == Some(Code::NotFound) => terms_on_chain(context, escrow, id, from_block).await?,
+        Err(error) => return Err(error.into()),
+    };
+    ensure!(
+        escrow.domain().mandate_id(&terms)? == id,
+        "these terms are not those of {id}: do not trust where they came from"
+    );
+    Replaced::new(escrow, id, terms, caller.address()).await
 }
 
 /// How an operator lets the escrow take the cap.
@@ -156,9 +203,7 @@ impl ApprovalMethod {
         now_on_chain: Seconds,
     ) -> eyre::Result<()> {
         let deadline = now_on_chain.max(now()).saturating_add(SIGNATURE_LIFETIME);
-        context.if_interrupted(
-            "the mandate may still open: look at `stipend mandate list`; approving the same request again opens no second one",
-        );
+        context.if_interrupted(IF_INTERRUPTED);
         let progress = context.progress("approving");
         match self {
             Self::Allowance => {

@@ -26,6 +26,7 @@ mod pay;
 mod payment;
 mod prompt;
 mod refund;
+mod replaced;
 mod revoke;
 mod roll;
 mod serve;

@@ -36,6 +36,7 @@ Examples:
   stipend mandate approve req_…  # two transactions of your own
   stipend mandate approve req_… --permit  # one transaction of your own
   stipend mandate approve req_… --gasless  # one message, no ETH
+  stipend mandate approve req_… --replace mand_…  # with what is left of another mandate of yours
   stipend mandate approve req_… --keystore operator.json --password-file operator.pass")]
     Approve(approve::Args),
     /// List your mandates, newest first
@@ -76,11 +77,12 @@ Examples:
   stipend mandate extend mand_… --duration 30d  # 30 days from now
   stipend mandate extend mand_… --duration 12h --yes --json | jq -r .mandate")]
     Extend(roll::Extend),
-    /// Replace a mandate by one of another agent or guardian, as its operator: what is left is carried over
+    /// Replace a mandate by one of another agent, as its operator: what is left is carried over
     #[command(after_help = "\
 Examples:
   stipend mandate rotate mand_… --agent 0x…  # the old agent's key signs nothing more
-  stipend mandate rotate mand_… --guardian 0x…  # to another relayer")]
+
+To move to another relayer, have the agent ask for a mandate there, and approve it with --replace.")]
     Rotate(roll::Rotate),
     /// Replace a mandate by one with another budget, as its operator: the difference is pulled or returned
     #[command(after_help = "\

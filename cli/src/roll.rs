@@ -4,15 +4,16 @@
 use alloy_primitives::{Address, B256};
 use eyre::ensure;
 use serde::Serialize;
-use stipend_client::chain::{OnChain, Rolled};
+use stipend_client::chain::Rolled;
 use stipend_core::{Amount, HumanDuration, MandateId, Seconds, Terms, address};
 
 use crate::{
     approve::wait_until_open,
     context::Context,
     keys::DevAccount,
-    mandate_source::{Source, must_be_operator, resolve_mandate},
+    mandate_source::{Source, resolve_mandate},
     output, prompt,
+    replaced::Replaced,
 };
 
 /// What all of them take.
@@ -37,16 +38,12 @@ pub(crate) struct Extend {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(id = "who", required = true, multiple = true, args = ["agent", "guardian"])]
 pub(crate) struct Rotate {
     #[command(flatten)]
     common: Common,
     /// Who signs payments from now on
     #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
-    agent: Option<Address>,
-    /// Whose relayer sends payments from now on
-    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
-    guardian: Option<Address>,
+    agent: Address,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +60,6 @@ pub(crate) struct Resize {
 struct Change {
     duration: Option<HumanDuration>,
     agent: Option<Address>,
-    guardian: Option<Address>,
     /// Absent: what is left.
     cap: Option<Amount>,
 }
@@ -73,7 +69,7 @@ pub(crate) async fn extend(context: &Context, args: Extend) -> eyre::Result<()> 
 }
 
 pub(crate) async fn rotate(context: &Context, args: Rotate) -> eyre::Result<()> {
-    roll(context, args.common, Change { agent: args.agent, guardian: args.guardian, ..Change::default() }).await
+    roll(context, args.common, Change { agent: Some(args.agent), ..Change::default() }).await
 }
 
 pub(crate) async fn resize(context: &Context, args: Resize) -> eyre::Result<()> {
@@ -87,37 +83,14 @@ impl Change {
         let expiry = self.duration.map_or(from.expiry, |duration| now.saturating_add(duration.seconds()));
         Terms {
             agent: self.agent.unwrap_or(from.agent),
-            guardian: self.guardian.unwrap_or(from.guardian),
             cap,
             // No part may be above the whole.
             per_payment: from.per_payment.min(cap),
             window_cap: from.window_cap.min(cap),
-            // Terms open once: those of now are no others that there were, whatever a roll goes back to.
             start: from.start.max(now),
             expiry,
             capture_end: expiry.saturating_add(from.capture_end.saturating_sub(from.expiry)),
             ..from.clone()
-        }
-    }
-}
-
-/// Where the money goes when one mandate replaces another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Flow {
-    pull: Amount,
-    excess: Amount,
-}
-
-impl Flow {
-    fn new(left: Amount, cap: Amount) -> Self {
-        Self { pull: cap.checked_sub(left).unwrap_or_default(), excess: left.checked_sub(cap).unwrap_or_default() }
-    }
-
-    fn text(self, operator: Address) -> String {
-        match self {
-            Self { pull, .. } if !pull.is_zero() => format!("{pull} USDC are pulled from the operator {operator} now."),
-            Self { excess, .. } if !excess.is_zero() => format!("{excess} USDC return to the operator {operator} now."),
-            _ => "No USDC moves: everything that is left is carried over.".into(),
         }
     }
 }
@@ -146,41 +119,26 @@ impl RolledView {
 async fn roll(context: &Context, common: Common, change: Change) -> eyre::Result<()> {
     let Common { mandate: id, yes, source } = common;
     let (escrow, from, signer) = resolve_mandate(context, id, &source).await?;
-    must_be_operator(&from, signer.address())?;
-    let state = escrow.mandate_of(id).await?;
-    ensure!(state.known, "{id} was never opened: there is nothing to replace");
-    ensure!(!state.ended, "{id} has ended already: ask for a new mandate instead");
-    let left = state.remaining;
+    let replaced = Replaced::new(&escrow, id, from, signer.address()).await?;
+    let left = replaced.state.remaining;
     ensure!(
         change.cap.is_some() || !left.is_zero(),
         "nothing is left of {id}: `stipend mandate resize {id} --cap …` gives it a new budget"
     );
 
     let time = escrow.chain().head().await?.time;
-    let to = change.apply(&from, left, time);
+    let to = change.apply(&replaced.terms, left, time);
     to.check(time)?;
     let next = escrow.domain().mandate_id(&to)?;
-    let flow = Flow::new(left, to.cap);
-    let balance = escrow.balance_of(from.operator).await?;
-    ensure!(
-        balance >= flow.pull,
-        "the operator {} holds {balance} USDC, the new mandate takes {} more: fund it first",
-        from.operator,
-        flow.pull
-    );
+    replaced.check_funds(&escrow, to.cap).await?;
     let question = format!("Replace {}?", output::short(id));
-    prompt::confirm(context, yes, &comparison((id, &from), (next, &to), state, flow), &question)?;
+    prompt::confirm(context, yes, &comparison(&replaced, (next, &to)), &question)?;
 
     context.if_interrupted("the mandate may still be replaced: look at `stipend mandate list` before you try again");
     let progress = context.progress("replacing the mandate");
-    if !flow.pull.is_zero() {
-        progress.say("allowing the escrow to take exactly what it pulls");
-        escrow.allow(&signer, flow.pull).await?;
-        progress.say("replacing the mandate");
-    }
-    let Rolled { tx_hash, mandate, carried, returned } = escrow.roll(&signer, &from, &to, flow.pull).await?;
+    let Rolled { tx_hash, mandate, carried, returned } = replaced.roll(&escrow, &signer, &to, &progress).await?;
     let pulled = to.cap.checked_sub(carried).unwrap_or_default();
-    // Another guardian's relayer is another one, and without a relayer there is nobody to ask.
+    // Without a relayer there is nobody to ask, and another guardian's may not follow it.
     if source.escrow.is_none() {
         let caller = context.caller(DevAccount::Operator).await?;
         if caller.info.guardian == to.guardian {
@@ -194,13 +152,13 @@ async fn roll(context: &Context, common: Common, change: Change) -> eyre::Result
 }
 
 /// Before and after, side by side: what differs, and where the money goes.
-fn comparison((id, from): (MandateId, &Terms), (next, to): (MandateId, &Terms), state: OnChain, flow: Flow) -> String {
+fn comparison(replaced: &Replaced, (next, to): (MandateId, &Terms)) -> String {
+    let Replaced { id, terms: from, state } = replaced;
     let maximum = |amount: Amount| if amount.is_zero() { "any".into() } else { format!("{amount} USDC") };
     let rows = [
         ("mandate", id.to_string(), next.to_string()),
         ("can be spent", format!("{} USDC", state.remaining), format!("{} USDC", to.cap)),
         ("agent", from.agent.to_string(), to.agent.to_string()),
-        ("guardian", from.guardian.to_string(), to.guardian.to_string()),
         ("per payment", maximum(from.per_payment), maximum(to.per_payment)),
         ("within a window", maximum(from.window_cap), maximum(to.window_cap)),
         ("from", output::time(from.start), output::time(to.start)),
@@ -211,21 +169,15 @@ fn comparison((id, from): (MandateId, &Terms), (next, to): (MandateId, &Terms), 
     for (name, before, after) in rows.into_iter().filter(|(_, before, after)| before != after) {
         table.add_row([name.to_owned(), before, after]);
     }
-    let held = match state.held {
-        held if held.is_zero() => String::new(),
-        held => format!("\n{held} USDC in holds stay with the old mandate, and return when those end."),
-    };
-    format!(
-        "{}\n{}{held}\nThe old mandate ends for good: payments that it has accepted and that are not mined yet will not be paid.",
-        output::text(&table).trim_end(),
-        flow.text(from.operator)
-    )
+    format!("{}\n{}", output::text(&table).trim_end(), replaced.consequences(to.cap))
 }
 
 #[cfg(test)]
 mod tests {
+    use stipend_client::chain::OnChain;
+
     use super::*;
-    use crate::terms::tests::mandate;
+    use crate::{replaced::Flow, terms::tests::mandate};
 
     fn usdc(text: &str) -> Amount {
         text.parse().unwrap()
@@ -272,11 +224,11 @@ mod tests {
         let state = OnChain { known: true, ended: false, remaining: usdc("61"), held: usdc("5"), next_nonce: 0 };
         let to = Change { cap: Some(usdc("80")), ..Change::default() }.apply(&from, state.remaining, from.start);
         let ids = [1, 2].map(|byte| MandateId(B256::repeat_byte(byte)));
-        let text = comparison((ids[0], &from), (ids[1], &to), state, Flow::new(state.remaining, to.cap));
+        let text = comparison(&Replaced { id: ids[0], terms: from, state }, (ids[1], &to));
         for part in ["61.00 USDC", "80.00 USDC", "19.00 USDC are pulled", "5.00 USDC in holds", &ids[1].to_string()] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }
-        for other in ["agent", "guardian", "until", "per payment"] {
+        for other in ["agent", "until", "per payment"] {
             assert!(!text.contains(other), "{other} is in:\n{text}");
         }
     }

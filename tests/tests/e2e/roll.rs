@@ -4,10 +4,11 @@ use alloy::signers::local::PrivateKeySigner;
 use eyre::Result;
 use serde_json::{Value, json};
 use stipend_client::{Pay, chain::ChainError};
-use stipend_core::{Code, MandateId, Terms, policy::MandateState};
+use stipend_core::{Code, MandateId, Terms, api::NewMandateRequest, policy::MandateState};
 use stipend_e2e::{Failed, World, balance, eventually, key};
 
 use crate::{
+    asking,
     cli::{done, failed, text},
     code, mcp, opened, payee, usdc,
 };
@@ -114,4 +115,42 @@ async fn a_payment_that_comes_first_makes_it_fail_and_change_nothing() -> Result
     let again = world.pay(&agent, &Pay::new(mandate.id, payee(3), usdc("1")?)).await??.object;
     world.settled(&agent, &again).await?;
     balance(&world, &agent, &[mandate.id]).await
+}
+
+/// What an agent asks for at another relayer is approved with what is left of a mandate here.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_moves_to_another_relayer_with_what_is_left() -> Result<()> {
+    let (mut world, mandate) = opened("roll-moves", "10").await?;
+    let guardian = key("another guardian")?;
+    world.secrets.key("another guardian's key", &guardian);
+    world.anvil.set_balance(guardian.address(), 10_u128.pow(18)).await?;
+    world.escrow.set_submitter(&guardian, world.keys.submitter.address(), true).await?;
+    let agent = world.agent()?;
+    let paid = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("4")?)).await??.object;
+    world.settled(&agent, &paid).await?;
+
+    // They share a submitter, so one of them runs.
+    world.relayer.stop()?;
+    let mut other = world.relayer.twin(&world.dir().join("another-ledger.db"))?;
+    other.set("--guardian", &guardian.address().to_string())?;
+    other.restart().await?;
+    world.relayer = other;
+    let agent = world.agent()?;
+    assert_eq!(code(agent.mandate(mandate.id).await), Code::NotFound);
+    let body = NewMandateRequest { payees: Some(vec![payee(2)]), ..asking("8")? };
+    let request = agent.request_mandate(&body).await?.object.id.to_string();
+    let (old, operator) = (mandate.id.to_string(), &world.keys.operator);
+    let funds = world.escrow.balance_of(operator.address()).await?;
+    let approve = ["mandate", "approve", &request, "--replace", &old, "--yes"];
+    failed(world.stipend(&world.keys.gasless, &approve)?, "only its operator");
+    let opened = done(world.stipend(operator, &approve)?);
+    assert_eq!((&opened["state"], &opened["available"]), (&"open".into(), &"8.00".into()));
+    assert_eq!(funds.checked_sub(world.escrow.balance_of(operator.address()).await?), Some(usdc("2")?));
+    assert!(world.escrow.mandate_of(mandate.id).await?.ended);
+
+    let next: MandateId = text(&opened["id"])?.parse()?;
+    failed(world.stipend(operator, &approve)?, "is approved already");
+    let paid = world.pay(&agent, &Pay::new(next, payee(2), usdc("3")?)).await??.object;
+    world.settled(&agent, &paid).await?;
+    balance(&world, &agent, &[next]).await
 }
