@@ -2,9 +2,9 @@
 //! what is left is carried over.
 
 use alloy_primitives::{Address, B256};
-use eyre::ensure;
+use eyre::{bail, ensure};
 use serde::Serialize;
-use stipend_client::chain::Rolled;
+use stipend_client::chain::{Escrow, Rolled};
 use stipend_core::{Amount, HumanDuration, MandateId, Seconds, Terms, address};
 
 use crate::{
@@ -129,7 +129,7 @@ async fn roll(context: &Context, common: Common, change: Change) -> eyre::Result
     let time = escrow.chain().head().await?.time;
     let to = change.apply(&replaced.terms, left, time);
     to.check(time)?;
-    let next = escrow.domain().mandate_id(&to)?;
+    let (next, to) = never_opened(&escrow, to).await?;
     replaced.check_funds(&escrow, to.cap).await?;
     let question = format!("Replace {}?", output::short(id));
     prompt::confirm(context, yes, &comparison(&replaced, (next, &to)), &question)?;
@@ -149,6 +149,19 @@ async fn roll(context: &Context, common: Common, change: Change) -> eyre::Result
     drop(progress);
     let view = RolledView { from: id, mandate, tx_hash, carried, pulled, returned };
     output::result(context.json(), &view, RolledView::to_human)
+}
+
+/// Terms open once. Those that go back to what a mandate was within a second of it, or before it starts, would be the
+/// same: they start as much later as it takes to be others.
+async fn never_opened(escrow: &Escrow, terms: Terms) -> eyre::Result<(MandateId, Terms)> {
+    for start in terms.start..terms.expiry {
+        let terms = Terms { start, ..terms.clone() };
+        let id = escrow.domain().mandate_id(&terms)?;
+        if !escrow.mandate_of(id).await?.known {
+            return Ok((id, terms));
+        }
+    }
+    bail!("the mandate expires before other terms could start: `stipend mandate extend` gives it more time")
 }
 
 /// Before and after, side by side: what differs, and where the money goes.

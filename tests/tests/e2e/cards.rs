@@ -40,13 +40,13 @@ async fn requested(world: &World, agent: &Client, mandate: MandateId) -> Result<
 }
 
 /// A card over 25.00 that can be charged.
-async fn active(world: &World, agent: &Client, mandate: MandateId) -> Result<Card> {
+pub(crate) async fn active(world: &World, agent: &Client, mandate: MandateId) -> Result<Card> {
     let card = requested(world, agent, mandate).await?;
     world.card_in(agent, card.id, CardState::Active).await
 }
 
 /// A merchant charges a card and must get it; returns the issuer's name of the charge.
-async fn charge(world: &World, agent: &Client, card: CardId, cents: i64) -> Result<String> {
+pub(crate) async fn charge(world: &World, agent: &Client, card: CardId, cents: i64) -> Result<String> {
     let secrets = world.reveal(agent, card).await?;
     world.issuer()?.charge(&secrets, Purchase::of(cents)).await?.approved()
 }

@@ -117,6 +117,28 @@ async fn a_payment_that_comes_first_makes_it_fail_and_change_nothing() -> Result
     balance(&world, &agent, &[mandate.id]).await
 }
 
+/// Before a mandate starts, its terms would be those again that it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_goes_back_and_forth_before_the_start() -> Result<()> {
+    let world = World::start("roll-back-and-forth").await?;
+    let (agent, operator) = (world.agent()?, &world.keys.operator);
+    let request = agent.request_mandate(&asking("10")?).await?.object;
+    let start = world.time().await? + 3_600;
+    let terms = request.terms(operator.address(), world.keys.guardian.address(), start);
+    world.escrow.allow(operator, terms.cap).await?;
+    world.escrow.open(operator, &terms).await?;
+    let first = world.escrow.domain().mandate_id(&terms)?;
+    world.mandate_in(&agent, first, MandateState::Open).await?;
+
+    let (small, _) = replaced(replace(&world, "resize", first, &["--cap", "4"])?)?;
+    assert_eq!(agent.mandate(small).await?.terms.start, start);
+    let (large, money) = replaced(replace(&world, "resize", small, &["--cap", "10"])?)?;
+    assert_eq!(money, amounts("4.00", "6.00", "0.00"));
+    assert_eq!(agent.mandate(large).await?.terms, Terms { start: start + 1, ..terms });
+    carried(&world, small, "4").await?;
+    balance(&world, &agent, &[first, small, large]).await
+}
+
 /// What an agent asks for at another relayer is approved with what is left of a mandate here.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_moves_to_another_relayer_with_what_is_left() -> Result<()> {
