@@ -4,11 +4,16 @@ use alloy::signers::local::PrivateKeySigner;
 use eyre::Result;
 use serde_json::{Value, json};
 use stipend_client::{Pay, chain::ChainError};
-use stipend_core::{Code, MandateId, Terms, api::NewMandateRequest, policy::MandateState};
-use stipend_e2e::{Failed, World, balance, eventually, key};
+use stipend_core::{
+    Code, MandateId, Terms,
+    api::{NewMandateRequest, PaymentState},
+    policy::MandateState,
+};
+use stipend_e2e::{CardSettings, Failed, Fault, Settings, TREASURY, World, balance, eventually, key};
 
 use crate::{
     asking,
+    cards::{active, charge},
     cli::{done, failed, text},
     code, mcp, opened, payee, usdc,
 };
@@ -175,4 +180,42 @@ async fn an_operator_moves_to_another_relayer_with_what_is_left() -> Result<()> 
     let paid = world.pay(&agent, &Pay::new(next, payee(2), usdc("3")?)).await??.object;
     world.settled(&agent, &paid).await?;
     balance(&world, &agent, &[next]).await
+}
+
+/// Whoever was promised something by a hold gets it from where it was promised; a payment that no block has yet is not
+/// paid, and its money goes along.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_stays_behind_and_what_is_on_its_way_is_not_paid() -> Result<()> {
+    let settings = Settings { cards: Some(CardSettings::default()), troubled: true, ..Settings::default() };
+    let world = World::with("roll-under-way", &settings).await?;
+    let (agent, operator) = (world.agent()?, world.operator()?);
+    let mandate = world.open(&asking("100")?).await?;
+    let card = active(&world, &agent, mandate.id).await?;
+    let charged = charge(&world, &agent, card.id, 1_840).await?;
+    // Signed and stored, and no node has it.
+    world.proxy()?.fault("eth_sendRawTransaction", Fault::DropRequest);
+    let payment = world.pay(&agent, &Pay::new(mandate.id, payee(1), usdc("4")?)).await??.object;
+    world.payment_in(&agent, &payment, PaymentState::Submitted).await?;
+
+    let (next, money) = replaced(replace(&world, "extend", mandate.id, &["--duration", "60d"])?)?;
+    assert_eq!(money, amounts("75.00", "0.00", "0.00"));
+    let on_chain = world.escrow.mandate_of(mandate.id).await?;
+    assert!(on_chain.ended && on_chain.held == usdc("25")? && on_chain.remaining.is_zero(), "{on_chain:?}");
+    world.proxy()?.well().await?;
+    carried(&world, mandate.id, "75").await?;
+    let payment = world.payment_in(&agent, &payment, PaymentState::Failed).await?;
+    assert_eq!(payment.reason, Some(Code::Ended));
+    let old = agent.mandate(mandate.id).await?;
+    assert_eq!((old.reserved, old.held, old.available), (usdc("0")?, usdc("25")?, usdc("0")?));
+
+    world.issuer()?.clear(&charged, None).await?;
+    let closed = world.card_closed(&agent, card.id).await?;
+    assert_eq!((closed.mandate, closed.captured, closed.released), (mandate.id, usdc("18.40")?, usdc("6.60")?));
+    assert_eq!(world.escrow.balance_of(TREASURY).await?, usdc("18.40")?);
+    world.returned(&operator, mandate.id, usdc("6.60")?).await?;
+    let new = agent.mandate(next).await?;
+    assert_eq!((new.available, new.held, new.paid), (usdc("75")?, usdc("0")?, usdc("0")?));
+    let again = world.pay(&agent, &Pay::new(next, payee(1), usdc("4")?)).await??.object;
+    world.settled(&agent, &again).await?;
+    balance(&world, &agent, &[mandate.id, next]).await
 }
