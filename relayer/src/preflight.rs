@@ -168,8 +168,8 @@ pub async fn check_against_chain(
         found.extend(external(rpc, ledger, submitter).await?);
     }
     for mandate in ledger.read(move |ledger| mandates::unexplained(ledger, guardian)).await? {
-        let why = mandate.frozen.unwrap_or_default();
-        found.push(Inconsistency::Outflow { mandate: mandate.id, why });
+        let id = mandate.id;
+        found.push(Inconsistency::Outflow { mandate: id, why: mandate.frozen.unwrap_or_default() });
     }
     Ok(found)
 }

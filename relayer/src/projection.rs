@@ -397,23 +397,21 @@ impl Projector {
         location: TxLocation,
         now: Seconds,
     ) -> Result<(), LedgerError> {
+        let payment = settled_by(ledger, spent)?
+            .filter(|payment| matches!(payment.state, PaymentState::Reserved | PaymentState::Submitted));
+        if let Some(payment) = payment {
+            let context = TransitionContext::mined(location);
+            return payments::step(ledger, &payment, Transition::Mine, context, now);
+        }
         let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
-        let context = TransitionContext::mined(location);
-        match settled_by(ledger, spent)? {
-            Some(payment) if matches!(payment.state, PaymentState::Reserved | PaymentState::Submitted) => {
-                payments::step(ledger, &payment, Transition::Mine, context, now)
-            }
-            _ => {
-                let data = json!({ "payee": spent.payee.to_string(), "amount": spent.amount, "nonce": spent.nonce });
-                let event = |kind| audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
-                // Only we send for our guardian. For another one, or for none, others may send what the agent signed.
-                if self.is_guarded_here(&mandate.terms) {
-                    mandates::freeze(ledger, mandate.id, "a payment on chain that this relayer did not accept")?;
-                    audit::append(ledger, now, event("mandate.frozen"))
-                } else {
-                    audit::append(ledger, now, event("mandate.spent_elsewhere"))
-                }
-            }
+        let data = json!({ "payee": spent.payee.to_string(), "amount": spent.amount, "nonce": spent.nonce });
+        let event = |kind| audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
+        // Only we send for our guardian. For another one, or for none, others may send what the agent signed.
+        if self.is_guarded_here(&mandate.terms) {
+            mandates::freeze(ledger, mandate.id, "a payment on chain that this relayer did not accept")?;
+            audit::append(ledger, now, event("mandate.frozen"))
+        } else {
+            audit::append(ledger, now, event("mandate.spent_elsewhere"))
         }
     }
 
@@ -535,7 +533,7 @@ fn log_final(
             if !fail_all(ledger, from, Code::Ended, slice, now)? {
                 return Ok(false);
             }
-            if let Some(mandate) = mandates::get(ledger, from)? {
+            if let Some(mandate) = mandates::account(ledger, from)? {
                 let refs = EntryRefs::default().at(location.block);
                 booking::book(ledger, &mandate, LedgerEvent::Carry(carried), refs, now)?;
             }
@@ -587,7 +585,7 @@ fn spent_final(
     if !nonce_final(ledger, spent.mandate, spent.nonce, slice, now)? {
         return Ok(false);
     }
-    let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(true) };
+    let Some(mandate) = mandates::account(ledger, spent.mandate)? else { return Ok(true) };
     match settled_by(ledger, spent)? {
         Some(payment) if payment.state == PaymentState::Mined => {
             payments::step(ledger, &payment, Transition::Settle, TransitionContext::mined(location), now)?;
@@ -637,7 +635,7 @@ fn held_final(
     if !nonce_final(ledger, hold.mandate, nonce, slice, now)? {
         return Ok(false);
     }
-    let Some(mandate) = mandates::get(ledger, hold.mandate)? else { return Ok(true) };
+    let Some(mandate) = mandates::account(ledger, hold.mandate)? else { return Ok(true) };
     let ours =
         cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.held == Some(location) && !card.hold_final);
     let (event, refs) = match &ours {
@@ -663,7 +661,7 @@ fn hold_settled(
     location: TxLocation,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    let Some(mandate) = mandates::get(ledger, mandate)? else { return Ok(()) };
+    let Some(mandate) = mandates::account(ledger, mandate)? else { return Ok(()) };
     let card = cards::by_nonce(ledger, mandate.id, nonce)?.filter(|card| card.hold_final);
     let refs = card.as_ref().map_or_else(EntryRefs::default, |card| EntryRefs::card(card.seq)).at(location.block);
     let event = if captured.is_zero() { LedgerEvent::Release(released) } else { LedgerEvent::Capture(captured) };
@@ -731,7 +729,7 @@ fn returned_final(
     let elsewhere =
         from_held.checked_sub(swept).ok_or_else(|| LedgerError::inconsistent("less returned than cards held"))?;
     for event in [LedgerEvent::Return(from_remaining), LedgerEvent::ReturnHeld(elsewhere)] {
-        let Some(mandate) = mandates::get(ledger, id)? else { return Ok(()) };
+        let Some(mandate) = mandates::account(ledger, id)? else { return Ok(()) };
         booking::book(ledger, &mandate, event, EntryRefs::default().at(location.block), now)?;
     }
     Ok(())
@@ -739,7 +737,7 @@ fn returned_final(
 
 /// A refund is final: what the chain restored can be spent again.
 fn refunded_final(ledger: &Connection, refund: Refund, location: TxLocation, now: Seconds) -> Result<(), LedgerError> {
-    let Some(mandate) = mandates::get(ledger, refund.mandate)? else { return Ok(()) };
+    let Some(mandate) = mandates::account(ledger, refund.mandate)? else { return Ok(()) };
     mandates::add_refunded(ledger, refund.mandate, refund.payer, refund.amount)?;
     booking::book(
         ledger,
@@ -766,7 +764,7 @@ fn charge_gas(
     block: u64,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    let seq_of = |id: MandateId| Ok::<_, LedgerError>(mandates::get(ledger, id)?.map(|mandate| mandate.seq));
+    let seq_of = |id: MandateId| Ok::<_, LedgerError>(mandates::account(ledger, id)?.map(|mandate| mandate.seq));
     let mut refs = EntryRefs { tx: Some(tx.id), ..EntryRefs::default() }.at(block);
     let mut payers = Vec::new();
     let mut mandate = None;

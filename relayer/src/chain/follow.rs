@@ -173,7 +173,7 @@ impl Follower {
                     failures = 0;
                     self.alarms.clear("chain");
                     if let Ok(Some(frozen)) = self.ledger.read(mandates::any_frozen).await {
-                        let why = frozen.frozen.unwrap_or_default();
+                        let why = frozen.frozen.as_deref().unwrap_or_default();
                         self.alarms.warn("frozen", format!("{} is frozen: {why}", frozen.id));
                     }
                     // Nothing is simulated or judged at a block that is known to be an old one.

@@ -16,7 +16,7 @@ use super::{
 /// [`LedgerError::Inconsistent`] if it can't be, and those of the store.
 pub fn book(
     connection: &Connection,
-    mandate: &mandates::MandateRow,
+    mandate: &mandates::MandateAccount,
     event: LedgerEvent,
     refs: EntryRefs,
     now: Seconds,

@@ -1,5 +1,7 @@
 //! Mandates as the ledger holds them.
 
+use std::ops::Deref;
+
 use alloy_primitives::{Address, B256};
 use rusqlite::Connection;
 use stipend_core::{Amount, Intent, MandateId, RequestId, Seconds, Terms, api, policy::MandateState};
@@ -27,18 +29,29 @@ pub struct TxLocation {
 }
 
 row! {
+    /// What a booking needs of a mandate. Read for every step of every payment, it leaves out the documents.
     #[derive(Clone, Debug)]
-    pub struct MandateRow in "mandate" {
+    pub struct MandateAccount in "mandate" {
         /// Its place in the ledger.
         pub seq: u64 = "seq",
         pub id: MandateId = "id",
-        pub terms: Terms = "terms",
-        /// Its intent document, if one matches the terms.
-        pub intent: Option<Intent> = "intent",
+        pub agent: Address = "agent",
+        pub operator: Address = "operator",
         /// The request it came from.
         pub request: Option<RequestId> = "request",
         /// Where its money is.
         pub balances: Balances = "cap, restored, overdrawn, available, reserved, held, paid, returned, carried",
+    }
+}
+
+row! {
+    #[derive(Clone, Debug)]
+    pub struct MandateRow in "mandate" {
+        account: MandateAccount = "seq, id, agent, operator, request,
+            cap, restored, overdrawn, available, reserved, held, paid, returned, carried",
+        pub terms: Terms = "terms",
+        /// Its intent document, if one matches the terms.
+        pub intent: Option<Intent> = "intent",
         /// Where it was opened; absent while that is not mined.
         pub opened: Option<TxLocation> = "opened_block, opened_hash, opened_tx",
         /// Where it ended.
@@ -86,6 +99,33 @@ impl FromColumns for Balances {
     }
 }
 
+impl Deref for MandateRow {
+    type Target = MandateAccount;
+
+    fn deref(&self) -> &MandateAccount {
+        &self.account
+    }
+}
+
+impl MandateAccount {
+    /// Whether `who` may see it.
+    pub fn belongs_to(&self, who: Address) -> bool {
+        who == self.agent || who == self.operator
+    }
+
+    /// An audit event about it.
+    pub fn event(&self, kind: impl Into<String>) -> audit::NewAuditEntry {
+        audit::NewAuditEntry {
+            kind: kind.into(),
+            agent: Some(self.agent),
+            operator: Some(self.operator),
+            request: self.request,
+            mandate: Some(self.id),
+            ..audit::NewAuditEntry::default()
+        }
+    }
+}
+
 impl MandateRow {
     /// Where it stands, seen from a head at height `head`: usable `confirmations` blocks from its
     /// opening on, that block counted.
@@ -127,28 +167,15 @@ impl MandateRow {
             opened_tx: self.opened.map(|location| location.tx),
             ended_tx: self.ended.map(|location| location.tx),
             revoking: self.revoking && self.ended.is_none(),
+            request: self.request,
             terms: self.terms,
             intent: self.intent,
-            request: self.request,
         }
     }
+}
 
-    /// Whether `who` may see it.
-    pub fn belongs_to(&self, who: Address) -> bool {
-        who == self.terms.agent || who == self.terms.operator
-    }
-
-    /// An audit event about it.
-    pub fn event(&self, kind: impl Into<String>) -> audit::NewAuditEntry {
-        audit::NewAuditEntry {
-            kind: kind.into(),
-            agent: Some(self.terms.agent),
-            operator: Some(self.terms.operator),
-            request: self.request,
-            mandate: Some(self.id),
-            ..audit::NewAuditEntry::default()
-        }
-    }
+pub fn account(connection: &Connection, id: MandateId) -> Result<Option<MandateAccount>, LedgerError> {
+    Ok(MandateAccount::select(connection, "WHERE id = ?", [Sql(id)])?.pop())
 }
 
 pub fn get(connection: &Connection, id: MandateId) -> Result<Option<MandateRow>, LedgerError> {

@@ -388,7 +388,7 @@ pub fn step(
 ) -> Result<(), LedgerError> {
     let state = balances::next(payment.state, step)
         .ok_or_else(|| LedgerError::Inconsistent(format!("{} is {:?}: no {step:?}", payment.id, payment.state)))?;
-    let mandate = mandates::get(connection, payment.mandate)?
+    let mandate = mandates::account(connection, payment.mandate)?
         .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", payment.id)))?;
     if let Some(event) = balances::event_of_state(state, payment.amount) {
         let refs = EntryRefs { block: context.mined.map(|location| location.block), ..EntryRefs::payment(payment.seq) };

@@ -34,7 +34,8 @@ row! {
 pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerError> {
     let ids: Vec<MandateId> = connection.rows("SELECT id FROM mandate ORDER BY seq", [])?;
     let book = |id: MandateId, event: LedgerEvent, refs: EntryRefs| {
-        let mandate = mandates::get(connection, id)?.ok_or_else(|| LedgerError::inconsistent("a mandate is gone"))?;
+        let mandate =
+            mandates::account(connection, id)?.ok_or_else(|| LedgerError::inconsistent("a mandate is gone"))?;
         booking::book(connection, &mandate, event, refs, now)?;
         Ok::<_, LedgerError>(mandate.seq)
     };

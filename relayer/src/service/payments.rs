@@ -83,7 +83,7 @@ impl Service {
                 .ledger
                 .read(move |ledger| {
                     let Some(payment) = payments::by_id(ledger, id)? else { return Ok(None) };
-                    let mandate = mandates::get(ledger, payment.mandate)?;
+                    let mandate = mandates::account(ledger, payment.mandate)?;
                     Ok(mandate.filter(|mandate| mandate.belongs_to(caller)).map(|_| payment.view()))
                 })
                 .await?;
