@@ -183,7 +183,7 @@ impl Ledger {
         // A -wal file that readers let grow shrinks again with the next checkpoint.
         connection.pragma_update(None, "journal_size_limit", JOURNAL_SIZE_LIMIT)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        keep_statements(&connection)?;
         migrate(&mut connection, path)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         bind_to_deployment(&connection, deployment)?;
@@ -236,7 +236,7 @@ impl Ledger {
                 Some(connection) => connection,
                 None => {
                     let connection = Connection::open_with_flags(&*this.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-                    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+                    keep_statements(&connection)?;
                     connection
                 }
             };
@@ -253,6 +253,14 @@ impl Ledger {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.readers.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Has a connection keep all its statements as they were compiled once. Without the guarantee of stable plans, SQLite
+/// compiles one anew whenever another value is bound to its `LIMIT` or to an end of a range.
+fn keep_statements(connection: &Connection) -> Result<(), LedgerError> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 /// Creates the file for its owner alone; if it is there, it is opened, or must be new.
