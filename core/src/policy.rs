@@ -569,7 +569,7 @@ mod tests {
         assert_eq!(headroom(|case| (case.available, case.limits.payment_min) = (usdc("1"), usdc("2"))), Amount::ZERO);
         let windowed: fn(&mut Case) = |case| {
             (case.terms.window, case.terms.window_cap) = (3_600, usdc("8"));
-            case.window.mined = vec![Mined { at: NOW - 600, amount: usdc("5") }];
+            case.window.mined = vec![Mined::one(&case.terms, usdc("5"), NOW - 600)];
         };
         assert_eq!(headroom(windowed), usdc("3"));
         let card: fn(&mut Case) = |case| {
@@ -594,7 +594,7 @@ mod tests {
         assert_eq!(passes_at(gas), Some(NOW + 70));
         let windowed: fn(&mut Case) = |case| {
             (case.terms.window, case.terms.window_cap) = (3_600, usdc("12"));
-            case.window.mined = vec![Mined { at: NOW - 600, amount: usdc("5") }];
+            case.window.mined = vec![Mined::one(&case.terms, usdc("5"), NOW - 600)];
         };
         let at = passes_at(windowed).unwrap();
         assert!((NOW + 3_000..=NOW + 3_600).contains(&at), "{at}");
@@ -612,7 +612,7 @@ mod tests {
             (case.available, case.terms.per_payment) = (amount(available), amount(per_payment));
             (case.terms.window, case.terms.window_cap) = (3_600, amount(window_cap));
             case.limits.payment_min = amount(minimum);
-            case.window.mined = mined.into_iter().map(|(age, units)| Mined { at: NOW - age, amount: amount(units) }).collect();
+            case.window.mined = mined.into_iter().map(|(age, units)| Mined::one(&case.terms, amount(units), NOW - age)).collect();
             case.window.mined.sort_by_key(|mined| mined.at);
             let headroom = case.explain().headroom;
             let passes = |case: &mut Case, units| {
@@ -647,7 +647,8 @@ mod tests {
         let windowed = |mined: &[(Seconds, &str)], change: fn(&mut Case)| {
             Case::refusal(|case| {
                 (case.terms.window, case.terms.window_cap) = (600, usdc("15"));
-                case.window.mined = mined.iter().map(|(at, amount)| Mined { at: *at, amount: usdc(amount) }).collect();
+                case.window.mined =
+                    mined.iter().map(|(at, amount)| Mined::one(&case.terms, usdc(amount), *at)).collect();
                 change(case);
             })
         };

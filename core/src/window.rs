@@ -25,10 +25,29 @@ impl RollingWindow {
         length(terms) * LANES as Seconds
     }
 
+    /// What is committed between two of these times, excluding the one and including the other, counts alike, seen from
+    /// `now` or later: they are the ends of the buckets before its own, and the exact window's beginning; oldest first. What
+    /// is committed up to the first one counts no longer.
+    #[must_use]
+    pub fn bounds(terms: &Terms, now: Seconds) -> Vec<Seconds> {
+        let length = length(terms);
+        let Some(bucket) = now.checked_div(length) else { return Vec::new() };
+        let start = |age| bucket.saturating_sub(age).saturating_mul(length);
+        let mut bounds: Vec<Seconds> = (0..LANES as Seconds).map(|age| start(age).saturating_sub(1)).collect();
+        bounds.push(now.saturating_sub(terms.window.into()));
+        bounds.sort_unstable();
+        bounds.dedup();
+        bounds
+    }
+
     /// The window with one more amount at `time`, and whether it fits. Without a window, everything
     /// fits.
     #[must_use]
     pub fn add(self, terms: &Terms, amount: Amount, time: Seconds) -> (bool, Self) {
+        self.add_units(terms, units(terms, amount).0, time)
+    }
+
+    fn add_units(self, terms: &Terms, units: u64, time: Seconds) -> (bool, Self) {
         let Some(bucket) = time.checked_div(length(terms)) else { return (true, self) };
         // Time does not go back on chain; what is from later counts as from now.
         let passed = usize::try_from(bucket.saturating_sub(self.bucket)).unwrap_or(LANES);
@@ -36,7 +55,7 @@ impl RollingWindow {
         for (lane, old) in lanes.iter_mut().skip(passed).zip(self.lanes) {
             *lane = old;
         }
-        let (units, cap) = units(terms, amount);
+        let (_, cap) = self::units(terms, Amount::ZERO);
         let sum: u64 = lanes.iter().fold(units, |sum, lane| sum.saturating_add(*lane));
         if let Some(newest) = lanes.first_mut() {
             *newest = newest.saturating_add(units);
@@ -48,10 +67,20 @@ impl RollingWindow {
 /// What a block has taken out of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mined {
-    /// The block's time.
+    /// The block's time; of several, the last one's.
     pub at: Seconds,
     /// How much.
     pub amount: Amount,
+    /// How much of the register that takes: of several, each is rounded up.
+    pub units: u64,
+}
+
+impl Mined {
+    /// One payment or hold.
+    #[must_use]
+    pub fn one(terms: &Terms, amount: Amount, at: Seconds) -> Self {
+        Self { at, amount, units: units(terms, amount).0 }
+    }
 }
 
 /// What was accepted and no block has.
@@ -91,11 +120,11 @@ impl WindowUsage {
         // What is too late is not waited for; until that is final it counts.
         let deadlines = self.pending.iter().map(|pending| pending.deadline).filter(|deadline| *deadline > now);
         let due = deadlines.fold(wanted.deadline, Seconds::min).saturating_sub(to_settle).max(now);
-        let mined = self.mined.iter().map(|mined| (mined.at, mined.amount));
-        let pending = self.pending.iter().map(|pending| (due, pending.amount));
+        let mined = self.mined.iter().map(|mined| (mined.at, mined.units));
+        let pending = self.pending.iter().map(|pending| (due, units(terms, pending.amount).0));
         let register = mined
             .chain(pending)
-            .fold(RollingWindow::default(), |register, (at, amount)| register.add(terms, amount, at).1);
+            .fold(RollingWindow::default(), |register, (at, units)| register.add_units(terms, units, at).1);
         register.add(terms, wanted.amount, due).0
     }
 }
@@ -204,6 +233,39 @@ mod tests {
             }
         }
 
+        /// What counts alike may be counted at once.
+        #[test]
+        fn sums_between_bounds_say_what_their_parts_say(
+            window in prop_oneof![1..100_000_u32, Just(u32::MAX)],
+            cap in prop_oneof![1..1_000_000_u64, LANE - 2..LANE + 3, (1..=i64::MAX as u64)],
+            mined in vec((0..2_000_u64, 0..300_u128), 0..60), part in 0..1_000_u128, life in 0..3_000_u64, due in 0..100_u64,
+        ) {
+            let (terms, now): (_, Seconds) = (terms(window, cap), 1_800_000_000);
+            // No block but the first one has the time zero.
+            let ago = |thousandths: u64| now.saturating_sub(u64::from(window) * thousandths / 1_000).max(1);
+            let units = |part: u128| amount(u64::try_from(part * u128::from(cap) / 1_000).unwrap().max(1));
+            let mut parts: Vec<_> = mined.iter().map(|(age, part)| Mined::one(&terms, units(*part), ago(*age))).collect();
+            parts.sort_by_key(|mined| mined.at);
+            let bounds = RollingWindow::bounds(&terms, now);
+            let mut sums: Vec<Mined> = Vec::new();
+            for (from, to) in bounds.iter().zip(bounds[1..].iter().chain([&Seconds::MAX])) {
+                let within = parts.iter().filter(|mined| mined.at > *from && mined.at <= *to);
+                sums.extend(within.copied().reduce(|sum, next| Mined {
+                    at: next.at,
+                    amount: sum.amount.checked_add(next.amount).unwrap_or(Amount::MAX),
+                    units: sum.units + next.units,
+                }));
+            }
+            let pending = vec![Pending { deadline: now + due, amount: units(part / 2) }];
+            let [parts, sums] = [parts, sums].map(|mined| WindowUsage { mined, pending: pending.clone() });
+            prop_assert_eq!(parts.recent(&terms, now), sums.recent(&terms, now));
+            let wanted = Pending { deadline: now + u64::from(window) * life / 1_000, amount: units(part) };
+            for to_settle in [0, 120] {
+                let fits = |usage: &WindowUsage| usage.fits_before_deadlines(&terms, wanted, now, to_settle);
+                prop_assert_eq!(fits(&parts), fits(&sums));
+            }
+        }
+
         /// Whoever mines, in whatever order, and however late: what was accepted is taken in time, if
         /// blocks come while it is due.
         #[test]
@@ -227,7 +289,7 @@ mod tests {
                     let (fits, added) = contract.add(&terms, *amount, time);
                     if fits && time < *deadline {
                         contract = added;
-                        usage.mined.push(Mined { at: time, amount: *amount });
+                        usage.mined.push(Mined::one(&terms, *amount, time));
                     }
                     !(fits && time < *deadline)
                 });

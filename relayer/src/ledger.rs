@@ -15,6 +15,7 @@ pub mod gas;
 pub mod journal;
 pub mod mandates;
 pub mod openings;
+pub mod pages;
 pub mod payments;
 pub mod rebuild;
 pub mod requests;
@@ -23,6 +24,7 @@ mod sql;
 #[cfg(test)]
 mod tests;
 pub mod transactions;
+pub mod window;
 mod writer;
 
 use std::{

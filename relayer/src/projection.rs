@@ -26,6 +26,7 @@ use crate::{
         payments::{self, ExternalOutflow, Spent, TransitionContext},
         requests, revocations,
         transactions::{self, Kind},
+        window,
     },
 };
 
@@ -522,15 +523,15 @@ fn log_final(
             hold_settled(ledger, mandate, nonce, outcome, location, now)?;
         }
         Some(EscrowEvent::Refunded(refund)) => refunded_final(ledger, refund, location, now)?,
-        Some(EscrowEvent::Revoked { mandate, .. }) => return fail_all(ledger, mandate, Code::Ended, slice, now),
+        Some(EscrowEvent::Revoked { mandate, .. }) => return over(ledger, mandate, slice, now),
         Some(EscrowEvent::Returned { mandate, from_remaining, from_held, .. }) => {
-            if !fail_all(ledger, mandate, Code::Ended, slice, now)? {
+            if !over(ledger, mandate, slice, now)? {
                 return Ok(false);
             }
             returned_final(ledger, mandate, Returned { from_remaining, from_held }, location, now)?;
         }
         Some(EscrowEvent::Rolled { from, carried, .. }) => {
-            if !fail_all(ledger, from, Code::Ended, slice, now)? {
+            if !over(ledger, from, slice, now)? {
                 return Ok(false);
             }
             if let Some(mandate) = mandates::account(ledger, from)? {
@@ -554,8 +555,12 @@ fn time_final(ledger: &Connection, time: Seconds, slice: &mut Slice, now: Second
     for card in cards::overdue(ledger, time)? {
         cards::give_up_hold(ledger, card, Code::DeadlinePassed, now)?;
     }
-    for mandate in mandates::expired_with_live_payments(ledger, time)? {
-        if !fail_all(ledger, mandate.id, Code::Expired, slice, now)? {
+    while let Some((mandate, has_ended)) = mandates::first_lapsing(ledger, time)? {
+        if !has_ended && !fail_all(ledger, mandate, Code::Expired, slice, now)? {
+            return Ok(false);
+        }
+        mandates::set_lapsed(ledger, mandate)?;
+        if slice.is_over() {
             return Ok(false);
         }
     }
@@ -596,6 +601,7 @@ fn spent_final(
             booking::book(ledger, &mandate, LedgerEvent::Pay(spent.amount), refs, now)?;
         }
     }
+    window::record(ledger, spent.mandate, spent.amount, location)?;
     Ok(true)
 }
 
@@ -649,6 +655,7 @@ fn held_final(
         }
     };
     booking::book(ledger, &mandate, event, refs.at(location.block), now)?;
+    window::record(ledger, hold.mandate, amount, location)?;
     Ok(true)
 }
 
@@ -787,6 +794,12 @@ fn charge_gas(
         payers.push(GasPayer { mandate, refs });
     }
     journal::charge_gas(ledger, tx.cost.unwrap_or_default(), &payers, now)
+}
+
+/// A mandate has ended, in a final block: fails all of it that waits; whether that is all.
+fn over(ledger: &Connection, mandate: MandateId, slice: &mut Slice, now: Seconds) -> Result<bool, LedgerError> {
+    revocations::set_done(ledger, mandate)?;
+    fail_all(ledger, mandate, Code::Ended, slice, now)
 }
 
 /// Fails all of a mandate that waits; whether that is all.

@@ -27,7 +27,7 @@ use crate::{
         rpc::{Rpc, RpcError},
     },
     clock,
-    ledger::{Ledger, LedgerError, audit, mandates::MandateRow},
+    ledger::{Ledger, LedgerError, audit, mandates::MandateRow, pages},
 };
 
 pub use admission::Signed;
@@ -254,6 +254,12 @@ fn page_bounds<T: FromStr>(page: &PageQuery) -> Result<(u32, Option<T>), Problem
     };
     let before = page.cursor.as_ref().map(parse).transpose()?;
     Ok((page.limit.unwrap_or(20).clamp(1, 100), before))
+}
+
+/// A page as the API shows it.
+fn seen<R, T>(page: pages::Page<R>, view: impl FnMut(R) -> T) -> Page<T> {
+    let next_cursor = page.next.map(|cursor| cursor.to_string());
+    Page { data: page.rows.into_iter().map(view).collect(), next_cursor }
 }
 
 /// A page of `list`, which was asked for one more than `limit`.

@@ -7,6 +7,7 @@
 //! done: that is finished first, wherever the process dies.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -418,7 +419,7 @@ impl Follower {
         blocks: Vec<(FullBlock, Vec<Log>)>,
     ) -> Result<Vec<MinedBlock>, FollowError> {
         // Asked after the blocks were read: whatever they hold of ours was stored before it was sent.
-        let ours = self.ledger.read(transactions::live_hashes).await?;
+        let ours: HashSet<B256> = self.ledger.read(transactions::live_hashes).await?.into_iter().collect();
         let escrow = self.projector.deployment.escrow;
         let mut mined = Vec::with_capacity(blocks.len());
         for (FullBlock { block, transactions, .. }, logs) in blocks {

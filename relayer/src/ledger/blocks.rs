@@ -8,9 +8,11 @@ use stipend_core::{Seconds, api::BlockRef};
 use super::{
     LedgerError,
     sql::{Sql, Statements, insert, row},
+    transactions,
 };
 
-/// How many final blocks are kept, so that a reorg past finality is authenticated for what it is.
+/// How many final blocks are kept, so that a reorg past finality is authenticated for what it is. So are the bytes of the
+/// transactions in them, which after such a one are sent again.
 const KEPT: u64 = 256;
 
 row! {
@@ -56,31 +58,27 @@ pub struct Receipt {
     pub cost: u128,
 }
 
-fn one(connection: &Connection, rest: &str, parameters: impl rusqlite::Params) -> Result<Option<Block>, LedgerError> {
-    Ok(Block::select(connection, rest, parameters)?.pop())
-}
-
 /// The last block.
 pub fn head(connection: &Connection) -> Result<Option<Block>, LedgerError> {
-    one(connection, "ORDER BY number DESC LIMIT 1", [])
+    Ok(Block::select(connection, "ORDER BY number DESC LIMIT 1", [])?.pop())
 }
 
 pub fn last_final(connection: &Connection) -> Result<Option<Block>, LedgerError> {
-    one(connection, "WHERE final ORDER BY number DESC LIMIT 1", [])
+    Ok(Block::select(connection, "WHERE final ORDER BY number DESC LIMIT 1", [])?.pop())
 }
 
 pub fn by_hash(connection: &Connection, hash: B256) -> Result<Option<Block>, LedgerError> {
-    one(connection, "WHERE hash = ?", [Sql(hash)])
+    Ok(Block::select(connection, "WHERE hash = ?", [Sql(hash)])?.pop())
 }
 
 /// The hash of the block at this height, if it is still kept.
 pub fn hash_at(connection: &Connection, height: u64) -> Result<Option<B256>, LedgerError> {
-    Ok(one(connection, "WHERE number = ?", [height])?.map(|block| block.hash))
+    Ok(Block::select(connection, "WHERE number = ?", [height])?.pop().map(|block| block.hash))
 }
 
 /// The lowest block that is not final and not above `height`.
 pub fn next_to_finalize(connection: &Connection, height: u64) -> Result<Option<Block>, LedgerError> {
-    one(connection, "WHERE NOT final AND number <= ? ORDER BY number LIMIT 1", [height])
+    Ok(Block::select(connection, "WHERE NOT final AND number <= ? ORDER BY number LIMIT 1", [height])?.pop())
 }
 
 /// What is half done of a block, since it does not fit into one commit.
@@ -108,7 +106,7 @@ impl Unfinished {
 
 /// The block of which something is half done, if there is one.
 pub fn unfinished(connection: &Connection) -> Result<Option<(Block, Unfinished)>, LedgerError> {
-    let Some(block) = one(connection, "WHERE unfinished IS NOT NULL", [])? else { return Ok(None) };
+    let Some(block) = Block::select(connection, "WHERE unfinished IS NOT NULL", [])?.pop() else { return Ok(None) };
     let name: String = connection.value("SELECT unfinished FROM block WHERE number = ?", [block.number])?;
     let unfinished = Unfinished::ALL.into_iter().find(|unfinished| unfinished.name() == name);
     let unfinished = unfinished.ok_or_else(|| LedgerError::Inconsistent(format!("a block that is {name}")))?;
@@ -197,7 +195,9 @@ pub fn mark_final(connection: &Connection, block: Block) -> Result<(), LedgerErr
     connection
         .change("UPDATE block SET final = 1, unfinished = NULL, next_log = 0 WHERE number = ?", [block.number])?;
     connection.change("DELETE FROM log WHERE number <= ?", [block.number])?;
-    connection.change("DELETE FROM block WHERE number < ?", [block.number.saturating_sub(KEPT)]).map(drop)
+    let kept = block.number.saturating_sub(KEPT);
+    connection.change("DELETE FROM block WHERE number < ?", [kept])?;
+    transactions::prune(connection, kept)
 }
 
 /// Remembers a submitter that the guardian allowed.

@@ -13,7 +13,8 @@ use super::{
     booking,
     journal::EntryRefs,
     mandates::{self, TxLocation},
-    sql::{AWAITING_HOLD, Sql, Statements, insert, row},
+    pages::{self, List, Page},
+    sql::{AWAITING_HOLD, Sql, Statements, UNSETTLED, insert, row},
 };
 pub use ends::{finish, give_up_hold, settle_accounts};
 
@@ -142,23 +143,16 @@ pub fn held_in(connection: &Connection, block: B256) -> Result<Vec<CardRow>, Led
 
 /// All cards that are not final, oldest first.
 pub fn live(connection: &Connection) -> Result<Vec<CardRow>, LedgerError> {
-    CardRow::select(connection, &format!("WHERE {LIVE} ORDER BY seq"), [])
+    CardRow::select(connection, &format!("INDEXED BY card_live WHERE {LIVE} ORDER BY seq"), [])
 }
 
-/// The cards of `reader` (as agent or operator), newest first, before `before`.
-pub fn list(
-    connection: &Connection,
-    reader: Address,
-    mandate: Option<MandateId>,
-    before: Option<u64>,
-    limit: u32,
-) -> Result<Vec<CardRow>, LedgerError> {
-    CardRow::select(
-        connection,
-        "WHERE mandate IN (SELECT id FROM mandate WHERE agent = ?1 OR operator = ?1)
-         AND (?2 IS NULL OR mandate = ?2) AND (?3 IS NULL OR seq < ?3) ORDER BY seq DESC LIMIT ?4",
-        (Sql(reader), mandate.map(Sql), before, limit),
-    )
+/// A page of the cards of a reader.
+pub fn list(connection: &Connection, list: List) -> Result<Page<CardRow>, LedgerError> {
+    let newest = |mandate: MandateId, before: u64, count: u32| {
+        let query = "SELECT seq FROM card WHERE mandate = ? AND seq < ? ORDER BY seq DESC LIMIT ?";
+        connection.rows(query, (Sql(mandate), before, count))
+    };
+    pages::newest_first(connection, list, newest, |seq| by_seq(connection, seq))
 }
 
 /// A card that is admitted.
@@ -302,10 +296,26 @@ pub fn set_to_capture(connection: &Connection, seq: u64, amount: Amount) -> Resu
     connection.change("UPDATE card SET to_capture = ? WHERE seq = ?", (Sql(amount), seq)).map(drop)
 }
 
-/// What the host bears of it, and owes back.
-pub fn set_shares(connection: &Connection, seq: u64, shortfall: Amount, owed_back: Amount) -> Result<(), LedgerError> {
+/// What the host bears of it, and owes back: the treasury owes that for all its cards together.
+pub fn set_shares(
+    connection: &Connection,
+    card: &CardRow,
+    shortfall: Amount,
+    owed_back: Amount,
+) -> Result<(), LedgerError> {
     let statement = "UPDATE card SET shortfall = ?, owed_back = ? WHERE seq = ?";
-    connection.change(statement, (Sql(shortfall), Sql(owed_back), seq)).map(drop)
+    connection.change(statement, (Sql(shortfall), Sql(owed_back), card.seq))?;
+    let (mandate, treasury) = (Sql(card.mandate), Sql(card.payee));
+    connection.change(
+        "INSERT INTO refund (mandate, payer, amount) VALUES (?, ?, 0) ON CONFLICT DO NOTHING",
+        (mandate, treasury),
+    )?;
+    connection
+        .change(
+            "UPDATE refund SET owed = owed - ? + ? WHERE mandate = ? AND payer = ?",
+            (Sql(card.owed_back), Sql(owed_back), mandate, treasury),
+        )
+        .map(drop)
 }
 
 /// Where a walk over closed cards is.
@@ -332,7 +342,7 @@ pub fn concluded(connection: &Connection) -> Result<Vec<CardRow>, LedgerError> {
 /// wait again. If there is nothing left to capture of it, none is made.
 pub fn to_hold(connection: &Connection, time: Seconds) -> Result<Vec<CardRow>, LedgerError> {
     let rest = format!(
-        "WHERE {AWAITING_HOLD} AND deadline > ? AND coalesce(to_capture, amount) > 0 AND NOT EXISTS (SELECT 1 FROM tx
+        "INDEXED BY card_unsettled WHERE {AWAITING_HOLD} AND deadline > ? AND coalesce(to_capture, amount) > 0 AND NOT EXISTS (SELECT 1 FROM tx INDEXED BY tx_of_card
             WHERE kind = 'hold' AND tx.card = card.seq AND tx.state <> 'final') ORDER BY seq"
     );
     CardRow::select(connection, &rest, [time])
@@ -342,8 +352,9 @@ pub fn to_hold(connection: &Connection, time: Seconds) -> Result<Vec<CardRow>, L
 pub fn to_settle(connection: &Connection) -> Result<Vec<CardRow>, LedgerError> {
     CardRow::select(
         connection,
-        "WHERE state = 'closing' AND to_capture IS NOT NULL AND held_hash IS NOT NULL AND captured + released < amount
-         AND NOT EXISTS (SELECT 1 FROM tx WHERE kind IN ('capture', 'release') AND tx.card = card.seq
+        "INDEXED BY card_live WHERE state = 'closing' AND state NOT IN ('closed', 'failed') AND to_capture IS NOT NULL
+         AND held_hash IS NOT NULL AND captured + released < amount
+         AND NOT EXISTS (SELECT 1 FROM tx INDEXED BY tx_of_card WHERE kind IN ('capture', 'release') AND tx.card = card.seq
             AND (tx.state <> 'final' OR tx.succeeded)) ORDER BY seq",
         [],
     )
@@ -351,21 +362,22 @@ pub fn to_settle(connection: &Connection) -> Result<Vec<CardRow>, LedgerError> {
 
 /// The cards of a mandate whose hold is final and not empty.
 pub fn holding(connection: &Connection, mandate: MandateId) -> Result<Vec<CardRow>, LedgerError> {
-    CardRow::select(
-        connection,
-        "WHERE mandate = ? AND hold_final AND captured + released < amount ORDER BY seq",
-        [Sql(mandate)],
-    )
+    let rest = format!("INDEXED BY card_unsettled WHERE mandate = ? AND hold_final AND {UNSETTLED} ORDER BY seq");
+    CardRow::select(connection, &rest, [Sql(mandate)])
 }
 
 /// The cards of a mandate whose hold is not in the chain, in whatever state: it may never be placed.
 pub fn awaiting_hold(connection: &Connection, mandate: MandateId) -> Result<Vec<CardRow>, LedgerError> {
-    CardRow::select(connection, &format!("WHERE mandate = ? AND {AWAITING_HOLD}"), [Sql(mandate)])
+    CardRow::select(
+        connection,
+        &format!("INDEXED BY card_unsettled WHERE mandate = ? AND {AWAITING_HOLD}"),
+        [Sql(mandate)],
+    )
 }
 
 /// The cards whose hold is not in the chain and whose deadline is at `time` or before.
 pub fn overdue(connection: &Connection, time: Seconds) -> Result<Vec<CardRow>, LedgerError> {
-    CardRow::select(connection, &format!("WHERE deadline <= ? AND {AWAITING_HOLD}"), [time])
+    CardRow::select(connection, &format!("INDEXED BY card_unsettled WHERE deadline <= ? AND {AWAITING_HOLD}"), [time])
 }
 
 /// What the issuer made of it.
@@ -396,22 +408,7 @@ pub struct RefundDue {
 
 /// What is still to be refunded, by mandate and treasury.
 pub fn refunds_due(connection: &Connection) -> Result<Vec<RefundDue>, LedgerError> {
-    let owed: Vec<(MandateId, Address, Amount)> = connection.rows(
-        "SELECT mandate, payee, sum(owed_back) FROM card INDEXED BY card_owing WHERE owed_back > 0
-         GROUP BY mandate, payee ORDER BY min(seq)",
-        [],
-    )?;
-    let mut due = Vec::new();
-    for (mandate, treasury, owed) in owed {
-        let refunded: Amount = connection.value(
-            "SELECT coalesce(sum(amount), 0) FROM refund WHERE mandate = ? AND payer = ?",
-            (Sql(mandate), Sql(treasury)),
-        )?;
-        due.extend(owed.checked_sub(refunded).filter(|amount| !amount.is_zero()).map(|amount| RefundDue {
-            mandate,
-            treasury,
-            amount,
-        }));
-    }
-    Ok(due)
+    let query = "SELECT mandate, payer, owed - amount FROM refund INDEXED BY refund_due WHERE owed > amount";
+    let due: Vec<(MandateId, Address, Amount)> = connection.rows(query, [])?;
+    Ok(due.into_iter().map(|(mandate, treasury, amount)| RefundDue { mandate, treasury, amount }).collect())
 }

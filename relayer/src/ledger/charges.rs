@@ -13,6 +13,11 @@ use super::{
 };
 use crate::clock;
 
+/// How long a webhook's id is remembered, in seconds: far longer than an issuer repeats one.
+const WEBHOOK_MEMORY: Seconds = 30 * 86_400;
+/// How many old ids go when a new one comes, at most.
+const FORGOTTEN: u32 = 16;
+
 row! {
     /// An answer that the issuer was given.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,8 +228,11 @@ pub fn unknown_kind(connection: &Connection, card: u64) -> Result<Option<String>
     Ok(kinds.into_iter().find(|kind| EventKind::from_name(kind).is_none()))
 }
 
-/// Takes in a webhook's id; whether it is new.
+/// Takes in a webhook's id; whether it is new. An old one is forgotten: should the issuer repeat it all the same, its
+/// events are known.
 pub fn add_webhook(connection: &Connection, id: &str, now: Seconds) -> Result<bool, LedgerError> {
+    let old = "DELETE FROM webhook WHERE id IN (SELECT id FROM webhook INDEXED BY webhook_taken WHERE at < ? LIMIT ?)";
+    connection.change(old, (now.saturating_sub(WEBHOOK_MEMORY), FORGOTTEN))?;
     let added = connection.change("INSERT INTO webhook (id, at) VALUES (?, ?) ON CONFLICT DO NOTHING", (id, now))?;
     Ok(added > 0)
 }

@@ -11,11 +11,19 @@ use super::{
     balances::{Balances, LedgerEvent},
     journal::{self, EntryRefs},
     requests,
-    sql::{AWAITING_HOLD, Columns, FromColumns, HOLDS_HAVE_ENDED, Sql, Statements, insert, row},
+    sql::{Columns, FromColumns, HOLDS_HAVE_ENDED, Sql, Statements, insert, row},
 };
 
 /// The time in which an operator has so many openings.
 const QUOTA_PERIOD: Seconds = 86_400;
+
+/// Behind every place in the ledger.
+pub(super) const LAST: u64 = i64::MAX.cast_unsigned();
+
+/// The newest mandates of a reader (?1, as agent or operator) before a place (?2), at most ?3: the ends of two ranges.
+const OF_READER: &str = "seq IN (
+    SELECT * FROM (SELECT seq FROM mandate WHERE agent = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3)
+    UNION ALL SELECT * FROM (SELECT seq FROM mandate WHERE operator = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3))";
 
 /// A place in the chain: block height, block hash, transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,12 +197,19 @@ pub fn list(
     before: Option<u64>,
     limit: u32,
 ) -> Result<Vec<MandateRow>, LedgerError> {
-    MandateRow::select(
-        connection,
-        "WHERE (agent = ?1 OR operator = ?1) AND (?2 IS NULL OR seq < ?2)
-             ORDER BY seq DESC LIMIT ?3",
-        (Sql(who), before, limit),
-    )
+    let rest = format!("WHERE {OF_READER} ORDER BY seq DESC LIMIT ?3");
+    MandateRow::select(connection, &rest, (Sql(who), before.unwrap_or(LAST), limit))
+}
+
+/// The places and ids of those.
+pub(super) fn ids(
+    connection: &Connection,
+    who: Address,
+    before: u64,
+    limit: u32,
+) -> Result<Vec<(u64, MandateId)>, LedgerError> {
+    let query = format!("SELECT seq, id FROM mandate WHERE {OF_READER} ORDER BY seq DESC LIMIT ?3");
+    connection.rows(&query, (Sql(who), before, limit))
 }
 
 /// Makes a mandate known, if it is not: from its operator's message or from the chain. Its intent
@@ -339,44 +354,41 @@ pub fn to_sweep(
     minimum: Amount,
     time: Seconds,
 ) -> Result<Vec<MandateRow>, LedgerError> {
-    // No mandate's capture end is before its expiry. Of a plain UNION, SQLite makes a merge in the order of `seq`, and
-    // reads every mandate for it.
+    // What has come to its end is found by what is left of it: what is empty, or not worth a transaction, is not read. No
+    // mandate's capture end is before its expiry. Of a plain UNION, SQLite makes a merge in the order of `seq`, and reads
+    // every mandate for it.
     let ended = MandateRow::select(
         connection,
         &format!(
             "WHERE seq IN (
-                SELECT seq FROM mandate INDEXED BY mandate_expiring WHERE ended_hash IS NULL AND expiry <= ?1
-                    AND cap + restored > held + paid + returned + carried
-                UNION ALL SELECT seq FROM mandate INDEXED BY mandate_unreturned
-                    WHERE ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1)
-                    AND cap + restored > held + paid + returned + carried
-                UNION ALL SELECT seq FROM mandate INDEXED BY mandate_holding WHERE expiry <= ?1 AND {HOLDS_HAVE_ENDED})
+                SELECT seq FROM mandate INDEXED BY mandate_lapsing WHERE NOT lapsed AND expiry <= ?1
+                UNION ALL SELECT seq FROM mandate INDEXED BY mandate_remainder
+                    WHERE (lapsed OR ended_hash IS NOT NULL) AND cap + restored - paid - returned - carried >= ?2)
+             AND (({HOLDS_HAVE_ENDED}) OR cap + restored > held + paid + returned + carried AND (ended_hash IS NULL
+                OR ended_block <= (SELECT number FROM block WHERE final ORDER BY number DESC LIMIT 1)))
              AND opened_hash IS NOT NULL AND reserved = 0 AND cap + restored - paid - returned - carried >= ?2
              AND NOT EXISTS (SELECT 1 FROM tx WHERE kind = 'sweep' AND tx.mandate = mandate.id AND state <> 'final')"
         ),
-        (time, minimum.units()),
+        (time, minimum.units().max(1)),
     )?;
     Ok(ended.into_iter().filter(|mandate| mandate.terms.guardian == guardian).collect())
 }
 
 pub fn any_frozen(connection: &Connection) -> Result<Option<MandateRow>, LedgerError> {
-    Ok(MandateRow::select(connection, "WHERE frozen IS NOT NULL LIMIT 1", [])?.pop())
+    Ok(MandateRow::select(connection, "INDEXED BY mandate_frozen WHERE frozen IS NOT NULL LIMIT 1", [])?.pop())
 }
 
 /// The frozen mandates under this guardian that no repair has looked into.
 pub fn unexplained(connection: &Connection, guardian: Address) -> Result<Vec<MandateRow>, LedgerError> {
-    let mut frozen = frozen(connection, "NOT examined")?;
+    let rest = "INDEXED BY mandate_frozen WHERE frozen IS NOT NULL AND NOT examined ORDER BY seq";
+    let mut frozen = MandateRow::select(connection, rest, [])?;
     frozen.retain(|mandate| mandate.terms.guardian == guardian);
     Ok(frozen)
 }
 
 /// All frozen mandates.
 pub fn all_frozen(connection: &Connection) -> Result<Vec<MandateRow>, LedgerError> {
-    frozen(connection, "TRUE")
-}
-
-fn frozen(connection: &Connection, condition: &str) -> Result<Vec<MandateRow>, LedgerError> {
-    MandateRow::select(connection, &format!("WHERE frozen IS NOT NULL AND {condition} ORDER BY seq"), [])
+    MandateRow::select(connection, "INDEXED BY mandate_frozen WHERE frozen IS NOT NULL ORDER BY seq", [])
 }
 
 /// A repair has looked into why a mandate is frozen: it is usable again if that is explained.
@@ -389,15 +401,16 @@ pub fn set_examined(connection: &Connection, id: MandateId, explained: bool) -> 
         .map(drop)
 }
 
-/// The mandates with payments that are not final and whose terms expire at `time` or before.
-pub fn expired_with_live_payments(connection: &Connection, time: Seconds) -> Result<Vec<MandateRow>, LedgerError> {
-    MandateRow::select(
-        connection,
-        &format!(
-            "WHERE ended_hash IS NULL AND expiry <= ?
-             AND (id IN (SELECT mandate FROM payment WHERE state NOT IN ('settled', 'failed'))
-                OR id IN (SELECT mandate FROM card WHERE {AWAITING_HOLD}))"
-        ),
-        [time],
-    )
+/// A mandate whose expiry a final block of this time is the first to have come to, and whether a block has ended it. Nothing
+/// new is accepted from it.
+pub fn first_lapsing(connection: &Connection, time: Seconds) -> Result<Option<(MandateId, bool)>, LedgerError> {
+    let query =
+        "SELECT id, ended_hash IS NOT NULL FROM mandate INDEXED BY mandate_lapsing WHERE NOT lapsed AND expiry <= ?
+        ORDER BY expiry LIMIT 1";
+    connection.row(query, [time])
+}
+
+/// A final block has come to its expiry.
+pub fn set_lapsed(connection: &Connection, id: MandateId) -> Result<(), LedgerError> {
+    connection.change("UPDATE mandate SET lapsed = 1 WHERE id = ?", [Sql(id)]).map(drop)
 }

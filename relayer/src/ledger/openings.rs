@@ -29,15 +29,18 @@ pub fn add(connection: &Connection, opening: &Opening, valid_before: Seconds) ->
     .map(drop)
 }
 
+// In the queries a CROSS JOIN says that the openings are gone through, which are few, and not the mandates.
+
 /// The mandate whose opening was accepted for this request and is not final.
 pub fn of_request(connection: &Connection, request: RequestId) -> Result<Option<MandateId>, LedgerError> {
-    let query = "SELECT mandate FROM opening JOIN mandate ON mandate.id = mandate WHERE request = ?";
+    let query = "SELECT mandate FROM opening CROSS JOIN mandate ON mandate.id = mandate WHERE request = ?";
     connection.row(query, [Sql(request)])
 }
 
 /// The openings that wait for a transaction and whose mandate was neither opened nor revoked.
 pub fn waiting(connection: &Connection) -> Result<Vec<Opening>, LedgerError> {
-    let rest = "JOIN mandate ON mandate.id = mandate WHERE tx IS NULL AND opened_hash IS NULL AND ended_hash IS NULL
+    let rest =
+        "CROSS JOIN mandate ON mandate.id = mandate WHERE tx IS NULL AND opened_hash IS NULL AND ended_hash IS NULL
         ORDER BY mandate.seq";
     Opening::select(connection, rest, [])
 }
@@ -59,8 +62,8 @@ pub fn detach_from_tx(connection: &Connection, mandate: MandateId) -> Result<(),
 /// Those of others stay: nobody's approval is undone by a stranger who is faster.
 pub fn give_up(connection: &Connection, request: RequestId, answer: MandateId) -> Result<Vec<MandateId>, LedgerError> {
     connection.rows(
-        "DELETE FROM opening WHERE mandate <> ?2 AND mandate IN (SELECT id FROM mandate WHERE request = ?1
-            AND operator = (SELECT operator FROM mandate WHERE id = ?2)) RETURNING mandate",
+        "DELETE FROM opening WHERE mandate <> ?2 AND EXISTS (SELECT 1 FROM mandate WHERE id = opening.mandate
+            AND request = ?1 AND operator = (SELECT operator FROM mandate WHERE id = ?2)) RETURNING mandate",
         (Sql(request), Sql(answer)),
     )
 }

@@ -7,7 +7,6 @@ use stipend_core::{
     Amount, Code, MandateId, PaymentId, Seconds,
     api::{self, PaymentState},
     nonce::NonceWindow,
-    window::{Mined, Pending, RollingWindow, WindowUsage},
 };
 
 use super::{
@@ -16,6 +15,7 @@ use super::{
     booking,
     journal::EntryRefs,
     mandates::{self, TxLocation},
+    pages::{self, List, Page},
     sql::{AWAITING_HOLD, Sql, Statements, insert, row},
 };
 
@@ -149,36 +149,10 @@ pub fn first_mined_in(connection: &Connection, block: B256) -> Result<Option<Pay
     first(connection, "WHERE mined_hash = ?", [Sql(block)])
 }
 
-/// A mandate's first payment, by nonce, that no block has paid and that can still be.
+/// A mandate's first payment that no block has paid and that can still be. In the order of the index: a sort would read
+/// all of them for each.
 pub fn first_waiting(connection: &Connection, mandate: MandateId) -> Result<Option<PaymentRow>, LedgerError> {
-    first(connection, &format!("{WAITING_OF_MANDATE} ORDER BY nonce"), [Sql(mandate)])
-}
-
-/// What of a mandate counts in its rolling window at `now`, or would if a block took it: payments and
-/// cards' holds. Empty without a window.
-pub fn window_usage(
-    connection: &Connection,
-    mandate: &mandates::MandateRow,
-    now: Seconds,
-) -> Result<WindowUsage, LedgerError> {
-    if mandate.terms.window == 0 {
-        return Ok(WindowUsage::default());
-    }
-    let mined = "SELECT mined_at, amount FROM payment WHERE mandate = ?1 AND mined_at > ?2
-        UNION ALL SELECT held_at, amount FROM card WHERE mandate = ?1 AND held_at > ?2
-        UNION ALL SELECT at, amount FROM external_outflow WHERE mandate = ?1 AND at > ?2 ORDER BY 1";
-    let pending = format!(
-        "SELECT deadline, amount FROM payment
-            WHERE {LIVE} AND state IN ('reserved', 'submitted') AND mandate = ?1
-         UNION ALL SELECT deadline, amount FROM card WHERE mandate = ?1 AND {AWAITING_HOLD}"
-    );
-    let counts_since = now.saturating_sub(RollingWindow::memory(&mandate.terms));
-    let mined: Vec<(Seconds, Amount)> = connection.rows(mined, (Sql(mandate.id), counts_since))?;
-    let pending: Vec<(Seconds, Amount)> = connection.rows(&pending, [Sql(mandate.id)])?;
-    Ok(WindowUsage {
-        mined: mined.into_iter().map(|(at, amount)| Mined { at, amount }).collect(),
-        pending: pending.into_iter().map(|(deadline, amount)| Pending { deadline, amount }).collect(),
-    })
+    first(connection, WAITING_OF_MANDATE, [Sql(mandate)])
 }
 
 /// A payment of a mandate that no block has paid and that a payment with `nonce` makes impossible: another one with
@@ -272,7 +246,7 @@ fn lowest(
             "SELECT min(nonce) FROM (
                 SELECT min(nonce) AS nonce FROM payment WHERE mandate = ?1 AND state = 'submitted' AND {LIVE}
                 UNION ALL SELECT min(nonce) FROM payment WHERE mandate = ?1 AND {waiting}
-                UNION ALL SELECT min(nonce) FROM card WHERE mandate = ?1 AND {AWAITING_HOLD}
+                UNION ALL SELECT min(nonce) FROM card INDEXED BY card_unsettled WHERE mandate = ?1 AND {AWAITING_HOLD}
                     AND deadline > ?2)"
         ),
         (Sql(mandate), time),
@@ -280,30 +254,38 @@ fn lowest(
 }
 
 /// Which payments to list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Filter {
-    /// Of mandates of this agent or operator.
-    pub reader: Address,
-    pub mandate: Option<MandateId>,
     pub state: Option<PaymentState>,
     /// With this ref.
     pub reference: Option<B256>,
 }
 
-/// The payments that match, newest first, before `before`.
-pub fn list(
-    connection: &Connection,
-    filter: Filter,
-    before: Option<u64>,
-    limit: u32,
-) -> Result<Vec<PaymentRow>, LedgerError> {
-    PaymentRow::select(
-        connection,
-        "WHERE mandate IN (SELECT id FROM mandate WHERE agent = ?1 OR operator = ?1)
-         AND (?2 IS NULL OR mandate = ?2) AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR ref = ?4)
-         AND (?5 IS NULL OR seq < ?5) ORDER BY seq DESC LIMIT ?6",
-        (Sql(filter.reader), filter.mandate.map(Sql), filter.state.map(Sql), filter.reference.map(Sql), before, limit),
-    )
+/// A page of the payments of a reader that match.
+pub fn list(connection: &Connection, list: List, filter: Filter) -> Result<Page<PaymentRow>, LedgerError> {
+    // Those that failed, or are not at an end, are few among those that were settled: they have indexes of their own.
+    let newest = |mandate: MandateId, before: u64, count: u32| match filter.state {
+        None | Some(PaymentState::Settled) => {
+            let query = "SELECT seq FROM payment WHERE mandate = ? AND seq < ? ORDER BY seq DESC LIMIT ?";
+            connection.rows(query, (Sql(mandate), before, count))
+        }
+        Some(PaymentState::Failed) => {
+            let query = "SELECT seq FROM payment INDEXED BY payment_failed
+                WHERE state = 'failed' AND mandate = ? AND seq < ? ORDER BY seq DESC LIMIT ?";
+            connection.rows(query, (Sql(mandate), before, count))
+        }
+        Some(state) => {
+            let query = "SELECT seq FROM payment INDEXED BY payment_live WHERE state = ?
+                AND state NOT IN ('settled', 'failed') AND mandate = ? AND seq < ? ORDER BY seq DESC LIMIT ?";
+            connection.rows(query, (Sql(state), Sql(mandate), before, count))
+        }
+    };
+    let read = |seq| {
+        let matching = "WHERE seq = ?1 AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR ref = ?3)";
+        let parameters = (seq, filter.state.map(Sql), filter.reference.map(Sql));
+        Ok(PaymentRow::select(connection, matching, parameters)?.pop())
+    };
+    pages::newest_first(connection, list, newest, read)
 }
 
 /// A payment that is admitted.

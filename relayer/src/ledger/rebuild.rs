@@ -56,7 +56,8 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
     journal::reverse_gas(connection, now)?;
     connection.execute_batch(
         "UPDATE mandate SET refunded = 0, opened_block = NULL, opened_hash = NULL, opened_tx = NULL,
-            ended_block = NULL, ended_hash = NULL, ended_tx = NULL;
+            ended_block = NULL, ended_hash = NULL, ended_tx = NULL, lapsed = 0;
+         UPDATE revocation SET done = 0;
          UPDATE payment SET mined_block = NULL, mined_hash = NULL, mined_at = NULL, state = CASE
             WHEN EXISTS (SELECT 1 FROM tx_payment WHERE payment = seq) THEN 'submitted' ELSE 'reserved' END
             WHERE state <> 'failed';
@@ -66,7 +67,7 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
          UPDATE tx_payment SET skipped = NULL;
          UPDATE tx SET state = 'pending', mined_block = NULL, mined_hash = NULL, mined_tx = NULL, succeeded = NULL,
             gas_cost = NULL;
-         DELETE FROM external_outflow; DELETE FROM refund; DELETE FROM mandate_gas; DELETE FROM log; DELETE FROM block; DELETE FROM submitter;",
+         DELETE FROM external_outflow; DELETE FROM window_total; UPDATE refund SET amount = 0; DELETE FROM mandate_gas; DELETE FROM log; DELETE FROM block; DELETE FROM submitter;",
     )?;
     // What was to be captured can be again.
     for card in cards::concluded(connection)? {

@@ -81,8 +81,9 @@ pub fn list(
     before: Option<RequestId>,
     limit: u32,
 ) -> Result<Vec<MandateRequest>, LedgerError> {
-    let rest = "WHERE agent = ?1 AND (?2 IS NULL OR id < ?2) ORDER BY id DESC LIMIT ?3";
-    let rows = RequestRow::select(connection, rest, (Sql(agent), before.map(Sql), limit))?;
+    let before = before.unwrap_or(RequestId(Uuid::max()));
+    let rest = "WHERE agent = ? AND id < ? ORDER BY id DESC LIMIT ?";
+    let rows = RequestRow::select(connection, rest, (Sql(agent), Sql(before), limit))?;
     Ok(rows.into_iter().map(Into::into).collect())
 }
 

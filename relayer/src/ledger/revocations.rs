@@ -30,9 +30,14 @@ pub fn add(connection: &Connection, revocation: &Revocation) -> Result<bool, Led
 
 /// The revocations that wait for a transaction and whose mandate has not ended, opened or not.
 pub fn waiting(connection: &Connection) -> Result<Vec<Revocation>, LedgerError> {
-    let rest = "JOIN mandate ON mandate.id = mandate
-        WHERE tx IS NULL AND ended_hash IS NULL ORDER BY mandate.seq";
+    let rest = "INDEXED BY revocation_waiting CROSS JOIN mandate ON mandate.id = mandate
+        WHERE tx IS NULL AND NOT done AND ended_hash IS NULL ORDER BY mandate.seq";
     Revocation::select(connection, rest, [])
+}
+
+/// The mandate's end is final: the revocation waits for nothing, whoever ended it.
+pub fn set_done(connection: &Connection, mandate: MandateId) -> Result<(), LedgerError> {
+    connection.change("UPDATE revocation SET done = 1 WHERE mandate = ?", [Sql(mandate)]).map(drop)
 }
 
 /// Puts a revocation into a transaction, or takes it out of one that is superseded for good.

@@ -46,6 +46,7 @@ CREATE TABLE mandate (
     frozen       TEXT,             -- why the relayer stopped it
     examined     INTEGER NOT NULL DEFAULT 0, -- whether a repair has looked into that
     created_at   INTEGER NOT NULL,
+    lapsed       INTEGER NOT NULL DEFAULT 0, -- a final block has reached its expiry
     CHECK (cap + restored + overdrawn = available + reserved + held + paid + returned + carried),
     CHECK (overdrawn = 0 OR available = 0),
     CHECK (refunded >= restored)
@@ -55,9 +56,8 @@ CREATE INDEX mandate_of_operator ON mandate (operator, seq);
 CREATE INDEX mandate_opened_in ON mandate (opened_hash) WHERE opened_hash IS NOT NULL;
 CREATE INDEX mandate_ended_in ON mandate (ended_hash) WHERE ended_hash IS NOT NULL;
 
-CREATE INDEX mandate_expiring ON mandate (expiry) WHERE ended_hash IS NULL;
-CREATE INDEX mandate_unreturned ON mandate (ended_block) WHERE ended_block IS NOT NULL AND cap + restored > held + paid + returned + carried;
-CREATE INDEX mandate_holding ON mandate (expiry) WHERE held > 0;
+CREATE INDEX mandate_lapsing ON mandate (expiry) WHERE NOT lapsed;
+CREATE INDEX mandate_remainder ON mandate (cap + restored - paid - returned - carried) WHERE lapsed OR ended_hash IS NOT NULL;
 CREATE INDEX mandate_frozen ON mandate (id) WHERE frozen IS NOT NULL;
 
 CREATE TABLE payment (
@@ -86,7 +86,7 @@ CREATE INDEX payment_refused ON payment (mandate, nonce) WHERE state = 'reserved
 CREATE INDEX payment_due ON payment (deadline) WHERE state NOT IN ('settled', 'failed');
 CREATE INDEX payment_mined_in ON payment (mined_hash) WHERE mined_hash IS NOT NULL;
 CREATE INDEX payment_of_mandate ON payment (mandate, seq);
-CREATE INDEX payment_taken ON payment (mandate, mined_at) WHERE mined_at IS NOT NULL;
+CREATE INDEX payment_failed ON payment (mandate, seq) WHERE state = 'failed';
 
 -- Payments and holds that the chain knows and this ledger never accepted: booked as facts.
 CREATE TABLE external_outflow (
@@ -99,6 +99,16 @@ CREATE TABLE external_outflow (
     at         INTEGER NOT NULL, -- the block's time
     PRIMARY KEY (mandate, nonce)
 ) STRICT;
+
+-- What of a mandate's payments and holds was final at a block's time, in all: what its rolling window took between two
+-- times is a difference of two rows. Rows that no window reaches any more are removed.
+CREATE TABLE window_total (
+    mandate BLOB    NOT NULL REFERENCES mandate (id),
+    at      INTEGER NOT NULL,
+    amount  INTEGER NOT NULL,
+    units   INTEGER NOT NULL, -- of the contract's register, each payment rounded up
+    PRIMARY KEY (mandate, at)
+) STRICT, WITHOUT ROWID;
 
 -- A card and the hold behind it. `captured` and `released` are final; what is held on chain is what
 -- is left of the amount once `hold_final` is set.
@@ -139,15 +149,18 @@ CREATE TABLE card (
 CREATE INDEX card_live ON card (state) WHERE state NOT IN ('closed', 'failed');
 CREATE INDEX card_closed ON card (updated_at, seq) WHERE state = 'closed';
 CREATE INDEX card_held_in ON card (held_hash) WHERE held_hash IS NOT NULL;
-CREATE INDEX card_owing ON card (mandate, payee) WHERE owed_back > 0;
+CREATE INDEX card_of_mandate ON card (mandate, seq);
+CREATE INDEX card_unsettled ON card (mandate, nonce) WHERE amount > captured + released AND state <> 'failed';
 
--- What each payer gave back to a mandate, in final blocks.
+-- What each payer gave back to a mandate, in final blocks, and what the treasury among them owes it for cards.
 CREATE TABLE refund (
     mandate BLOB    NOT NULL REFERENCES mandate (id),
     payer   BLOB    NOT NULL,
     amount  INTEGER NOT NULL CHECK (amount >= 0),
+    owed    INTEGER NOT NULL DEFAULT 0 CHECK (owed >= 0),
     PRIMARY KEY (mandate, payer)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX refund_due ON refund (mandate) WHERE owed > amount;
 
 -- What the issuer asked and was answered: the same question gets the same answer.
 CREATE TABLE charge (
@@ -172,8 +185,9 @@ CREATE TABLE issuer_event (
 ) STRICT;
 CREATE INDEX issuer_event_of_card ON issuer_event (card);
 
--- Webhooks that were taken: a repeated one changes nothing.
+-- Webhooks that were taken lately: a repeated one changes nothing.
 CREATE TABLE webhook (id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX webhook_taken ON webhook (at);
 
 -- What a key bought: a repeated call gets the first one's answer.
 CREATE TABLE idempotency (
@@ -196,8 +210,10 @@ CREATE TABLE opening (
 CREATE TABLE revocation (
     mandate  BLOB PRIMARY KEY REFERENCES mandate (id),
     calldata BLOB    NOT NULL,
-    tx       INTEGER REFERENCES tx (id) -- absent: waits for a transaction
+    tx       INTEGER REFERENCES tx (id), -- absent: waits for a transaction
+    done     INTEGER NOT NULL DEFAULT 0 -- the mandate's end is final
 ) STRICT;
+CREATE INDEX revocation_waiting ON revocation (mandate) WHERE tx IS NULL AND NOT done;
 
 -- A transaction owns a nonce; its attempts are signed bytes with that nonce. The row is written
 -- with its first attempt before anything is sent.
@@ -214,10 +230,13 @@ CREATE TABLE tx (
     mined_block INTEGER, mined_hash BLOB, mined_tx BLOB,
     succeeded   INTEGER,
     gas_cost    BLOB,             -- wei, once mined, as sixteen bytes: digits could look like a card's number
+    pruned      INTEGER NOT NULL DEFAULT 0, -- final for long: the calldata and the attempts' bytes are gone
     UNIQUE (submitter, nonce)
 ) STRICT;
 CREATE INDEX tx_live ON tx (submitter, nonce) WHERE state <> 'final';
 CREATE INDEX tx_mined_in ON tx (mined_hash) WHERE state = 'mined';
+CREATE INDEX tx_of_card ON tx (card) WHERE card IS NOT NULL;
+CREATE INDEX tx_whole ON tx (mined_block) WHERE state = 'final' AND NOT pruned;
 
 CREATE TABLE attempt (
     hash         BLOB PRIMARY KEY,

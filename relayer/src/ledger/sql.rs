@@ -17,8 +17,13 @@ use uuid::Uuid;
 
 use super::LedgerError;
 
-/// The hold is not in the chain, and nothing final says that it never can be.
-pub(super) const AWAITING_HOLD: &str = "state NOT IN ('closed', 'failed') AND held_hash IS NULL AND released = 0";
+/// Something of the hold is not settled, as the index `card_unsettled` says it.
+pub(super) const UNSETTLED: &str = "amount > captured + released AND state <> 'failed'";
+
+/// The hold is not in the chain, and nothing final says that it never can be. Such a card is [`UNSETTLED`] too; that is
+/// said so that its index is used.
+pub(super) const AWAITING_HOLD: &str = "amount > captured + released AND state <> 'failed'
+    AND state <> 'closed' AND held_hash IS NULL AND released = 0";
 
 /// What a mandate holds can be swept: a final block has reached its capture end, so that nothing is
 /// captured or released.
@@ -246,6 +251,7 @@ macro_rules! row {
                 concat!("SELECT ", $crate::ledger::sql::columns!($($column),+), " FROM ", $table);
 
             /// The rows that match the rest of the query, from `WHERE` on.
+            #[cfg_attr(test, track_caller)]
             fn select(
                 connection: &rusqlite::Connection,
                 rest: &str,
@@ -290,53 +296,93 @@ pub(super) use {columns, insert, parameter, row};
 
 /// Statements on a connection; each is prepared once.
 pub(super) trait Statements {
+    #[cfg_attr(test, track_caller)]
     fn rows<T: FromColumns>(&self, statement: &str, parameters: impl Params) -> Result<Vec<T>, LedgerError>;
 
     /// The first row, if there is one.
+    #[cfg_attr(test, track_caller)]
     fn row<T: FromColumns>(&self, statement: &str, parameters: impl Params) -> Result<Option<T>, LedgerError>;
 
     /// The only row of an aggregate.
+    #[cfg_attr(test, track_caller)]
     fn value<T: FromColumns>(&self, statement: &str, parameters: impl Params) -> Result<T, LedgerError> {
         self.row(statement, parameters)?.ok_or_else(|| rusqlite::Error::QueryReturnedNoRows.into())
     }
 
     /// Changes rows; returns how many.
+    #[cfg_attr(test, track_caller)]
     fn change(&self, statement: &str, parameters: impl Params) -> Result<usize, LedgerError>;
 
     /// Where the last inserted row is.
     fn inserted(&self) -> Result<u64, LedgerError>;
 }
 
-#[cfg(test)]
-thread_local! {
-    /// The statements that this thread ran, for tests of their query plans.
-    pub(super) static STATEMENTS: std::cell::RefCell<std::collections::BTreeSet<String>> = std::cell::RefCell::default();
-}
-
-/// A statement, compiled once per connection.
-fn prepared<'c>(connection: &'c Connection, statement: &str) -> Result<rusqlite::CachedStatement<'c>, LedgerError> {
-    #[cfg(test)]
-    STATEMENTS.with_borrow_mut(|statements| statements.insert(statement.to_owned()));
-    Ok(connection.prepare_cached(statement)?)
-}
-
 impl Statements for Connection {
     fn rows<T: FromColumns>(&self, statement: &str, parameters: impl Params) -> Result<Vec<T>, LedgerError> {
-        prepared(self, statement)?.query_and_then(parameters, |row| Columns::of(row).take())?.collect()
+        let mut prepared = self.prepare_cached(statement)?;
+        let rows = prepared.query_and_then(parameters, |row| Columns::of(row).take())?.collect();
+        #[cfg(test)]
+        cost::record(&prepared, statement);
+        rows
     }
 
     fn row<T: FromColumns>(&self, statement: &str, parameters: impl Params) -> Result<Option<T>, LedgerError> {
-        let mut statement = prepared(self, statement)?;
-        let mut rows = statement.query_and_then(parameters, |row| Columns::of(row).take())?;
-        rows.next().transpose()
+        let mut prepared = self.prepare_cached(statement)?;
+        let row = prepared.query_and_then(parameters, |row| Columns::of(row).take())?.next().transpose();
+        #[cfg(test)]
+        cost::record(&prepared, statement);
+        row
     }
 
     fn change(&self, statement: &str, parameters: impl Params) -> Result<usize, LedgerError> {
-        Ok(prepared(self, statement)?.execute(parameters)?)
+        let mut prepared = self.prepare_cached(statement)?;
+        let changed = prepared.execute(parameters)?;
+        #[cfg(test)]
+        cost::record(&prepared, statement);
+        Ok(changed)
     }
 
     fn inserted(&self) -> Result<u64, LedgerError> {
         u64::try_from(self.last_insert_rowid()).map_err(LedgerError::inconsistent)
+    }
+}
+
+/// What statements cost, for the test that none costs more on a ledger with a longer history.
+#[cfg(test)]
+pub(super) mod cost {
+    use std::{cell::RefCell, panic::Location};
+
+    use rusqlite::{Statement, StatementStatus};
+
+    thread_local! {
+        static RUNS: RefCell<Option<Vec<Run>>> = const { RefCell::new(None) };
+    }
+
+    /// One run of a statement.
+    #[derive(Clone, Debug)]
+    pub(in crate::ledger) struct Run {
+        /// Where in the source it was called.
+        pub(in crate::ledger) at: &'static Location<'static>,
+        pub(in crate::ledger) statement: String,
+        /// The instructions of SQLite's virtual machine that it took: at least one per row that was read.
+        pub(in crate::ledger) steps: u64,
+        /// How often SQLite compiled it anew because of the values that were bound.
+        pub(in crate::ledger) recompiled: u64,
+    }
+
+    /// The statements that `work` runs on this thread.
+    pub(in crate::ledger) fn of(work: impl FnOnce()) -> Vec<Run> {
+        RUNS.set(Some(Vec::new()));
+        work();
+        RUNS.take().unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub(super) fn record(prepared: &Statement<'_>, statement: &str) {
+        let spent = |status| u64::try_from(prepared.reset_status(status)).unwrap();
+        let (steps, recompiled) = (spent(StatementStatus::VmStep), spent(StatementStatus::RePrepare));
+        let run = Run { at: Location::caller(), statement: statement.to_owned(), steps, recompiled };
+        RUNS.with_borrow_mut(|runs| runs.as_mut().map(|runs| runs.push(run)));
     }
 }
 

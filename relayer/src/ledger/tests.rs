@@ -1,12 +1,13 @@
 //! The ledger's file and its writer, on a real disk.
 
+mod growth;
+
 use alloy_primitives::{Address, B256, address};
 
 use stipend_core::{Amount, MandateId};
 
 use super::{
-    Deployment, Ledger, LedgerError, VERSION, audit, cards, charges, check, gas, mandates, payments,
-    sql::STATEMENTS,
+    Deployment, Ledger, LedgerError, VERSION, audit, charges, check,
     writer::{GROUP_TIME, Priority, QUEUE},
 };
 
@@ -258,6 +259,66 @@ fn shape(path: &std::path::Path) -> Vec<(String, String)> {
     rows.collect::<Result<_, _>>().unwrap()
 }
 
+/// Takes an empty ledger back to version 6.
+const VERSION_6: &str = "
+    DROP INDEX block_unfinished; ALTER TABLE block DROP COLUMN unfinished; ALTER TABLE block DROP COLUMN next_log;
+    DROP INDEX mandate_lapsing; DROP INDEX mandate_remainder; ALTER TABLE mandate DROP COLUMN lapsed;
+    CREATE INDEX mandate_expiring ON mandate (expiry); CREATE INDEX mandate_unreturned ON mandate (ended_block);
+    CREATE INDEX mandate_holding ON mandate (expiry);
+    DROP INDEX payment_failed; CREATE INDEX payment_taken ON payment (mandate, mined_at); DROP TABLE window_total;
+    DROP INDEX card_of_mandate; DROP INDEX card_unsettled; CREATE INDEX card_owing ON card (mandate);
+    DROP INDEX refund_due; ALTER TABLE refund DROP COLUMN owed; DROP INDEX webhook_taken;
+    DROP INDEX revocation_waiting; ALTER TABLE revocation DROP COLUMN done;
+    DROP INDEX tx_of_card; DROP INDEX tx_whole; ALTER TABLE tx DROP COLUMN pruned; PRAGMA user_version = 6;";
+
+#[tokio::test]
+async fn a_ledger_of_version_6_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let (fresh, old) = (directory.path().join("fresh"), directory.path().join("old"));
+    for path in [&fresh, &old] {
+        drop(Ledger::open(path, DEPLOYMENT).unwrap());
+    }
+    let file = rusqlite::Connection::open(&old).unwrap();
+    file.execute_batch(VERSION_6).unwrap();
+    // A window of an hour: what was taken more than 70 minutes before the last final block counts no longer. Of a cap of
+    // 2^33 units, the register counts in fours.
+    file.execute_batch(
+        "PRAGMA foreign_keys = OFF;
+         INSERT INTO block VALUES (7, x'07', x'06', 10000, 1), (8, x'08', x'07', 20000, 0);
+         INSERT INTO mandate (id, operator, agent, terms, expiry, cap, available, ended_block, ended_hash, created_at) VALUES
+            (x'11', x'01', x'02', '{\"window\":3600,\"window_cap\":\"8589.934592\"}', 10000, 9, 9, NULL, NULL, 1),
+            (x'12', x'01', x'02', '{\"window\":0,\"window_cap\":\"0\"}', 10001, 9, 9, 7, x'07', 1),
+            (x'13', x'01', x'02', '{\"window\":0,\"window_cap\":\"0\"}', 20000, 9, 9, 8, x'08', 1);
+         INSERT INTO revocation (mandate, calldata) VALUES (x'11', x'00'), (x'12', x'00'), (x'13', x'00');
+         INSERT INTO external_outflow VALUES (x'11', 1, 'pay', x'0a', 5, x'66', 5800), (x'11', 2, 'pay', x'0a', 7, x'66', 5801),
+            (x'11', 3, 'pay', x'0a', 9, x'66', 9000), (x'12', 1, 'pay', x'0a', 5, x'66', 9000);
+         INSERT INTO payment (id, mandate, nonce, payee, amount, deadline, ref, digest, signature, state, mined_hash, mined_at,
+            metadata, created_at, updated_at) VALUES
+            (x'01', x'11', 4, x'0a', 3, 1, x'00', x'01', x'00', 'settled', x'07', 9000, '{}', 1, 1),
+            (x'02', x'11', 5, x'0a', 3, 1, x'00', x'02', x'00', 'mined', x'08', 9001, '{}', 1, 1);
+         INSERT INTO refund VALUES (x'11', x'0a', 4);
+         INSERT INTO card (id, mandate, nonce, payee, amount, deadline, capture_by, ref, digest, signature, expires_at, state,
+            owed_back, metadata, created_at, updated_at) VALUES
+            (x'01', x'11', 6, x'0a', 9, 1, 1, x'00', x'01', x'00', 1, 'closed', 5, '{}', 1, 1),
+            (x'02', x'11', 7, x'0a', 9, 1, 1, x'00', x'02', x'00', 1, 'closed', 2, '{}', 1, 1),
+            (x'03', x'11', 8, x'0b', 9, 1, 1, x'00', x'03', x'00', 1, 'closed', 1, '{}', 1, 1);",
+    )
+    .unwrap();
+    drop(file);
+    drop(Ledger::open(&old, DEPLOYMENT).unwrap());
+    assert_eq!(shape(&fresh), shape(&old));
+
+    let file = rusqlite::Connection::open(&old).unwrap();
+    let rows = |columns, table| rows(&file, columns, table).join(" ");
+    assert_eq!(
+        rows("at, amount, units", "window_total"),
+        "Integer(5801);Integer(7);Integer(2); Integer(9000);Integer(19);Integer(6);"
+    );
+    assert_eq!(rows("lapsed", "mandate"), "Integer(1); Integer(0); Integer(0);");
+    assert_eq!(rows("done", "revocation"), "Integer(0); Integer(1); Integer(0);");
+    assert_eq!(rows("amount, owed", "refund"), "Integer(4);Integer(7); Integer(0);Integer(1);");
+}
+
 #[tokio::test]
 async fn a_ledger_of_version_1_is_brought_up_to_date() {
     let directory = tempfile::tempdir().unwrap();
@@ -266,9 +327,9 @@ async fn a_ledger_of_version_1_is_brought_up_to_date() {
         drop(Ledger::open(path, DEPLOYMENT).unwrap());
     }
     let file = rusqlite::Connection::open(&old).unwrap();
+    file.execute_batch(VERSION_6).unwrap();
     file.execute_batch(
-        "PRAGMA foreign_keys = OFF; DROP INDEX block_unfinished; ALTER TABLE block DROP COLUMN unfinished;
-         ALTER TABLE block DROP COLUMN next_log; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX card_owing; DROP INDEX charge_of_card;
+        "PRAGMA foreign_keys = OFF; DROP INDEX card_owing; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX charge_of_card;
          ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
          ALTER TABLE host DROP COLUMN owed_back; DROP INDEX card_closed; DROP INDEX payment_taken; DROP INDEX mandate_holding;
          ALTER TABLE payment DROP COLUMN mined_at; ALTER TABLE card DROP COLUMN held_at;
@@ -311,9 +372,9 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
         drop(Ledger::open(path, DEPLOYMENT).unwrap());
     }
     let file = rusqlite::Connection::open(&old).unwrap();
+    file.execute_batch(VERSION_6).unwrap();
     file.execute_batch(
-        "PRAGMA foreign_keys = OFF; DROP INDEX block_unfinished; ALTER TABLE block DROP COLUMN unfinished;
-         ALTER TABLE block DROP COLUMN next_log; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX card_owing; DROP INDEX charge_of_card;
+        "PRAGMA foreign_keys = OFF; DROP INDEX card_owing; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX charge_of_card;
          ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
          ALTER TABLE host DROP COLUMN owed_back; DROP INDEX card_closed; ALTER TABLE deployment RENAME TO house;
          ALTER TABLE external_outflow RENAME TO foreign_outflow; PRAGMA user_version = 2;
@@ -390,51 +451,23 @@ fn rows(file: &rusqlite::Connection, columns: &str, table: &str) -> Vec<String> 
     statement.query_map([], row).unwrap().map(Result::unwrap).collect()
 }
 
-/// How SQLite would run what `work` runs: the lines of the query plans.
-fn plans(connection: &rusqlite::Connection, work: impl FnOnce(&rusqlite::Connection)) -> Vec<String> {
-    STATEMENTS.take();
-    work(connection);
-    let explain = |statement: String| {
-        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
-        let parameters = vec![rusqlite::types::Null; plan.parameter_count()];
-        let lines = plan.query_map(rusqlite::params_from_iter(parameters), |row| row.get("detail")).unwrap();
-        lines.map(Result::unwrap).collect::<Vec<String>>()
-    };
-    STATEMENTS.take().into_iter().flat_map(explain).collect()
-}
-
-/// A mandate's history may have ten million payments.
 #[test]
-fn settling_and_sweeping_read_no_history() {
+fn a_webhook_is_remembered_for_a_month() {
     let connection = rusqlite::Connection::open_in_memory().unwrap();
     connection.execute_batch(include_str!("schema.sql")).unwrap();
-    let mandate = MandateId(B256::ZERO);
-    let settling = plans(&connection, |ledger| {
-        payments::first_ruled_out_by(ledger, mandate, 5_000).unwrap();
-        payments::first_waiting(ledger, mandate).unwrap();
-        payments::first_overdue(ledger, 1_000).unwrap();
-    });
-    assert!(settling.len() >= 4, "{settling:?}");
-    for line in settling {
-        let fits = ["payment_live (state=? AND mandate=?", "payment_due (deadline<?", "USE TEMP B-TREE FOR ORDER BY"];
-        assert!(fits.iter().any(|plan| line.contains(plan)), "{line}");
+    let month = 30 * 86_400;
+    let add = |id: &str, now| charges::add_webhook(&connection, id, now).unwrap();
+    assert!(add("first", 1));
+    assert!(!add("first", month));
+    for id in 0..40 {
+        assert!(add(&id.to_string(), month));
     }
-    let sweeping =
-        plans(&connection, |ledger| drop(mandates::to_sweep(ledger, Address::ZERO, Amount::ZERO, 1_000).unwrap()));
-    assert!(sweeping.iter().any(|line| line.contains("mandate_expiring")), "{sweeping:?}");
-    assert!(!sweeping.iter().any(|line| line.starts_with("SCAN mandate")), "{sweeping:?}");
-    let closed = plans(&connection, |ledger| drop(cards::closed_after(ledger, Default::default()).unwrap()));
-    assert_eq!(closed, ["SEARCH card USING INDEX card_closed (updated_at>?)"]);
-    let others = plans(&connection, |ledger| {
-        drop(cards::refunds_due(ledger).unwrap());
-        charges::approvals(ledger, 1).unwrap();
-        mandates::total_quota_free_at(ledger, 500, 1_000).unwrap();
-        mandates::quota_free_at(ledger, Address::ZERO, 20, 1_000).unwrap();
-        gas::expected(ledger, mandate).unwrap();
-    });
-    let scans =
-        |line: &&String| line.starts_with("SCAN") && !line.contains("card_owing") && !line.contains("audit_approved");
-    assert!(others.len() >= 4 && !others.iter().any(|line| scans(&line)), "{others:?}");
+    assert!(add("later", month + 2) && add("first", month + 2), "forgotten");
+    // A few at a time.
+    let count = || connection.query_row("SELECT count(*) FROM webhook", [], |row| row.get::<_, u32>(0)).unwrap();
+    assert_eq!(count(), 42);
+    assert!(add("even later", 2 * month + 1));
+    assert_eq!(count(), 42 - 16 + 1);
 }
 
 #[tokio::test]

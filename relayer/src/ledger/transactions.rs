@@ -10,6 +10,10 @@ use super::{
     sql::{Columns, FromColumns, HOLDS_HAVE_ENDED, Sql, Statements, insert, row},
 };
 
+/// How many transactions lose their bytes in one commit at most. Each of some dozen lanes has about one in a block; a
+/// ledger from before they did loses them little by little.
+const PRUNED: u32 = 64;
+
 /// What a transaction does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -49,6 +53,8 @@ row! {
         pub succeeded: Option<bool> = "succeeded",
         /// What it cost in wei, once mined.
         pub cost: Option<u128> = "gas_cost",
+        /// Whether its calldata and its attempts' bytes are gone.
+        pub pruned: bool = "pruned",
     }
 }
 
@@ -65,8 +71,8 @@ row! {
         pub priority_fee: u64 = "priority_fee",
         /// The head's height when they were signed.
         pub sent_at: u64 = "sent_at",
-        /// Whether they use the nonce for nothing, instead of for the call.
-        pub cancels: bool = "cancels",
+        /// Whether they use the nonce for nothing, instead of for the call. Bytes that are gone can't.
+        pub cancels: bool = "cancels AND raw <> x''",
     }
 }
 
@@ -202,33 +208,37 @@ pub fn gas_payers(connection: &Connection, tx: &TransactionRow) -> Result<Vec<(M
     )
 }
 
-/// Whether a transaction has become obsolete for good: nothing it is for can happen.
+/// Whether a transaction has become obsolete for good: nothing it is for can happen. So is one whose bytes are gone,
+/// which waits only where the chain was rebuilt from before it: what it was for is done by another one.
 pub fn is_obsolete(connection: &Connection, tx: &TransactionRow) -> Result<bool, LedgerError> {
-    let ask = |question: &str, subject: &dyn rusqlite::ToSql| -> Result<bool, LedgerError> {
-        connection.value(question, [subject])
-    };
+    if tx.pruned {
+        return Ok(true);
+    }
     match tx.kind {
         // A payment ends when a final block has made it impossible, or has paid it.
-        Kind::Settle => ask(
+        Kind::Settle => connection.value(
             "SELECT NOT EXISTS (SELECT 1 FROM tx_payment JOIN payment ON payment.seq = payment
                 WHERE tx = ? AND state NOT IN ('settled', 'failed'))",
-            &tx.id,
+            [tx.id],
         ),
         // What has lapsed, or was given up, is removed.
-        Kind::Open(mandate) => ask("SELECT NOT EXISTS (SELECT 1 FROM opening WHERE mandate = ?)", &Sql(mandate)),
-        Kind::Revoke(mandate) => ask(
+        Kind::Open(mandate) => {
+            connection.value("SELECT NOT EXISTS (SELECT 1 FROM opening WHERE mandate = ?)", [Sql(mandate)])
+        }
+        Kind::Revoke(mandate) => connection.value(
             "SELECT coalesce(ended_block <= (SELECT max(number) FROM block WHERE final), FALSE) FROM mandate WHERE id = ?",
-            &Sql(mandate),
+            [Sql(mandate)],
         ),
-        Kind::Sweep(mandate) => ask(
+        Kind::Sweep(mandate) => connection.value(
             &format!(
                 "SELECT cap + restored <= held + paid + returned + carried AND NOT ({HOLDS_HAVE_ENDED}) FROM mandate WHERE id = ?"
             ),
-            &Sql(mandate),
+            [Sql(mandate)],
         ),
-        Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => {
-            ask("SELECT state IN ('closed', 'failed') OR captured + released = amount FROM card WHERE seq = ?", &card)
-        }
+        Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => connection.value(
+            "SELECT state IN ('closed', 'failed') OR captured + released = amount FROM card WHERE seq = ?",
+            [card],
+        ),
     }
 }
 
@@ -304,6 +314,20 @@ pub fn rows(connection: &Connection, tx: u64) -> Result<Vec<(u64, u64)>, LedgerE
     )
 }
 
+/// Removes the calldata and the signed bytes of some of the transactions that were final before the block at `height`:
+/// nothing will ask to send them again. Their hashes stay, so that they are known wherever they turn up.
+pub(super) fn prune(connection: &Connection, height: u64) -> Result<(), LedgerError> {
+    let pruned: Vec<u64> = connection.rows(
+        "UPDATE tx SET calldata = x'', pruned = 1 WHERE id IN (SELECT id FROM tx INDEXED BY tx_whole
+            WHERE state = 'final' AND NOT pruned AND mined_block < ? ORDER BY mined_block LIMIT ?) RETURNING id",
+        (height, PRUNED),
+    )?;
+    for tx in pruned {
+        connection.change("UPDATE attempt SET raw = x'' WHERE tx = ?", [tx])?;
+    }
+    Ok(())
+}
+
 /// The mined transaction skipped this payment's row.
 pub fn set_skipped(connection: &Connection, tx: u64, payment: u64, reason: Code) -> Result<(), LedgerError> {
     connection
@@ -338,7 +362,7 @@ pub fn has_reverted(connection: &Connection, payment: u64) -> Result<bool, Ledge
 pub fn next_nonce(connection: &Connection, submitter: Address) -> Result<Option<u64>, LedgerError> {
     connection.value(
         "SELECT max(nonce) FROM (SELECT nonce FROM submitter_start WHERE address = ?1
-             UNION ALL SELECT nonce + 1 FROM tx WHERE submitter = ?1)",
+             UNION ALL SELECT max(nonce) + 1 FROM tx WHERE submitter = ?1)",
         [Sql(submitter)],
     )
 }
@@ -366,7 +390,14 @@ pub fn adopt(connection: &Connection, submitter: Address, nonce: u64) -> Result<
 
 /// Every submitter that this ledger ever used.
 pub fn submitters(connection: &Connection) -> Result<Vec<Address>, LedgerError> {
-    connection.rows("SELECT address FROM submitter_start UNION SELECT submitter FROM tx", [])
+    // From each to the next by the index, past all that they sent.
+    connection.rows(
+        "WITH RECURSIVE sender (address) AS (SELECT min(submitter) FROM tx
+            UNION ALL SELECT (SELECT min(submitter) FROM tx WHERE submitter > address) FROM sender
+                WHERE address IS NOT NULL)
+         SELECT address FROM submitter_start UNION SELECT address FROM sender WHERE address IS NOT NULL",
+        [],
+    )
 }
 
 /// The transaction's nonce is final in another transaction: no attempt of it can be mined.

@@ -4,6 +4,7 @@ mod awaiting_hold;
 mod charged;
 mod openings;
 mod proof;
+mod pruned;
 mod rolled;
 mod unswept;
 mod windows;

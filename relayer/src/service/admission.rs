@@ -24,6 +24,7 @@ use crate::{
         mandates::{self, MandateRow},
         payments,
         requests::{self, IdempotentCall},
+        window,
     },
 };
 
@@ -239,7 +240,7 @@ impl Service {
         ask: impl FnOnce(&PolicyInput<'_>) -> T,
     ) -> Result<T, LedgerError> {
         let deps = &self.deps;
-        let window = payments::window_usage(ledger, mandate, now)?;
+        let window = window::usage(ledger, mandate, now)?;
         let gas = match deps.gas_budget {
             Some(budget) => {
                 // What is under way will be paid for too.

@@ -14,9 +14,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    Seq, Service,
+    Service,
     admission::{Admission, Admitted, Signed, Spending},
-    invalid, not_found, page_bounds, paged, signer,
+    invalid, not_found, page_bounds, seen, signer,
 };
 use crate::{
     cards::{
@@ -30,6 +30,7 @@ use crate::{
         cards::{self as records, CardRow},
         charges::{self, Answer},
         mandates::MandateRow,
+        pages::List,
     },
 };
 
@@ -119,10 +120,10 @@ impl Service {
         mandate: Option<MandateId>,
         page: PageQuery,
     ) -> Result<Page<Card>, Problem> {
-        let (limit, before) = page_bounds(&page)?;
-        let before = before.map(Seq::get);
-        let list = self.deps.ledger.read(move |ledger| records::list(ledger, caller, mandate, before, limit + 1));
-        Ok(paged(list.await?, limit, |card| card.seq.to_string(), CardRow::view))
+        let (limit, cursor) = page_bounds(&page)?;
+        let list = List { reader: caller, mandate, cursor, limit };
+        let page = self.deps.ledger.read(move |ledger| records::list(ledger, list)).await?;
+        Ok(seen(page, CardRow::view))
     }
 
     /// A card's number, for its agent alone. The look is in the trail before the number is fetched.

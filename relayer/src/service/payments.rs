@@ -16,15 +16,16 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Seq, Service,
+    Service,
     admission::{Admitted, Signed, Spending},
-    invalid, not_found, page_bounds, paged, signer,
+    invalid, not_found, page_bounds, seen, signer,
 };
 use crate::{
     failpoint::Point,
     ledger::{
         LedgerError,
         mandates::{self, MandateRow},
+        pages::List,
         payments::{self, PaymentRow},
     },
 };
@@ -102,12 +103,11 @@ impl Service {
         filter: PaymentFilter,
         page: PageQuery,
     ) -> Result<Page<Payment>, Problem> {
-        let (limit, before) = page_bounds(&page)?;
-        let before = before.map(Seq::get);
+        let (limit, cursor) = page_bounds(&page)?;
         let PaymentFilter { mandate, state, reference } = filter;
-        let filter = payments::Filter { reader: caller, mandate, state, reference };
-        let list = self.deps.ledger.read(move |ledger| payments::list(ledger, filter, before, limit + 1)).await?;
-        Ok(paged(list, limit, |payment| payment.seq.to_string(), PaymentRow::view))
+        let (list, filter) = (List { reader: caller, mandate, cursor, limit }, payments::Filter { state, reference });
+        let page = self.deps.ledger.read(move |ledger| payments::list(ledger, list, filter)).await?;
+        Ok(seen(page, PaymentRow::view))
     }
 }
 

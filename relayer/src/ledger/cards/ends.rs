@@ -95,5 +95,5 @@ pub fn settle_accounts(connection: &Connection, seq: u64, now: Seconds) -> Resul
     }
     let shortfall = share(HostAccount::Shortfall, card.shortfall, shortfall)?;
     let owed_back = share(HostAccount::OwedBack, card.owed_back, owed_back)?;
-    set_shares(connection, seq, shortfall, owed_back)
+    set_shares(connection, &card, shortfall, owed_back)
 }

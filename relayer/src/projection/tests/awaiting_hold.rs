@@ -48,9 +48,7 @@ fn finalize_with_issuer(scene: &Scene, id: stipend_core::CardId, to_capture: u64
 
 /// What counts in a rolling window of an hour.
 fn counted(scene: &Scene) -> Vec<u64> {
-    let mut mandate = scene.mandate();
-    (mandate.terms.window, mandate.terms.window_cap) = (3_600, usdc(250));
-    let usage = payments::window_usage(&scene.ledger, &mandate, 100).unwrap();
+    let usage = window::usage(&scene.ledger, &scene.mandate(), 100).unwrap();
     let mined = usage.mined.iter().map(|mined| mined.amount);
     mined.chain(usage.pending.iter().map(|pending| pending.amount)).map(Amount::units).collect()
 }
@@ -65,7 +63,8 @@ fn a_hold_that_cannot_recur_returns_its_money() {
             (DEADLINE, used(0), Code::NonceUsed, [995, 0, 0, 5]),
             (DEADLINE, used(1_000), Code::NonceRetired, [995, 0, 0, 5]),
         ] {
-            let mut scene = Scene::new(GUARDIAN);
+            let windowed = |terms: &mut Terms| (terms.window, terms.window_cap) = (3_600, usdc(250));
+            let mut scene = Scene::with(GUARDIAN, windowed);
             let id = unmined(&mut scene, deadline, states);
             scene.mine(logs);
             scene.mine(Vec::new());

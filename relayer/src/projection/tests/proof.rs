@@ -7,7 +7,8 @@ use crate::projection::journal::GasPayer;
 /// A day with a bit of everything: paid, paid elsewhere, failed, held, captured and released,
 /// waiting in a transaction, and waiting without one.
 fn a_day() -> Scene {
-    let mut scene = Scene::new(Address::ZERO);
+    let windowed = |terms: &mut Terms| (terms.window, terms.window_cap) = (3_600, usdc(1_000));
+    let mut scene = Scene::with(Address::ZERO, windowed);
     transactions::start(&scene.ledger, SUBMITTER, 0).unwrap();
     for (nonce, amount) in [(0, 100), (1, 50), (2, 30), (3, 20), (4, 10)] {
         scene.admit(nonce, amount, if nonce == 2 { 6 } else { DEADLINE });
@@ -81,7 +82,14 @@ fn every_kind_of_difference_is_found_and_named() {
         ("UPDATE card SET nonce = 0", "nonce 0 is accepted 2 times"),
         ("UPDATE external_outflow SET nonce = 0", "nonce 0 is used on chain 2 times"),
         ("UPDATE tx SET nonce = 7 WHERE nonce = 1", "from nonce 0 to 7"),
+        (
+            "UPDATE window_total SET amount = amount + 1 WHERE at = (SELECT max(at) FROM window_total)",
+            "the window counts",
+        ),
+        ("INSERT INTO refund SELECT mandate, payee, 0, 3 FROM card", "owes 0 units to mandate"),
         ("DELETE FROM attempt WHERE tx = 1", "transaction 1 has no attempt"),
+        ("UPDATE attempt SET raw = x'' WHERE tx = 1", "of transaction 1 has other bytes"),
+        ("UPDATE tx SET pruned = 1; UPDATE attempt SET raw = x'00'", "of transaction 1 has other bytes"),
         ("UPDATE attempt SET raw = x'00' WHERE tx = 1", "of transaction 1 has other bytes"),
         ("DELETE FROM tx_payment WHERE tx = 1", "transaction 1 settles nothing"),
         ("UPDATE tx SET mined_hash = x'00' WHERE state = 'mined'", "is mined in a block that is not in the list"),
