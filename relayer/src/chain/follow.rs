@@ -43,6 +43,8 @@ const MAX_LINEAR_CATCHUP: u64 = 64;
 const SLICE: Duration = Duration::from_millis(4);
 /// How many times longer to wait for a node that announces new blocks.
 const SUBSCRIBED_POLL_FACTOR: u32 = 10;
+/// How soon to look again for a block of what was just sent: on some chains there is one at once.
+const MIN_POLL: Duration = Duration::from_millis(10);
 /// How many failures in a row, of one node or several, do not keep the relayer from starting.
 const MAX_STARTUP_FAILURES: u32 = 5;
 /// The longest wait between two tries at the start.
@@ -195,8 +197,12 @@ impl Follower {
             }
             self.report(&freshness);
             // With a live subscription, poll less often, only to catch missed notifications.
-            let rest =
-                if self.rpc.is_subscribed() { self.poll.saturating_mul(SUBSCRIBED_POLL_FACTOR) } else { self.poll };
+            let rest = if self.rpc.is_subscribed() {
+                self.poll.saturating_mul(SUBSCRIBED_POLL_FACTOR)
+            } else {
+                // Twice as long after each look, beginning with what was sent last.
+                self.rpc.since_sent().map_or(self.poll, |since| since.max(MIN_POLL).min(self.poll))
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.rpc.new_head() => {}

@@ -53,6 +53,8 @@ struct Shared {
     alarms: Alarms,
     /// Told when a node tells of a new block.
     new_heads: Notify,
+    /// When a node last took a transaction.
+    last_sent: Mutex<Option<Instant>>,
 }
 
 /// A node that a step reads from.
@@ -67,7 +69,9 @@ impl Rpc {
     pub fn new(urls: &[Url], chain_id: u64, alarms: Alarms) -> Result<Self, reqwest::Error> {
         let nodes = urls.iter().cloned().map(Node::new).collect::<Result<Vec<_>, _>>()?;
         let ranking = Mutex::new(NodeRanking::new(nodes.len(), chain_id));
-        Ok(Self { shared: Arc::new(Shared { nodes, ranking, alarms, new_heads: Notify::new() }) })
+        Ok(Self {
+            shared: Arc::new(Shared { nodes, ranking, alarms, new_heads: Notify::new(), last_sent: Mutex::default() }),
+        })
     }
 
     /// Asks every node for its chain. Returns the first that is on another one, with that.
@@ -121,6 +125,15 @@ impl Rpc {
     /// follower to read.
     pub async fn new_head(&self) {
         self.shared.new_heads.notified().await;
+    }
+
+    /// How long ago a node took a transaction, if any did: there may be a block of it.
+    pub fn since_sent(&self) -> Option<Duration> {
+        self.last_sent().map(|sent| sent.elapsed())
+    }
+
+    fn last_sent(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.shared.last_sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the node in use announces new blocks.
@@ -259,7 +272,13 @@ impl Rpc {
             SendOutcome::TooLarge => 5,
             SendOutcome::Rejected => 6,
         });
-        best.map_or_else(|| (SendOutcome::Unknown, Some(self.no_healthy_node().to_string())), |(_, outcome)| outcome)
+        let (_, (outcome, message)) =
+            best.unwrap_or_else(|| (0, (SendOutcome::Unknown, Some(self.no_healthy_node().to_string()))));
+        if outcome == SendOutcome::Accepted {
+            *self.last_sent() = Some(Instant::now());
+            self.shared.new_heads.notify_one();
+        }
+        (outcome, message)
     }
 
     /// Asks the first node that answers.
