@@ -24,6 +24,7 @@ use crate::{
     chain::{
         error::FollowError,
         follow::{Follower, Head},
+        gas_used::GasUsed,
         rpc::Rpc,
     },
     failpoint::{self, Point},
@@ -200,6 +201,7 @@ impl Runtime {
         alarms: Alarms,
     ) -> Result<Self, AppError> {
         let submitters: Vec<Address> = config.submitters.iter().map(PrivateKeySigner::address).collect();
+        let gas_used = GasUsed::default();
         let follower = Follower {
             rpc: rpc.clone(),
             ledger: ledger.clone(),
@@ -207,6 +209,7 @@ impl Runtime {
             finality: config.finality,
             poll: config.poll,
             alarms: alarms.clone(),
+            gas_used: gas_used.clone(),
         };
         let head = match follower.catch_up(config.start_block).await {
             // Nothing will be signed; what is known can still be read.
@@ -226,6 +229,7 @@ impl Runtime {
             fee_ceiling: config.fee_ceiling,
             sweep_min: config.relaying.sweep_min,
             alarms: alarms.clone(),
+            gas_used,
             batches: BatchSize::default(),
         };
         sender.start().await?;

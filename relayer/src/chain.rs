@@ -4,5 +4,6 @@ pub mod backfill;
 pub mod error;
 pub mod follow;
 mod freshness;
+pub mod gas_used;
 pub mod logs;
 pub mod rpc;

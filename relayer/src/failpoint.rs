@@ -51,6 +51,8 @@ points! {
     SendSimulated = "send.simulated",
     /// It is signed, and stored nowhere.
     SendSigned = "send.signed",
+    /// A part of a batch is stored, or the last of it.
+    SettleStoring = "settle.storing",
     /// A batch is stored, and not sent.
     SettleStored = "settle.stored",
     /// A batch is sent, and nobody has looked at the answer; so for the others.

@@ -15,6 +15,7 @@ use crate::{
     chain::{
         error::FollowError,
         follow::{Finality, Follower, Head},
+        gas_used::GasUsed,
         rpc::{Rpc, RpcError},
     },
     clock,
@@ -196,6 +197,7 @@ impl Repair<'_> {
             finality: self.config.finality,
             poll: POLL,
             alarms: Alarms::default(),
+            gas_used: GasUsed::default(),
         };
         let head = self.rpc.height().await?;
         if let Some(known) =

@@ -1,10 +1,11 @@
-//! The sender: lanes, each a submitter with at most one transaction that no block holds.
+//! The sender: lanes, each a submitter with at most a few transactions that no block holds.
 //!
 //! ```text
 //!  Unknown ──▶ Idle ── work simulated, signed, stored, sent ──▶ Unmined ── mined (by the follower) ──▶ Idle
 //!                                                              │     ▲
 //!                                   no block after a while:    └─────┘   the same bytes, or a replacement
 //!                                                                        with higher fees and the same nonce
+//!  Unmined, and a node has all of it: another call, or a full batch, with the next nonce
 //!  OutOfFunds, Removed, ExternalTxs: nothing new is signed until that is mended
 //!  Keyless: the submitter of an earlier run; what it signed then is still sent
 //! ```
@@ -18,14 +19,19 @@ pub mod fees;
 mod lane;
 pub mod plan;
 mod queue;
+mod row_gas;
 mod simulate;
 mod size;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256};
 use futures_util::future::join_all;
+use rusqlite::Connection;
 use stipend_core::{Amount, Deployment};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -40,17 +46,20 @@ use crate::{
     alarms::Alarms,
     chain::{
         follow::Head,
+        gas_used::GasUsed,
         rpc::{Rpc, RpcError, SendOutcome},
     },
     ledger::{
         Ledger, LedgerError, blocks,
-        transactions::{self, Attempt},
+        transactions::{self, AttemptHead, Kind},
     },
 };
 
+/// An attempt that is unmined for this many blocks is replaced by one with higher fees.
+const REPLACE_AFTER: u64 = 3;
 /// An alarm is raised for a transaction that stays unmined for this many blocks.
 const UNMINED_ALARM_BLOCKS: u64 = 10;
-/// When to retry what failed, if no block comes first.
+/// When to retry what failed, and to look again at what is unmined, if no block comes first.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Why a step of the sender failed. The next one tries again.
@@ -84,47 +93,42 @@ pub struct Sender {
     /// What a mandate must have left to be swept.
     pub sweep_min: Amount,
     pub alarms: Alarms,
+    /// What blocks say of the gas of our transactions.
+    pub gas_used: GasUsed,
     pub batches: BatchSize,
 }
 
 /// A stored transaction that no block holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Unmined {
     tx: transactions::TransactionRow,
-    first: Attempt,
-    newer: Vec<Attempt>,
-    /// It is obsolete, or no block has room for it: only its nonce is to be used up.
+    /// The head's height when the first attempt was signed.
+    since: u64,
+    last: AttemptHead,
+    /// It is obsolete, or no block has room for it, or it is not whole: only its nonce is to be used up.
     obsolete: bool,
+    /// All payments of its call are in it. Otherwise it was being stored when the relayer stopped, or they changed.
+    whole: bool,
 }
 
 impl Unmined {
-    fn last(&self) -> &Attempt {
-        self.newer.last().unwrap_or(&self.first)
-    }
-
     fn cost(&self) -> u128 {
-        cost(self.tx.gas_limit, self.last().max_fee)
+        cost(self.tx.gas_limit, self.last.max_fee)
     }
-}
-
-/// The ledger at one moment.
-#[derive(Debug)]
-struct LedgerView {
-    head: Option<B256>,
-    /// By submitter, in nonce order.
-    unmined: HashMap<Address, Vec<Unmined>>,
-    /// The nonce of each submitter's next transaction.
-    next_nonce: HashMap<Address, u64>,
 }
 
 /// What is remembered from step to step. Losing it costs nothing but time.
 #[derive(Debug)]
 struct SenderState {
     lanes: Vec<Lane>,
+    /// The head at which the lanes' transactions were read from the ledger, and when.
+    seen: Option<(B256, Instant)>,
+    /// Those that are known to be whole.
+    whole: HashSet<u64>,
     backlog: Backlog,
     market: Option<(B256, Market)>,
-    /// Something is to be tried again, whether or not a block comes.
-    retry: bool,
+    /// After how long something is to be tried again, whether or not a block comes.
+    retry: Option<Duration>,
 }
 
 impl Sender {
@@ -152,11 +156,11 @@ impl Sender {
                     Err(error) => Err(error),
                 },
             };
-            let mut retry = state.as_mut().is_some_and(|state| std::mem::take(&mut state.retry));
+            let mut retry = state.as_mut().and_then(|state| state.retry.take());
             match stepped {
                 Ok(()) => self.alarms.clear("sender"),
                 Err(error) => {
-                    retry = true;
+                    retry = Some(retry.unwrap_or(RETRY_DELAY));
                     self.alarms.warn("sender", error.to_string());
                 }
             }
@@ -164,7 +168,7 @@ impl Sender {
                 () = stop.cancelled() => return,
                 moved = heads.changed() => if moved.is_err() { return },
                 changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY_DELAY), if retry => {}
+                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
             }
         }
     }
@@ -186,10 +190,9 @@ impl Sender {
         Ok(lanes)
     }
 
-    /// Refreshes the lanes, sends again what no block holds, and gives work to those that are idle.
+    /// Refreshes the lanes, sends again what no block holds, and gives work to those that can take some.
     async fn step(&self, head: Head, state: &mut SenderState) -> Result<(), SendError> {
-        let view = self.view(state, head.gas_limit).await?;
-        if view.head != Some(head.block.hash) {
+        if !self.see(head, state).await? {
             // The follower is about to tell of another one.
             return Ok(());
         }
@@ -201,15 +204,15 @@ impl Sender {
             state.market = Some((head.block.hash, *market));
         }
         let fees = match &market {
-            Ok(market) => self.first_fees(&view, head, *market),
+            Ok(market) => self.first_fees(&state.lanes, head, *market),
             Err(_) => None,
         };
-        let refreshed = self.refresh_lanes(head, &view, fees, state).await;
+        let refreshed = self.refresh_lanes(head, fees, state).await;
         self.publish_alarms(&state.lanes);
         if self.alarms.halted().is_some() {
             return refreshed;
         }
-        let sent = self.rebroadcast_all(head, &view, market.as_ref().ok().copied(), state).await;
+        let sent = self.rebroadcast_all(head, market.as_ref().ok().copied(), state).await;
         let dispatched = match fees {
             Some(fees) => self.dispatch(head, fees, state).await,
             None => Ok(()),
@@ -221,54 +224,85 @@ impl Sender {
 
     /// What a new transaction pays, if the ceiling allows any. Raises an alarm for what waits for
     /// lower fees.
-    fn first_fees(&self, view: &LedgerView, head: Head, market: Market) -> Option<Fees> {
+    fn first_fees(&self, lanes: &[Lane], head: Head, market: Market) -> Option<Fees> {
         let first = fees::first(market, self.ceiling(false));
-        let stuck = || view.unmined.values().flatten().find_map(|tx| self.fee_above_ceiling(tx, head, market));
+        let unmined = || lanes.iter().flat_map(|lane| &lane.unmined);
+        let stuck = || unmined().find_map(|tx| self.fee_above_ceiling(tx, head, market));
         self.warn_or_clear("fees", first.err().or_else(stuck).map(|error| error.to_string()));
         first.ok()
     }
 
-    async fn view(&self, state: &SenderState, block_gas: u64) -> Result<LedgerView, SendError> {
+    /// Reads what of the lanes' transactions no block holds. With every head, and no more than once a second
+    /// besides: only blocks and this task change it, but for what makes one obsolete. False if the ledger is at another
+    /// head.
+    async fn see(&self, head: Head, state: &mut SenderState) -> Result<bool, SendError> {
+        if let Some((at, when)) = state.seen
+            && at == head.block.hash
+            && when.elapsed() < RETRY_DELAY
+        {
+            if state.lanes.iter().any(Lane::is_busy) {
+                state.retry_within(RETRY_DELAY);
+            }
+            return Ok(true);
+        }
+        let when = Instant::now();
         let submitters: Vec<Address> = state.lanes.iter().map(|lane| lane.address).collect();
-        let too_large = self.batches.too_large();
+        let (too_large, block_gas) = (self.batches.too_large(), head.gas_limit);
         let is_too_large =
             move |tx: &transactions::TransactionRow| tx.gas_limit > block_gas || too_large.contains(&tx.id);
-        let view = self.ledger.read(move |ledger| {
+        let gas_used = self.gas_used.take();
+        let known = state.whole.clone();
+        let read = self.ledger.read(move |ledger| {
             let mut unmined: HashMap<Address, Vec<Unmined>> = HashMap::new();
             for tx in transactions::pending(ledger)? {
-                let mut attempts = transactions::attempts(ledger, tx.id)?.into_iter();
-                let Some(first) = attempts.next() else {
+                let attempts = transactions::attempts(ledger, tx.id)?;
+                let (Some(first), Some(last)) = (attempts.first(), attempts.last()) else {
                     return Err(LedgerError::Inconsistent(format!("transaction {} has no attempt", tx.id)));
                 };
-                let obsolete = transactions::is_obsolete(ledger, &tx)? || is_too_large(&tx);
+                let whole = known.contains(&tx.id) || is_whole(ledger, &tx)?;
+                let obsolete = !whole || transactions::is_obsolete(ledger, &tx)? || is_too_large(&tx);
                 let of = unmined.entry(tx.submitter).or_default();
-                of.push(Unmined { tx, first, newer: attempts.collect(), obsolete });
+                of.push(Unmined { tx, since: first.sent_at, last: *last, obsolete, whole });
             }
-            let mut next_nonce = HashMap::new();
+            let mut next_nonces = Vec::with_capacity(submitters.len());
             for submitter in submitters {
-                next_nonce.extend(transactions::next_nonce(ledger, submitter)?.map(|nonce| (submitter, nonce)));
+                next_nonces.push(transactions::next_nonce(ledger, submitter)?);
             }
-            Ok(LedgerView { head: blocks::head(ledger)?.map(|block| block.hash), unmined, next_nonce })
+            let mut mined = Vec::new();
+            for used in gas_used {
+                mined.extend(transactions::rows_of_attempt(ledger, used.tx)?.map(|rows| (rows, used)));
+            }
+            Ok((blocks::head(ledger)?.map(|block| block.hash), unmined, next_nonces, mined))
         });
-        Ok(view.await?)
+        let (at, mut unmined, next_nonces, mined) = read.await?;
+        for (rows, used) in mined {
+            self.batches.record(rows, used.gas, used.succeeded);
+        }
+        if at != Some(head.block.hash) {
+            state.seen = None;
+            return Ok(false);
+        }
+        for (lane, next_nonce) in state.lanes.iter_mut().zip(next_nonces) {
+            lane.next_nonce = next_nonce;
+            lane.unmined = unmined.remove(&lane.address).unwrap_or_default();
+            let unmined = &lane.unmined;
+            lane.sent.retain(|id, _| unmined.iter().any(|unmined| unmined.tx.id == *id));
+        }
+        let unmined = state.lanes.iter().flat_map(|lane| &lane.unmined);
+        state.whole = unmined.filter(|unmined| unmined.whole).map(|unmined| unmined.tx.id).collect();
+        state.seen = Some((head.block.hash, when));
+        Ok(true)
     }
 
     /// Looks at each submitter's account once per head.
-    async fn refresh_lanes(
-        &self,
-        head: Head,
-        view: &LedgerView,
-        fees: Option<Fees>,
-        state: &mut SenderState,
-    ) -> Result<(), SendError> {
+    async fn refresh_lanes(&self, head: Head, fees: Option<Fees>, state: &mut SenderState) -> Result<(), SendError> {
         let accounts = join_all(state.lanes.iter().map(async |lane| {
-            let next = view.next_nonce.get(&lane.address).filter(|_| lane.at(head).is_none())?;
-            Some(self.account(lane, *next, view.first_unmined(lane), fees, head).await)
+            let next = lane.next_nonce.filter(|_| lane.at(head).is_none())?;
+            Some(self.account(lane, next, fees, head).await)
         }));
         let accounts = accounts.await;
         let mut outcome = Ok(());
         for (lane, account) in state.lanes.iter_mut().zip(accounts) {
-            lane.unmined = view.first_unmined(lane).is_some();
             match account {
                 None => {}
                 Some(Ok(account)) => lane.refresh(account),
@@ -278,66 +312,81 @@ impl Sender {
         outcome
     }
 
-    /// Sends what waits for a block, each once per head at most: an answer of the node is no reason to
-    /// hurry.
+    /// Sends what waits for a block, in the order of nonces, each once per head at most: an answer of the node is no
+    /// reason to hurry.
     async fn rebroadcast_all(
         &self,
         head: Head,
-        view: &LedgerView,
         market: Option<Market>,
         state: &mut SenderState,
     ) -> Result<(), SendError> {
         let hash = head.block.hash;
         let sends = join_all(state.lanes.iter().map(async |lane| {
             let mut sent = Vec::new();
-            for unmined in view.unmined.get(&lane.address).into_iter().flatten() {
-                if lane.sent.get(&unmined.tx.id) != Some(&hash) {
-                    sent.push((unmined.tx.id, self.rebroadcast(lane, unmined, head, market).await));
+            for (index, unmined) in lane.unmined.iter().enumerate() {
+                if lane.sent.get(&unmined.tx.id).is_none_or(|(at, _)| *at != hash) {
+                    sent.push((index, self.rebroadcast(lane, unmined, head, market).await));
                 }
             }
             sent
         }));
         let sends = sends.await;
+        let SenderState { lanes, seen, retry, .. } = state;
         let mut outcome = Ok(());
-        for (lane, sends) in state.lanes.iter_mut().zip(sends) {
-            let unmined = view.unmined.get(&lane.address);
-            lane.sent.retain(|id, _| unmined.into_iter().flatten().any(|unmined| unmined.tx.id == *id));
-            for (id, sent) in sends {
+        for (lane, sends) in lanes.iter_mut().zip(sends) {
+            for (index, sent) in sends {
+                let Some(unmined) = lane.unmined.get_mut(index) else { continue };
+                let id = unmined.tx.id;
+                let sent = sent.map(|(sent, last)| {
+                    unmined.last = last;
+                    sent
+                });
                 match sent {
-                    Ok(SendOutcome::Unknown) => state.retry = true,
+                    Ok(SendOutcome::Unknown) => *retry = Some(retry.unwrap_or(RETRY_DELAY)),
                     Ok(SendOutcome::Rejected | SendOutcome::TooLarge) => {
-                        outcome = Err(SendError::Refused(lane.address))
+                        // What is refused for its size has become obsolete.
+                        *seen = None;
+                        outcome = Err(SendError::Refused(lane.address));
                     }
-                    Ok(SendOutcome::NoFunds) => {
-                        lane.lacks_funds();
-                        lane.sent.insert(id, hash);
+                    Ok(outcome) => {
+                        if outcome == SendOutcome::NoFunds {
+                            lane.lacks_funds();
+                        }
+                        lane.sent.insert(id, (hash, outcome));
                     }
-                    Ok(_) => _ = lane.sent.insert(id, hash),
                     Err(error) => outcome = Err(error),
                 }
             }
         }
-        let is_old =
-            |unmined: &&Unmined| head.block.number.saturating_sub(unmined.first.sent_at) >= UNMINED_ALARM_BLOCKS;
-        let old = view.unmined.values().flatten().filter(is_old).map(|Unmined { tx, first, .. }| {
-            let (submitter, nonce, since) = (tx.submitter, tx.nonce, first.sent_at);
-            format!("the transaction of {submitter} with nonce {nonce} waits for a block since block {since}")
-        });
+        let is_old = |unmined: &&Unmined| head.block.number.saturating_sub(unmined.since) >= UNMINED_ALARM_BLOCKS;
+        let old =
+            state.lanes.iter().flat_map(|lane| &lane.unmined).filter(is_old).map(|Unmined { tx, since, .. }| {
+                let (submitter, nonce) = (tx.submitter, tx.nonce);
+                format!("the transaction of {submitter} with nonce {nonce} waits for a block since block {since}")
+            });
         self.warn_or_clear("unmined", list(old));
         outcome
     }
 }
 
-impl LedgerView {
-    fn first_unmined(&self, lane: &Lane) -> Option<&Unmined> {
-        self.unmined.get(&lane.address)?.first()
+impl SenderState {
+    fn new(lanes: Vec<Lane>) -> Self {
+        Self { lanes, seen: None, whole: HashSet::new(), backlog: Backlog::default(), market: None, retry: None }
+    }
+
+    /// The next step comes no later than after this time.
+    fn retry_within(&mut self, delay: Duration) {
+        self.retry = Some(self.retry.map_or(delay, |before| before.min(delay)));
     }
 }
 
-impl SenderState {
-    fn new(lanes: Vec<Lane>) -> Self {
-        Self { lanes, backlog: Backlog::default(), market: None, retry: false }
+/// Whether the ledger has all payments of a transaction's call as being in it.
+fn is_whole(ledger: &Connection, tx: &transactions::TransactionRow) -> Result<bool, LedgerError> {
+    if tx.kind != Kind::Settle {
+        return Ok(true);
     }
+    let rows = batch::row_count(&transactions::calldata(ledger, tx.id)?);
+    Ok(rows == usize::try_from(transactions::row_count(ledger, tx.id)?).ok())
 }
 
 fn cost(gas_limit: u64, max_fee: u64) -> u128 {

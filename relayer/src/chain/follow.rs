@@ -22,8 +22,9 @@ use super::{
     backfill::{self, RangeSize},
     error::FollowError,
     freshness::Freshness,
+    gas_used::{GasUsed, Used},
     logs,
-    rpc::{Chosen, FullBlock, Node, Rpc, RpcError},
+    rpc::{Chosen, FullBlock, FullReceipt, Node, Rpc, RpcError},
 };
 use crate::{
     alarms::Alarms,
@@ -83,6 +84,8 @@ pub struct Follower {
     pub poll: Duration,
     /// Where to say what is wrong.
     pub alarms: Alarms,
+    /// Where to say how much gas our transactions took.
+    pub gas_used: GasUsed,
 }
 
 impl Follower {
@@ -387,7 +390,7 @@ impl Follower {
         blocks: Vec<(FullBlock, Vec<Log>)>,
         finalized: u64,
     ) -> Result<Applied, FollowError> {
-        let committed = self.with_receipts(node, blocks).await?;
+        let (committed, used) = self.with_receipts(node, blocks).await?;
         let last = committed.last().map(|mined| mined.block);
         let update = Arc::new(ChainUpdate { ancestor, committed, finalized });
         failpoint::pass(Point::FollowRead);
@@ -403,6 +406,7 @@ impl Follower {
                 (Err(error), None) => return Err(error.into()),
             }
         };
+        used.into_iter().for_each(|used| self.gas_used.record(used));
         failpoint::pass_if(applied.reverted > 0, Point::UnmineCommitted);
         failpoint::pass_if(last.is_some(), Point::MineCommitted);
         failpoint::pass_if(applied.newly_final > 0, Point::FinalizeCommitted);
@@ -418,32 +422,35 @@ impl Follower {
         }
     }
 
-    /// What blocks say about us: the escrow's logs, and what became of our transactions.
+    /// What blocks say about us: the escrow's logs, and what became of our transactions and how much gas they took.
     async fn with_receipts(
         &self,
         node: &Node,
         blocks: Vec<(FullBlock, Vec<Log>)>,
-    ) -> Result<Vec<MinedBlock>, FollowError> {
+    ) -> Result<(Vec<MinedBlock>, Vec<Used>), FollowError> {
         // Asked after the blocks were read: whatever they hold of ours was stored before it was sent.
         let ours: HashSet<B256> = self.ledger.read(transactions::live_hashes).await?.into_iter().collect();
         let escrow = self.projector.deployment.escrow;
-        let mut mined = Vec::with_capacity(blocks.len());
+        let (mut mined, mut used) = (Vec::with_capacity(blocks.len()), Vec::new());
         for (FullBlock { block, transactions, .. }, logs) in blocks {
             let mut receipts = Vec::new();
             for hash in transactions.into_iter().filter(|hash| ours.contains(hash)) {
-                let found = node.receipt_and_logs(hash).await?.filter(|(receipt, _)| receipt.block == block.hash);
-                let Some((receipt, contracts)) = found else { return Err(lost(node, block).await) };
+                let found = node.full_receipt(hash).await?.filter(|found| found.receipt.block == block.hash);
+                let Some(FullReceipt { receipt, gas_used, log_addresses }) = found else {
+                    return Err(lost(node, block).await);
+                };
                 // A node whose bloom is wrong can leave out logs that its own receipts have.
-                let expected = contracts.iter().filter(|contract| **contract == escrow).count();
+                let expected = log_addresses.iter().filter(|contract| **contract == escrow).count();
                 if logs.iter().filter(|log| log.tx_hash == hash).count() != expected {
                     let Block { number, hash, .. } = block;
                     return Err(FollowError::LogsMissing { number, hash });
                 }
+                used.push(Used { tx: hash, gas: gas_used, succeeded: receipt.succeeded });
                 receipts.push(receipt);
             }
             mined.push(MinedBlock { block, logs, receipts });
         }
-        Ok(mined)
+        Ok((mined, used))
     }
 }
 

@@ -25,7 +25,7 @@ use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall;
 pub use error::RpcError;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
-pub use node::{EthCall, FullBlock, Node};
+pub use node::{EthCall, FullBlock, FullReceipt, Node};
 use ranking::{NodeRanking, Seen};
 pub use send_outcome::SendOutcome;
 use tokio::sync::Notify;

@@ -193,6 +193,13 @@ pub fn next_to_send(connection: &Connection, after: MandateId) -> Result<Option<
     connection.value(query, [Sql(after)])
 }
 
+/// Whether this many payments or more wait for a transaction, which no simulation has refused.
+pub fn wait_to_be_sent(connection: &Connection, least: usize) -> Result<bool, LedgerError> {
+    let query =
+        "SELECT count(*) = ?1 FROM (SELECT 1 FROM payment WHERE state = 'reserved' AND reason IS NULL LIMIT ?1)";
+    connection.value(query, [least])
+}
+
 /// A mandate's first payments, by nonce, that wait for a transaction and can be in a block after
 /// `time`, and that no simulation has refused.
 pub fn to_send(

@@ -34,7 +34,8 @@ pub enum Kind {
 }
 
 row! {
-    #[derive(Clone, Debug)]
+    /// A transaction without its call, which may be a hundred kilobytes.
+    #[derive(Clone, Copy, Debug)]
     pub struct TransactionRow in "tx" {
         /// Its place in the ledger.
         pub id: u64 = "id",
@@ -44,8 +45,6 @@ row! {
         pub nonce: u64 = "nonce",
         /// What it does.
         pub kind: Kind = "kind, mandate, card",
-        /// The call, the same in every attempt.
-        pub calldata: Bytes = "calldata",
         pub gas_limit: u64 = "gas_limit",
         /// Where it is mined.
         pub mined: Option<TxLocation> = "mined_block, mined_hash, mined_tx",
@@ -58,13 +57,28 @@ row! {
     }
 }
 
+/// Signed bytes.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Their hash.
+    pub hash: B256,
+    pub raw: Bytes,
+    /// Wei per gas at most.
+    pub max_fee: u64,
+    /// Wei per gas for the block's builder.
+    pub priority_fee: u64,
+    /// The head's height when they were signed.
+    pub sent_at: u64,
+    /// Whether they use the nonce for nothing, instead of for the call.
+    pub cancels: bool,
+}
+
 row! {
-    /// Signed bytes.
-    #[derive(Clone, Debug)]
-    pub struct Attempt in "attempt" {
+    /// What is known of signed bytes without reading them, which may be a hundred kilobytes.
+    #[derive(Clone, Copy, Debug)]
+    pub struct AttemptHead in "attempt" {
         /// Their hash.
         pub hash: B256 = "hash",
-        pub raw: Bytes = "raw",
         /// Wei per gas at most.
         pub max_fee: u64 = "max_fee",
         /// Wei per gas for the block's builder.
@@ -76,6 +90,13 @@ row! {
     }
 }
 
+impl Attempt {
+    pub const fn head(&self) -> AttemptHead {
+        let Self { hash, max_fee, priority_fee, sent_at, cancels, .. } = *self;
+        AttemptHead { hash, max_fee, priority_fee, sent_at, cancels }
+    }
+}
+
 /// A transaction to store, with its first attempt.
 #[derive(Clone, Debug)]
 pub struct New {
@@ -84,7 +105,7 @@ pub struct New {
     pub nonce: u64,
     /// What it does.
     pub kind: Kind,
-    /// The call.
+    /// The call, the same in every attempt.
     pub calldata: Bytes,
     pub gas_limit: u64,
     /// The first attempt.
@@ -156,6 +177,11 @@ pub fn attach_payment(connection: &Connection, tx: u64, payment: u64) -> Result<
 /// The transaction at this place in the ledger.
 pub fn by_id(connection: &Connection, id: u64) -> Result<Option<TransactionRow>, LedgerError> {
     Ok(TransactionRow::select(connection, "WHERE id = ?", [id])?.pop())
+}
+
+/// A transaction's call.
+pub fn calldata(connection: &Connection, id: u64) -> Result<Bytes, LedgerError> {
+    connection.value("SELECT calldata FROM tx WHERE id = ?", [id])
 }
 
 /// The transactions that no block holds, each submitter's in nonce order.
@@ -243,8 +269,26 @@ pub fn is_obsolete(connection: &Connection, tx: &TransactionRow) -> Result<bool,
 }
 
 /// The attempts of a transaction, oldest first.
-pub fn attempts(connection: &Connection, tx: u64) -> Result<Vec<Attempt>, LedgerError> {
-    Attempt::select(connection, "WHERE tx = ? ORDER BY rowid", [tx])
+pub fn attempts(connection: &Connection, tx: u64) -> Result<Vec<AttemptHead>, LedgerError> {
+    AttemptHead::select(connection, "WHERE tx = ? ORDER BY rowid", [tx])
+}
+
+/// The bytes of an attempt.
+pub fn raw(connection: &Connection, hash: B256) -> Result<Bytes, LedgerError> {
+    connection.value("SELECT raw FROM attempt WHERE hash = ?", [Sql(hash)])
+}
+
+/// How many payments ride in a transaction.
+pub fn row_count(connection: &Connection, tx: u64) -> Result<u64, LedgerError> {
+    connection.value("SELECT count(*) FROM tx_payment WHERE tx = ?", [tx])
+}
+
+/// How many payments ride in the batch that one of its attempts, by hash, belongs to; `None` if it is no batch of ours,
+/// or does not pay.
+pub fn rows_of_attempt(connection: &Connection, hash: B256) -> Result<Option<u64>, LedgerError> {
+    let query = "SELECT (SELECT count(*) FROM tx_payment WHERE tx_payment.tx = attempt.tx)
+        FROM attempt JOIN tx ON tx.id = attempt.tx WHERE hash = ? AND NOT cancels AND kind = 'settle'";
+    connection.row(query, [Sql(hash)])
 }
 
 /// The transaction that one of its attempts, by hash, belongs to.

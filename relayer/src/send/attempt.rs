@@ -1,17 +1,23 @@
 //! Attempts: signed bytes with a nonce. They are stored before they are sent, and sent again until a
 //! block holds one of them.
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use alloy::{
     consensus::{SignableTransaction, TxEip1559, TxEnvelope},
     eips::{eip2718::Encodable2718, eip2930::AccessList},
     network::TxSignerSync,
     signers::local::PrivateKeySigner,
 };
-use alloy_primitives::{Address, Bytes, TxKind, U256};
-use stipend_core::{Seconds, api::PaymentState};
+use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
+use rusqlite::Connection;
+use stipend_core::{PaymentId, Seconds, api::PaymentState};
 
 use super::{
-    SendError, Sender, Unmined,
+    REPLACE_AFTER, SendError, Sender, Unmined,
     fees::{self, FeeError, Fees, Market},
     lane::Lane,
     plan::Work,
@@ -26,12 +32,12 @@ use crate::{
         openings,
         payments::{self, TransitionContext},
         revocations,
-        transactions::{self, Attempt, Kind, New},
+        transactions::{self, Attempt, AttemptHead, Kind, New},
     },
 };
 
-/// An attempt that is unmined for this many blocks is replaced by one with higher fees.
-const REPLACE_AFTER: u64 = 3;
+/// For how long one commit puts payments into a transaction: admissions and an issuer's questions come in between.
+const SLICE: Duration = Duration::from_millis(4);
 /// Gas of a transfer of nothing to oneself; on some chains it takes more than 21,000.
 const CANCEL_GAS: u64 = 100_000;
 
@@ -47,15 +53,16 @@ struct UnsignedTx<'a> {
 
 impl Sender {
     /// Sends a stored transaction: the last attempt's bytes; or, if those have waited long, a new
-    /// attempt with higher fees; or, if it is obsolete, one that uses up the nonce.
+    /// attempt with higher fees; or, if it is obsolete, one that uses up the nonce. Returns the attempt that is now the
+    /// last one as well.
     pub(super) async fn rebroadcast(
         &self,
         lane: &Lane,
         unmined: &Unmined,
         head: Head,
         market: Option<Market>,
-    ) -> Result<SendOutcome, SendError> {
-        let last = unmined.last();
+    ) -> Result<(SendOutcome, AttemptHead), SendError> {
+        let mut last = unmined.last;
         let old = head.block.number.saturating_sub(last.sent_at) >= REPLACE_AFTER;
         let to_cancel = unmined.obsolete && !last.cancels;
         // Where the price is not what keeps it, a higher one only costs more.
@@ -67,21 +74,44 @@ impl Sender {
             }
             _ => None,
         };
-        let last = newer.as_ref().unwrap_or(last);
-        let (outcome, message) = self.rpc.send(&last.raw).await;
-        failpoint::pass(sent(unmined.tx.kind));
-        let message = message.unwrap_or_default();
-        tracing::info!(
-            submitter = %lane.address, tx = %last.hash, nonce = unmined.tx.nonce, cancels = last.cancels, ?outcome, %message,
-            "sent"
-        );
-        if outcome == SendOutcome::TooLarge && unmined.tx.kind == Kind::Settle {
-            self.batches.halve(&unmined.tx);
-        }
+        let raw = match newer {
+            Some(newer) => {
+                last = newer.head();
+                newer.raw
+            }
+            // Not all of its payments are in it: only what cancels it is sent.
+            None if !unmined.whole && !last.cancels => return Ok((SendOutcome::Unknown, last)),
+            None => self.ledger.read(move |ledger| transactions::raw(ledger, last.hash)).await?,
+        };
+        let outcome = self.transmit(lane, unmined, last, &raw).await?;
         if outcome == SendOutcome::Underpriced
             && let Some(market) = market
+            && let Some(newer) = self.replace(lane, unmined, last, head, market).await?
         {
-            self.replace(lane, unmined, last, head, market).await?;
+            last = newer.head();
+        }
+        Ok((outcome, last))
+    }
+
+    /// Sends the bytes of an attempt, which is stored.
+    pub(super) async fn transmit(
+        &self,
+        lane: &Lane,
+        unmined: &Unmined,
+        last: AttemptHead,
+        raw: &Bytes,
+    ) -> Result<SendOutcome, SendError> {
+        let (outcome, message) = self.rpc.send(raw).await;
+        let Unmined { tx, .. } = *unmined;
+        failpoint::pass(sent(tx.kind));
+        let message = message.unwrap_or_default();
+        tracing::info!(
+            submitter = %lane.address, tx = %last.hash, nonce = tx.nonce, cancels = last.cancels, ?outcome, %message,
+            "sent"
+        );
+        if outcome == SendOutcome::TooLarge && tx.kind == Kind::Settle {
+            let rows = self.ledger.read(move |ledger| transactions::row_count(ledger, tx.id)).await?;
+            self.batches.halve(tx.id, usize::try_from(rows).unwrap_or(usize::MAX));
         }
         Ok(outcome)
     }
@@ -92,23 +122,22 @@ impl Sender {
         &self,
         lane: &Lane,
         unmined: &Unmined,
-        last: &Attempt,
+        last: AttemptHead,
         head: Head,
         market: Market,
     ) -> Result<Option<Attempt>, SendError> {
         let Some(key) = &lane.key else { return Ok(None) };
-        let (tx, cancels) = (&unmined.tx, unmined.obsolete || last.cancels);
+        let (tx, cancels) = (unmined.tx, unmined.obsolete || last.cancels);
         let ceiling = self.ceiling(cancels);
         let last = Fees { max_fee: last.max_fee, priority_fee: last.priority_fee };
         let Ok(fees) = fees::replacement(last, market, ceiling) else { return Ok(None) };
-        let empty = Bytes::new();
-        let unsigned = if cancels {
-            let gas_limit = CANCEL_GAS.min(tx.gas_limit);
-            UnsignedTx { nonce: tx.nonce, to: lane.address, gas_limit, calldata: &empty, fees, cancels }
+        let (to, gas_limit, calldata) = if cancels {
+            (lane.address, CANCEL_GAS.min(tx.gas_limit), Bytes::new())
         } else {
-            let to = self.deployment.escrow;
-            UnsignedTx { nonce: tx.nonce, to, gas_limit: tx.gas_limit, calldata: &tx.calldata, fees, cancels }
+            let calldata = self.ledger.read(move |ledger| transactions::calldata(ledger, tx.id)).await?;
+            (self.deployment.escrow, tx.gas_limit, calldata)
         };
+        let unsigned = UnsignedTx { nonce: tx.nonce, to, gas_limit, calldata: &calldata, fees, cancels };
         let attempt = self.sign(key, unsigned, head)?;
         failpoint::pass(Point::ReplaceSigned);
         let (id, stored) = (tx.id, attempt.clone());
@@ -130,7 +159,7 @@ impl Sender {
 
     /// Why fees keep transactions waiting, if they do.
     pub(super) fn fee_above_ceiling(&self, unmined: &Unmined, head: Head, market: Market) -> Option<FeeError> {
-        let last = unmined.last();
+        let last = unmined.last;
         let old = head.block.number.saturating_sub(last.sent_at) >= REPLACE_AFTER;
         let ceiling = self.ceiling(unmined.obsolete || last.cancels);
         let fees = Fees { max_fee: last.max_fee, priority_fee: last.priority_fee };
@@ -161,8 +190,9 @@ impl Sender {
         })
     }
 
-    /// Signs the work and stores it, in one commit with the steps of its payments. Fails, and stores
-    /// nothing, if something of it changed meanwhile: then the next step looks again.
+    /// Signs the work and stores it, and then that its payments are in it: a full batch takes longer than one commit may. It
+    /// is not sent before all are. Fails if something of it changed meanwhile: then the next step looks again, and cancels
+    /// what is stored in part.
     pub(super) async fn sign_and_store(
         &self,
         lane: &Lane,
@@ -170,10 +200,10 @@ impl Sender {
         gas_limit: u64,
         head: Head,
         fees: Fees,
-    ) -> Result<Unmined, SendError> {
+    ) -> Result<(Unmined, Bytes), SendError> {
         let unsigned = || LedgerError::inconsistent("a lane that can't sign");
         let key = lane.key.as_ref().ok_or_else(unsigned)?;
-        let nonce = lane.at(head).ok_or_else(unsigned)?.nonce;
+        let nonce = lane.free_nonce(head).ok_or_else(unsigned)?;
         let (kind, calldata, rows) = match work {
             Work::Call(call) => (call.kind, call.calldata, Vec::new()),
             Work::Batch(batch) => {
@@ -186,8 +216,10 @@ impl Sender {
         let attempt =
             self.sign(key, UnsignedTx { nonce, to, gas_limit, calldata: &calldata, fees, cancels: false }, head)?;
         failpoint::pass(Point::SendSigned);
-        let submitter = lane.address;
+        let (submitter, last, raw) = (lane.address, attempt.head(), attempt.raw.clone());
         let new = New { submitter, nonce, kind, calldata, gas_limit, attempt };
+        let payments: Arc<[PaymentId]> = rows.iter().map(|row| row.payment.id).collect();
+        let first = payments.clone();
         let stored = self.ledger.writer().write_as(Priority::Step, move |ledger| {
             // The chain counts exactly what the ledger has; and the nonce is unique in the ledger.
             if transactions::next_nonce(ledger, submitter)? != Some(nonce) {
@@ -201,23 +233,42 @@ impl Sender {
                 Kind::Revoke(mandate) => revocations::set_tx(ledger, mandate, Some(id))?,
                 _ => {}
             }
-            let now: Seconds = clock::now();
-            for row in &rows {
-                let payment = payments::by_id(ledger, row.payment.id)?
-                    .filter(|payment| payment.state == PaymentState::Reserved)
-                    .ok_or_else(|| LedgerError::Inconsistent(format!("{} waits no longer", row.payment.id)))?;
-                transactions::attach_payment(ledger, id, payment.seq)?;
-                let context = TransitionContext { tx_hash: Some(new.attempt.hash), ..TransitionContext::default() };
-                payments::step(ledger, &payment, Transition::Submit, context, now)?;
-            }
             let tx = transactions::by_id(ledger, id)?
                 .ok_or_else(|| LedgerError::inconsistent("a transaction that was just stored is gone"))?;
-            Ok(Unmined { tx, first: new.attempt.clone(), newer: Vec::new(), obsolete: false })
+            Ok((tx, submit(ledger, id, last.hash, &first)?))
         });
-        let stored = stored.await?;
+        let (tx, mut done) = stored.await?;
+        failpoint::pass_if(kind == Kind::Settle, Point::SettleStoring);
+        while done < payments.len() {
+            let rest = payments.clone();
+            let submitted = self.ledger.writer().write_as(Priority::Step, move |ledger| {
+                submit(ledger, tx.id, last.hash, rest.get(done..).unwrap_or_default())
+            });
+            done += submitted.await?;
+            failpoint::pass(Point::SettleStoring);
+        }
         failpoint::pass(stored_as(kind));
-        Ok(stored)
+        Ok((Unmined { tx, since: last.sent_at, last, obsolete: false, whole: true }, raw))
     }
+}
+
+/// Puts the first of these payments into a transaction, as many as a slice of time allows. Returns how many.
+fn submit(ledger: &Connection, tx: u64, hash: B256, payments: &[PaymentId]) -> Result<usize, LedgerError> {
+    let (start, now): (Instant, Seconds) = (Instant::now(), clock::now());
+    let mut done = 0;
+    for id in payments {
+        let payment = payments::by_id(ledger, *id)?
+            .filter(|payment| payment.state == PaymentState::Reserved)
+            .ok_or_else(|| LedgerError::Inconsistent(format!("{id} waits no longer")))?;
+        transactions::attach_payment(ledger, tx, payment.seq)?;
+        let context = TransitionContext { tx_hash: Some(hash), ..TransitionContext::default() };
+        payments::step(ledger, &payment, Transition::Submit, context, now)?;
+        done += 1;
+        if start.elapsed() >= SLICE {
+            break;
+        }
+    }
+    Ok(done)
 }
 
 /// The failpoint after a transaction of this kind was stored.

@@ -6,20 +6,17 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, Bytes};
-use alloy_sol_types::SolCall;
-use stipend_bindings::{Spend, abi::MandateEscrow, compact, row, terms_on_chain};
+use alloy_sol_types::{SolCall, SolInterface};
+use stipend_bindings::{
+    Spend,
+    abi::MandateEscrow::{self, MandateEscrowCalls},
+    compact, row, terms_on_chain,
+};
 use stipend_core::{Intent, MandateId, Terms, merkle::Tree, nonce::NonceWindow};
 
+use super::size::ROWS;
 use crate::ledger::payments;
 
-/// The most rows of a batch: what fits under the gas limit that every chain allows a transaction
-/// (EIP-7825: 16,777,216) with room to spare.
-pub const ROWS: usize = 150;
-/// Gas that a batch needs whatever is in it.
-const GAS_BASE: u64 = 100_000;
-/// Gas that no row exceeds with USDC as it is on chains that charge for computation alone: a first
-/// payment to a new holder of the token from a mandate not touched before, with a proof.
-pub const GAS_ROW: u64 = 100_000;
 /// Gas that a row saves in `settleTo`: its mandate makes no transfer of its own.
 const GAS_SAVED: u64 = 7_300;
 /// Gas of another transaction with a transfer, whatever is in it.
@@ -57,6 +54,13 @@ impl Row {
         Tree::of(payees.unwrap_or_default())
     }
 
+    /// At most how many hashes lead from its payee to its mandate's payees.
+    fn proof_words(&self) -> usize {
+        let payees = self.intent.as_ref().and_then(|intent| intent.policy.payees.as_deref()).unwrap_or_default();
+        // The tree is a heap of twice as many nodes, less one.
+        (2 * payees.len()).saturating_sub(1).checked_ilog2().map_or(0, |depth| depth as usize)
+    }
+
     /// The call that asks the contract why it would not pay this row if `submitter` sent it.
     pub fn question(&self, submitter: Address) -> Option<Bytes> {
         let call = MandateEscrow::canSpendCall {
@@ -67,6 +71,40 @@ impl Row {
             submitter,
         };
         Some(call.abi_encode().into())
+    }
+}
+
+/// What `settle` would have to hold: at least as many bytes as `settleTo` takes for the same rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallSize {
+    groups: usize,
+    rows: usize,
+    proof_words: usize,
+}
+
+impl CallSize {
+    const WORD: usize = 32;
+    /// The selector, three offsets and three lengths.
+    const CALL: usize = 4 + 6 * Self::WORD;
+    /// The terms, two offsets and a length.
+    const GROUP: usize = 16 * Self::WORD;
+    const ROW: usize = 7 * Self::WORD;
+
+    /// With another row, the first one of its mandate or not.
+    #[must_use]
+    pub fn with(self, row: &Row, is_first: bool) -> Self {
+        Self {
+            groups: self.groups + usize::from(is_first),
+            rows: self.rows + 1,
+            proof_words: self.proof_words + row.proof_words(),
+        }
+    }
+
+    /// At most.
+    pub const fn bytes(self) -> usize {
+        // Where any row has a proof, each has an offset and a length.
+        let proofs = if self.proof_words == 0 { 0 } else { Self::WORD * (self.proof_words + 2 * self.rows) };
+        Self::CALL + Self::GROUP * self.groups + Self::ROW * self.rows + proofs
     }
 }
 
@@ -124,17 +162,6 @@ impl Batch {
         Self::of(in_runs(candidates.into_iter().filter(can_go).take(ROWS).collect()))
     }
 
-    /// How many rows that take `row_gas` each this much gas suffices for.
-    pub fn room(gas: u64, row_gas: u64) -> usize {
-        let rows = gas.saturating_sub(GAS_BASE).checked_div(row_gas).unwrap_or_default();
-        usize::try_from(rows).unwrap_or(ROWS).min(ROWS)
-    }
-
-    /// Gas that suffices for it where a row takes `row_gas`, so that none is skipped for want of gas.
-    pub fn gas_limit(&self, row_gas: u64) -> u64 {
-        GAS_BASE.saturating_add(row_gas.saturating_mul(self.rows.len() as u64))
-    }
-
     /// The call. `None` if a row can't be put into one, which no row that was admitted is.
     pub fn calldata(&self) -> Option<Bytes> {
         match self.payee {
@@ -174,6 +201,15 @@ impl Batch {
         }
         let proofs = unless_all_empty(proofs);
         Some(MandateEscrow::settleCall { groups, proofs, signatures: Vec::new() }.abi_encode().into())
+    }
+}
+
+/// How many payments a call makes; `None` if it makes none.
+pub(super) fn row_count(calldata: &[u8]) -> Option<usize> {
+    match MandateEscrowCalls::abi_decode(calldata).ok()? {
+        MandateEscrowCalls::settle(call) => Some(call.groups.iter().map(|group| group.payments.len()).sum()),
+        MandateEscrowCalls::settleTo(call) => Some(call.rows.len()),
+        _ => None,
     }
 }
 
@@ -281,8 +317,10 @@ mod tests {
         sample::subsequence,
     };
 
+    use stipend_core::intent::Policy;
+
     use super::*;
-    use crate::send::plan::MAX_TX_GAS;
+    use crate::send::{row_gas::MAX_TX_GAS, size::BatchLimits};
 
     proptest! {
         /// Played through the contract's window, no row that goes makes one that waits impossible.
@@ -317,6 +355,14 @@ mod tests {
         let candidates = [(1, 0), (1, 1), (1, 3), (1, 4), (1, 87), (1, 88), (1, 90), (2, 0), (2, 3)];
         let batch = Batch::pack(candidates.iter().map(|(mandate, nonce)| candidate(*mandate, *nonce)).collect(), &[]);
         assert_eq!(rows(&batch), [(1, 0), (1, 3), (1, 87), (1, 1), (1, 4), (1, 88), (1, 90), (2, 0), (2, 3)]);
+    }
+
+    /// That may pay the payees of candidates and others, so many in all.
+    fn intent_with(payees: usize) -> Intent {
+        let others = (0x80..).take(payees).map(Address::repeat_byte);
+        let payees = (3..6).map(Address::repeat_byte).chain(others).collect();
+        let policy = Policy { payees: Some(payees), ..Policy::default() };
+        Intent { version: 1, purpose: String::new(), policy, nonce: B256::ZERO }
     }
 
     /// Rows of any mandates, payees and fates, each mandate's together.
@@ -414,8 +460,38 @@ mod tests {
 
     #[test]
     fn a_full_batch_stays_under_the_gas_limit_of_a_transaction() {
-        let batch = Batch::pack((0..1_000).map(|nonce| candidate(1, nonce)).collect(), &[]);
-        assert_eq!(batch.rows.len(), ROWS);
-        assert!(batch.gas_limit(GAS_ROW) < MAX_TX_GAS);
+        let limits = BatchLimits::default();
+        let rows = limits.room(MAX_TX_GAS);
+        assert!(rows > 150 && limits.gas_limit(rows) <= MAX_TX_GAS && limits.gas_limit(rows + 1) > MAX_TX_GAS);
+        let plenty = BatchLimits { row_gas: 1, ..limits };
+        assert_eq!(plenty.room(MAX_TX_GAS), ROWS);
+        assert_eq!(limits.room(0), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_call_is_no_larger_than_it_is_expected_to_be(
+            counts in vec(1..20_u32, 0..20), payees in 0..40_usize, first in 0..20_u8
+        ) {
+            let intent = (payees > 0).then(|| Arc::new(intent_with(payees)));
+            let rows = (0..).zip(counts).flat_map(|(mandate, count)| {
+                let intent = intent.clone().filter(|_| mandate < first);
+                (0..count).map(move |nonce| Row { intent: intent.clone(), ..candidate(mandate, nonce) })
+            });
+            let rows: Vec<Row> = rows.collect();
+            let mut size = CallSize::default();
+            let mut last = None;
+            for row in &rows {
+                size = size.with(row, last.replace(row.payment.mandate) != Some(row.payment.mandate));
+            }
+            let settle = Batch::of(rows.clone()).calldata().unwrap();
+            prop_assert_eq!(row_count(&settle), Some(rows.len()));
+            prop_assert!(settle.len() <= size.bytes() && settle.len() + 1_024 * 20 > size.bytes());
+            if intent.is_none() {
+                prop_assert_eq!(settle.len(), size.bytes());
+            }
+            let (count, settle_to) = (rows.len(), Batch::cheapest(rows).calldata().unwrap());
+            prop_assert!(row_count(&settle_to) == Some(count) && settle_to.len() <= size.bytes());
+        }
     }
 }

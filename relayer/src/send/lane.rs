@@ -1,4 +1,4 @@
-//! A lane: a submitter with at most one transaction that no block holds.
+//! A lane: a submitter with at most a few transactions that no block holds.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,12 +8,18 @@ use alloy_sol_types::SolCall;
 use stipend_bindings::abi::MandateEscrow;
 use tokio::time::sleep;
 
-use super::{SendError, Sender, Unmined, cost, fees::Fees, plan::CALL_GAS};
-use crate::chain::{
-    follow::Head,
-    rpc::{EthCall, RpcError},
+use super::{REPLACE_AFTER, SendError, Sender, Unmined, cost, fees::Fees, plan::CALL_GAS};
+use crate::{
+    chain::{
+        follow::Head,
+        rpc::{EthCall, RpcError, SendOutcome},
+    },
+    ledger::transactions::AttemptHead,
 };
 
+/// How many transactions of a submitter may be unmined. While one block is booked, the next ones are made of the others.
+/// Every node keeps as many of an account in its pool (geth and reth: 16).
+pub(super) const MAX_UNMINED: usize = 3;
 /// How long to wait before a nonce that is ahead of the ledger is read again: a false alarm halts the
 /// relayer.
 const NONCE_CONFIRMATION_DELAY: Duration = Duration::from_millis(500);
@@ -25,12 +31,14 @@ pub(super) struct Lane {
     pub(super) key: Option<PrivateKeySigner>,
     /// The submitter's account as it was last seen.
     pub(super) account: Option<Account>,
-    /// Whether a stored transaction of it is in no block.
-    pub(super) unmined: bool,
+    /// Its stored transactions that no block holds, in nonce order, without gaps.
+    pub(super) unmined: Vec<Unmined>,
+    /// The nonce of its next transaction, by the ledger.
+    pub(super) next_nonce: Option<u64>,
     /// A balance, in wei, that a node found too small for the transaction that waits.
     pub(super) short_of: Option<u128>,
-    /// The head at which each of its transactions was last sent.
-    pub(super) sent: HashMap<u64, B256>,
+    /// The head at which each of its transactions was last sent, and what became of it.
+    pub(super) sent: HashMap<u64, (B256, SendOutcome)>,
 }
 
 /// What a lane can do, as far as is known.
@@ -62,7 +70,7 @@ pub(super) struct Account {
     pub(super) external: u64,
     /// In wei.
     pub(super) balance: u128,
-    /// What the next transaction can cost, in wei.
+    /// What the unmined transactions, or else the next one, can cost, in wei.
     pub(super) needed: u128,
     /// Whether the guardian allows it.
     pub(super) allowed: bool,
@@ -76,7 +84,8 @@ impl Account {
 
 impl Lane {
     pub(super) fn new(address: Address, key: Option<PrivateKeySigner>) -> Self {
-        Self { address, key, account: None, unmined: false, short_of: None, sent: HashMap::new() }
+        let (unmined, sent) = (Vec::new(), HashMap::new());
+        Self { address, key, account: None, unmined, next_nonce: None, short_of: None, sent }
     }
 
     pub(super) fn state(&self) -> LaneState {
@@ -86,9 +95,49 @@ impl Lane {
             Some(account) if !account.allowed => LaneState::Removed,
             Some(account) if account.out_of_funds() => LaneState::OutOfFunds,
             Some(account) if account.external > 0 => LaneState::ExternalTxs,
-            Some(_) if self.unmined => LaneState::Unmined,
+            Some(_) if self.is_busy() => LaneState::Unmined,
             Some(_) => LaneState::Idle,
         }
+    }
+
+    /// Whether a stored transaction of it is in no block.
+    pub(super) const fn is_busy(&self) -> bool {
+        !self.unmined.is_empty()
+    }
+
+    /// The gas limits of its unmined transactions.
+    pub(super) fn gas_in_flight(&self) -> u64 {
+        self.unmined.iter().fold(0, |gas, unmined| gas.saturating_add(unmined.tx.gas_limit))
+    }
+
+    /// What its unmined transactions can cost, in wei.
+    pub(super) fn cost_in_flight(&self) -> u128 {
+        self.unmined.iter().fold(0, |sum, unmined| sum.saturating_add(unmined.cost()))
+    }
+
+    /// Whether it can have another transaction behind those that are unmined: all goes well with these, so that it is mined
+    /// right after them. What is refused, replaced or canceled is waited for.
+    pub(super) fn can_go_on(&self, head: Head) -> bool {
+        let goes_well = |unmined: &Unmined| {
+            let AttemptHead { sent_at, cancels, .. } = unmined.last;
+            let taken = |(at, outcome): &(B256, SendOutcome)| {
+                *at == head.block.hash && matches!(outcome, SendOutcome::Accepted | SendOutcome::NonceUsed)
+            };
+            self.sent.get(&unmined.tx.id).is_some_and(taken)
+                && !unmined.obsolete
+                && !cancels
+                && head.block.number.saturating_sub(sent_at) < REPLACE_AFTER
+        };
+        self.state() == LaneState::Unmined
+            && self.short_of.is_none()
+            && self.unmined.len() < MAX_UNMINED
+            && self.unmined.iter().all(goes_well)
+    }
+
+    /// The nonce of what it signs next at this head; `None` if the chain counts other transactions than the ledger.
+    pub(super) fn free_nonce(&self, head: Head) -> Option<u64> {
+        let nonce = self.at(head)?.nonce.saturating_add(self.unmined.len() as u64);
+        self.next_nonce.filter(|next| *next == nonce)
     }
 
     /// Whether it can send, now or when its transaction is mined.
@@ -107,7 +156,7 @@ impl Lane {
     /// Its account as it was just read.
     pub(super) fn refresh(&mut self, mut account: Account) {
         // More than then, or nothing waits: it may do.
-        self.short_of = self.short_of.filter(|short| self.unmined && account.balance <= *short);
+        self.short_of = self.short_of.filter(|short| !self.unmined.is_empty() && account.balance <= *short);
         if self.short_of.is_some() {
             account.needed = account.needed.max(account.balance.saturating_add(1));
         }
@@ -135,13 +184,12 @@ impl Sender {
         &self,
         lane: &Lane,
         next_nonce: u64,
-        unmined: Option<&Unmined>,
         fees: Option<Fees>,
         head: Head,
     ) -> Result<Account, SendError> {
         let submitter = lane.address;
         let mut nonce = self.rpc.nonce_at(submitter, head.block.hash).await?;
-        let expected = unmined.map_or(next_nonce, |unmined| unmined.tx.nonce);
+        let expected = lane.unmined.first().map_or(next_nonce, |unmined| unmined.tx.nonce);
         if nonce > expected {
             // A node that is just mining the next block may count its transactions already, and those are ours.
             sleep(NONCE_CONFIRMATION_DELAY).await;
@@ -154,10 +202,10 @@ impl Sender {
         let mut account = Account { head: head.block.hash, nonce, external, balance: 0, needed: 0, allowed: true };
         if lane.key.is_some() {
             account.balance = self.rpc.balance(submitter).await?;
-            account.needed = match (unmined, fees) {
-                (Some(unmined), _) => unmined.cost(),
-                (None, Some(fees)) => cost(CALL_GAS, fees.max_fee),
-                (None, None) => 0,
+            account.needed = match fees {
+                _ if lane.is_busy() => lane.cost_in_flight(),
+                Some(fees) => cost(CALL_GAS, fees.max_fee),
+                None => 0,
             };
             account.allowed = self.is_allowed(submitter, head).await?;
         }

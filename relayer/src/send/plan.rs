@@ -14,16 +14,15 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use alloy_primitives::Bytes;
 use stipend_core::MandateId;
 
+use super::{row_gas::MAX_TX_GAS, size::BatchLimits};
 use crate::{
     chain::follow::Head,
     ledger::transactions::Kind,
-    send::batch::{Batch, Row},
+    send::batch::{Batch, CallSize, Row},
 };
 
 /// Gas of anything but a batch, with room to spare.
 pub const CALL_GAS: u64 = 300_000;
-/// The most gas that every chain allows a transaction (EIP-7825).
-pub const MAX_TX_GAS: u64 = 16_777_216;
 
 /// The most gas that a transaction gets: half a block's, since others use blocks too.
 pub fn max_gas(head: Head) -> u64 {
@@ -117,24 +116,34 @@ pub enum NonceOwner {
     Lane(usize),
 }
 
+/// A lane that can take a transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    pub lane: usize,
+    /// The gas that it can pay for.
+    pub gas: u64,
+    /// Whether it has another one that no block holds: then it takes no batch that is not full, so that few payments
+    /// still share a transaction.
+    pub behind: bool,
+}
+
 /// All that a plan is made of.
 #[derive(Clone, Debug, Default)]
 pub struct PlanInput {
-    /// The lanes that are idle and can send, with the gas that each can pay for.
-    pub lanes: Vec<(usize, u64)>,
+    /// At most one of each lane; those that are idle first.
+    pub slots: Vec<Slot>,
     /// Mandates that not every lane may take.
     pub nonce_owners: HashMap<MandateId, NonceOwner>,
     /// Calls that wait, the oldest of each kind first.
     pub calls: Vec<ContractCall>,
     /// Payments that wait: each mandate's together, in nonce order; the mandate whose turn it is first.
     pub rows: Vec<Row>,
-    /// Gas that a payment takes.
-    pub row_gas: u64,
+    pub limits: BatchLimits,
 }
 
 /// At most one piece of work for each lane.
 pub fn plan(input: PlanInput, round_robin: &RoundRobin) -> Vec<(usize, Work)> {
-    let PlanInput { lanes, nonce_owners, calls, rows, row_gas } = input;
+    let PlanInput { slots, nonce_owners, calls, rows, limits } = input;
     let mut round_robin = round_robin.clone();
     let mut waiting: BTreeMap<Priority, VecDeque<ContractCall>> = BTreeMap::new();
     for call in calls {
@@ -150,17 +159,21 @@ pub fn plan(input: PlanInput, round_robin: &RoundRobin) -> Vec<(usize, Work)> {
     }
 
     let mut taken: HashSet<MandateId> = HashSet::new();
-    let mut plan = Vec::with_capacity(lanes.len());
-    for (lane, gas) in lanes {
+    let mut plan = Vec::with_capacity(slots.len());
+    for Slot { lane, gas, behind } in slots {
         let free = |taken: &HashSet<MandateId>, mandate: &MandateId| {
             let owner = nonce_owners.get(mandate);
             !taken.contains(mandate) && owner.is_none_or(|owner| *owner == NonceOwner::Lane(lane))
         };
         let can_go =
             |taken: &HashSet<MandateId>, call: &ContractCall| call.uses.is_none_or(|mandate| free(taken, &mandate));
-        let room = Batch::room(gas, row_gas);
+        let room = limits.room(gas);
+        let enough = if behind { room } else { 1 };
         let possible = |priority: &Priority| match priority {
-            Priority::Settle => room > 0 && groups.iter().any(|(mandate, _)| free(&taken, mandate)),
+            Priority::Settle => {
+                let free = groups.iter().filter(|(mandate, _)| free(&taken, mandate));
+                room > 0 && free.map(|(_, rows)| rows.len()).sum::<usize>() >= enough
+            }
             priority => gas >= CALL_GAS && waiting.get(priority).into_iter().flatten().any(|call| can_go(&taken, call)),
         };
         let Some(priority) =
@@ -169,7 +182,7 @@ pub fn plan(input: PlanInput, round_robin: &RoundRobin) -> Vec<(usize, Work)> {
             continue;
         };
         let work = if priority == Priority::Settle {
-            Some(Work::Batch(fill(&mut groups, room, lane, &nonce_owners, &mut taken)))
+            Some(Work::Batch(fill(&mut groups, room, limits.bytes, lane, &nonce_owners, &mut taken)))
         } else {
             let calls = waiting.entry(priority).or_default();
             let at = calls.iter().position(|call| can_go(&taken, call));
@@ -191,16 +204,26 @@ pub fn plan(input: PlanInput, round_robin: &RoundRobin) -> Vec<(usize, Work)> {
 fn fill(
     groups: &mut [(MandateId, VecDeque<Row>)],
     room: usize,
+    bytes: usize,
     lane: usize,
     nonce_owners: &HashMap<MandateId, NonceOwner>,
     taken: &mut HashSet<MandateId>,
 ) -> Batch {
     let mut rows: Vec<Row> = Vec::with_capacity(room);
+    let mut size = CallSize::default();
     for owner in [Some(NonceOwner::Lane(lane)), None] {
         for (mandate, waiting) in groups.iter_mut() {
-            let left = room.saturating_sub(rows.len());
-            if left > 0 && nonce_owners.get(mandate).copied() == owner && taken.insert(*mandate) {
-                rows.extend(waiting.drain(..left.min(waiting.len())));
+            if nonce_owners.get(mandate).copied() != owner || taken.contains(mandate) {
+                continue;
+            }
+            while let Some(row) = waiting.front() {
+                let with = size.with(row, !taken.contains(mandate));
+                if rows.len() >= room || with.bytes() > bytes {
+                    break;
+                }
+                size = with;
+                taken.insert(*mandate);
+                rows.extend(waiting.pop_front());
             }
         }
     }
@@ -223,7 +246,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::send::batch::{GAS_ROW, ROWS, candidate};
+    use crate::send::{batch::candidate, size::ROWS};
 
     fn id(mandate: u8) -> MandateId {
         MandateId(B256::repeat_byte(mandate))
@@ -235,7 +258,9 @@ mod tests {
 
     fn plan_inputs() -> impl Strategy<Value = PlanInput> {
         let gas = prop_oneof![0..1_000_000_u64, Just(u64::MAX)];
-        let lanes = vec(gas, 0..5).prop_map(|gas| gas.into_iter().enumerate().collect());
+        let slot = |(lane, (gas, behind))| Slot { lane, gas, behind };
+        let slots = vec((gas, proptest::bool::weighted(0.3)), 0..5)
+            .prop_map(move |slots| slots.into_iter().enumerate().map(slot).collect());
         let nonce_owners =
             vec((0..12_u8, prop_oneof![Just(NonceOwner::Unmined), (0..6_usize).prop_map(NonceOwner::Lane)]), 0..8)
                 .prop_map(|nonce_owners| {
@@ -255,13 +280,17 @@ mod tests {
             let rows = |(mandate, count): (u8, u32)| (0..count).map(move |nonce| candidate(mandate, nonce));
             (0..).zip(counts).flat_map(rows).collect()
         });
-        (lanes, nonce_owners, calls, rows).prop_map(|(lanes, nonce_owners, calls, rows)| PlanInput {
-            lanes,
+        (slots, nonce_owners, calls, rows).prop_map(|(slots, nonce_owners, calls, rows)| PlanInput {
+            slots,
             nonce_owners,
             calls,
             rows,
-            row_gas: GAS_ROW,
+            limits: BatchLimits::default(),
         })
+    }
+
+    fn idle(lane: usize, gas: u64) -> Slot {
+        Slot { lane, gas, behind: false }
     }
 
     /// The mandates whose nonces the work uses.
@@ -280,7 +309,7 @@ mod tests {
             let work = plan(input.clone(), &RoundRobin::default());
             let (mut lanes, mut mandates) = (HashSet::new(), HashSet::new());
             for (lane, work) in &work {
-                prop_assert!(lanes.insert(*lane) && input.lanes.iter().any(|(known, _)| known == lane));
+                prop_assert!(lanes.insert(*lane) && input.slots.iter().any(|slot| slot.lane == *lane));
                 for mandate in uses(work) {
                     prop_assert!(mandates.insert(mandate), "{mandate} goes into two lanes");
                     prop_assert!(input.nonce_owners.get(&mandate).is_none_or(|owner| *owner == NonceOwner::Lane(*lane)));
@@ -290,11 +319,13 @@ mod tests {
 
         #[test]
         fn a_batch_takes_first_payments_in_order_within_lane_gas(input in plan_inputs()) {
-            let gas: HashMap<usize, u64> = input.lanes.iter().copied().collect();
+            let limits = input.limits;
+            let slots: HashMap<usize, Slot> = input.slots.iter().map(|slot| (slot.lane, *slot)).collect();
             for (lane, work) in plan(input.clone(), &RoundRobin::default()) {
                 let Work::Batch(batch) = work else { continue };
                 prop_assert!(!batch.rows.is_empty() && batch.rows.len() <= ROWS);
-                prop_assert!(batch.gas_limit(GAS_ROW) <= gas[&lane]);
+                prop_assert!(limits.gas_limit(batch.rows.len()) <= slots[&lane].gas);
+                prop_assert!(batch.calldata().unwrap().len() <= limits.bytes);
                 let mut next: HashMap<MandateId, u32> = HashMap::new();
                 let mut seen = Vec::new();
                 for row in &batch.rows {
@@ -315,10 +346,13 @@ mod tests {
             let work = plan(input.clone(), &RoundRobin::default());
             let busy: HashSet<usize> = work.iter().map(|(lane, _)| *lane).collect();
             let taken: HashSet<MandateId> = work.iter().flat_map(|(_, work)| uses(work)).collect();
-            for (lane, gas) in input.lanes.iter().filter(|(lane, _)| !busy.contains(lane)) {
+            for Slot { lane, gas, behind } in input.slots.iter().filter(|slot| !busy.contains(&slot.lane)) {
                 let free = |mandate: &MandateId| !taken.contains(mandate)
                     && input.nonce_owners.get(mandate).is_none_or(|owner| *owner == NonceOwner::Lane(*lane));
-                prop_assert!(Batch::room(*gas, GAS_ROW) == 0 || input.rows.iter().all(|row| !free(&row.payment.mandate)));
+                let room = input.limits.room(*gas);
+                let rows = input.rows.iter().filter(|row| free(&row.payment.mandate)).count();
+                let least = if *behind { room } else { 1 };
+                prop_assert!(room == 0 || rows < least);
                 let left = |call: &&ContractCall| call.uses.is_none_or(|mandate| free(&mandate));
                 let done = work.iter().filter(|(_, work)| matches!(work, Work::Call(_))).count();
                 let possible = input.calls.iter().filter(left).filter(|call| call.uses.is_none()).count();
@@ -334,7 +368,7 @@ mod tests {
         let mut waited = BTreeMap::new();
         for _ in 0..50 {
             let input = PlanInput {
-                lanes: vec![(0, u64::MAX)],
+                slots: vec![idle(0, u64::MAX)],
                 calls: vec![
                     call(Kind::Revoke(id(3)), None),
                     call(Kind::Open(id(1)), None),
@@ -343,7 +377,6 @@ mod tests {
                     call(Kind::Sweep(id(2)), None),
                 ],
                 rows: (0..400).map(|nonce| candidate(1, nonce)).collect(),
-                row_gas: GAS_ROW,
                 ..PlanInput::default()
             };
             let (_, work) = plan(input, &round_robin).pop().unwrap();
@@ -359,10 +392,9 @@ mod tests {
     #[test]
     fn a_hold_precedes_payments_of_its_own_mandate() {
         let input = PlanInput {
-            lanes: vec![(0, u64::MAX), (1, u64::MAX)],
+            slots: vec![idle(0, u64::MAX), idle(1, u64::MAX)],
             calls: vec![call(Kind::Hold(1), Some(1))],
             rows: [candidate(1, 0), candidate(2, 0)].to_vec(),
-            row_gas: GAS_ROW,
             ..PlanInput::default()
         };
         let mut round_robin = RoundRobin::default();
@@ -379,9 +411,8 @@ mod tests {
     fn popular_payee(lanes: usize, first: &[u8]) -> Vec<(bool, HashSet<MandateId>)> {
         let others = first.iter().map(|mandate| candidate(*mandate, 1));
         let input = PlanInput {
-            lanes: (0..lanes).map(|lane| (lane, u64::MAX)).collect(),
+            slots: (0..lanes).map(|lane| idle(lane, u64::MAX)).collect(),
             rows: others.chain((20..29).map(|mandate| candidate(mandate, 0))).chain([candidate(40, 2)]).collect(),
-            row_gas: GAS_ROW,
             ..PlanInput::default()
         };
         let kind = |work: &Work| matches!(work, Work::Batch(batch) if batch.is_to_one_payee());
@@ -401,11 +432,44 @@ mod tests {
     #[test]
     fn few_payments_share_one_transaction_despite_many_lanes() {
         let input = PlanInput {
-            lanes: (0..6).map(|lane| (lane, u64::MAX)).collect(),
+            slots: (0..6).map(|lane| idle(lane, u64::MAX)).collect(),
             rows: (0..9).map(|mandate| candidate(mandate, 0)).collect(),
-            row_gas: GAS_ROW,
             ..PlanInput::default()
         };
         assert_eq!(plan(input, &RoundRobin::default()).len(), 1);
+    }
+
+    /// A lane that has something in flight takes a call, or a full batch, and nothing less.
+    #[test]
+    fn behind_another_transaction_only_full_batches_go() {
+        let limits = BatchLimits { rows: 20, ..BatchLimits::default() };
+        let planned = |rows: u32, calls: Vec<ContractCall>| {
+            let rows = (0..rows).map(|nonce| candidate(1, nonce)).collect();
+            let slots = vec![Slot { lane: 0, gas: u64::MAX, behind: true }];
+            let input = PlanInput { slots, rows, calls, limits, ..PlanInput::default() };
+            let rows = |work: &Work| if let Work::Batch(batch) = work { batch.rows.len() } else { 0 };
+            plan(input, &RoundRobin::default()).iter().map(|(_, work)| rows(work)).collect::<Vec<_>>()
+        };
+        assert_eq!(planned(19, Vec::new()), [0; 0]);
+        assert_eq!(planned(20, Vec::new()), [20]);
+        assert_eq!(planned(21, Vec::new()), [20]);
+        assert_eq!(planned(19, vec![call(Kind::Hold(1), Some(2))]), [0]);
+    }
+
+    #[test]
+    fn a_batch_stops_where_a_pool_would_not_take_more() {
+        let rows: Vec<Row> = (0..20).flat_map(|mandate| (0..5).map(move |nonce| candidate(mandate, nonce))).collect();
+        let limits = BatchLimits { bytes: 20_000, ..BatchLimits::default() };
+        let input =
+            PlanInput { slots: vec![idle(0, u64::MAX), idle(1, u64::MAX)], rows, limits, ..PlanInput::default() };
+        let batches: Vec<usize> = plan(input, &RoundRobin::default())
+            .iter()
+            .map(|(_, work)| {
+                let Work::Batch(batch) = work else { panic!("{work:?}") };
+                assert!(batch.calldata().unwrap().len() <= 20_000);
+                batch.rows.len()
+            })
+            .collect();
+        assert_eq!(batches, [60, 40]);
     }
 }

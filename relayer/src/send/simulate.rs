@@ -11,6 +11,7 @@ use super::{
     SendError, Sender,
     batch::{Batch, Row},
     plan::{CALL_GAS, ContractCall, max_gas},
+    size::simulated,
 };
 use crate::{
     chain::{
@@ -29,17 +30,17 @@ pub(super) struct Partition {
     pub(super) pass: Vec<Row>,
     /// Those that would fail, and why.
     pub(super) refused: Vec<(Row, Code)>,
-    /// Whether not all of them passed together.
-    apart: bool,
 }
 
 /// What became of a batch.
 #[derive(Debug)]
 pub(super) enum BatchCheck {
-    /// These rows pass together.
-    Passes(Batch),
-    /// None does now.
+    /// These rows pass together under this gas limit.
+    Passes(Batch, u64),
+    /// None does now, and it is stored why.
     Refused,
+    /// None does with the gas there is.
+    WantsGas,
     /// The guardian does not allow the submitter.
     NotSubmitter,
 }
@@ -95,36 +96,71 @@ impl Sender {
         }
     }
 
-    /// Makes of a batch one of rows that all pass together.
-    pub(super) async fn try_batch(&self, from: Address, mut batch: Batch, head: Head) -> Result<BatchCheck, SendError> {
-        if batch.is_to_one_payee() && self.pays_all(from, &batch, head).await? {
-            return Ok(BatchCheck::Passes(batch));
+    /// Makes of a batch one of rows that all pass together, with at most so much gas.
+    pub(super) async fn try_batch(
+        &self,
+        from: Address,
+        mut batch: Batch,
+        most: u64,
+        head: Head,
+    ) -> Result<BatchCheck, SendError> {
+        if batch.is_to_one_payee()
+            && let Some((batch, gas_limit)) = self.fit(from, batch.clone(), most, head).await?
+        {
+            return Ok(BatchCheck::Passes(batch, gas_limit));
         }
         // What fails, and why, shows row by row in `settle` alone. The order in which they will stand.
         batch = Batch::pack(batch.rows, &[]);
+        if let Some((batch, gas_limit)) = self.fit(from, batch.clone(), most, head).await? {
+            return Ok(BatchCheck::Passes(batch, gas_limit));
+        }
         let parts = self.partition(from, batch.rows, head).await?;
         if parts.refused.iter().any(|(_, reason)| *reason == Code::NotSubmitter) {
             return Ok(BatchCheck::NotSubmitter);
         }
         self.record_refusals(&parts.refused).await?;
-        if parts.refused.is_empty() && !parts.apart {
-            return Ok(BatchCheck::Passes(Batch::of(parts.pass)));
-        }
         let held_back: Vec<(MandateId, u32)> =
             parts.refused.iter().map(|(row, _)| (row.payment.mandate, row.payment.nonce)).collect();
         batch = Batch::pack(parts.pass, &held_back);
         let cheapest = Batch::cheapest(batch.rows.clone());
-        if cheapest.is_to_one_payee() && self.pays_all(from, &cheapest, head).await? {
-            return Ok(BatchCheck::Passes(cheapest));
+        if cheapest.is_to_one_payee()
+            && let Some((batch, gas_limit)) = self.fit(from, cheapest, most, head).await?
+        {
+            return Ok(BatchCheck::Passes(batch, gas_limit));
         }
         // What passes apart can fail together: fewer rows may do.
         while !batch.rows.is_empty() {
-            if self.pay_together(from, &batch.rows, head).await? {
-                return Ok(BatchCheck::Passes(batch));
+            if let Some((batch, gas_limit)) = self.fit(from, batch.clone(), most, head).await? {
+                return Ok(BatchCheck::Passes(batch, gas_limit));
             }
             batch.rows.truncate(batch.rows.len() / 2);
         }
-        Ok(BatchCheck::Refused)
+        Ok(if parts.refused.is_empty() { BatchCheck::WantsGas } else { BatchCheck::Refused })
+    }
+
+    /// The first rows of a batch, as many as fit, with the gas limit under which all of them pass. Finds out whether rows
+    /// take more gas than the last ones did. `None` if rows would fail with `most` gas, too.
+    async fn fit(
+        &self,
+        from: Address,
+        mut batch: Batch,
+        most: u64,
+        head: Head,
+    ) -> Result<Option<(Batch, u64)>, SendError> {
+        loop {
+            let limits = self.batches.limits();
+            batch.rows.truncate(limits.room(most).max(1));
+            let gas_limit = limits.gas_limit(batch.rows.len()).min(most);
+            if self.pays_all(from, &batch, simulated(gas_limit), head).await? {
+                return Ok(Some((batch, gas_limit)));
+            }
+            if !self.pays_all(from, &batch, most, head).await? {
+                return Ok(None);
+            }
+            if (gas_limit == most && batch.rows.len() == 1) || !self.batches.double_row_gas(limits.row_gas) {
+                return Ok(Some((batch, most)));
+            }
+        }
     }
 
     /// Finds the rows that would fail, by halves.
@@ -135,19 +171,16 @@ impl Sender {
             if rows.is_empty() {
                 continue;
             }
-            if self.pay_together(from, &rows, head).await? {
+            let batch = Batch::of(rows.clone());
+            if self.pays_all(from, &batch, max_gas(head), head).await? {
                 parts.pass.extend(rows);
                 continue;
             }
-            parts.apart = true;
             let half = rows.split_off(rows.len() / 2);
             if rows.is_empty() {
                 for row in half {
-                    match self.refusal(from, &row, head).await? {
-                        // It may only have wanted more gas; then all of the next ones get it.
-                        Code::TransferFailed if self.raise_row_gas(from, &row, head).await? => parts.pass.push(row),
-                        reason => parts.refused.push((row, reason)),
-                    }
+                    let reason = self.refusal(from, &row, head).await?;
+                    parts.refused.push((row, reason));
                 }
             } else {
                 stack.push(half);
@@ -157,39 +190,9 @@ impl Sender {
         Ok(parts)
     }
 
-    /// Looks for the gas with which a row that fails passes after all, and has all rows get that from
-    /// now on. False if there is none.
-    async fn raise_row_gas(&self, from: Address, row: &Row, head: Head) -> Result<bool, SendError> {
-        let batch = Batch::of(vec![row.clone()]);
-        let mut row_gas = self.batches.row_gas();
-        while batch.gas_limit(row_gas.saturating_mul(2)) <= max_gas(head) {
-            row_gas = row_gas.saturating_mul(2);
-            if self.pay_with(from, &batch, row_gas, head).await? {
-                self.batches.raise_row_gas(row_gas);
-                tracing::info!(row_gas, "payments take more gas than usual");
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether `settle` would pay all of these rows.
-    async fn pay_together(&self, from: Address, rows: &[Row], head: Head) -> Result<bool, SendError> {
-        self.pays_all(from, &Batch::of(rows.to_vec()), head).await
-    }
-
-    async fn pays_all(&self, from: Address, batch: &Batch, head: Head) -> Result<bool, SendError> {
-        let row_gas = self.batches.row_gas();
-        // Rows that were taken up before more gas was found to be needed.
-        if batch.gas_limit(row_gas) > max_gas(head) {
-            return Ok(false);
-        }
-        self.pay_with(from, batch, row_gas, head).await
-    }
-
-    async fn pay_with(&self, from: Address, batch: &Batch, row_gas: u64, head: Head) -> Result<bool, SendError> {
+    /// Whether the call would pay all of its rows with this much gas.
+    async fn pays_all(&self, from: Address, batch: &Batch, gas_limit: u64, head: Head) -> Result<bool, SendError> {
         let calldata = batch.calldata().ok_or_else(|| LedgerError::inconsistent("a batch that can't be encoded"))?;
-        let gas_limit = batch.gas_limit(row_gas);
         let paid = if batch.is_to_one_payee() {
             self.simulate::<MandateEscrow::settleToCall>(from, &calldata, gas_limit, head).await
         } else {

@@ -1,6 +1,7 @@
 //! What goes wrong underneath, on purpose: the node, the chain, the process itself.
 
 mod chain;
+mod in_flight;
 mod kills;
 mod lane;
 mod networks;

@@ -1,4 +1,4 @@
-//! Several submitters: each sends one transaction at a time, and no mandate is in two of them.
+//! Several submitters: no mandate is in unmined transactions of two of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -21,6 +21,7 @@ fn follower(nodes: &[&Scripted]) -> (Follower, tempfile::TempDir) {
         finality: Finality::Depth(2),
         poll: Duration::from_millis(1),
         alarms,
+        gas_used: GasUsed::default(),
     };
     (follower, dir)
 }

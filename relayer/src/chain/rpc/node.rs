@@ -84,6 +84,15 @@ impl ReceiptWithFees {
     }
 }
 
+/// A receipt with what the ledger does not keep.
+#[derive(Clone, Debug)]
+pub struct FullReceipt {
+    pub receipt: Receipt,
+    pub gas_used: u64,
+    /// The contract of each log.
+    pub log_addresses: Vec<Address>,
+}
+
 /// What is read of a transaction of any type.
 #[derive(Debug, serde::Deserialize)]
 struct TransactionSender {
@@ -253,18 +262,19 @@ impl Node {
 
     /// The receipt of a transaction; `None` while no block holds it.
     pub async fn receipt(&self, hash: B256) -> Result<Option<Receipt>, RpcError> {
-        Ok(self.receipt_and_logs(hash).await?.map(|(receipt, _)| receipt))
+        Ok(self.full_receipt(hash).await?.map(|found| found.receipt))
     }
 
-    /// The receipt of a transaction, and the contracts of its logs; `None` while no block holds it.
-    pub async fn receipt_and_logs(&self, hash: B256) -> Result<Option<(Receipt, Vec<Address>)>, RpcError> {
+    /// The receipt of a transaction with its gas and whose logs it has; `None` while no block holds it.
+    pub async fn full_receipt(&self, hash: B256) -> Result<Option<FullReceipt>, RpcError> {
         let method = "eth_getTransactionReceipt";
         let ask = |node: RootProvider| async move { node.raw_request(method.into(), (hash,)).await };
         let receipt: Option<ReceiptWithFees> = self.link.ask(method, ask).await?;
         Ok(receipt.and_then(|receipt| {
             let (block, succeeded, cost) = (receipt.block_hash?, receipt.status == U64::from(1), receipt.cost());
-            let logs = receipt.logs.iter().map(NodeLog::address).collect();
-            Some((Receipt { hash, block, succeeded, cost }, logs))
+            let log_addresses = receipt.logs.iter().map(NodeLog::address).collect();
+            let gas_used = receipt.gas_used.saturating_to();
+            Some(FullReceipt { receipt: Receipt { hash, block, succeeded, cost }, gas_used, log_addresses })
         }))
     }
 

@@ -469,6 +469,7 @@ fn settle(ledger: &Connection, log: Log) {
 
     assert_eq!(payments::next_to_send(ledger, MandateId::default()).unwrap(), Some(PAST));
     assert_eq!(payments::to_send(ledger, PAST, NOW, 3).unwrap().len(), 3);
+    assert!(payments::wait_to_be_sent(ledger, 3).unwrap());
     payments::set_reason(ledger, fifth.seq, Some(Code::TransferFailed)).unwrap();
     assert_eq!(payments::refused(ledger, Default::default(), NOW, 10).unwrap().len(), 1);
     assert!(payments::lowest_needed(ledger, PAST, NOW).unwrap().is_some());
@@ -493,6 +494,9 @@ fn settle(ledger: &Connection, log: Log) {
     append(ledger, block(3, NOW + 1), &[log]);
     let hash = attempt(1 << 32).hash;
     assert_eq!(transactions::of_attempt(ledger, hash).unwrap().unwrap().id, tx);
+    let rows = transactions::row_count(ledger, tx).unwrap();
+    assert_eq!(transactions::rows_of_attempt(ledger, hash).unwrap(), Some(rows));
+    transactions::calldata(ledger, tx).unwrap();
     assert!(!transactions::cancels(ledger, hash).unwrap());
     transactions::set_mined(ledger, tx, place(3), true, 7).unwrap();
     transactions::set_mined(ledger, other, place(3), true, 7).unwrap();
@@ -533,7 +537,8 @@ fn settle(ledger: &Connection, log: Log) {
     blocks::mark_final(ledger, block(3, NOW + 1)).unwrap();
     // Far behind it, the bytes go.
     transactions::prune(ledger, 1_000).unwrap();
-    assert!(transactions::attempts(ledger, tx).unwrap().iter().all(|attempt| attempt.raw.is_empty()));
+    let attempts = transactions::attempts(ledger, tx).unwrap();
+    assert!(attempts.iter().all(|attempt| transactions::raw(ledger, attempt.hash).unwrap().is_empty()));
     for payment in rest {
         let failed = TransitionContext { reason: Some(Code::Ended), ..TransitionContext::default() };
         step(ledger, payment, Transition::Fail, failed);

@@ -31,7 +31,8 @@ fn tx(scene: &Scene, hash: B256) -> transactions::TransactionRow {
 fn is_pruned(scene: &Scene, hash: B256) -> bool {
     let tx = tx(scene, hash);
     let attempts = transactions::attempts(&scene.ledger, tx.id).unwrap();
-    assert_eq!(attempts.iter().all(|attempt| attempt.raw.is_empty()), tx.pruned);
+    let is_gone = |hash| transactions::raw(&scene.ledger, hash).unwrap().is_empty();
+    assert_eq!(attempts.iter().all(|attempt| is_gone(attempt.hash)), tx.pruned);
     tx.pruned
 }
 

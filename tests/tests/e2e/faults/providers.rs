@@ -55,7 +55,7 @@ impl Waiting {
     }
 
     /// All is paid once. Returns how many payments each mined batch made.
-    async fn all_is_paid(self) -> Result<Vec<usize>> {
+    async fn all_is_paid(&self) -> Result<Vec<usize>> {
         self.world.anvil.automine(true).await?;
         self.world.anvil.mine(1).await?;
         let account = Account { client: self.agent.clone(), mandates: vec![self.mandate] };
@@ -86,7 +86,11 @@ async fn batches_leave_half_of_a_small_block_to_others() -> Result<()> {
     waiting.world.followed(&waiting.agent).await?;
     waiting.queue().await?;
     let batches = waiting.all_is_paid().await?;
-    assert!(batches.iter().all(|rows| *rows <= 24) && batches.contains(&24), "{batches:?}");
+    // As long as it is not known how little gas a payment takes.
+    assert_eq!(batches[..2], [1, 23], "{batches:?}");
+    for tx in sent(&waiting.world).await? {
+        assert!(tx.gas_limit() <= 2_500_000, "{tx:?}");
+    }
     Ok(())
 }
 
