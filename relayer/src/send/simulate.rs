@@ -11,6 +11,7 @@ use super::{
     SendError, Sender,
     batch::{Batch, Row},
     plan::{CALL_GAS, ContractCall, max_gas},
+    row_gas::ample,
     size::simulated,
 };
 use crate::{
@@ -150,14 +151,15 @@ impl Sender {
         loop {
             let limits = self.batches.limits();
             batch.rows.truncate(limits.room(most).max(1));
-            let gas_limit = limits.gas_limit(batch.rows.len()).min(most);
+            let rows = batch.rows.len();
+            let gas_limit = limits.gas_limit(rows).max(ample(rows)).min(most);
             if self.pays_all(from, &batch, simulated(gas_limit), head).await? {
                 return Ok(Some((batch, gas_limit)));
             }
             if !self.pays_all(from, &batch, most, head).await? {
                 return Ok(None);
             }
-            if (gas_limit == most && batch.rows.len() == 1) || !self.batches.double_row_gas(limits.row_gas) {
+            if (gas_limit == most && rows == 1) || !self.batches.double_row_gas(limits.row_gas) {
                 return Ok(Some((batch, most)));
             }
         }
