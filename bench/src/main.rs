@@ -1,0 +1,104 @@
+//! `scripts/bench`: how fast the relayer is, beside what the machine does at best.
+#![expect(clippy::float_arithmetic, reason = "rates, ratios and percentiles; no money")]
+
+mod chain_limits;
+mod generator;
+mod http;
+mod limits;
+mod measure;
+mod node;
+mod payments;
+mod process;
+mod report;
+mod rows;
+mod schedule;
+mod stats;
+mod transactions;
+mod usage;
+mod world;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use eyre::{Result, WrapErr, ensure};
+
+use rows::{Plan, Row};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "scripts/bench",
+    about = "Measures rates, latencies and sizes of the relayer beside what the machine does at best",
+    after_help = "\
+Every answer is checked; one that is wrong ends the run. `others` is how many cores anything else on the
+machine used meanwhile: do not trust a figure where it is high. See docs/performance.md.
+
+Examples:
+  scripts/bench                       # everything: about an hour
+  scripts/bench authorize settle      # only these
+  scripts/bench --quick authorize     # a few seconds per figure: to see that it works
+  scripts/bench --json > figures.json # [{what, value, unit, target, limit, better}]"
+)]
+struct Args {
+    /// What to measure [default: everything]
+    #[arg(value_name = "ROW")]
+    rows: Vec<Row>,
+    /// Short windows, each once: figures are rough
+    #[arg(long, conflicts_with = "slow")]
+    quick: bool,
+    /// Longer windows, more repeats, and ten million stored payments
+    #[arg(long)]
+    slow: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// The stipend to measure [default: the one beside this program]
+    #[arg(long, value_name = "FILE")]
+    bin: Option<PathBuf>,
+    /// Where ledgers and logs are kept until the next run; on the disk that is to be measured
+    #[arg(long, value_name = "DIRECTORY", default_value = "target/bench")]
+    dir: PathBuf,
+}
+
+/// Says what is going on.
+fn progress(text: &str) {
+    eprintln!("bench: {text}");
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    // Fails only if there is one already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let figures = runtime.block_on(run(&args))?;
+    println!("{}", if args.json { report::json(&figures)? } else { report::table(&figures) });
+    Ok(())
+}
+
+async fn run(args: &Args) -> Result<Vec<report::Figure>> {
+    let plan = plan(args)?;
+    let rows = if args.rows.is_empty() { Row::value_variants() } else { &args.rows };
+    let mut figures = Vec::new();
+    for row in rows {
+        figures.extend(row.measure(&plan).await?);
+    }
+    Ok(figures)
+}
+
+fn plan(args: &Args) -> Result<Plan> {
+    let program = match &args.bin {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()?.with_file_name("stipend"),
+    };
+    ensure!(program.is_file(), "there is no {}: start this by scripts/bench", program.display());
+    if args.dir.exists() {
+        std::fs::remove_dir_all(&args.dir).wrap_err("can't remove what the last run left")?;
+    }
+    std::fs::create_dir_all(&args.dir)?;
+    let (seconds, repeats) = match (args.quick, args.slow) {
+        (true, _) => (1, 1),
+        (_, true) => (10, 5),
+        _ => (3, 3),
+    };
+    let dir = args.dir.canonicalize()?;
+    Ok(Plan { program, dir, window: Duration::from_secs(seconds), repeats })
+}

@@ -1,0 +1,82 @@
+//! Child processes that do not outlive the benchmark.
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use eyre::{Result, WrapErr, bail, ensure};
+
+/// How long anything that starts or stops may take: a ledger of ten million payments included.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A process that logs to a file, and is killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    pub(crate) fn start(command: &mut Command, log: PathBuf) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(&log)?;
+        let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
+        let child = child.wrap_err_with(|| format!("can't start {}", Path::new(command.get_program()).display()))?;
+        Ok(Self { child, log })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Fails if it has ended.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("it ended with {status}: see {}", self.log.display()),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks it to stop (SIGTERM), and waits until it has.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let asked = Command::new("kill").arg("-TERM").arg(self.id().to_string()).status()?;
+        let status = self.child.wait()?;
+        ensure!(asked.success() && status.success(), "stopped with {status}: see {}", self.log.display());
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be gone already, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that nobody listens on.
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Asks every `poll` until there is an answer.
+///
+/// # Errors
+/// Those of `ask`, or that there was none in two minutes.
+pub(crate) async fn eventually<T>(
+    what: &str,
+    poll: Duration,
+    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let start = Instant::now();
+    while start.elapsed() < TIMEOUT {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        tokio::time::sleep(poll).await;
+    }
+    bail!("{what}: not so after {TIMEOUT:?}")
+}

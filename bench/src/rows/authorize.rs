@@ -1,0 +1,79 @@
+//! Authorizations: durable, over HTTP, with nothing being settled. Blocks are not made, so that each submitter holds one
+//! small batch and waits.
+
+use eyre::{OptionExt, Result};
+
+use super::Plan;
+use crate::{
+    limits::Limits,
+    measure::{Bench, CONNECTIONS, Window, figure},
+    node::Mining,
+    progress,
+    report::{Better, Figure},
+    stats::Spread,
+    usage::memory,
+    world::{Settings, World},
+};
+
+/// How many requests are under way.
+const LEVELS: [usize; 3] = [16, CONNECTIONS, 256];
+
+/// The part of the rate that the open loop offers.
+const OPEN_LOOP_PART: f64 = 0.7;
+
+/// The part of what two cores recover that is to be authorized, from this many connections on.
+const TARGET: f64 = 0.25;
+const TARGET_FROM: usize = 64;
+
+pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
+    progress("authorize: setting up");
+    let world = World::start(plan.dir.join("authorize"), &plan.program, &Settings::default()).await?;
+    world.contracts.node.mine(Mining::Off).await?;
+    let (mut bench, mut limits) = (Bench::on(world), Limits::default());
+    progress("authorize: warm-up");
+    bench.closed(CONNECTIONS, plan.window).await?;
+
+    let mut closed: Vec<(usize, Vec<Window>)> = LEVELS.map(|connections| (connections, Vec::new())).into();
+    for repeat in 1..=plan.repeats {
+        for (connections, windows) in &mut closed {
+            limits.sample(&plan.dir)?;
+            let window = bench.closed(*connections, plan.window).await?;
+            let Window { rate, others, .. } = window;
+            progress(&format!("authorize {repeat}: {connections} connections: {rate:.0}/s; others {others:.2}"));
+            windows.push(window);
+        }
+    }
+    let usual = closed.iter().find(|(connections, _)| *connections == CONNECTIONS).map(|(_, windows)| windows);
+    let rate =
+        usual.and_then(|windows| Spread::of(windows.iter().map(|window| window.rate))).ok_or_eyre("no window")?;
+    let mut open = Vec::new();
+    for repeat in 1..=plan.repeats {
+        limits.sample(&plan.dir)?;
+        let window = bench.open(rate.median * OPEN_LOOP_PART, plan.window).await?;
+        progress(&format!("authorize {repeat}: open loop: p99 {:.1} ms; others {:.2}", window.p99, window.others));
+        open.push(window);
+    }
+    let mut figures = figures(&limits, &closed, &open)?;
+    let resident = memory(bench.world.relayer.id())?.0 as f64 / 1e6;
+    figures.push(Figure::new("memory with all of these reserved", "MB", Better::Lower, resident));
+    Ok(figures)
+}
+
+fn figures(limits: &Limits, closed: &[(usize, Vec<Window>)], open: &[Window]) -> Result<Vec<Figure>> {
+    let (recovery, fdatasync) = (limits.recovery, limits.fdatasync(0.99)?);
+    let mut figures = Vec::from(limits.figures()?);
+    for (connections, windows) in closed {
+        let what = format!("authorizations, single over HTTP, {connections} connections");
+        let rate = figure(what.clone(), "payments/s", Better::Higher, windows, |window| window.rate)?;
+        let is_target = *connections >= TARGET_FROM;
+        figures.push(if is_target { rate.share_of(recovery, TARGET) } else { rate.limit(recovery) });
+        figures.push(figure(format!("{what}: p99"), "ms", Better::Lower, windows, |window| window.p99)?);
+        let cpu = format!("{what}: relayer's CPU");
+        figures.push(figure(cpu, "µs/payment", Better::Lower, windows, |window| window.cpu)?);
+    }
+    let what = format!("authorizations at 70 % of {CONNECTIONS} connections' rate, open loop");
+    figures.push(figure(format!("{what}: p50"), "ms", Better::Lower, open, |window| window.p50)?);
+    let p99 = figure(format!("{what}: p99"), "ms", Better::Lower, open, |window| window.p99)?;
+    figures.push(p99.limit(fdatasync).target(10.0 + 3.0 * fdatasync));
+    Ok(figures)
+}
