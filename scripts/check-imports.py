@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 
-CRATES = ["core", "bindings", "http", "relayer", "issuer", "client", "cli", "testing"]
+CRATES = ["core", "bindings", "http", "relayer", "issuer", "client", "cli", "testing", "bench"]
 BELOW_LEDGER = {"failpoint", "clock"}
 
 

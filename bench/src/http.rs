@@ -14,12 +14,20 @@ const ANSWER_MAX: usize = 16 << 20;
 
 /// A POST of JSON, ready to be written.
 pub(crate) fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let length = body.len();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{more}\r\n"
-    );
+    let length = body.len().to_string();
+    let json = [("content-type", "application/json"), ("content-length", &length)];
+    let head = head("POST", address, path, &[&json, headers].concat());
     [head.as_bytes(), body].concat()
+}
+
+/// A GET, ready to be written.
+pub(crate) fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    head("GET", address, path, headers).into()
+}
+
+fn head(method: &str, address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> String {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n{headers}\r\n")
 }
 
 /// A connection that is kept.
@@ -106,9 +114,11 @@ mod tests {
 
     #[test]
     fn a_request_is_whole() {
-        let request = post(([127, 0, 0, 1], 80).into(), "/v1/payments", &[("x-a", "b")], b"{}");
+        let address = ([127, 0, 0, 1], 80).into();
+        let request = post(address, "/v1/payments", &[("x-a", "b")], b"{}");
         let expected = "POST /v1/payments HTTP/1.1\r\nhost: 127.0.0.1:80\r\ncontent-type: application/json\r\n\
                         content-length: 2\r\nx-a: b\r\n\r\n{}";
+        assert_eq!(get(address, "/readyz", &[]), b"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1:80\r\n\r\n");
         assert_eq!(request, expected.as_bytes());
     }
 }

@@ -4,10 +4,13 @@
 mod chain_limits;
 mod generator;
 mod http;
+mod in_process;
+mod issuer;
 mod limits;
 mod measure;
 mod node;
 mod payments;
+mod prefill;
 mod process;
 mod report;
 mod rows;
@@ -25,19 +28,7 @@ use eyre::{Result, WrapErr, ensure};
 use rows::{Plan, Row};
 
 #[derive(Debug, Parser)]
-#[command(
-    name = "scripts/bench",
-    about = "Measures rates, latencies and sizes of the relayer beside what the machine does at best",
-    after_help = "\
-Every answer is checked; one that is wrong ends the run. `others` is how many cores anything else on the
-machine used meanwhile: do not trust a figure where it is high. See docs/performance.md.
-
-Examples:
-  scripts/bench                       # everything: about an hour
-  scripts/bench authorize settle      # only these
-  scripts/bench --quick authorize     # a few seconds per figure: to see that it works
-  scripts/bench --json > figures.json # [{what, value, unit, target, limit, better}]"
-)]
+#[command(about = "Measures the relayer beside what the machine does at best; started by scripts/bench")]
 struct Args {
     /// What to measure [default: everything]
     #[arg(value_name = "ROW")]
@@ -94,11 +85,11 @@ fn plan(args: &Args) -> Result<Plan> {
         std::fs::remove_dir_all(&args.dir).wrap_err("can't remove what the last run left")?;
     }
     std::fs::create_dir_all(&args.dir)?;
-    let (seconds, repeats) = match (args.quick, args.slow) {
-        (true, _) => (1, 1),
-        (_, true) => (10, 5),
-        _ => (3, 3),
+    let (seconds, repeats, stored) = match (args.quick, args.slow) {
+        (true, _) => (1, 1, vec![1_000, 10_000]),
+        (_, true) => (10, 5, vec![1_000, 100_000, 1_000_000, 10_000_000]),
+        _ => (3, 3, vec![1_000, 100_000, 1_000_000]),
     };
     let dir = args.dir.canonicalize()?;
-    Ok(Plan { program, dir, window: Duration::from_secs(seconds), repeats })
+    Ok(Plan { program, dir, window: Duration::from_secs(seconds), repeats, stored })
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use eyre::{OptionExt, Result};
+use stipend_core::api::NewPayment;
 
 use crate::{
     generator::{Load, closed_loop, is_reserved, open_loop},
@@ -54,13 +55,22 @@ impl Bench {
         Self { world, payments, rate: FIRST_GUESS, accepted: 0 }
     }
 
+    /// Signs as many payments as a closed loop may send in `time`. It does so itself; signing blocks, though, what goes on at
+    /// the same time.
+    ///
+    /// # Errors
+    /// If a key can't sign.
+    pub(crate) fn prepare(&mut self, time: Duration) -> Result<()> {
+        // Half as many again as last time, since a window without requests is shorter.
+        self.payments.prepare((self.rate * 1.5 * time.as_secs_f64()) as usize)
+    }
+
     /// As many payments as `connections` get accepted in `time`.
     ///
     /// # Errors
     /// At the first that is not accepted; so for all loads.
     pub(crate) async fn closed(&mut self, connections: usize, time: Duration) -> Result<Window> {
-        // Half as many again as last time, since a window without requests is shorter.
-        self.payments.prepare((self.rate * 1.5 * time.as_secs_f64()) as usize)?;
+        self.prepare(time)?;
         let meter = Meter::start(&self.world)?;
         let (to, ready) = (self.world.relayer.address, &mut self.payments.ready);
         let prepared = ready.len();
@@ -80,6 +90,16 @@ impl Bench {
         let load = open_loop(to, OPEN_LOOP_CONNECTIONS, schedule, ready, is_reserved).await?;
         self.accepted += load.count;
         meter.read(load)
+    }
+
+    /// Payments for a window in which they are not sent by HTTP.
+    pub(crate) fn take(&mut self, time: Duration) -> Result<Vec<NewPayment>> {
+        self.payments.take((self.rate * 1.5 * time.as_secs_f64()) as usize)
+    }
+
+    /// Leaves out this many nonces of each mandate.
+    pub(crate) fn skip(&mut self, nonces: u32) {
+        self.payments.skip(nonces);
     }
 
     /// Exactly `count` payments, as fast as they are accepted.

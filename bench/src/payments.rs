@@ -4,7 +4,7 @@ use std::{collections::VecDeque, net::SocketAddr, thread};
 
 use alloy::signers::{SignerSync, local::PrivateKeySigner};
 use alloy_primitives::{Address, B256, Bytes, keccak256};
-use eyre::{Result, eyre};
+use eyre::{OptionExt, Result, eyre};
 use stipend_bindings::{Domain, Spend, abi::MandateEscrow, compact, row, terms_on_chain};
 use stipend_client::now;
 use stipend_core::{Amount, MandateId, Seconds, Terms, api::NewPayment};
@@ -106,6 +106,18 @@ impl Payments {
         Self { domain, relayer, mandates, turn: 0, ready: VecDeque::new() }
     }
 
+    /// Leaves out this many nonces of each mandate, and what is ready.
+    pub(crate) fn skip(&mut self, nonces: u32) {
+        self.ready.clear();
+        self.mandates.iter_mut().for_each(|mandate| mandate.next_nonce += nonces);
+    }
+
+    /// The next `count` payments without their requests.
+    pub(crate) fn take(&mut self, count: usize) -> Result<Vec<NewPayment>> {
+        self.prepare(count)?;
+        self.ready.drain(..count).map(|request| payment(&request)).collect()
+    }
+
     /// Signs until `count` are ready, on all cores.
     pub(crate) fn prepare(&mut self, count: usize) -> Result<()> {
         let missing = count.saturating_sub(self.ready.len());
@@ -130,6 +142,12 @@ impl Payments {
         self.ready.extend(parts.into_iter().flatten());
         Ok(())
     }
+}
+
+/// The payment that a request holds.
+fn payment(request: &[u8]) -> Result<NewPayment> {
+    let head = request.windows(4).position(|window| window == b"\r\n\r\n").ok_or_eyre("no request")?;
+    Ok(serde_json::from_slice(request.get(head + 4..).unwrap_or_default())?)
 }
 
 fn request(domain: Domain, relayer: SocketAddr, agent: &PrivateKeySigner, spend: &Spend) -> Result<Vec<u8>> {
@@ -169,8 +187,7 @@ mod tests {
         assert_eq!(payments.ready.len(), 9);
         let mut seen = HashSet::new();
         for request in &payments.ready {
-            let body = request.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
-            let payment: NewPayment = serde_json::from_slice(&request[body..]).unwrap();
+            let payment = payment(request).unwrap();
             let NewPayment { mandate, payee, amount, nonce, deadline, reference, ref signature, .. } = payment;
             let spend = Spend::new(mandate, payee, amount, nonce, deadline, reference).unwrap();
             let signer = recover(domain.spend_digest(&spend), signature).unwrap();

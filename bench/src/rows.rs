@@ -1,6 +1,10 @@
 //! What is measured, by the names on the command line.
 
 mod authorize;
+mod cards;
+mod gas;
+mod growth;
+mod latency;
 mod settle;
 
 use std::{path::PathBuf, time::Duration};
@@ -17,6 +21,14 @@ pub(crate) enum Row {
     Authorize,
     /// Settlement beside plain transfers and batches made by hand; bytes written and kept
     Settle,
+    /// The same with a history of settled payments: rate, memory, start, CPU to settle
+    Growth,
+    /// Until a single payment is accepted, mined and settled
+    Latency,
+    /// Until a card can be used; the issuer's questions; how long the ledger's writer is held
+    Cards,
+    /// What scripts/gas says
+    Gas,
 }
 
 /// How long and how much is measured.
@@ -30,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) window: Duration,
     /// How many of them.
     pub(crate) repeats: usize,
+    /// How many payments a ledger holds, where growth is measured; the smallest first.
+    pub(crate) stored: Vec<u64>,
 }
 
 impl Row {
@@ -41,6 +55,10 @@ impl Row {
         match self {
             Self::Authorize => authorize::measure(plan).await,
             Self::Settle => settle::measure(plan).await,
+            Self::Growth => growth::measure(plan).await,
+            Self::Latency => latency::measure(plan).await,
+            Self::Cards => cards::measure(plan).await,
+            Self::Gas => gas::measure(),
         }
     }
 }

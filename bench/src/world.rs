@@ -20,11 +20,12 @@ use stipend_client::{
     Client, PageQuery,
     chain::{Chain, Escrow},
 };
-use stipend_core::{Amount, DEV_CHAIN_ID, api::NewMandateRequest, policy::MandateState};
+use stipend_core::{Amount, DEV_CHAIN_ID, Deployment, api::NewMandateRequest, policy::MandateState};
 use url::Url;
 
 use crate::{
-    http::Connection,
+    http::{Connection, get},
+    issuer::Issuer,
     node::Node,
     payments::{AMOUNT, CAP, Mandate, key},
     process::{Process, eventually, free_port},
@@ -34,6 +35,9 @@ use crate::{
 
 /// How many accounts send for the relayer.
 const SUBMITTERS: u64 = 6;
+
+/// Whom the cards' holds are for.
+const TREASURY: Address = Address::repeat_byte(0x7e);
 
 /// Gas that no opening exceeds.
 const OPEN_GAS: u64 = 300_000;
@@ -75,6 +79,11 @@ impl Contracts {
         self.escrow.domain()
     }
 
+    pub(crate) fn deployment(&self) -> Deployment {
+        let Domain { chain_id, escrow } = self.domain();
+        Deployment { chain_id, escrow, token: self.escrow.token(), guardian: self.guardian.address() }
+    }
+
     /// Gives somebody tokens.
     pub(crate) async fn mint(&self, to: Address, units: u64) -> Result<()> {
         let call = MockUSDC::mintCall { to, amount: U256::from(units) };
@@ -103,6 +112,12 @@ impl Contracts {
     }
 }
 
+/// How long to wait after a block before the `number`th of several measurements, so that they begin at all times of a
+/// block's second.
+pub(crate) const fn phase(number: u64) -> Duration {
+    Duration::from_millis(number * 370 % 1_000)
+}
+
 /// How a relayer is set up, where measurements differ.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -110,11 +125,13 @@ pub(crate) struct Settings {
     pub(crate) mandates: u64,
     /// `--poll-ms`.
     pub(crate) poll_ms: u64,
+    /// Whether cards are offered.
+    pub(crate) cards: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { mandates: 100, poll_ms: 100 }
+        Self { mandates: 100, poll_ms: 100, cards: false }
     }
 }
 
@@ -123,6 +140,8 @@ impl Default for Settings {
 pub(crate) struct World {
     pub(crate) contracts: Contracts,
     pub(crate) relayer: Relayer,
+    /// The card issuer, where cards are offered.
+    pub(crate) issuer: Option<Issuer>,
     /// What pays.
     pub(crate) mandates: Vec<Mandate>,
     /// The relayer as the mandates' operator sees it.
@@ -146,12 +165,17 @@ impl World {
             contracts.node.fund(submitter.address()).await?;
             contracts.escrow.set_submitter(&contracts.guardian, submitter.address(), true).await?;
         }
-        let relayer = Relayer::start(program, &contracts, &submitters, start_block, settings).await?;
+        let issuer = if settings.cards { Some(Issuer::start(program, &contracts.dir).await?) } else { None };
+        let mut relayer = Relayer::new(program, &contracts, &submitters, start_block, settings.poll_ms)?;
+        if let Some(issuer) = &issuer {
+            relayer.offer_cards(issuer);
+        }
+        relayer.restart().await?;
         let mandates = request(&contracts, &relayer, settings.mandates).await?;
         contracts.open(&mandates).await?;
         let operator = Client::new(relayer.url()?, contracts.operator.clone())?;
         let escrowed = contracts.escrowed().await?;
-        let world = Self { contracts, relayer, mandates, operator, escrowed };
+        let world = Self { contracts, relayer, issuer, mandates, operator, escrowed };
         eventually("the mandates are open", POLL, async || {
             let mandates = world.operator.mandates(&whole_page()).await?.data;
             let open = mandates.iter().filter(|mandate| mandate.state == MandateState::Open).count();
@@ -163,7 +187,7 @@ impl World {
 
     /// The processes that are measured, or that the measurement needs.
     pub(crate) fn processes(&self) -> Vec<u32> {
-        vec![self.relayer.id(), self.contracts.node.id()]
+        [self.relayer.id(), self.contracts.node.id()].into_iter().chain(self.issuer.as_ref().map(Issuer::id)).collect()
     }
 
     /// How many payments are in blocks, as the escrow's own tokens tell.
@@ -201,20 +225,21 @@ fn whole_page() -> PageQuery {
 #[derive(Debug)]
 pub(crate) struct Relayer {
     process: Option<Process>,
-    command: Vec<String>,
     program: PathBuf,
-    keys: String,
+    arguments: Vec<String>,
+    /// What only its environment holds.
+    secrets: Vec<(&'static str, String)>,
     dir: PathBuf,
     pub(crate) address: SocketAddr,
 }
 
 impl Relayer {
-    async fn start(
+    fn new(
         program: &Path,
         contracts: &Contracts,
         submitters: &[PrivateKeySigner],
         start_block: u64,
-        settings: &Settings,
+        poll_ms: u64,
     ) -> Result<Self> {
         let address: SocketAddr = (Ipv4Addr::LOCALHOST, free_port()?).into();
         let ledger = contracts.dir.join("ledger");
@@ -229,22 +254,32 @@ impl Relayer {
             ("--start-block", start_block.to_string()),
             ("--confirmations", "1".into()),
             ("--finality", "2".into()),
-            ("--poll-ms", settings.poll_ms.to_string()),
+            ("--poll-ms", poll_ms.to_string()),
             ("--rate-peer", "1000000".into()),
             ("--rate-total", "1000000".into()),
             ("--rate-agent", "1000000".into()),
         ];
         let keys: Vec<String> = submitters.iter().map(|key| key.to_bytes().to_string()).collect();
-        let mut relayer = Self {
+        Ok(Self {
             process: None,
-            command: arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect(),
             program: program.to_owned(),
-            keys: keys.join(","),
+            arguments: arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect(),
+            secrets: vec![("STIPEND_PRIVATE_KEY", keys.join(","))],
             dir: contracts.dir.clone(),
             address,
-        };
-        relayer.restart().await?;
-        Ok(relayer)
+        })
+    }
+
+    /// Offers cards, from its next start on. The issuer tells of everything itself.
+    fn offer_cards(&mut self, issuer: &Issuer) {
+        let arguments = [
+            ("--issuer-url", format!("http://{}", issuer.address)),
+            ("--callback-url", format!("http://{}", self.address)),
+            ("--treasury", TREASURY.to_string()),
+            ("--issuer-poll", "1h".into()),
+        ];
+        self.arguments.extend(arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+        self.secrets.push(("STIPEND_ISSUER_API_KEY", issuer.key.clone()));
     }
 
     pub(crate) fn url(&self) -> Result<Url> {
@@ -255,7 +290,12 @@ impl Relayer {
         self.process.as_ref().map_or(0, Process::id)
     }
 
-    /// The bytes of the ledger's files.
+    /// The ledger's file.
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.dir.join("ledger").join("ledger.db")
+    }
+
+    /// The bytes of all the ledger's files.
     pub(crate) fn stored(&self) -> Result<u64> {
         usage::size(&self.dir.join("ledger"))
     }
@@ -263,15 +303,15 @@ impl Relayer {
     /// Starts it on what it left behind. Returns how long it took until it was ready for work.
     pub(crate) async fn restart(&mut self) -> Result<Duration> {
         let mut command = Command::new(&self.program);
-        command.arg("serve").args(&self.command).env_clear();
-        command.env("STIPEND_PRIVATE_KEY", &self.keys).env("RUST_LOG", "info");
+        command.arg("serve").args(&self.arguments).env_clear();
+        command.envs(self.secrets.iter().map(|(name, value)| (name, value))).env("RUST_LOG", "info");
         let start = Instant::now();
         let mut process = Process::start(&mut command, self.dir.join("relayer.log"))?;
-        let request = format!("GET /readyz HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
+        let request = get(self.address, "/readyz", &[]);
         eventually("the relayer is ready", Duration::from_millis(5), async || {
             process.must_run()?;
             let Ok(mut connection) = Connection::open(self.address).await else { return Ok(None) };
-            Ok((connection.call(request.as_bytes()).await?.status == 200).then_some(()))
+            Ok((connection.call(&request).await?.status == 200).then_some(()))
         })
         .await?;
         self.process = Some(process);

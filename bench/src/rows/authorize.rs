@@ -5,6 +5,7 @@ use eyre::{OptionExt, Result};
 
 use super::Plan;
 use crate::{
+    in_process::{self, Place},
     limits::Limits,
     measure::{Bench, CONNECTIONS, Window, figure},
     node::Mining,
@@ -53,10 +54,31 @@ pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
         progress(&format!("authorize {repeat}: open loop: p99 {:.1} ms; others {:.2}", window.p99, window.others));
         open.push(window);
     }
-    let mut figures = figures(&limits, &closed, &open)?;
     let resident = memory(bench.world.relayer.id())?.0 as f64 / 1e6;
+    let in_process = in_process(plan, &mut bench).await?;
+    let mut figures = figures(&limits, &closed, &open)?;
     figures.push(Figure::new("memory with all of these reserved", "MB", Better::Lower, resident));
+    figures.push(in_process.limit(limits.recovery));
     Ok(figures)
+}
+
+async fn in_process(plan: &Plan, bench: &mut Bench) -> Result<Figure> {
+    let lots = (0..plan.repeats).map(|_| bench.take(plan.window)).collect::<Result<_>>()?;
+    bench.world.relayer.stop()?;
+    let contracts = &bench.world.contracts;
+    let place = Place {
+        ledger: &bench.world.relayer.ledger(),
+        deployment: contracts.deployment(),
+        node: contracts.node.url()?,
+        head: contracts.escrow.chain().head().await?,
+        processes: &[contracts.node.id()],
+    };
+    let rates = in_process::rates(&place, lots, plan.window)?;
+    let spread = |of: fn(&(f64, f64)) -> f64| Spread::of(rates.iter().map(of)).ok_or_eyre("no window");
+    let (rate, others) = (spread(|(rate, _)| *rate)?, spread(|(_, others)| *others)?.median);
+    progress(&format!("authorize: in process: {:.0}/s; others {others:.2}", rate.median));
+    let what = format!("authorizations in process, {} tasks", in_process::TASKS);
+    Ok(Figure::of(what, "payments/s", Better::Higher, rate).others(others))
 }
 
 fn figures(limits: &Limits, closed: &[(usize, Vec<Window>)], open: &[Window]) -> Result<Vec<Figure>> {

@@ -40,6 +40,11 @@ const KEPT_TARGET: f64 = 300.0;
 /// How often payments are counted at the relayer, which costs it something.
 const COUNTING: Duration = Duration::from_millis(250);
 
+/// How many payments a backlog has.
+pub(super) fn backlog(plan: &Plan) -> u64 {
+    (BACKLOG_PER_SECOND * plan.window.as_secs_f64()) as u64
+}
+
 /// A backlog, from the first block until it was settled.
 pub(super) struct Drain {
     /// Mined, and settled, per second.
@@ -99,12 +104,14 @@ async fn mixed(bench: &mut Bench, time: Duration) -> Result<Mixed> {
     let meanwhile = per_second(bench.world.mined().await? - mined, start.elapsed());
     let accepted = bench.accepted - accepted;
     all_settled(&bench.world, settled + accepted).await?;
+    let (on_chain, by_relayer) = (bench.world.mined().await?, bench.world.settled().await?);
+    ensure!(on_chain == by_relayer, "{on_chain} payments on chain, {by_relayer} settled by the relayer");
     let written = Usage::of(bench.world.relayer.id())?.written - before.written;
     Ok(Mixed { authorized, settled: meanwhile, written: written as f64 / accepted as f64 })
 }
 
 pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
-    let count = (BACKLOG_PER_SECOND * plan.window.as_secs_f64()) as u64;
+    let count = backlog(plan);
     progress("settle: setting up");
     let contracts = Contracts::deploy(plan.dir.join("settle")).await?;
     let mut limits = Limits::default();
