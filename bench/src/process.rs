@@ -62,6 +62,30 @@ pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
+/// Counts every `poll` until it comes to `goal`.
+///
+/// # Errors
+/// Those of `count`, or that it has not grown for two minutes.
+pub(crate) async fn comes_to(
+    what: &str,
+    poll: Duration,
+    goal: u64,
+    mut count: impl AsyncFnMut() -> Result<u64>,
+) -> Result<()> {
+    let (mut grown, mut highest) = (Instant::now(), 0);
+    while grown.elapsed() < TIMEOUT {
+        let counted = count().await?;
+        if counted >= goal {
+            return Ok(());
+        }
+        if counted > highest {
+            (grown, highest) = (Instant::now(), counted);
+        }
+        tokio::time::sleep(poll).await;
+    }
+    bail!("{what}: {highest} of {goal}, and no more for {TIMEOUT:?}")
+}
+
 /// Asks every `poll` until there is an answer.
 ///
 /// # Errors

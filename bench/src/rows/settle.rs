@@ -11,7 +11,7 @@ use crate::{
     limits::Limits,
     measure::{Bench, CONNECTIONS, Window, figure},
     node::Mining,
-    process::eventually,
+    process::comes_to,
     progress,
     report::{Better, Figure},
     stats::{Spread, per_second},
@@ -61,17 +61,16 @@ pub(super) struct Drain {
 /// If a payment is not accepted, or not settled in time.
 pub(super) async fn drain(bench: &mut Bench, count: u64) -> Result<Drain> {
     bench.world.contracts.node.mine(Mining::Off).await?;
-    let (mined, settled) = (bench.world.mined().await?, bench.world.settled().await?);
-    ensure!(mined == settled, "{mined} payments are mined, {settled} settled: something else is under way");
+    let settled = bench.world.settled().await?;
+    ensure!(settled == bench.accepted, "{settled} of {} payments are settled", bench.accepted);
     bench.accept(count).await?;
     let world = &bench.world;
     let (others, before) = (Others::watch(&world.processes())?, Usage::of(world.relayer.id())?);
     world.contracts.node.mine(Mining::EverySecond).await?;
     let start = Instant::now();
-    eventually("the backlog is mined", POLL, async || Ok((world.mined().await? >= mined + count).then_some(())))
-        .await?;
+    comes_to("mined payments", POLL, bench.accepted, async || world.mined().await).await?;
     let to_mined = start.elapsed();
-    all_settled(world, settled + count).await?;
+    all_settled(world, bench.accepted).await?;
     let (to_settled, cpu) = (start.elapsed(), Usage::of(world.relayer.id())?.cpu - before.cpu);
     Ok(Drain {
         mined: per_second(count, to_mined),
@@ -82,7 +81,7 @@ pub(super) async fn drain(bench: &mut Bench, count: u64) -> Result<Drain> {
 }
 
 async fn all_settled(world: &World, count: u64) -> Result<()> {
-    eventually("all is settled", COUNTING, async || Ok((world.settled().await? >= count).then_some(()))).await
+    comes_to("settled payments", COUNTING, count, async || world.settled().await).await
 }
 
 /// Payments made and settled at the same time.
@@ -94,20 +93,21 @@ struct Mixed {
     written: f64,
 }
 
-async fn mixed(bench: &mut Bench, time: Duration) -> Result<Mixed> {
-    let before = Usage::of(bench.world.relayer.id())?;
-    let (mined, settled) = (bench.world.mined().await?, bench.world.settled().await?);
+/// Accepts payments for `time`, while a backlog of `count` and what of them comes is settled.
+async fn mixed(bench: &mut Bench, count: u64, time: Duration) -> Result<Mixed> {
+    bench.world.contracts.node.mine(Mining::Off).await?;
+    let (written, accepted) = (Usage::of(bench.world.relayer.id())?.written, bench.accepted);
+    bench.accept(count).await?;
+    bench.prepare(time)?;
     bench.world.contracts.node.mine(Mining::EverySecond).await?;
-    let start = Instant::now();
-    let accepted = bench.accepted;
+    let (start, mined) = (Instant::now(), bench.world.mined().await?);
     let authorized = bench.closed(CONNECTIONS, time).await?;
     let meanwhile = per_second(bench.world.mined().await? - mined, start.elapsed());
-    let accepted = bench.accepted - accepted;
-    all_settled(&bench.world, settled + accepted).await?;
-    let (on_chain, by_relayer) = (bench.world.mined().await?, bench.world.settled().await?);
-    ensure!(on_chain == by_relayer, "{on_chain} payments on chain, {by_relayer} settled by the relayer");
-    let written = Usage::of(bench.world.relayer.id())?.written - before.written;
-    Ok(Mixed { authorized, settled: meanwhile, written: written as f64 / accepted as f64 })
+    all_settled(&bench.world, bench.accepted).await?;
+    let on_chain = bench.world.mined().await?;
+    ensure!(on_chain == bench.accepted, "{on_chain} payments on chain, {} accepted", bench.accepted);
+    let written = (Usage::of(bench.world.relayer.id())?.written - written) as f64;
+    Ok(Mixed { authorized, settled: meanwhile, written: written / (bench.accepted - accepted) as f64 })
 }
 
 pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
@@ -115,23 +115,31 @@ pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
     progress("settle: setting up");
     let contracts = Contracts::deploy(plan.dir.join("settle")).await?;
     let mut limits = Limits::default();
-    let (mut transfers, mut batches) = (Vec::new(), Vec::new());
+    let (mut transfers, mut batches, mut others) = (Vec::new(), Vec::new(), Vec::new());
     // The first ones warm up: payees get their first tokens, mandates their first payments.
     transfers_per_second(&contracts, 2_000).await?;
     let mut hand_made = HandMade::new(&contracts).await?;
     hand_made.payments_per_second(&contracts, 0).await?;
     for repeat in 1..=plan.repeats {
         limits.sample(&plan.dir)?;
-        transfers.push(transfers_per_second(&contracts, count).await?);
-        batches.push(hand_made.payments_per_second(&contracts, count).await?);
-        let last = |rates: &[f64]| rates.last().copied().unwrap_or_default();
-        let (transfers, batches) = (last(&transfers), last(&batches));
-        progress(&format!("settle {repeat}: {transfers:.0} transfers/s, {batches:.0} payments/s by hand"));
+        let watched = Others::watch(&[contracts.node.id()])?;
+        let transferred = transfers_per_second(&contracts, count).await?;
+        let paid = hand_made.payments_per_second(&contracts, count).await?;
+        let busy = watched.cores()?;
+        progress(&format!(
+            "settle {repeat}: {transferred:.0} transfers/s, {paid:.0} payments/s by hand; others {busy:.2}"
+        ));
+        transfers.push(transferred);
+        batches.push(paid);
+        others.push(busy);
     }
 
     contracts.node.mine(Mining::Instant).await?;
-    let world = World::on(contracts, &plan.program, &Settings::default()).await?;
+    let mut world = World::on(contracts, &plan.program, &Settings::default()).await?;
+    // Only what has stopped has moved everything from its log to its file.
+    world.relayer.stop()?;
     let stored = world.relayer.stored()?;
+    world.relayer.restart().await?;
     let mut bench = Bench::on(world);
     progress("settle: warm-up");
     drain(&mut bench, count / 4).await?;
@@ -145,7 +153,7 @@ pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
     let mut mixtures = Vec::new();
     for repeat in 1..=plan.repeats {
         limits.sample(&plan.dir)?;
-        let mixed = mixed(&mut bench, plan.window * MIXED_WINDOWS).await?;
+        let mixed = mixed(&mut bench, count, plan.window * MIXED_WINDOWS).await?;
         let Mixed { authorized: Window { rate, others, .. }, settled, .. } = mixed;
         progress(&format!("settle {repeat}: {rate:.0} authorized/s, {settled:.0} settled/s; others {others:.2}"));
         mixtures.push(mixed);
@@ -155,10 +163,10 @@ pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
 
     let mut figures = Vec::from(limits.figures()?);
     let median = |values: &[f64]| Spread::of(values.iter().copied()).ok_or_eyre("no repeat");
-    let (transfers, batches) = (median(&transfers)?, median(&batches)?);
-    figures.push(Figure::of("limit: plain transfers, mined", "1/s", Better::Higher, transfers));
+    let (transfers, batches, others) = (median(&transfers)?, median(&batches)?, median(&others)?.median);
+    figures.push(Figure::of("limit: plain transfers, mined", "1/s", Better::Higher, transfers).others(others));
     let what = format!("limit: payments in full batches by hand ({} each), settled", hand_made.batch());
-    figures.push(Figure::of(what, "payments/s", Better::Higher, batches));
+    figures.push(Figure::of(what, "payments/s", Better::Higher, batches).others(others));
     figures.extend(drain_figures(&drains, batches.median)?);
     figures.extend(mixed_figures(&mixtures, &limits)?);
     let kept = Figure::new("kept on disk per settled payment", "B", Better::Lower, kept);
@@ -184,7 +192,7 @@ fn mixed_figures(mixtures: &[Mixed], limits: &Limits) -> Result<[Figure; 4]> {
     let spread = |of: fn(&Mixed) -> f64| Spread::of(mixtures.iter().map(of)).ok_or_eyre("no repeat");
     let what = format!("authorizations while payments are settled, {CONNECTIONS} connections");
     let rate = figure(what.clone(), "payments/s", Better::Higher, &windows, |window| window.rate)?;
-    let settled = Figure::of("… settled meanwhile", "payments/s", Better::Higher, spread(|mixed| mixed.settled)?);
+    let settled = Figure::of("payments mined meanwhile", "payments/s", Better::Higher, spread(|mixed| mixed.settled)?);
     let written = spread(|mixed| mixed.written)?;
     let written = Figure::of("written to disk per payment, accepted to settled", "B", Better::Lower, written);
     Ok([
