@@ -20,10 +20,11 @@ mod transactions;
 mod usage;
 mod world;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
-use eyre::{Result, WrapErr, ensure};
+use eyre::{Result, WrapErr, bail, ensure};
+use tokio::signal::unix::{SignalKind, signal};
 
 use rows::{Plan, Row};
 
@@ -55,12 +56,30 @@ fn progress(text: &str) {
     eprintln!("bench: {text}");
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match start(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            progress(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &Args) -> Result<()> {
     // Fails only if there is one already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let figures = runtime.block_on(run(&args))?;
+    let figures = runtime.block_on(async {
+        let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // Whatever ends this ends the processes that it has started.
+        tokio::select! {
+            figures = run(args) => figures,
+            _ = interrupted.recv() => bail!("interrupted"),
+            _ = terminated.recv() => bail!("terminated"),
+        }
+    })?;
+    report::check(&figures)?;
     println!("{}", if args.json { report::json(&figures)? } else { report::table(&figures) });
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -41,11 +42,21 @@ impl Process {
     }
 
     /// Asks it to stop (SIGTERM), and waits until it has.
+    ///
+    /// # Errors
+    /// If it does not within two minutes, or not well.
     pub(crate) fn stop(mut self) -> Result<()> {
         let asked = Command::new("kill").arg("-TERM").arg(self.id().to_string()).status()?;
-        let status = self.child.wait()?;
-        ensure!(asked.success() && status.success(), "stopped with {status}: see {}", self.log.display());
-        Ok(())
+        ensure!(asked.success(), "it has ended before: see {}", self.log.display());
+        let start = Instant::now();
+        while start.elapsed() < TIMEOUT {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "stopped with {status}: see {}", self.log.display());
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        bail!("it does not stop: see {}", self.log.display())
     }
 }
 

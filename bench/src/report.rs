@@ -1,6 +1,7 @@
 //! What was measured, beside its target and its limit: a table for people, JSON for programs.
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use eyre::{Result, eyre};
 use serde::Serialize;
 
 use crate::stats::Spread;
@@ -78,14 +79,20 @@ impl Figure {
     }
 }
 
+/// That every figure is a number: what had no samples is none.
+///
+/// # Errors
+/// Names the first that is not.
+pub(crate) fn check(figures: &[Figure]) -> Result<()> {
+    let odd = figures.iter().find(|figure| !figure.value.is_finite());
+    odd.map_or(Ok(()), |odd| Err(eyre!("{}: {} is not a number", odd.what, odd.value)))
+}
+
 /// The figures as a JSON array.
 ///
 /// # Errors
-/// If a figure is not a number.
-pub(crate) fn json(figures: &[Figure]) -> eyre::Result<String> {
-    if let Some(odd) = figures.iter().find(|figure| !figure.value.is_finite()) {
-        eyre::bail!("{}: {} is not a number", odd.what, odd.value);
-    }
+/// None in practice.
+pub(crate) fn json(figures: &[Figure]) -> Result<String> {
     Ok(serde_json::to_string_pretty(figures)?)
 }
 
@@ -166,7 +173,13 @@ mod tests {
             { "what": "p99", "value": 2.0, "unit": "ms", "target": 20.0, "limit": null, "better": "lower" }
         ]);
         assert_eq!(parsed, expected);
-        assert!(json(&[Figure::new("rate", "1/s", Better::Higher, f64::NAN)]).is_err());
+    }
+
+    #[test]
+    fn what_had_no_samples_is_an_error() {
+        let figure = |value| Figure::new("rate", "1/s", Better::Higher, value);
+        assert!(check(&[figure(1.0), figure(0.0)]).is_ok());
+        assert!(check(&[figure(1.0), figure(f64::NAN)]).unwrap_err().to_string().starts_with("rate: "));
     }
 
     #[test]

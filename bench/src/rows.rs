@@ -27,7 +27,7 @@ pub(crate) enum Row {
     Latency,
     /// Until a card can be used; the issuer's questions; how long the ledger's writer is held
     Cards,
-    /// What scripts/gas says
+    /// The contracts' committed figures
     Gas,
 }
 

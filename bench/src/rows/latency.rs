@@ -99,7 +99,8 @@ pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
     let mined_at_once = row("accepted → mined, a block at once", "ms", &instant, |taken| taken.mined, instant_others)?;
     Ok(vec![
         row("one payment at a time → accepted", "ms", &every_second, |taken| taken.accepted, busy)?.limit(fdatasync),
-        row("accepted → mined, a block a second", "blocks", &every_second, |taken| taken.blocks, busy)?.target(1.0),
+        row("accepted → mined, a block a second: blocks", "blocks", &every_second, |taken| taken.blocks, busy)?
+            .target(1.0),
         row("accepted → mined, a block a second", "ms", &every_second, |taken| taken.mined, busy)?,
         row("accepted → settled, a block a second, finality 2", "ms", &every_second, |taken| taken.settled, busy)?,
         mined_at_once.target(INSTANT_TARGET),
