@@ -86,7 +86,7 @@ row! {
         /// The head's height when they were signed.
         pub sent_at: u64 = "sent_at",
         /// Whether they use the nonce for nothing, instead of for the call. Bytes that are gone can't.
-        pub cancels: bool = "cancels AND raw <> x''",
+        pub cancels: bool = "cancels AND length(raw) > 0",
     }
 }
 
