@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     http::{Answer, Connection},
+    payments::BATCH,
     schedule::Schedule,
     stats::{millis, per_second, percentile},
 };
@@ -28,6 +29,14 @@ pub(crate) type Check = fn(Answer<'_>) -> bool;
 pub(crate) fn is_reserved(answer: Answer<'_>) -> bool {
     const STATE: &[u8] = br#""state":"reserved""#;
     answer.status == 202 && answer.body.windows(STATE.len()).any(|window| window == STATE)
+}
+
+/// Payments of one call that were all accepted.
+pub(crate) fn are_reserved(answer: Answer<'_>) -> bool {
+    const ACCEPTED: &[u8] = br#"{"status":202,"#;
+    const STATE: &[u8] = br#""state":"reserved""#;
+    let count = |part: &[u8]| answer.body.windows(part.len()).filter(|window| *window == part).count();
+    answer.status == 200 && count(ACCEPTED) == BATCH && count(STATE) == BATCH
 }
 
 /// What a load came to.

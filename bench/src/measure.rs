@@ -6,8 +6,8 @@ use eyre::{OptionExt, Result};
 use stipend_core::api::NewPayment;
 
 use crate::{
-    generator::{Load, closed_loop, is_reserved, open_loop},
-    payments::Payments,
+    generator::{Load, are_reserved, closed_loop, is_reserved, open_loop},
+    payments::{BATCH, Payments},
     report::{Better, Figure},
     schedule::Schedule,
     stats::Spread,
@@ -79,6 +79,20 @@ impl Bench {
         let window = meter.read(load)?;
         self.rate = window.rate;
         Ok(window)
+    }
+
+    /// The same by calls of [`BATCH`] payments; latencies are those of calls.
+    pub(crate) async fn closed_batches(&mut self, connections: usize, time: Duration) -> Result<Window> {
+        // Three times as many as come singly.
+        self.payments.prepare((self.rate * 3.0 * time.as_secs_f64()) as usize)?;
+        let mut calls = self.payments.batches()?;
+        let meter = Meter::start(&self.world)?;
+        let prepared = calls.len();
+        let mut load = closed_loop(self.world.relayer.address, connections, time, &mut calls, are_reserved).await?;
+        self.accepted += ((prepared - calls.len()) * BATCH) as u64;
+        self.payments.take_back(&calls)?;
+        load.count *= BATCH as u64;
+        meter.read(load)
     }
 
     /// Payments at a fixed rate; latencies count from the due time.

@@ -5,9 +5,13 @@ use std::{collections::VecDeque, net::SocketAddr, thread};
 use alloy::signers::{SignerSync, local::PrivateKeySigner};
 use alloy_primitives::{Address, B256, Bytes, keccak256};
 use eyre::{OptionExt, Result, eyre};
+use serde::de::DeserializeOwned;
 use stipend_bindings::{Domain, Spend, abi::MandateEscrow, compact, row, terms_on_chain};
 use stipend_client::now;
-use stipend_core::{Amount, MandateId, Seconds, Terms, api::NewPayment};
+use stipend_core::{
+    Amount, MandateId, Seconds, Terms,
+    api::{NewPayment, NewPayments},
+};
 
 use crate::{http::post, limits::CORES};
 
@@ -16,6 +20,9 @@ pub(crate) const AMOUNT: u64 = 1_000;
 
 /// Over how many payees.
 pub(crate) const PAYEES: u64 = 1_000;
+
+/// How many payments a call of many sends.
+pub(crate) const BATCH: usize = 50;
 
 /// What a mandate is opened for, in units.
 pub(crate) const CAP: u64 = 1_000_000_000_000;
@@ -115,7 +122,28 @@ impl Payments {
     /// The next `count` payments without their requests.
     pub(crate) fn take(&mut self, count: usize) -> Result<Vec<NewPayment>> {
         self.prepare(count)?;
-        self.ready.drain(..count).map(|request| payment(&request)).collect()
+        self.ready.drain(..count).map(|request| body(&request)).collect()
+    }
+
+    /// The next payments as calls of [`BATCH`] each, as many as there are ready.
+    pub(crate) fn batches(&mut self) -> Result<VecDeque<Vec<u8>>> {
+        let payments = self.take(self.ready.len() - self.ready.len() % BATCH)?;
+        let calls = payments.chunks(BATCH).map(|part| {
+            let body = serde_json::to_vec(&NewPayments { payments: part.to_vec() })?;
+            Ok(post(self.relayer, "/v1/payments/batch", &[], &body))
+        });
+        calls.collect()
+    }
+
+    /// Takes back what was not sent of [`batches`](Self::batches): no nonces are left out.
+    pub(crate) fn take_back(&mut self, batches: &VecDeque<Vec<u8>>) -> Result<()> {
+        for call in batches.iter().rev() {
+            let NewPayments { payments } = body(call)?;
+            for payment in payments.iter().rev() {
+                self.ready.push_front(single(self.relayer, payment)?);
+            }
+        }
+        Ok(())
     }
 
     /// Signs until `count` are ready, on all cores.
@@ -144,8 +172,8 @@ impl Payments {
     }
 }
 
-/// The payment that a request holds.
-fn payment(request: &[u8]) -> Result<NewPayment> {
+/// What a request holds.
+fn body<T: DeserializeOwned>(request: &[u8]) -> Result<T> {
     let head = request.windows(4).position(|window| window == b"\r\n\r\n").ok_or_eyre("no request")?;
     Ok(serde_json::from_slice(request.get(head + 4..).unwrap_or_default())?)
 }
@@ -161,7 +189,11 @@ fn request(domain: Domain, relayer: SocketAddr, agent: &PrivateKeySigner, spend:
         signature: Bytes::copy_from_slice(&sign(domain, agent, spend)?),
         metadata: Default::default(),
     };
-    Ok(post(relayer, "/v1/payments", &[], &serde_json::to_vec(&payment)?))
+    single(relayer, &payment)
+}
+
+fn single(relayer: SocketAddr, payment: &NewPayment) -> Result<Vec<u8>> {
+    Ok(post(relayer, "/v1/payments", &[], &serde_json::to_vec(payment)?))
 }
 
 #[cfg(test)]
@@ -187,13 +219,26 @@ mod tests {
         assert_eq!(payments.ready.len(), 9);
         let mut seen = HashSet::new();
         for request in &payments.ready {
-            let payment = payment(request).unwrap();
+            let payment = body(request).unwrap();
             let NewPayment { mandate, payee, amount, nonce, deadline, reference, ref signature, .. } = payment;
             let spend = Spend::new(mandate, payee, amount, nonce, deadline, reference).unwrap();
             let signer = recover(domain.spend_digest(&spend), signature).unwrap();
             assert!(payments.mandates.iter().any(|known| known.id == mandate && known.agent.address() == signer));
             assert!(nonce < 3 && seen.insert((mandate, nonce)));
         }
+    }
+
+    #[test]
+    fn what_was_not_sent_of_batches_comes_next() {
+        let (domain, mandates) = mandates(3);
+        let mut payments = Payments::new(domain, ([127, 0, 0, 1], 80).into(), mandates);
+        payments.prepare(3 * BATCH + 7).unwrap();
+        let before = payments.ready.clone();
+        let mut batches = payments.batches().unwrap();
+        assert_eq!((batches.len(), payments.ready.len()), (3, 7));
+        batches.pop_front();
+        payments.take_back(&batches).unwrap();
+        assert!(payments.ready.iter().eq(before.iter().skip(BATCH)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::{
     limits::Limits,
     measure::{Bench, CONNECTIONS, Window, figure},
     node::Mining,
+    payments::BATCH,
     progress,
     report::{Better, Figure},
     stats::Spread,
@@ -25,6 +26,10 @@ const OPEN_LOOP_PART: f64 = 0.7;
 /// The part of what two cores recover that is to be authorized, from this many connections on.
 const TARGET: f64 = 0.25;
 const TARGET_FROM: usize = 64;
+
+/// The same for calls of many, and how many of those are under way.
+const BATCH_TARGET: f64 = 0.45;
+const BATCH_CONNECTIONS: usize = 8;
 
 pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
     progress("authorize: setting up");
@@ -54,9 +59,22 @@ pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
         progress(&format!("authorize {repeat}: open loop: p99 {:.1} ms; others {:.2}", window.p99, window.others));
         open.push(window);
     }
+    let mut batched = Vec::new();
+    for repeat in 1..=plan.repeats {
+        limits.sample(&plan.dir)?;
+        let window = bench.closed_batches(BATCH_CONNECTIONS, plan.window).await?;
+        let Window { rate, others, .. } = window;
+        progress(&format!("authorize {repeat}: {BATCH} a call: {rate:.0}/s; others {others:.2}"));
+        batched.push(window);
+    }
     let resident = memory(bench.world.relayer.id())?.0 as f64 / 1e6;
     let in_process = in_process(plan, &mut bench).await?;
     let mut figures = figures(&limits, &closed, &open)?;
+    let what = format!("authorizations, {BATCH} a call, {BATCH_CONNECTIONS} connections");
+    let rate = figure(what.clone(), "payments/s", Better::Higher, &batched, |window| window.rate)?;
+    figures.push(rate.share_of(limits.recovery, BATCH_TARGET));
+    figures
+        .push(figure(format!("{what}: relayer's CPU"), "µs/payment", Better::Lower, &batched, |window| window.cpu)?);
     figures.push(Figure::new("memory with all of these reserved", "MB", Better::Lower, resident));
     figures.push(in_process.limit(limits.recovery));
     Ok(figures)
