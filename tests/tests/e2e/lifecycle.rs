@@ -155,6 +155,8 @@ async fn what_is_left_when_the_time_is_over_goes_back_by_itself() -> Result<()> 
     let payment = world.pay(&agent, &pay).await??.object;
     world.settled(&agent, &payment).await?;
 
+    // No block takes the sweep before the payment comes.
+    world.anvil.automine(false).await?;
     world.anvil.pass(7_200).await?;
     world.followed(&agent).await?;
     let late = Pay { deadline: Some(mandate.terms.expiry), ..pay.clone() };
