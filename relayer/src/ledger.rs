@@ -40,7 +40,7 @@ use stipend_core::Deployment;
 use tokio::sync::{Semaphore, watch};
 
 use sql::{Columns, FromColumns, Sql, Statements, insert};
-pub use writer::{Priority, Writer};
+pub use writer::{Priority, STEP_TIME, Writer};
 
 /// The version of schema.sql that this program reads and writes.
 pub(crate) const VERSION: i64 = 7;

@@ -1,5 +1,6 @@
 //! Projects what the chain says onto the ledger; never talks to a node. A block is mined, reverted or
-//! finalized; only the last moves balances. All of it runs inside one commit of the ledger.
+//! finalized; only the last moves balances. It runs in slices, each inside one commit of the ledger, which says what is
+//! half done.
 
 use std::time::Instant;
 
@@ -40,7 +41,7 @@ pub struct MinedBlock {
     pub receipts: Vec<Receipt>,
 }
 
-/// How the chain has changed: what is read from one node and committed at once.
+/// How the chain has changed: what is read from one node at once.
 #[derive(Clone, Debug)]
 pub struct ChainUpdate {
     /// The highest block that stays: every block above it is reverted.

@@ -121,7 +121,7 @@ impl RateLimiters {
         self.total.check().map_err(|until| limited("all clients together send", &until))
     }
 
-    /// Counts what a call does beyond one call: all of it, or it is refused and none of it counts.
+    /// Counts what a call does beyond one call.
     pub(super) fn further(&self, peer: Option<IpAddr>, calls: usize) -> Result<(), Refusal> {
         let Some(calls) = u32::try_from(calls).ok().and_then(NonZeroU32::new) else { return Ok(()) };
         let too_many = |_| Refusal::new(Code::RateLimited, format!("{calls} more at once are above the limit's burst"));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn payments_of_a_batch_count_singly_and_all_or_none() {
+    fn payments_of_a_batch_count_singly() {
         let peer: IpAddr = "192.0.2.1".parse().unwrap();
         let code = |refused: Result<(), Refusal>| refused.unwrap_err().problem().code;
         let limiters = limiters(ApiLimits { per_peer: Rate::new(1, 10), ..ApiLimits::default() });

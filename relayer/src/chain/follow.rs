@@ -31,7 +31,7 @@ use crate::{
     clock,
     failpoint::{self, Point},
     ledger::{
-        Ledger, LedgerError, Priority,
+        Ledger, LedgerError, Priority, STEP_TIME,
         blocks::{self, Block, Log},
         mandates, transactions,
     },
@@ -40,8 +40,6 @@ use crate::{
 
 /// How many blocks are walked at most, one by one. Further behind, what is final comes in ranges.
 const MAX_LINEAR_CATCHUP: u64 = 64;
-/// For how long one commit projects what blocks say: admissions and an issuer's questions come in between.
-const SLICE: Duration = Duration::from_millis(4);
 /// How many times longer to wait for a node that announces new blocks.
 const SUBSCRIBED_POLL_FACTOR: u32 = 10;
 /// How soon to look again for a block of what was just sent: on some chains there is one at once.
@@ -172,7 +170,7 @@ impl Follower {
         let mut failures = 0_u32;
         let (mut range_size, mut freshness) = (RangeSize::default(), Freshness::default());
         loop {
-            // A step that is broken off has booked nothing, or all of it.
+            // A step that is broken off has booked whole slices; the next start finishes what is half done.
             let Some(step) = stop.run_until_cancelled(self.advance(&mut range_size)).await else { return };
             match step {
                 Ok((head, caught_up)) => {
@@ -360,7 +358,7 @@ impl Follower {
         &self,
         work: impl FnOnce(&Connection, &mut Slice) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let command = move |ledger: &Transaction<'_>| work(ledger, &mut Slice::Until(Instant::now() + SLICE));
+        let command = move |ledger: &Transaction<'_>| work(ledger, &mut Slice::Until(Instant::now() + STEP_TIME));
         self.ledger.writer().write_as(Priority::Step, command).await
     }
 

@@ -186,6 +186,11 @@ pub fn account(connection: &Connection, id: MandateId) -> Result<Option<MandateA
     Ok(MandateAccount::select(connection, "WHERE id = ?", [Sql(id)])?.pop())
 }
 
+/// The mandate, if it is this agent's. Another agent's is not read: a stranger's calls cost nothing of its documents.
+pub fn of_agent(connection: &Connection, id: MandateId, agent: Address) -> Result<Option<MandateRow>, LedgerError> {
+    Ok(MandateRow::select(connection, "WHERE id = ? AND agent = ?", (Sql(id), Sql(agent)))?.pop())
+}
+
 pub fn get(connection: &Connection, id: MandateId) -> Result<Option<MandateRow>, LedgerError> {
     Ok(MandateRow::select(connection, "WHERE id = ?", [Sql(id)])?.pop())
 }

@@ -21,6 +21,10 @@ const GROUP: usize = 256;
 /// After so long no further command joins a group: an urgent one waits for one short group at most.
 pub(super) const GROUP_TIME: Duration = Duration::from_millis(8);
 
+/// For how long one command of a long step may run before it leaves the rest to the next one: admissions and an issuer's
+/// questions come in between.
+pub const STEP_TIME: Duration = Duration::from_millis(4);
+
 /// Which commands go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Priority {

@@ -1,10 +1,7 @@
 //! Attempts: signed bytes with a nonce. They are stored before they are sent, and sent again until a
 //! block holds one of them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use alloy::{
     consensus::{SignableTransaction, TxEip1559, TxEnvelope},
@@ -27,7 +24,7 @@ use crate::{
     clock,
     failpoint::{self, Point},
     ledger::{
-        LedgerError, Priority,
+        LedgerError, Priority, STEP_TIME,
         balances::Transition,
         openings,
         payments::{self, TransitionContext},
@@ -36,8 +33,6 @@ use crate::{
     },
 };
 
-/// For how long one commit puts payments into a transaction: admissions and an issuer's questions come in between.
-const SLICE: Duration = Duration::from_millis(4);
 /// Gas of a transfer of nothing to oneself; on some chains it takes more than 21,000.
 const CANCEL_GAS: u64 = 100_000;
 
@@ -264,7 +259,7 @@ fn submit(ledger: &Connection, tx: u64, hash: B256, payments: &[PaymentId]) -> R
         let context = TransitionContext { tx_hash: Some(hash), ..TransitionContext::default() };
         payments::step(ledger, &payment, Transition::Submit, context, now)?;
         done += 1;
-        if start.elapsed() >= SLICE {
+        if start.elapsed() >= STEP_TIME {
             break;
         }
     }

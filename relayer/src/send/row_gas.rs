@@ -14,6 +14,7 @@ const AMPLE: u64 = 4_000_000;
 const LEAST: u64 = 12_000;
 /// The most that a row gets: one fits into a transaction.
 const MOST: u64 = MAX_TX_GAS - GAS_BASE;
+
 /// The gas that a row of the next batch gets.
 ///
 /// It is what rows took, and two fifths: a simulation must pass with four fifths of a batch's gas, which leaves an eighth

@@ -146,7 +146,7 @@ impl Service {
         // What was accepted is answered whatever has happened since; nothing else is while nothing is written.
         if let Err(why) = self.running() {
             let known = self.deps.ledger.read(move |ledger| {
-                match mandate_of_agent(ledger, signed.body.mandate(), signed.agent)? {
+                match mandates::of_agent(ledger, signed.body.mandate(), signed.agent)? {
                     Some(_) => known(ledger, &signed, idempotency_key.as_deref()),
                     None => Ok(None),
                 }
@@ -172,7 +172,7 @@ impl Service {
         at: ChainClock,
     ) -> Result<Admission<S::Object>, LedgerError> {
         let Signed { body, digest, agent } = signed;
-        let Some(mandate) = mandate_of_agent(ledger, body.mandate(), *agent)? else {
+        let Some(mandate) = mandates::of_agent(ledger, body.mandate(), *agent)? else {
             let detail = format!(
                 "the agent {agent} has no mandate {}; it was recovered from the signature, so if it is not the one expected, the signed message differs",
                 body.mandate()
@@ -261,11 +261,6 @@ impl Service {
         let (deployment, limits) = (deps.deployment, deps.limits);
         Ok(ask(&PolicyInput { context, payment, card, deployment, limits, now }))
     }
-}
-
-/// The mandate of this agent. Another agent's is answered like none at all.
-fn mandate_of_agent(ledger: &Connection, id: MandateId, agent: Address) -> Result<Option<MandateRow>, LedgerError> {
-    Ok(mandates::get(ledger, id)?.filter(|mandate| mandate.terms.agent == agent))
 }
 
 /// The answer to something that came before, by its digest or its key; changes nothing.

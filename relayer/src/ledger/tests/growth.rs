@@ -457,6 +457,8 @@ fn is_obsolete(ledger: &Connection, tx: u64) -> bool {
 /// Payments, from their admission to their end.
 fn settle(ledger: &Connection, log: Log) {
     let mandate = mandates::get(ledger, PAST).unwrap().unwrap();
+    assert!(mandates::of_agent(ledger, PAST, mandate.agent).unwrap().is_some());
+    assert!(mandates::of_agent(ledger, PAST, mandate.operator).unwrap().is_none());
     assert!(payments::by_digest(ledger, B256::ZERO).unwrap().is_none());
     assert!(payments::by_nonce(ledger, PAST, NEXT).unwrap().is_none());
     assert!(!payments::is_external(ledger, PAST, NEXT).unwrap());
