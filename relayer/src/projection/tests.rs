@@ -13,14 +13,14 @@ use alloy_primitives::{Address, B256, Bytes, keccak256};
 use alloy_sol_types::SolEvent;
 use proptest::{collection::vec, prelude::*};
 use stipend_bindings::{abi::MandateEscrow, terms_on_chain};
-use stipend_core::{PaymentId, api::NewPayment, card::CardState, policy::Decision};
+use stipend_core::{Amount, Code, PaymentId, api::NewPayment, card::CardState, policy::Decision};
 
 use super::*;
 use crate::ledger::{
     balances::Balances,
     charges, check,
     payments::NewPaymentRow,
-    transactions::{Attempt, New},
+    transactions::{Attempt, Kind, New},
 };
 
 const GUARDIAN: Address = Address::repeat_byte(0xcc);

@@ -1,6 +1,7 @@
 //! Cards whose hold a reorg takes away, and the other branch does not make again.
 
 use super::*;
+use crate::ledger::window;
 use crate::ledger::{journal, rebuild};
 
 /// The states of a card that there is, or may be.

@@ -1,8 +1,12 @@
 //! What the ledger says of itself: the journal of a day, and that a difference of any kind is found.
 
 use super::*;
-use crate::ledger::{VERSION, check::Report, journal, rebuild};
-use crate::projection::journal::GasPayer;
+use crate::ledger::{
+    VERSION,
+    check::Report,
+    journal::{self, GasPayer},
+    rebuild,
+};
 
 /// A day with a bit of everything: paid, paid elsewhere, failed, held, captured and released,
 /// waiting in a transaction, and waiting without one.

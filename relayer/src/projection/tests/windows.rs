@@ -6,6 +6,7 @@ use stipend_core::{
 };
 
 use super::*;
+use crate::ledger::window;
 
 const HOUR: Seconds = 3_600;
 /// A sixth of the window.
