@@ -204,7 +204,8 @@ pub(super) async fn pay(
 /// Pay many
 ///
 /// Up to 100 payments, of any mandates, each signed as for one. Each has its own answer, which is the one that it would have had
-/// alone, and none depends on another; each counts as a call in the limits.
+/// alone, and none depends on another; each counts as a call in the limits. There are no idempotency keys: sent again, the same
+/// payments are answered.
 #[utoipa::path(post, path = "/v1/payments/batch", tag = "payments", request_body = NewPayments, responses(
     (status = 200, body = PaymentResults, description = "What became of each"),
 ))]

@@ -1,6 +1,8 @@
 //! Steps between nodes that follow scripts.
 
 use alloy_primitives::Address;
+use alloy_sol_types::SolEvent;
+use stipend_bindings::abi::MandateEscrow;
 use stipend_core::Deployment;
 use url::Url;
 
@@ -160,6 +162,41 @@ async fn rejected_blocks_quarantine_the_node_unless_it_is_the_last() {
     }
     second.script().log_index = None;
     assert_eq!(follower.reach().await.unwrap(), 12);
+}
+
+/// A crash has left a block half mined, and the rest of what it says can't be projected.
+#[tokio::test]
+async fn a_half_mined_block_that_cannot_be_finished_is_taken_back_and_another_one_followed() {
+    let node = Scripted::start(10).await;
+    let (follower, _dir) = follower(&[&node]);
+    follower.catch_up(Some(0)).await.unwrap();
+    let allowed = MandateEscrow::SubmitterSet {
+        guardian: follower.projector.deployment.guardian,
+        submitter: Address::repeat_byte(7),
+        allowed: true,
+    };
+    let allowed = allowed.encode_log_data();
+    let log = |index, topics| Log { index, tx_hash: B256::ZERO, topics, data: allowed.data.clone() };
+    let logs = vec![log(0, Vec::new()), log(1, allowed.topics().to_vec())];
+    let projector = follower.projector;
+    let half = follower.ledger.writer().write(move |ledger| {
+        ledger.execute_batch(
+            "CREATE TRIGGER refused BEFORE INSERT ON submitter BEGIN SELECT raise(ABORT, 'made up'); END",
+        )?;
+        let ancestor = blocks::head(ledger)?.unwrap();
+        let block = Block { number: 11, hash: B256::repeat_byte(0x11), parent: ancestor.hash, time: ancestor.time + 1 };
+        let update =
+            ChainUpdate { ancestor, committed: vec![MinedBlock { block, logs, receipts: Vec::new() }], finalized: 0 };
+        // Both logs are stored, and the first one is projected.
+        projector.apply(ledger, &update, Progress::default(), &mut Slice::Rows(3), 0)
+    });
+    assert!(matches!(half.await.unwrap(), Outcome::Paused(_)));
+    node.mine(1, 0);
+    assert_eq!(follower.reach().await.unwrap(), 11);
+    let (top, left) =
+        follower.ledger.read(|ledger| Ok((blocks::head(ledger)?, blocks::unfinished(ledger)?))).await.unwrap();
+    assert_ne!(top.unwrap().hash, B256::repeat_byte(0x11));
+    assert_eq!(left, None);
 }
 
 #[tokio::test]
