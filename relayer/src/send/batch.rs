@@ -148,7 +148,7 @@ impl Batch {
         self.payee.is_some()
     }
 
-    /// Takes the first rows, at most [`ROWS`], which come by mandate and nonce. `held_back` are
+    /// Takes the first rows, as many as any call holds, which come by mandate and nonce. `held_back` are
     /// payments that can't go now; a nonce more than the window above one of them would retire it,
     /// so such rows wait too.
     pub fn pack(candidates: Vec<Row>, held_back: &[(MandateId, u32)]) -> Self {
