@@ -26,6 +26,11 @@ def name_of(reference):
     return reference["$ref"].rsplit("/", 1)[1]
 
 
+def is_choice(schema):
+    """Whether it is one of several types that have names."""
+    return len(schema.get("oneOf", [])) > 1 and all("$ref" in item for item in schema["oneOf"])
+
+
 class Renderer:
     def __init__(self, document):
         self.document = document
@@ -43,7 +48,7 @@ class Renderer:
         return f"list of {self.kind(schema['items'])}" if kind == "array" else kind
 
     def says(self, schema):
-        if "oneOf" in schema:
+        if "oneOf" in schema and not is_choice(schema):
             return next((self.says(item) for item in schema["oneOf"] if self.says(item)), schema.get("description", ""))
         return " ".join(schema.get("description", "").split()).replace("|", "\\|")
 
@@ -125,6 +130,9 @@ class Renderer:
                 yield ""
             if "pattern" in schema:
                 yield f"A string such as `{schema['examples'][0]}`."
+                yield ""
+            if is_choice(schema):
+                yield f"Either {self.kind(schema)}."
                 yield ""
             if any(True for _ in self.fields(schema)):
                 yield from self.table(schema)

@@ -735,9 +735,47 @@ pub struct AuditEntry {
     pub tx_hash: Option<B256>,
     /// What else is to be known.
     pub data: serde_json::Value,
-    /// Hash of this entry and the one before it, over the whole log.
+    /// Hash of the stored entry and of the one before it of the same mandate. Events of one stored entry share it.
     #[schema(value_type = schema::Hash)]
     pub hash: B256,
+}
+
+/// A stored entry of the audit trail, byte for byte: what its `hash` is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RawAuditEntry {
+    /// The place of its last event.
+    pub seq: u64,
+    /// The mandate whose chain it belongs to; absent: the chain of what belongs to none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mandate: Option<MandateId>,
+    /// Its type and an RLP list.
+    #[serde(with = "hex::bytes")]
+    #[schema(value_type = schema::Bytes)]
+    pub bytes: Bytes,
+    /// The keccak256 of the hash before it, or of the mandate's id, and these bytes.
+    #[schema(value_type = schema::Hash)]
+    pub hash: B256,
+}
+
+/// A page of the audit trail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum AuditPage {
+    /// As it is read.
+    Entries(Page<AuditEntry>),
+    /// As it is stored.
+    Raw(Page<RawAuditEntry>),
+}
+
+/// How to show the audit trail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditFormat {
+    /// Event by event.
+    #[default]
+    Json,
+    /// Byte for byte, as it is stored and hashed.
+    Raw,
 }
 
 /// A page of a list, newest first unless said otherwise.

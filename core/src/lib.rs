@@ -22,6 +22,7 @@ pub mod nonce;
 pub mod policy;
 pub mod schema;
 pub mod terms;
+pub mod trail;
 pub mod window;
 
 pub use amount::Amount;

@@ -18,6 +18,9 @@ pub enum MandateState {
 }
 
 impl MandateState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Opening, Self::Open, Self::Frozen, Self::Ended];
+
     /// Its name in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -27,10 +27,28 @@ pub struct PolicyContext<'a> {
     pub available: Amount,
     /// The highest nonce that was admitted.
     pub highest_nonce: Option<u32>,
-    /// What counts in the rolling window.
-    pub window: &'a WindowUsage,
+    /// What the rolling window says.
+    pub window: WindowInput<'a>,
     /// What its gas has cost today, if the host has a budget for that.
     pub gas: Option<GasUsage>,
+}
+
+/// What the rule of the rolling window goes by.
+#[derive(Clone, Copy, Debug)]
+pub enum WindowInput<'a> {
+    /// All that counts in it.
+    Usage(&'a WindowUsage),
+    /// What that came to for this payment, as it is kept with a decision.
+    Standing(WindowStanding),
+}
+
+/// What all that counts in a rolling window comes to for a payment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowStanding {
+    /// What was taken in the last `window` seconds, or waits.
+    pub recent: Amount,
+    /// Whether the contract has room for the payment in time, and for what waits.
+    pub fits: bool,
 }
 
 /// What a mandate's final transactions have cost today, in wei, and what they may cost.
@@ -206,7 +224,11 @@ fn passes_at(input: &PolicyInput<'_>) -> Option<Seconds> {
     let terms = context.terms;
     // The contract counts in buckets: what leaves the window leaves its last one later.
     let memory = RollingWindow::memory(terms);
-    let mined = context.window.mined.iter().take(MOMENTS).map(|mined| mined.at);
+    let mined: &[_] = match context.window {
+        WindowInput::Usage(usage) => &usage.mined,
+        WindowInput::Standing(_) => &[],
+    };
+    let mined = mined.iter().take(MOMENTS).map(|mined| mined.at);
     let left = mined.flat_map(|at| [at.saturating_add(terms.window.into()), at.saturating_add(memory)]);
     let moments = left.chain([terms.start]).chain(context.gas.map(|gas| gas.renews_at));
     let mut moments: Vec<Seconds> = moments.filter(|moment| moment > now).collect();
@@ -336,15 +358,13 @@ fn budget(PolicyInput { context, payment, .. }: &PolicyInput<'_>) -> Option<Find
 /// refuses what exceeds the window's cap with all that a block has taken in that time and all that
 /// waits, and what would not fit into the contract's buckets in time, or would keep out what waits.
 /// What passes may have to wait for up to a sixth of the window: the chain says so, and it is sent again.
-fn window(PolicyInput { context, payment, limits, now, .. }: &PolicyInput<'_>) -> Option<Finding> {
-    let (terms, usage) = (context.terms, context.window);
+fn window(input: &PolicyInput<'_>) -> Option<Finding> {
+    let PolicyInput { context: PolicyContext { terms, .. }, payment, .. } = input;
     if terms.window == 0 {
         return Finding::new([], "no rolling window".into());
     }
-    let recent = usage.recent(terms, *now);
+    let WindowStanding { recent, fits } = window_standing(input);
     let exceeds = recent.checked_add(payment.amount).is_none_or(|sum| sum > terms.window_cap);
-    let wanted = Pending { deadline: payment.deadline, amount: payment.amount };
-    let fits = usage.fits_before_deadlines(terms, wanted, *now, limits.deadline_min);
     let late = if exceeds || fits { "" } else { "; the contract has no room for it in time, or for what waits" };
     Finding::new(
         [(exceeds || !fits, Code::WindowExceeded)],
@@ -353,6 +373,18 @@ fn window(PolicyInput { context, payment, limits, now, .. }: &PolicyInput<'_>) -
             payment.amount, terms.window, terms.window_cap
         ),
     )
+}
+
+/// What the rolling window comes to for the payment.
+pub(crate) fn window_standing(PolicyInput { context, payment, limits, now, .. }: &PolicyInput<'_>) -> WindowStanding {
+    match context.window {
+        WindowInput::Usage(usage) => {
+            let wanted = Pending { deadline: payment.deadline, amount: payment.amount };
+            let fits = usage.fits_before_deadlines(context.terms, wanted, *now, limits.deadline_min);
+            WindowStanding { recent: usage.recent(context.terms, *now), fits }
+        }
+        WindowInput::Standing(standing) => standing,
+    }
 }
 
 fn nonce(PolicyInput { context, payment, .. }: &PolicyInput<'_>) -> Option<Finding> {
@@ -483,7 +515,7 @@ mod tests {
                 state: self.state,
                 available: self.available,
                 highest_nonce: self.highest_nonce,
-                window: &self.window,
+                window: WindowInput::Usage(&self.window),
                 gas: self.gas,
             };
             let Self { payment, card, limits, now, .. } = *self;

@@ -23,6 +23,10 @@ pub struct Address;
 #[derive(Debug)]
 pub struct Hash;
 
+/// Bytes of any number.
+#[derive(Debug)]
+pub struct Bytes;
+
 /// A signature by a key.
 #[derive(Debug)]
 pub struct Signature;
@@ -71,6 +75,7 @@ texts! {
         "An address: in one case, or with the right checksum (EIP-55).";
     Hash, "Hash", "^0x[0-9a-fA-F]{64}$", "0x9f3fa9d9d24267021dd540d153e4539b3ea4138603bd2a53322e18cd65b312c8",
         "32 bytes in hex.";
+    Bytes, "Bytes", "^0x([0-9a-fA-F]{2})*$", "0x01c88469298c6382203a", "Bytes in hex.";
     Signature, "Signature", "^0x[0-9a-fA-F]{130}$", "0x01794662626dc899f3fd355e68c945577edc0abdd6546dbc1b513a06d53793822e4eb8004441b36a376bd8f6e55b2667ccd33985a37d5634a536a21e64f5f8f51b",
         "A signature: r ‖ s ‖ v, 65 bytes, low s, v 27 or 28 (0 or 1 is taken for these).";
     MandateId, "MandateId", "^mand_[0-9a-f]{64}$", "mand_4e5b7c23d2673298131323a84820efd4de0f52f3e84d3e0ddb2d3bace3ee081a",

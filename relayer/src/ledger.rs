@@ -8,9 +8,11 @@ pub mod audit;
 pub mod balances;
 pub mod blocks;
 pub mod booking;
+pub mod books;
 pub mod cards;
 pub mod charges;
 pub mod check;
+pub mod feed;
 pub mod gas;
 pub mod journal;
 pub mod mandates;
@@ -43,7 +45,10 @@ use sql::{Columns, FromColumns, Sql, Statements, insert};
 pub use writer::{Priority, STEP_TIME, Writer};
 
 /// The version of schema.sql that this program reads and writes.
-pub(crate) const VERSION: i64 = 7;
+pub(crate) const VERSION: i64 = 8;
+
+/// The first version whose trail is bytes.
+const BYTES: i64 = 8;
 
 /// From each version to the next, the first from version 1.
 const UPGRADES: &[&str] = &[
@@ -53,6 +58,7 @@ const UPGRADES: &[&str] = &[
     include_str!("ledger/upgrade_4.sql"),
     include_str!("ledger/upgrade_5.sql"),
     include_str!("ledger/upgrade_6.sql"),
+    include_str!("ledger/upgrade_7.sql"),
 ];
 const READERS: usize = 4;
 /// Prepared statements that a connection keeps: all that there are. SQLite's default is 16, and preparing
@@ -292,6 +298,10 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
     let transaction = connection.transaction()?;
     for step in statements {
         transaction.execute_batch(step)?;
+    }
+    if (1..BYTES).contains(&found) {
+        audit::import(&transaction)?;
+        transaction.execute_batch("DROP TABLE audit")?;
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;

@@ -169,7 +169,7 @@ pub async fn check_against_chain(
     }
     for mandate in ledger.read(move |ledger| mandates::unexplained(ledger, guardian)).await? {
         let id = mandate.id;
-        found.push(Inconsistency::Outflow { mandate: id, why: mandate.frozen.unwrap_or_default() });
+        found.push(Inconsistency::Outflow { mandate: id, why: mandate.standing.frozen.unwrap_or_default() });
     }
     Ok(found)
 }

@@ -7,6 +7,7 @@ mod finality;
 
 use std::time::Instant;
 
+use alloy_primitives::B256;
 use rusqlite::Connection;
 use serde_json::json;
 use stipend_core::{Deployment, MandateId, Seconds, Terms, api::PaymentState};
@@ -79,15 +80,31 @@ pub enum Slice {
 impl Slice {
     /// Counts a row; whether it was the last one.
     fn is_over(&mut self) -> bool {
+        self.is_over_after(1)
+    }
+
+    /// Counts rows; whether there is no time left.
+    fn is_over_after(&mut self, rows: usize) -> bool {
         match self {
             Self::Until(end) => Instant::now() >= *end,
             Self::Rows(left) => {
-                *left = left.saturating_sub(1);
+                *left = left.saturating_sub(u32::try_from(rows).unwrap_or(u32::MAX));
                 *left == 0
             }
         }
     }
+
+    /// How many rows may be taken at once.
+    fn room(&self) -> u32 {
+        match self {
+            Self::Until(_) => TOGETHER,
+            Self::Rows(left) => TOGETHER.min(*left).max(1),
+        }
+    }
 }
+
+/// How many payments take a step together at most: not for long.
+const TOGETHER: u32 = 64;
 
 /// How far an update is applied. Lost in a crash, it is found again: what is left half done is marked in the ledger.
 #[derive(Clone, Copy, Debug, Default)]
@@ -196,10 +213,27 @@ impl Projector {
 
     /// The last block, which is stored, was appended to the chain; whether all of it is projected.
     fn mine(&self, ledger: &Connection, block: Block, slice: &mut Slice, now: Seconds) -> Result<bool, LedgerError> {
-        while let Some(log) = blocks::next_log(ledger, block)? {
-            self.log_mined(ledger, block, &log, now)?;
-            blocks::log_done(ledger, block, &log)?;
-            if slice.is_over() {
+        let mut logs = Vec::new();
+        loop {
+            if logs.is_empty() {
+                logs = blocks::next_logs(ledger, block, slice.room())?;
+            }
+            let taken =
+                match run_of(ledger, &logs, |state| matches!(state, PaymentState::Reserved | PaymentState::Submitted))?
+                {
+                    Some(run) => {
+                        let context = TransitionContext::mined(run.location(block));
+                        payments::step_all(ledger, &run.payments, Transition::Mine, context, now)?;
+                        run.payments.len()
+                    }
+                    None => {
+                        let Some(log) = logs.first() else { break };
+                        self.log_mined(ledger, block, log, now)?;
+                        1
+                    }
+                };
+            done(ledger, block, &mut logs, taken)?;
+            if slice.is_over_after(taken) {
                 return Ok(false);
             }
         }
@@ -211,7 +245,7 @@ impl Projector {
         let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
         match EscrowEvent::read(log) {
             Some(EscrowEvent::Opened(id, terms)) => self.opened(ledger, id, &terms, location, now)?,
-            Some(EscrowEvent::Spent(spent)) => self.spent_mined(ledger, spent, location, now)?,
+            Some(EscrowEvent::Spent(spent)) => self.spent_elsewhere(ledger, spent, location, now)?,
             Some(EscrowEvent::Held { hold, capture_by }) => self.held_mined(ledger, hold, capture_by, location, now)?,
             // They follow from a hold that is known, or come from outside; what they move is booked when
             // final.
@@ -338,19 +372,14 @@ impl Projector {
         !terms.guardian.is_zero() && terms.guardian == self.deployment.guardian
     }
 
-    fn spent_mined(
+    /// The chain paid what this relayer did not accept, or not so.
+    fn spent_elsewhere(
         &self,
         ledger: &Connection,
         spent: Spent,
         location: TxLocation,
         now: Seconds,
     ) -> Result<(), LedgerError> {
-        let payment = settled_by(ledger, spent)?
-            .filter(|payment| matches!(payment.state, PaymentState::Reserved | PaymentState::Submitted));
-        if let Some(payment) = payment {
-            let context = TransitionContext::mined(location);
-            return payments::step(ledger, &payment, Transition::Mine, context, now);
-        }
         let Some(mandate) = mandates::get(ledger, spent.mandate)? else { return Ok(()) };
         let data = json!({ "payee": spent.payee.to_string(), "amount": spent.amount, "nonce": spent.nonce });
         let event = |kind| audit::NewAuditEntry { tx_hash: Some(location.tx), data, ..mandate.event(kind) };
@@ -389,6 +418,48 @@ impl Projector {
         }
         mandates::freeze(ledger, mandate.id, "a hold on chain that this relayer did not accept")?;
         audit::append(ledger, now, event("mandate.frozen"))
+    }
+}
+
+/// Payments of one mandate that one transaction paid, one log after the other.
+struct Run {
+    payments: Vec<payments::PaymentRow>,
+    tx: B256,
+}
+
+impl Run {
+    const fn location(&self, block: Block) -> TxLocation {
+        TxLocation { block: block.number, hash: block.hash, tx: self.tx }
+    }
+}
+
+/// The run that the first of these logs begins, if it pays one of ours that is in such a state.
+fn run_of(
+    ledger: &Connection,
+    logs: &[Log],
+    is_due: impl Fn(PaymentState) -> bool,
+) -> Result<Option<Run>, LedgerError> {
+    let Some(tx) = logs.first().map(|log| log.tx_hash) else { return Ok(None) };
+    let mut payments: Vec<payments::PaymentRow> = Vec::new();
+    for log in logs.iter().take_while(|log| log.tx_hash == tx) {
+        let Some(EscrowEvent::Spent(spent)) = EscrowEvent::read(log) else { break };
+        // In the order of their nonces, each is there once.
+        let follows = |last: &payments::PaymentRow| (last.mandate, true) == (spent.mandate, last.nonce < spent.nonce);
+        if !payments.last().is_none_or(follows) {
+            break;
+        }
+        let Some(payment) = settled_by(ledger, spent)?.filter(|payment| is_due(payment.state)) else { break };
+        payments.push(payment);
+    }
+    Ok(if payments.is_empty() { None } else { Some(Run { payments, tx }) })
+}
+
+/// The first of these logs are projected.
+fn done(ledger: &Connection, block: Block, logs: &mut Vec<Log>, count: usize) -> Result<(), LedgerError> {
+    let taken = logs.drain(..count.min(logs.len()));
+    match taken.last() {
+        Some(log) => blocks::log_done(ledger, block, &log),
+        None => Ok(()),
     }
 }
 

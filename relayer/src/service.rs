@@ -15,7 +15,7 @@ use serde::Deserialize;
 use stipend_bindings::{Domain, TokenDomain, recover};
 use stipend_core::{
     Amount, Code, Deployment, MandateId, Seconds,
-    api::{AuditEntry, Info, Mandate, Page, PageQuery, Payment, Problem, Receipt},
+    api::{AuditEntry, Info, Mandate, Page, PageQuery, Payment, Problem, RawAuditEntry, Receipt},
     policy::Limits,
 };
 use tokio::sync::watch;
@@ -27,7 +27,7 @@ use crate::{
         rpc::{Rpc, RpcError},
     },
     clock,
-    ledger::{Ledger, LedgerError, audit, mandates::MandateRow, pages},
+    ledger::{Ledger, LedgerError, feed, mandates::MandateRow, pages},
 };
 
 pub use admission::Signed;
@@ -150,19 +150,17 @@ impl Service {
         mandate: Option<MandateId>,
         limit: u32,
     ) -> Result<Vec<AuditEntry>, Problem> {
-        Ok(self.deps.ledger.read(move |ledger| audit::latest(ledger, caller, mandate, limit)).await?)
+        Ok(self.deps.ledger.read(move |ledger| feed::latest(ledger, caller, mandate, limit)).await?)
     }
 
     /// The caller's audit entries after `after`, oldest first, at most `limit`.
-    pub async fn audit(
-        &self,
-        caller: Address,
-        mandate: Option<MandateId>,
-        after: u64,
-        limit: u32,
-    ) -> Result<Vec<AuditEntry>, Problem> {
-        let limit = limit.clamp(1, 1_000);
-        Ok(self.deps.ledger.read(move |ledger| audit::list(ledger, caller, mandate, after, limit)).await?)
+    pub async fn audit(&self, query: feed::Query) -> Result<Vec<AuditEntry>, Problem> {
+        Ok(self.deps.ledger.read(move |ledger| feed::list(ledger, query)).await?)
+    }
+
+    /// The same, byte for byte.
+    pub async fn raw_audit(&self, query: feed::Query) -> Result<Vec<RawAuditEntry>, Problem> {
+        Ok(self.deps.ledger.read(move |ledger| feed::list_raw(ledger, query)).await?)
     }
 
     /// That there is somebody to sign receipts.

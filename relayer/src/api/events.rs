@@ -28,7 +28,10 @@ use super::{
     limits::ConcurrencyPermit,
     problem::Refusal,
 };
-use crate::service::{Seq, Service};
+use crate::{
+    ledger::feed,
+    service::{Seq, Service},
+};
 
 /// The `Last-Event-ID` header, as it is documented.
 #[derive(IntoParams)]
@@ -144,7 +147,8 @@ impl Feed {
 
     async fn read(&mut self) -> Result<(), Problem> {
         let written = *self.changes.borrow_and_update();
-        let entries = self.service.audit(self.caller, self.mandate, self.after, BATCH).await?;
+        let query = feed::Query { reader: self.caller, mandate: self.mandate, after: self.after, limit: BATCH };
+        let entries = self.service.audit(query).await?;
         let last = entries.last().map_or(0, |entry| entry.seq);
         if entries.len() < BATCH as usize {
             self.after = self.after.max(last).max(written);

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use stipend_core::{
     CardId, MandateId, PaymentId, RequestId,
     api::{
-        Accepted, AuditEntry, Card, CardSecrets, Explain, Explanation, Health, Info, Mandate, MandateRequest, NewCard,
-        NewMandate, NewMandateRequest, NewPayment, NewPayments, NewRevocation, Page, PageQuery, Payment, PaymentFilter,
-        PaymentResult, PaymentResults, PaymentState,
+        Accepted, AuditFormat, AuditPage, Card, CardSecrets, Explain, Explanation, Health, Info, Mandate,
+        MandateRequest, NewCard, NewMandate, NewMandateRequest, NewPayment, NewPayments, NewRevocation, Page,
+        PageQuery, Payment, PaymentFilter, PaymentResult, PaymentResults, PaymentState,
     },
     schema,
 };
@@ -26,7 +26,7 @@ use super::{
     limits::Peer,
     problem::Refusal,
 };
-use crate::{alarms::Alarms, service::Seq};
+use crate::{alarms::Alarms, ledger::feed::Query as Trail, service::Seq};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -361,26 +361,36 @@ pub(super) async fn payments(
 
 /// Read the audit trail
 ///
-/// What concerns the caller's requests and mandates, oldest first. `next_cursor` is given as `after` for the next page.
+/// What concerns the caller's requests and mandates, oldest first. `next_cursor` is given as `after` for the next page. With
+/// `format=raw` entries come as they are stored and hashed, byte for byte, of which one may tell several events.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit",
-    params(AuditQuery), responses((status = 200, body = Page<AuditEntry>, description = "A page")))]
+    params(AuditQuery), responses((status = 200, body = AuditPage, description = "A page")))]
 pub(super) async fn audit(
     State(api): State<Api>,
     Caller(caller): Caller,
     Query(query): Query<AuditQuery>,
-) -> Answer<Page<AuditEntry>> {
-    let limit = query.limit.map_or(AUDIT_PAGE, |Limit(limit)| limit);
-    if query.latest {
-        if query.after.get() > 0 {
-            return Err(invalid("latest: the latest entries are not those after another one"));
+) -> Answer<AuditPage> {
+    let AuditQuery { mandate, after, latest, format, limit } = query;
+    let limit = limit.map_or(AUDIT_PAGE, |Limit(limit)| limit);
+    if latest {
+        if after.get() > 0 || format == AuditFormat::Raw {
+            return Err(invalid("latest: not with after, and not with format=raw"));
         }
-        let data = api.service.latest_audit(caller, query.mandate, limit).await?;
-        return Ok(Json(Page { data, next_cursor: None }));
+        let data = api.service.latest_audit(caller, mandate, limit).await?;
+        return Ok(Json(AuditPage::Entries(Page { data, next_cursor: None })));
     }
-    let data = api.service.audit(caller, query.mandate, query.after.get(), limit).await?;
+    let query = Trail { reader: caller, mandate, after: after.get(), limit };
+    Ok(Json(match format {
+        AuditFormat::Json => AuditPage::Entries(page(api.service.audit(query).await?, limit, |entry| entry.seq)),
+        AuditFormat::Raw => AuditPage::Raw(page(api.service.raw_audit(query).await?, limit, |entry| entry.seq)),
+    }))
+}
+
+/// A page that goes on after its last entry, if it is full.
+fn page<T>(data: Vec<T>, limit: u32, seq: impl Fn(&T) -> u64) -> Page<T> {
     let full = u32::try_from(data.len()).is_ok_and(|length| length >= limit);
-    let next_cursor = data.last().filter(|_| full).map(|entry| entry.seq.to_string());
-    Ok(Json(Page { data, next_cursor }))
+    let next_cursor = data.last().filter(|_| full).map(|entry| seq(entry).to_string());
+    Page { data, next_cursor }
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -459,6 +469,10 @@ pub(super) struct AuditQuery {
     /// The latest entries instead, oldest first too; not with `after`.
     #[serde(default)]
     latest: bool,
+    /// Event by event, or byte for byte; not with `latest`.
+    #[serde(default)]
+    #[param(inline)]
+    format: AuditFormat,
     /// How many at most: 20, if it is absent.
     #[param(inline)]
     limit: Option<Limit>,

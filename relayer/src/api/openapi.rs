@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use stipend_core::{
     Code::{self, *},
-    api::{Explain, Problem},
+    api::{AuditEntry, Explain, Problem, RawAuditEntry},
 };
 use utoipa::{
     OpenApi, ToSchema,
@@ -176,7 +176,7 @@ fn problems(call: &str) -> Option<&'static [&'static [Code]]> {
         (name = "relayer", description = "What runs here, and how it is"),
         (name = "issuer", description = "What the card issuer calls"),
     ),
-    components(schemas(Problem))
+    components(schemas(Problem, AuditEntry, RawAuditEntry))
 )]
 struct Document;
 
@@ -373,8 +373,8 @@ fn refine(schema: &mut RefOr<Schema>, nullable: bool) {
 mod tests {
     use serde::{Serialize, de::DeserializeOwned};
     use stipend_core::api::{
-        AuditEntry, Card, Explanation, Health, Info, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest,
-        NewPayment, NewPayments, NewRevocation, Page, Payment, PaymentResults,
+        Card, Explanation, Health, Info, Mandate, MandateRequest, NewCard, NewMandate, NewMandateRequest, NewPayment,
+        NewPayments, NewRevocation, Page, Payment, PaymentResults,
     };
 
     use super::*;

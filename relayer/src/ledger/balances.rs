@@ -4,6 +4,7 @@
 //! reserved, held, paid, returned, carried). Every booking is a list of postings from one account to another,
 //! so the two sides stay equal whatever is booked, and no account falls below zero.
 
+use alloy_primitives::U256;
 use stipend_core::{Amount, api::PaymentState};
 
 /// An account of a mandate.
@@ -349,12 +350,19 @@ impl Page {
     }
 }
 
-/// What a transaction cost, in wei, shared among its `rows`: equal parts, and what can't be divided
-/// goes to the first, so that the sum is exact.
-pub fn shares(cost: u128, rows: usize) -> Vec<u128> {
-    let count = u128::try_from(rows).unwrap_or(u128::MAX);
-    let (Some(part), Some(rest)) = (cost.checked_div(count), cost.checked_rem(count)) else { return Vec::new() };
-    (0..rows).map(|row| if row == 0 { part.saturating_add(rest) } else { part }).collect()
+/// Parts of a transaction's `cost`, in wei, in proportion to rows, which add up to it.
+pub fn shares(cost: u128, rows: impl Iterator<Item = u64> + Clone) -> Vec<u128> {
+    let all: u128 = rows.clone().map(u128::from).sum();
+    let (mut seen, mut given) = (0_u128, 0_u128);
+    rows.map(|rows| {
+        seen = seen.saturating_add(rows.into());
+        let share = U256::from(cost).saturating_mul(U256::from(seen)).checked_div(U256::from(all)).unwrap_or_default();
+        let until = u128::try_from(share).unwrap_or(u128::MAX);
+        let share = until.saturating_sub(given);
+        given = until;
+        share
+    })
+    .collect()
 }
 
 /// The ledger event of entering this state.

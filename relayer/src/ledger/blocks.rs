@@ -178,10 +178,10 @@ pub fn pop(connection: &Connection, block: Block) -> Result<(), LedgerError> {
     connection.change("DELETE FROM block WHERE number = ?", [block.number]).map(drop)
 }
 
-/// The first of the block's logs that what is half done has not come to.
-pub fn next_log(connection: &Connection, block: Block) -> Result<Option<Log>, LedgerError> {
-    let rest = "WHERE number = ?1 AND idx >= (SELECT next_log FROM block WHERE number = ?1) ORDER BY idx LIMIT 1";
-    Ok(Log::select(connection, rest, [block.number])?.pop())
+/// The first of the block's logs that what is half done has not come to, so many at most.
+pub fn next_logs(connection: &Connection, block: Block, limit: u32) -> Result<Vec<Log>, LedgerError> {
+    let rest = "WHERE number = ?1 AND idx >= (SELECT next_log FROM block WHERE number = ?1) ORDER BY idx LIMIT ?2";
+    Log::select(connection, rest, (block.number, limit))
 }
 
 /// What is half done of the block has come past this log.

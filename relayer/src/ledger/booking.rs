@@ -7,7 +7,7 @@ use super::{
     LedgerError,
     balances::LedgerEvent,
     journal::{self, EntryRefs},
-    mandates,
+    mandates::{self, MandateAccount},
 };
 
 /// Applies an event to a mandate: writes its balances and the entries that explain them.
@@ -16,7 +16,7 @@ use super::{
 /// [`LedgerError::Inconsistent`] if it can't be, and those of the store.
 pub fn book(
     connection: &Connection,
-    mandate: &mandates::MandateAccount,
+    mandate: &MandateAccount,
     event: LedgerEvent,
     refs: EntryRefs,
     now: Seconds,

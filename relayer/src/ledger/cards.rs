@@ -175,7 +175,7 @@ pub struct NewCardRow {
 /// [`LedgerError::Inconsistent`] if it is not available, and those of the store.
 pub fn insert(
     connection: &Connection,
-    mandate: &mandates::MandateRow,
+    mandate: &mandates::MandateAccount,
     admission: &NewCardRow,
     decision: &stipend_core::policy::Decision,
     now: Seconds,

@@ -6,10 +6,14 @@ use std::{collections::HashMap, path::Path};
 use alloy_primitives::{B256, keccak256};
 use rusqlite::{Connection, OpenFlags, Row};
 use serde::Serialize;
-use stipend_core::{MandateId, PaymentId};
+use stipend_core::{
+    MandateId,
+    api::{AuditEntry, PaymentState},
+    trail::{self, Entry},
+};
 use uuid::Uuid;
 
-use super::{Deployment, LedgerError, audit, balances::Account, journal};
+use super::{Deployment, LedgerError, audit, balances::Account, journal, payments as records, payments::PaymentRow};
 
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
@@ -51,12 +55,13 @@ impl Check {
 
 type Examiner = fn(&Connection, &mut Check) -> Result<(), LedgerError>;
 
-const CHECKS: [(&str, Examiner); 11] = [
+const CHECKS: [(&str, Examiner); 12] = [
     ("the file is sound", file),
-    ("the trail is unbroken", trail),
+    ("the trail is unbroken", unbroken),
+    ("each payment is what the trail says", payments),
     ("each mandate's sum is right", sums),
     ("the journal comes to the balances", balances),
-    ("each payment's state is its booking", payments),
+    ("payments' states are their bookings", bookings),
     ("each card's state is its booking", cards),
     ("each window counts what was taken", windows),
     ("each nonce is used once", nonces),
@@ -128,7 +133,7 @@ fn hash(row: &Row<'_>, column: &str) -> Result<B256, LedgerError> {
     Ok(row.get::<_, [u8; 32]>(column)?.into())
 }
 
-/// What the journal has of a payment or a card.
+/// What the journal has of a card.
 fn entered_of(row: &Row<'_>) -> Result<(i64, i64, i64), LedgerError> {
     Ok((row.get("reserved")?, row.get("held")?, row.get("paid")?))
 }
@@ -147,9 +152,123 @@ fn file(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     })
 }
 
-fn trail(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+fn unbroken(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     audit::verify(connection, |seq, intact| {
         check.must(intact, || format!("entry {seq} is not what was written, or what came before it is not"));
+    })
+}
+
+/// What the trail says of each payment, against its row: what was accepted, and the last step that it took.
+fn payments(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    connection.execute_batch(
+        "DROP TABLE IF EXISTS temp.said; CREATE TEMP TABLE said (payment INTEGER PRIMARY KEY, state TEXT)",
+    )?;
+    let say = |payment: &PaymentRow, state: PaymentState| {
+        let said = "INSERT INTO temp.said VALUES (?, ?) ON CONFLICT DO UPDATE SET state = excluded.state";
+        connection.prepare_cached(said)?.execute((payment.seq, state.name())).map(drop)
+    };
+    let query =
+        "SELECT trail.seq AS seq, body, mandate.id AS mandate FROM trail JOIN mandate ON mandate.seq = trail.mandate
+        ORDER BY trail.seq";
+    each(connection, query, |row| {
+        let (seq, body): (u64, Vec<u8>) = (row.get("seq")?, row.get("body")?);
+        let mandate = MandateId(hash(row, "mandate")?);
+        match Entry::decode(&body) {
+            Ok(Entry::Decision(decided)) => {
+                let Some(id) = decided.id() else { return Ok(()) };
+                let is_it = |row: &PaymentRow| {
+                    (row.mandate, row.nonce, row.payee, row.amount.units(), row.deadline, row.reference)
+                        == (mandate, decided.nonce, decided.payee, decided.amount, decided.deadline, decided.reference)
+                        && row.signature == decided.signature
+                        && row.metadata == decided.metadata.0
+                };
+                let payment = records::by_id(connection, id)?;
+                check.must(payment.as_ref().is_some_and(is_it), || {
+                    format!("{id} is not the one that was accepted, by entry {seq}")
+                });
+                payment.map_or(Ok(()), |payment| say(&payment, PaymentState::Reserved))?;
+            }
+            Ok(Entry::Step(step)) => {
+                let state = trail::payment_state(&step.state).map_err(LedgerError::inconsistent)?;
+                for nonce in step.nonces {
+                    let payment = records::by_nonce(connection, mandate, nonce)?;
+                    check.must(payment.is_some(), || {
+                        format!("{mandate}: entry {seq} is of no payment with nonce {nonce}")
+                    });
+                    payment.map_or(Ok(()), |payment| say(&payment, state))?;
+                }
+            }
+            Ok(Entry::Imported(note)) => {
+                let entry: AuditEntry = note.read().map_err(LedgerError::inconsistent)?;
+                let (Some(id), Some(state)) = (entry.payment, entry.kind.strip_prefix("payment.")) else {
+                    return Ok(());
+                };
+                if let (Some(payment), Ok(state)) = (records::by_id(connection, id)?, trail::payment_state(state)) {
+                    say(&payment, state)?;
+                }
+            }
+            Ok(Entry::Note(_)) | Err(_) => {}
+        }
+        Ok(())
+    })?;
+    none(
+        connection,
+        check,
+        "SELECT 'payment ' || hex(id) || ' over ' || amount || ' units is ' || payment.state || ', and '
+            || coalesce(said.state, 'nothing') || ' by the trail' FROM payment LEFT JOIN temp.said ON said.payment = seq
+         WHERE payment.state IS NOT said.state",
+    )?;
+    connection.execute_batch("DROP TABLE temp.said")?;
+    none(
+        connection,
+        check,
+        "SELECT 'payment ' || hex(id) || ' is submitted, but rides in no transaction that can still be mined'
+         FROM payment WHERE state = 'submitted' AND NOT EXISTS
+            (SELECT 1 FROM tx_payment JOIN tx ON tx.id = tx WHERE payment = seq AND tx.state <> 'final')",
+    )?;
+    none(
+        connection,
+        check,
+        "SELECT 'payment ' || hex(id) || ' is mined in a block that is not in the list' FROM payment
+         WHERE state = 'mined' AND NOT EXISTS (SELECT 1 FROM block WHERE hash = mined_hash)",
+    )?;
+    none(
+        connection,
+        check,
+        "SELECT 'payment ' || hex(id) || ' is ' || state || ', which is not what is said of its block''s time' FROM payment
+         WHERE (mined_at IS NULL) = (state IN ('mined', 'settled'))",
+    )
+}
+
+/// What the journal has of each mandate's payments, against what their states come to.
+fn bookings(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
+    let sum = |account: &str| {
+        format!("sum(CASE '{account}' WHEN credit THEN amount WHEN debit THEN -amount ELSE 0 END) AS {account}")
+    };
+    let query = format!(
+        "WITH entered (mandate, reserved, paid) AS (
+            SELECT mandate, {}, {} FROM journal
+            WHERE card IS NULL AND cause IN ('reserve', 'unreserve', 'settle', 'reopen') GROUP BY mandate),
+         come (mandate, reserved, paid) AS (
+            SELECT mandate.seq, sum(CASE WHEN state NOT IN ('settled', 'failed') THEN payment.amount ELSE 0 END),
+                sum(CASE state WHEN 'settled' THEN payment.amount ELSE 0 END)
+            FROM payment JOIN mandate ON mandate.id = payment.mandate GROUP BY mandate.seq)
+         SELECT id, coalesce(entered.reserved, 0) AS reserved, coalesce(entered.paid, 0) AS paid,
+            coalesce(come.reserved, 0) AS come_reserved, coalesce(come.paid, 0) AS come_paid
+         FROM mandate LEFT JOIN entered ON entered.mandate = mandate.seq LEFT JOIN come ON come.mandate = mandate.seq",
+        sum("reserved"),
+        sum("paid")
+    );
+    each(connection, &query, |row| {
+        let id = MandateId(hash(row, "id")?);
+        let entered: (i64, i64) = (row.get("reserved")?, row.get("paid")?);
+        let come: (i64, i64) = (row.get("come_reserved")?, row.get("come_paid")?);
+        check.must(entered == come, || {
+            format!(
+                "{id}: the journal has (reserved, paid) = {entered:?} units of its payments, which come to {come:?}"
+            )
+        });
+        Ok(())
     })
 }
 
@@ -247,55 +366,13 @@ fn balances(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
     Ok(())
 }
 
-/// What the journal has for each of `what`, in three accounts.
-fn entered(what: &str) -> String {
+/// What the journal has for each card, in three accounts.
+fn entered() -> String {
     let sum = |account: &str| {
         format!("sum(CASE '{account}' WHEN credit THEN amount WHEN debit THEN -amount ELSE 0 END) AS {account}")
     };
     let (reserved, held, paid) = (sum("reserved"), sum("held"), sum("paid"));
-    format!("(SELECT {what}, {reserved}, {held}, {paid} FROM journal WHERE {what} IS NOT NULL GROUP BY {what})")
-}
-
-fn payments(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
-    let query = format!(
-        "SELECT id, state, payment.amount AS amount,
-            coalesce(reserved, 0) AS reserved, coalesce(held, 0) AS held, coalesce(paid, 0) AS paid
-         FROM payment LEFT JOIN {} AS entered ON entered.payment = payment.seq",
-        entered("payment")
-    );
-    each(connection, &query, |row| {
-        let id = PaymentId(Uuid::from_bytes(row.get("id")?));
-        let (state, amount): (String, i64) = (row.get("state")?, row.get("amount")?);
-        let entered = entered_of(row)?;
-        let expected = match state.as_str() {
-            "settled" => (0, 0, amount),
-            "failed" => (0, 0, 0),
-            _ => (amount, 0, 0),
-        };
-        check.must(entered == expected, || {
-            format!("{id} over {amount} units is {state}, the journal has (reserved, held, paid) = {entered:?} of it")
-        });
-        Ok(())
-    })?;
-    none(
-        connection,
-        check,
-        "SELECT 'payment ' || hex(id) || ' is submitted, but rides in no transaction that can still be mined'
-         FROM payment WHERE state = 'submitted' AND NOT EXISTS
-            (SELECT 1 FROM tx_payment JOIN tx ON tx.id = tx WHERE payment = seq AND tx.state <> 'final')",
-    )?;
-    none(
-        connection,
-        check,
-        "SELECT 'payment ' || hex(id) || ' is mined in a block that is not in the list' FROM payment
-         WHERE state = 'mined' AND NOT EXISTS (SELECT 1 FROM block WHERE hash = mined_hash)",
-    )?;
-    none(
-        connection,
-        check,
-        "SELECT 'payment ' || hex(id) || ' is ' || state || ', which is not what is said of its block''s time' FROM payment
-         WHERE (mined_at IS NULL) = (state IN ('mined', 'settled'))",
-    )
+    format!("(SELECT card, {reserved}, {held}, {paid} FROM journal WHERE card IS NOT NULL GROUP BY card)")
 }
 
 fn cards(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
@@ -303,7 +380,7 @@ fn cards(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> 
         "SELECT id, state, hold_final, card.amount AS amount, captured, released,
             coalesce(reserved, 0) AS reserved, coalesce(held, 0) AS held, coalesce(paid, 0) AS paid
          FROM card LEFT JOIN {} AS entered ON entered.card = card.seq",
-        entered("card")
+        entered()
     );
     each(connection, &query, |row| {
         let id = stipend_core::CardId(Uuid::from_bytes(row.get("id")?));

@@ -1,11 +1,11 @@
 //! What mandates cost in gas, by day: the host pays it, and may set a budget.
 
-use alloy_primitives::U256;
 use rusqlite::Connection;
 use stipend_core::{MandateId, Seconds};
 
 use super::{
     LedgerError,
+    balances::shares,
     sql::{Sql, Statements},
     transactions::{self, TransactionRow},
 };
@@ -78,39 +78,9 @@ fn on(connection: &Connection, mandate: MandateId, day: u64) -> Result<u128, Led
     Ok(wei.unwrap_or_default())
 }
 
-/// Parts of `cost` in proportion to rows, which add up to it.
-fn shares(cost: u128, rows: impl Iterator<Item = u64> + Clone) -> Vec<u128> {
-    let all: u128 = rows.clone().map(u128::from).sum();
-    let (mut seen, mut given) = (0_u128, 0_u128);
-    rows.map(|rows| {
-        seen = seen.saturating_add(rows.into());
-        let share = U256::from(cost).saturating_mul(U256::from(seen)).checked_div(U256::from(all)).unwrap_or_default();
-        let until = u128::try_from(share).unwrap_or(u128::MAX);
-        let share = until.saturating_sub(given);
-        given = until;
-        share
-    })
-    .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::{collection::vec, prelude::*};
-
     use super::*;
-
-    proptest! {
-        #[test]
-        fn shares_add_up_and_follow_the_rows(cost: u128, rows in vec(1..200_u64, 1..20)) {
-            let shares = shares(cost, rows.iter().copied());
-            prop_assert_eq!(shares.iter().sum::<u128>(), cost);
-            let all: u64 = rows.iter().sum();
-            for (share, rows) in shares.iter().zip(&rows) {
-                let exact = U256::from(cost) * U256::from(*rows) / U256::from(all);
-                prop_assert!(U256::from(*share).abs_diff(exact) <= U256::from(1));
-            }
-        }
-    }
 
     #[test]
     fn a_day_ends_at_midnight() {

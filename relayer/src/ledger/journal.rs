@@ -255,30 +255,31 @@ pub fn set_card_share(
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GasPayer {
     pub mandate: Option<u64>,
-    /// What its entries are about.
-    pub refs: EntryRefs,
+    /// How many rows of the transaction are its own.
+    pub rows: u64,
 }
 
-/// Charges a final transaction's cost in wei evenly to its payers.
-pub fn charge_gas(connection: &Connection, cost: u128, payers: &[GasPayer], now: Seconds) -> Result<(), LedgerError> {
+/// Charges a final transaction's cost in wei to its payers, by their rows.
+pub fn charge_gas(
+    connection: &Connection,
+    cost: u128,
+    payers: &[GasPayer],
+    refs: EntryRefs,
+    now: Seconds,
+) -> Result<(), LedgerError> {
     if cost == 0 {
         return Ok(());
     }
     let host = host(connection)?;
     let gas = host.gas.checked_add(cost).ok_or_else(|| LedgerError::inconsistent("gas overflow"))?;
     set_host(connection, Host { gas, ..host })?;
-    for (payer, share) in payers.iter().zip(shares(cost, payers.len())) {
+    for (payer, share) in payers.iter().zip(shares(cost, payers.iter().map(|payer| payer.rows))) {
         let mut rest = share;
         while rest > 0 {
             let part = rest.min(MAX_ENTRY_AMOUNT);
             let amount = u64::try_from(part).map_err(LedgerError::inconsistent)?;
-            append(
-                connection,
-                payer.mandate,
-                Line { cause: "gas", debit: "host", credit: "gas", amount },
-                payer.refs,
-                now,
-            )?;
+            let line = Line { cause: "gas", debit: "host", credit: "gas", amount };
+            append(connection, payer.mandate, line, refs, now)?;
             rest = rest.saturating_sub(part);
         }
     }

@@ -1,6 +1,6 @@
 //! Mandates as the ledger holds them.
 
-use std::ops::Deref;
+use std::{ops::Deref, sync::Arc};
 
 use alloy_primitives::{Address, B256};
 use rusqlite::Connection;
@@ -36,47 +36,101 @@ pub struct TxLocation {
     pub tx: B256,
 }
 
-row! {
-    /// What a booking needs of a mandate. Read for every step of every payment, it leaves out the documents.
-    #[derive(Clone, Debug)]
-    pub struct MandateAccount in "mandate" {
-        /// Its place in the ledger.
-        pub seq: u64 = "seq",
-        pub id: MandateId = "id",
-        pub agent: Address = "agent",
-        pub operator: Address = "operator",
-        /// The request it came from.
-        pub request: Option<RequestId> = "request",
-        /// Where its money is.
-        pub balances: Balances = "cap, restored, overdrawn, available, reserved, held, paid, returned, carried",
-    }
+/// The columns of a [`MandateAccount`].
+macro_rules! account {
+    () => {
+        "seq, id, agent, operator, request, cap, restored, overdrawn, available, reserved, held, paid, returned, carried"
+    };
+}
+
+/// The columns of a [`Standing`].
+macro_rules! standing {
+    () => {
+        concat!(
+            account!(),
+            ", opened_block, opened_hash, opened_tx, ended_block, ended_hash, ended_tx, frozen,
+            (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
+                UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
+                UNION ALL SELECT max(nonce) FROM external_outflow WHERE mandate = mandate.id)),
+            refunded, EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id),
+            (SELECT valid_before FROM opening WHERE opening.mandate = mandate.id), intent IS NOT NULL"
+        )
+    };
+}
+
+/// What a booking needs of a mandate. Read for every step of payments, it leaves out all else.
+#[derive(Clone, Debug)]
+pub struct MandateAccount {
+    /// Its place in the ledger.
+    pub seq: u64,
+    pub id: MandateId,
+    pub agent: Address,
+    pub operator: Address,
+    /// The request it came from.
+    pub request: Option<RequestId>,
+    /// Where its money is.
+    pub balances: Balances,
+}
+
+/// How a mandate stands, without its documents.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub account: MandateAccount,
+    /// Where it was opened; absent while that is not mined.
+    pub opened: Option<TxLocation>,
+    /// Where it ended.
+    pub ended: Option<TxLocation>,
+    /// Why the relayer stopped it.
+    pub frozen: Option<String>,
+    /// The highest nonce that was admitted or seen on chain.
+    pub highest_nonce: Option<u32>,
+    /// Refunded in final blocks, wherever it went.
+    pub refunded: Amount,
+    /// Whether its operator's message that ends it was accepted.
+    pub revoking: bool,
+    /// Until when its operator's message that opens it may do so, if that was accepted and is not given
+    /// up.
+    pub opening_until: Option<Seconds>,
+    /// Whether an intent document matches its terms.
+    pub documented: bool,
 }
 
 row! {
     #[derive(Clone, Debug)]
     pub struct MandateRow in "mandate" {
-        account: MandateAccount = "seq, id, agent, operator, request,
-            cap, restored, overdrawn, available, reserved, held, paid, returned, carried",
+        pub standing: Standing = standing!(),
         pub terms: Terms = "terms",
         /// Its intent document, if one matches the terms.
-        pub intent: Option<Intent> = "intent",
-        /// Where it was opened; absent while that is not mined.
-        pub opened: Option<TxLocation> = "opened_block, opened_hash, opened_tx",
-        /// Where it ended.
-        pub ended: Option<TxLocation> = "ended_block, ended_hash, ended_tx",
-        /// Why the relayer stopped it.
-        pub frozen: Option<String> = "frozen",
-        /// The highest nonce that was admitted or seen on chain.
-        pub highest_nonce: Option<u32> = "(SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
-                UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
-                UNION ALL SELECT max(nonce) FROM external_outflow WHERE mandate = mandate.id))",
-        /// Refunded in final blocks, wherever it went.
-        pub refunded: Amount = "refunded",
-        /// Whether its operator's message that ends it was accepted.
-        pub revoking: bool = "EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id)",
-        /// Until when its operator's message that opens it may do so, if that was accepted and is not given
-        /// up.
-        pub opening_until: Option<Seconds> = "(SELECT valid_before FROM opening WHERE opening.mandate = mandate.id)",
+        pub intent: Option<Arc<Intent>> = "intent",
+    }
+}
+
+impl FromColumns for MandateAccount {
+    fn from_columns(columns: &mut Columns<'_>) -> Result<Self, LedgerError> {
+        Ok(Self {
+            seq: columns.take()?,
+            id: columns.take()?,
+            agent: columns.take()?,
+            operator: columns.take()?,
+            request: columns.take()?,
+            balances: columns.take()?,
+        })
+    }
+}
+
+impl FromColumns for Standing {
+    fn from_columns(columns: &mut Columns<'_>) -> Result<Self, LedgerError> {
+        Ok(Self {
+            account: columns.take()?,
+            opened: columns.take()?,
+            ended: columns.take()?,
+            frozen: columns.take()?,
+            highest_nonce: columns.take()?,
+            refunded: columns.take()?,
+            revoking: columns.take()?,
+            opening_until: columns.take()?,
+            documented: columns.take()?,
+        })
     }
 }
 
@@ -107,11 +161,19 @@ impl FromColumns for Balances {
     }
 }
 
-impl Deref for MandateRow {
+impl Deref for Standing {
     type Target = MandateAccount;
 
     fn deref(&self) -> &MandateAccount {
         &self.account
+    }
+}
+
+impl Deref for MandateRow {
+    type Target = Standing;
+
+    fn deref(&self) -> &Standing {
+        &self.standing
     }
 }
 
@@ -121,12 +183,15 @@ impl MandateAccount {
         who == self.agent || who == self.operator
     }
 
+    /// Its chain in the audit trail.
+    pub(super) const fn chain(&self) -> audit::Owner {
+        audit::Owner::Mandate { seq: self.seq, id: self.id }
+    }
+
     /// An audit event about it.
     pub fn event(&self, kind: impl Into<String>) -> audit::NewAuditEntry {
         audit::NewAuditEntry {
             kind: kind.into(),
-            agent: Some(self.agent),
-            operator: Some(self.operator),
             request: self.request,
             mandate: Some(self.id),
             ..audit::NewAuditEntry::default()
@@ -134,7 +199,12 @@ impl MandateAccount {
     }
 }
 
-impl MandateRow {
+impl Standing {
+    /// Whether this nonce is above all that were ever admitted or seen on chain.
+    pub fn is_unused(&self, nonce: u32) -> bool {
+        self.highest_nonce.is_none_or(|highest| nonce > highest)
+    }
+
     /// Where it stands, seen from a head at height `head`: usable `confirmations` blocks from its
     /// opening on, that block counted.
     pub fn state(&self, head: u64, confirmations: u64) -> MandateState {
@@ -156,7 +226,9 @@ impl MandateRow {
     pub fn state_for_new(&self, head: u64, confirmations: u64) -> MandateState {
         if self.revoking { MandateState::Ended } else { self.state(head, confirmations) }
     }
+}
 
+impl MandateRow {
     /// As the API shows it.
     pub fn view(self, head: u64, confirmations: u64) -> api::Mandate {
         api::Mandate {
@@ -177,13 +249,23 @@ impl MandateRow {
             revoking: self.revoking && self.ended.is_none(),
             request: self.request,
             terms: self.terms,
-            intent: self.intent,
+            intent: self.intent.map(Arc::unwrap_or_clone),
         }
     }
 }
 
 pub fn account(connection: &Connection, id: MandateId) -> Result<Option<MandateAccount>, LedgerError> {
-    Ok(MandateAccount::select(connection, "WHERE id = ?", [Sql(id)])?.pop())
+    connection.row(concat!("SELECT ", account!(), " FROM mandate WHERE id = ?"), [Sql(id)])
+}
+
+/// How a mandate stands, if it is this agent's.
+pub(super) fn standing(
+    connection: &Connection,
+    id: MandateId,
+    agent: Address,
+) -> Result<Option<Standing>, LedgerError> {
+    let query = concat!("SELECT ", standing!(), " FROM mandate WHERE id = ? AND agent = ?");
+    connection.row(query, (Sql(id), Sql(agent)))
 }
 
 /// The mandate, if it is this agent's. Another agent's is not read: a stranger's calls cost nothing of its documents.
@@ -247,13 +329,13 @@ pub fn ensure(connection: &Connection, id: MandateId, terms: &Terms, now: Second
 /// document is looked up by the agent that asked for it, and a roll may name another agent.
 pub fn inherit_intent(connection: &Connection, from: MandateId, to: MandateId) -> Result<(), LedgerError> {
     let (Some(from), Some(to)) = (get(connection, from)?, get(connection, to)?) else { return Ok(()) };
-    let Some(intent) = from.intent.filter(|_| to.intent.is_none() && to.terms.intent == from.terms.intent) else {
+    let Some(intent) = from.intent.as_deref().filter(|_| !to.documented && to.terms.intent == from.terms.intent) else {
         return Ok(());
     };
     if intent.payees_root() != to.terms.payees {
         return Ok(());
     }
-    connection.change("UPDATE mandate SET intent = ? WHERE id = ?", (Sql(Some(intent)), Sql(to.id))).map(drop)
+    connection.change("UPDATE mandate SET intent = ? WHERE id = ?", (Sql(Some(intent.clone())), Sql(to.id))).map(drop)
 }
 
 /// Stores where its money is. The journal says why, in the same commit.
@@ -324,6 +406,11 @@ pub fn freeze(connection: &Connection, id: MandateId, why: &str) -> Result<(), L
     connection.change("UPDATE mandate SET frozen = coalesce(frozen, ?) WHERE id = ?", (why, Sql(id))).map(drop)
 }
 
+/// An operator's message that opens a mandate was accepted.
+pub fn count_approval(connection: &Connection, operator: Address, now: Seconds) -> Result<(), LedgerError> {
+    insert!(connection, "approval", { "at": now, "operator": Sql(operator) }).map(drop)
+}
+
 /// When an operator who may open so many mandates by message in 24 hours can open the next one; `None` if now. What the
 /// operator opens or rolls by a transaction of its own costs the host nothing, and does not count.
 pub fn quota_free_at(
@@ -332,19 +419,15 @@ pub fn quota_free_at(
     limit: u32,
     now: Seconds,
 ) -> Result<Option<Seconds>, LedgerError> {
-    let query =
-        "SELECT at FROM audit INDEXED BY audit_approved WHERE kind = 'mandate.approved' AND at > ? AND operator = ?
-        ORDER BY at DESC LIMIT 1 OFFSET ?";
+    let query = "SELECT at FROM approval WHERE operator = ? AND at > ? ORDER BY at DESC LIMIT 1 OFFSET ?";
     let since = now.saturating_sub(QUOTA_PERIOD);
-    let approved: Option<Seconds> = connection.row(query, (since, Sql(operator), limit.saturating_sub(1)))?;
+    let approved: Option<Seconds> = connection.row(query, (Sql(operator), since, limit.saturating_sub(1)))?;
     Ok(approved.map(|approved| approved.saturating_add(QUOTA_PERIOD)))
 }
 
 /// When a relayer that may open so many mandates by message in 24 hours can open the next one; `None` if now.
 pub fn total_quota_free_at(connection: &Connection, limit: u32, now: Seconds) -> Result<Option<Seconds>, LedgerError> {
-    let query =
-        "SELECT at FROM audit INDEXED BY audit_approved WHERE kind = 'mandate.approved' ORDER BY at DESC LIMIT 1
-        OFFSET ?";
+    let query = "SELECT at FROM approval ORDER BY at DESC LIMIT 1 OFFSET ?";
     let approved: Option<Seconds> = connection.row(query, [limit.saturating_sub(1)])?;
     Ok(approved.map(|approved| approved.saturating_add(QUOTA_PERIOD)).filter(|free_at| *free_at > now))
 }

@@ -2,17 +2,18 @@
 
 use alloy_primitives::{Address, B256};
 use rusqlite::Connection;
-use serde_json::json;
 use stipend_core::{
     Amount, Code, MandateId, PaymentId, Seconds,
     api::{self, PaymentState},
     nonce::NonceWindow,
+    trail::{Decided, Entry, Inputs, Maybe, Pairs, Place, Step},
 };
 
 use super::{
     LedgerError, audit,
-    balances::{self, LedgerEvent, Transition},
+    balances::{self, Transition},
     booking,
+    books::OpenMandate,
     journal::EntryRefs,
     mandates::{self, TxLocation},
     pages::{self, List, Page},
@@ -295,14 +296,33 @@ pub fn list(connection: &Connection, list: List, filter: Filter) -> Result<Page<
     pages::newest_first(connection, list, newest, read)
 }
 
-/// A payment that is admitted.
+/// A payment that is decided.
 #[derive(Clone, Debug)]
-pub struct NewPaymentRow {
-    pub id: PaymentId,
+pub struct DecidedPayment<'a> {
     /// What the agent sent.
-    pub body: api::NewPayment,
+    pub body: &'a api::NewPayment,
     /// What the agent signed.
     pub digest: B256,
+    /// What the decision was based on.
+    pub inputs: &'a Inputs,
+}
+
+impl DecidedPayment<'_> {
+    fn entry(&self, id: Option<PaymentId>, now: Seconds) -> Entry {
+        let Self { body, inputs, .. } = self;
+        Entry::Decision(Decided {
+            at: now,
+            payment: Maybe(id.map(|id| id.0.into_bytes().into())),
+            nonce: body.nonce,
+            payee: body.payee,
+            amount: body.amount.units(),
+            deadline: body.deadline,
+            reference: body.reference,
+            signature: body.signature.clone(),
+            metadata: Pairs(body.metadata.clone()),
+            inputs: (*inputs).clone(),
+        })
+    }
 }
 
 /// Reserves the amount and stores the payment.
@@ -311,14 +331,14 @@ pub struct NewPaymentRow {
 /// [`LedgerError::Inconsistent`] if it is not available, and those of the store.
 pub fn insert(
     connection: &Connection,
-    mandate: &mandates::MandateRow,
-    admission: &NewPaymentRow,
-    decision: &stipend_core::policy::Decision,
+    page: &mut OpenMandate,
+    id: PaymentId,
+    new: &DecidedPayment<'_>,
     now: Seconds,
-) -> Result<(), LedgerError> {
-    let NewPaymentRow { id, body, digest } = admission;
+) -> Result<api::Payment, LedgerError> {
+    let DecidedPayment { body, digest, .. } = new;
     insert!(connection, "payment", {
-        "id": Sql(*id),
+        "id": Sql(id),
         "mandate": Sql(body.mandate),
         "nonce": body.nonce,
         "payee": Sql(body.payee),
@@ -332,17 +352,36 @@ pub fn insert(
         "created_at": now,
         "updated_at": now,
     })?;
-    let seq = connection.inserted()?;
-    booking::book(connection, mandate, LedgerEvent::Reserve(body.amount), EntryRefs::payment(seq), now)?;
-    let data = json!({
-        "payee": body.payee.to_string(), "amount": body.amount, "nonce": body.nonce, "deadline": body.deadline,
-        "ref": body.reference, "digest": digest, "decision": decision,
-    });
-    audit::append(
-        connection,
-        now,
-        audit::NewAuditEntry { payment: Some(*id), data, ..mandate.event("payment.reserved") },
-    )
+    page.reserve(body.amount, body.nonce, now)?;
+    page.note(connection, &new.entry(Some(id), now))?;
+    Ok(api::Payment {
+        id,
+        mandate: body.mandate,
+        state: PaymentState::Reserved,
+        reason: None,
+        payee: body.payee,
+        amount: body.amount,
+        nonce: body.nonce,
+        deadline: body.deadline,
+        reference: body.reference,
+        digest: *digest,
+        tx_hash: None,
+        block_number: None,
+        created_at: now,
+        updated_at: now,
+        metadata: body.metadata.clone(),
+        receipt: None,
+    })
+}
+
+/// Writes down that a payment was refused.
+pub fn deny(
+    connection: &Connection,
+    page: &mut OpenMandate,
+    new: &DecidedPayment<'_>,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    page.note(connection, &new.entry(None, now))
 }
 
 /// Why and where a step was taken.
@@ -375,45 +414,111 @@ pub fn step(
     context: TransitionContext,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    let state = balances::next(payment.state, step)
-        .ok_or_else(|| LedgerError::Inconsistent(format!("{} is {:?}: no {step:?}", payment.id, payment.state)))?;
-    let mandate = mandates::account(connection, payment.mandate)?
-        .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", payment.id)))?;
-    if let Some(event) = balances::event_of_state(state, payment.amount) {
-        let refs = EntryRefs { block: context.mined.map(|location| location.block), ..EntryRefs::payment(payment.seq) };
-        booking::book(connection, &mandate, event, refs, now)?;
-    }
-    let tx_hash = context.tx_hash.or(payment.tx_hash);
-    connection.change(
-        "UPDATE payment SET state = ?, reason = ?, tx_hash = ?, mined_block = ?, mined_hash = ?5,
-                mined_at = (SELECT time FROM block WHERE hash = ?5), updated_at = ? WHERE seq = ?",
-        (
-            state.name(),
-            context.reason.map(Sql),
-            tx_hash.map(Sql),
-            context.mined.map(|location| location.block),
-            context.mined.map(|location| Sql(location.hash)),
-            now,
-            payment.seq,
-        ),
-    )?;
-    let mut data = json!({ "amount": payment.amount, "nonce": payment.nonce, "payee": payment.payee.to_string() });
-    if let (Some(data), Some(TxLocation { block: number, hash, .. })) = (data.as_object_mut(), context.mined) {
-        data.insert("block".into(), json!({ "number": number, "hash": hash }));
-    }
-    if let (Some(data), Some(reason)) = (data.as_object_mut(), context.reason) {
-        data.insert("reason".into(), json!(reason));
-    }
-    if let (Some(data), Transition::Unmine { .. }) = (data.as_object_mut(), step) {
-        data.insert("unmined".into(), json!(true));
-    }
-    let event = audit::NewAuditEntry {
-        payment: Some(payment.id),
-        tx_hash,
-        data,
-        ..mandate.event(format!("payment.{}", state.name()))
+    step_all(connection, std::slice::from_ref(payment), step, context, now)
+}
+
+/// The same for several payments. Those of one mandate that come one after the other share an audit entry.
+///
+/// # Errors
+/// Those of [`step`].
+pub fn step_all(
+    connection: &Connection,
+    payments: &[PaymentRow],
+    step: Transition,
+    context: TransitionContext,
+    now: Seconds,
+) -> Result<(), LedgerError> {
+    let tx_of = |payment: &PaymentRow| context.tx_hash.or(payment.tx_hash);
+    let alike = |one: &PaymentRow, other: &PaymentRow| {
+        one.mandate == other.mandate && one.state == other.state && tx_of(one) == tx_of(other)
     };
-    audit::append(connection, now, event)
+    for together in payments.chunk_by(alike) {
+        let Some(first) = together.first() else { continue };
+        let state = balances::next(first.state, step)
+            .ok_or_else(|| LedgerError::Inconsistent(format!("{} is {:?}: no {step:?}", first.id, first.state)))?;
+        let mandate = mandates::account(connection, first.mandate)?
+            .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", first.id)))?;
+        let block = context.mined.map(|location| location.block);
+        let amounts = together.iter().map(|payment| payment.amount);
+        let sum = amounts.into_iter().try_fold(Amount::ZERO, Amount::checked_add);
+        let sum = sum.ok_or_else(|| LedgerError::inconsistent("payments come to more than any amount"))?;
+        if let Some(event) = balances::event_of_state(state, sum) {
+            booking::book(connection, &mandate, event, EntryRefs { block, ..EntryRefs::default() }, now)?;
+        }
+        let tx_hash = tx_of(first);
+        let mined_at: Option<Seconds> = match context.mined {
+            Some(location) => connection.row("SELECT time FROM block WHERE hash = ?", [Sql(location.hash)])?,
+            None => None,
+        };
+        for payment in together {
+            connection.change(
+                "UPDATE payment SET state = ?, reason = ?, tx_hash = ?, mined_block = ?, mined_hash = ?, mined_at = ?,
+                    updated_at = ? WHERE seq = ?",
+                (
+                    state.name(),
+                    context.reason.map(Sql),
+                    tx_hash.map(Sql),
+                    block,
+                    context.mined.map(|location| Sql(location.hash)),
+                    mined_at,
+                    now,
+                    payment.seq,
+                ),
+            )?;
+        }
+        let entry = Entry::Step(Step {
+            at: now,
+            state: state.name().into(),
+            unmined: matches!(step, Transition::Unmine { .. }),
+            tx: Maybe(tx_hash),
+            block: Maybe(context.mined.map(|TxLocation { block: number, hash, .. }| Place { number, hash })),
+            reason: Maybe(context.reason.map(|reason| reason.name().into())),
+            nonces: together.iter().map(|payment| payment.nonce).collect(),
+        });
+        audit::add(connection, mandate.chain(), &entry)?;
+    }
+    Ok(())
+}
+
+/// How many payments are reopened together at most.
+const REOPENED: u32 = 1_000;
+
+/// Takes back all that blocks did to payments, in a ledger whose bookings are taken back: those that were in a transaction
+/// are again.
+pub(super) fn reopen(connection: &Connection, now: Seconds) -> Result<(), LedgerError> {
+    let held = "EXISTS (SELECT 1 FROM tx_payment WHERE payment = seq)";
+    for (state, which) in [
+        (PaymentState::Submitted, format!("state IN ('reserved', 'mined', 'settled') AND {held}")),
+        (PaymentState::Reserved, format!("state IN ('mined', 'settled') AND NOT {held}")),
+    ] {
+        let rest = format!("WHERE {which} ORDER BY mandate, nonce LIMIT ?");
+        loop {
+            let payments = PaymentRow::select(connection, &rest, [REOPENED])?;
+            if payments.is_empty() {
+                break;
+            }
+            for together in payments.chunk_by(|one, other| one.mandate == other.mandate) {
+                for payment in together {
+                    let query = "UPDATE payment SET mined_block = NULL, mined_hash = NULL, mined_at = NULL, state = ? WHERE seq = ?";
+                    connection.change(query, (state.name(), payment.seq))?;
+                }
+                let Some(first) = together.first() else { continue };
+                let mandate = mandates::account(connection, first.mandate)?
+                    .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", first.id)))?;
+                let entry = Entry::Step(Step {
+                    at: now,
+                    state: state.name().into(),
+                    unmined: true,
+                    tx: Maybe(None),
+                    block: Maybe(None),
+                    reason: Maybe(None),
+                    nonces: together.iter().map(|payment| payment.nonce).collect(),
+                });
+                audit::add(connection, mandate.chain(), &entry)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Notes why a payment waits; no state changes.

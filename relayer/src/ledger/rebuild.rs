@@ -10,7 +10,7 @@ use super::{
     balances::LedgerEvent,
     booking, cards,
     journal::{self, EntryRefs},
-    mandates,
+    mandates, payments,
     sql::{Statements, row},
 };
 
@@ -54,13 +54,11 @@ pub fn forget_chain(connection: &Connection, now: Seconds) -> Result<(), LedgerE
         book(id, LedgerEvent::ReverseExternal, EntryRefs::default())?;
     }
     journal::reverse_gas(connection, now)?;
+    payments::reopen(connection, now)?;
     connection.execute_batch(
         "UPDATE mandate SET refunded = 0, opened_block = NULL, opened_hash = NULL, opened_tx = NULL,
             ended_block = NULL, ended_hash = NULL, ended_tx = NULL, lapsed = 0;
          UPDATE revocation SET done = 0;
-         UPDATE payment SET mined_block = NULL, mined_hash = NULL, mined_at = NULL, state = CASE
-            WHEN EXISTS (SELECT 1 FROM tx_payment WHERE payment = seq) THEN 'submitted' ELSE 'reserved' END
-            WHERE state <> 'failed';
          UPDATE card SET held_block = NULL, held_hash = NULL, held_at = NULL, held_tx = NULL, hold_final = 0, settle_tx = NULL,
             captured = 0, released = 0, state = CASE state WHEN 'closed' THEN 'closing' ELSE state END
             WHERE state <> 'failed';

@@ -326,23 +326,31 @@ CREATE TABLE host (
 ) STRICT;
 INSERT INTO host DEFAULT VALUES;
 
--- Append-only and hash-chained: the audit trail, and what the event stream sends.
-CREATE TABLE audit (
-    seq      INTEGER PRIMARY KEY,
-    at       INTEGER NOT NULL,
-    kind     TEXT    NOT NULL,
-    agent    BLOB,             -- who may read it …
-    operator BLOB,             -- … and who else
-    request  BLOB,
-    mandate  BLOB,
-    payment  BLOB,
-    card     BLOB,
-    tx_hash  BLOB,
-    data     TEXT    NOT NULL,
-    hash     BLOB    NOT NULL
+-- The audit trail, append-only, and what the event stream sends. Each mandate's entries are a hash chain, and so are those of
+-- none; the heads seal all of them.
+CREATE TABLE trail (
+    seq     INTEGER PRIMARY KEY, -- of its last event: an entry of several has as many places
+    mandate INTEGER REFERENCES mandate (seq),
+    agent   BLOB,                -- who may read what belongs to no mandate
+    body    BLOB    NOT NULL,    -- canonical bytes: docs/reference/trail.md
+    hash    BLOB    NOT NULL
 ) STRICT;
-CREATE INDEX audit_of_agent ON audit (agent, seq);
-CREATE INDEX audit_of_operator ON audit (operator, seq);
-CREATE INDEX audit_approved ON audit (at) WHERE kind = 'mandate.approved';
-CREATE TRIGGER audit_is_kept BEFORE UPDATE ON audit BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
-CREATE TRIGGER audit_is_whole BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
+CREATE INDEX trail_of_mandate ON trail (mandate, seq) WHERE mandate IS NOT NULL;
+CREATE INDEX trail_of_agent ON trail (agent, seq) WHERE mandate IS NULL;
+CREATE INDEX trail_of_agents ON trail (seq) WHERE mandate IS NULL;
+CREATE TRIGGER trail_is_kept BEFORE UPDATE ON trail BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
+CREATE TRIGGER trail_is_whole BEFORE DELETE ON trail BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
+CREATE TABLE head (
+    seq  INTEGER PRIMARY KEY, -- of the last event that it seals
+    hash BLOB    NOT NULL
+) STRICT;
+CREATE TRIGGER head_is_kept BEFORE UPDATE ON head BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
+CREATE TRIGGER head_is_whole BEFORE DELETE ON head BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
+
+-- When which operator's message that opens a mandate was accepted: what quotas count.
+CREATE TABLE approval (
+    at       INTEGER NOT NULL,
+    operator BLOB    NOT NULL
+) STRICT;
+CREATE INDEX approval_at ON approval (at);
+CREATE INDEX approval_of_operator ON approval (operator, at);

@@ -3,6 +3,8 @@
 //! [`row!`](row) declares a row: each field beside the column that it is read from, so that no column
 //! is ever read by its number.
 
+use std::sync::Arc;
+
 use alloy_primitives::{Address, B256, Bytes};
 use rusqlite::{
     Connection, Params, Row, ToSql,
@@ -178,6 +180,15 @@ impl Stored for Intent {
     }
     fn encode(&self) -> rusqlite::Result<Value> {
         Ok(Value::Text(self.canonical()))
+    }
+}
+
+impl Stored for Arc<Intent> {
+    fn decode(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Intent::decode(value).map(Self::new)
+    }
+    fn encode(&self) -> rusqlite::Result<Value> {
+        self.as_ref().encode()
     }
 }
 

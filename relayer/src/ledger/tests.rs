@@ -2,12 +2,12 @@
 
 mod growth;
 
-use alloy_primitives::{Address, B256, address};
+use alloy_primitives::{Address, B256, address, keccak256};
 
-use stipend_core::{Amount, MandateId};
+use stipend_core::{Amount, MandateId, api::AuditEntry, trail::Entry};
 
 use super::{
-    Deployment, Ledger, LedgerError, VERSION, audit, charges, check,
+    Deployment, Ledger, LedgerError, VERSION, audit, charges, check, feed,
     writer::{GROUP_TIME, Priority, QUEUE},
 };
 
@@ -28,7 +28,7 @@ fn note(ledger: &rusqlite::Connection, kind: &str) -> Result<(), LedgerError> {
 }
 
 async fn kinds(ledger: &Ledger) -> Vec<String> {
-    let entries = ledger.read(|ledger| audit::list(ledger, READER, None, 0, 1_000)).await.unwrap();
+    let entries = ledger.read(|ledger| Ok(feed::tests::all(ledger, READER, None))).await.unwrap();
     entries.into_iter().map(|entry| entry.kind).collect()
 }
 
@@ -259,7 +259,31 @@ fn shape(path: &std::path::Path) -> Vec<(String, String)> {
     rows.collect::<Result<_, _>>().unwrap()
 }
 
-/// Takes an empty ledger back to version 6.
+/// Takes an empty ledger back to version 7.
+const VERSION_7: &str = "
+    DROP TABLE trail; DROP TABLE head; DROP TABLE approval;
+    CREATE TABLE audit (
+        seq      INTEGER PRIMARY KEY,
+        at       INTEGER NOT NULL,
+        kind     TEXT    NOT NULL,
+        agent    BLOB,
+        operator BLOB,
+        request  BLOB,
+        mandate  BLOB,
+        payment  BLOB,
+        card     BLOB,
+        tx_hash  BLOB,
+        data     TEXT    NOT NULL,
+        hash     BLOB    NOT NULL
+    ) STRICT;
+    CREATE INDEX audit_of_agent ON audit (agent, seq);
+    CREATE INDEX audit_of_operator ON audit (operator, seq);
+    CREATE INDEX audit_approved ON audit (at) WHERE kind = 'mandate.approved';
+    CREATE TRIGGER audit_is_kept BEFORE UPDATE ON audit BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
+    CREATE TRIGGER audit_is_whole BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
+    PRAGMA user_version = 7;";
+
+/// Takes an empty ledger of version 7 back to version 6.
 const VERSION_6: &str = "
     DROP INDEX block_unfinished; ALTER TABLE block DROP COLUMN unfinished; ALTER TABLE block DROP COLUMN next_log;
     DROP INDEX mandate_lapsing; DROP INDEX mandate_remainder; ALTER TABLE mandate DROP COLUMN lapsed;
@@ -279,7 +303,7 @@ async fn a_ledger_of_version_6_is_brought_up_to_date() {
         drop(Ledger::open(path, DEPLOYMENT).unwrap());
     }
     let file = rusqlite::Connection::open(&old).unwrap();
-    file.execute_batch(VERSION_6).unwrap();
+    file.execute_batch(&[VERSION_7, VERSION_6].concat()).unwrap();
     // A window of an hour: what was taken more than 70 minutes before the last final block counts no longer. Of a cap of
     // 2^33 units, the register counts in fours.
     file.execute_batch(
@@ -327,7 +351,7 @@ async fn a_ledger_of_version_1_is_brought_up_to_date() {
         drop(Ledger::open(path, DEPLOYMENT).unwrap());
     }
     let file = rusqlite::Connection::open(&old).unwrap();
-    file.execute_batch(VERSION_6).unwrap();
+    file.execute_batch(&[VERSION_7, VERSION_6].concat()).unwrap();
     file.execute_batch(
         "PRAGMA foreign_keys = OFF; DROP INDEX card_owing; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX charge_of_card;
          ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
@@ -372,24 +396,24 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
         drop(Ledger::open(path, DEPLOYMENT).unwrap());
     }
     let file = rusqlite::Connection::open(&old).unwrap();
-    file.execute_batch(VERSION_6).unwrap();
+    file.execute_batch(&[VERSION_7, VERSION_6].concat()).unwrap();
     file.execute_batch(
         "PRAGMA foreign_keys = OFF; DROP INDEX card_owing; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX charge_of_card;
          ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
          ALTER TABLE host DROP COLUMN owed_back; DROP INDEX card_closed; ALTER TABLE deployment RENAME TO house;
          ALTER TABLE external_outflow RENAME TO foreign_outflow; PRAGMA user_version = 2;
-         INSERT INTO foreign_outflow VALUES (x'11', 9, 'pay', x'0a', 5, x'66', 700);
+         INSERT INTO foreign_outflow VALUES (zeroblob(32), 9, 'pay', x'0a', 5, x'66', 700);
          INSERT INTO card (seq, id, mandate, nonce, payee, amount, deadline, capture_by, ref, digest, signature, expires_at,
             state, metadata, created_at, updated_at)
-         VALUES (1, x'01', x'11', 0, x'0a', 9, 1, 1, x'00', x'02', x'00', 1, 'closed', '{}', 1, 1);
+         VALUES (1, x'01', zeroblob(32), 0, x'0a', 9, 1, 1, x'00', x'02', x'00', 1, 'closed', '{}', 1, 1);
          INSERT INTO journal (at, card, cause, debit, credit, amount) VALUES (1, 1, 'shortfall', 'host', 'shortfall', 7),
             (2, 1, 'forget', 'shortfall', 'host', 7), (3, 1, 'shortfall', 'host', 'shortfall', 4);
          INSERT INTO mandate (id, operator, agent, terms, expiry, cap, available, created_at)
-            VALUES (x'11', x'01', x'02', '{}', 1, 9, 9, 1);
+            VALUES (zeroblob(32), x'01', x'02', '{}', 1, 9, 9, 1);
          INSERT INTO audit (at, kind, mandate, tx_hash, data, hash) VALUES
-            (1, 'mandate.refunded', x'11', x'66', '{\"payer\":\"0xAbababababababababababababababababababab\",\"amount\":\"5.00\"}', x'00'),
-            (2, 'mandate.refunded', x'11', x'66', '{\"payer\":\"0xAbababababababababababababababababababab\",\"amount\":\"5.00\"}', x'00'),
-            (3, 'mandate.refunded', x'11', x'67', '{\"payer\":\"0xAbababababababababababababababababababab\",\"amount\":\"0.200001\"}', x'00');",
+            (1, 'mandate.refunded', zeroblob(32), NULL, '{\"payer\":\"0xAbababababababababababababababababababab\",\"amount\":\"5.00\"}', zeroblob(32)),
+            (2, 'mandate.refunded', zeroblob(32), NULL, '{\"payer\":\"0xAbababababababababababababababababababab\",\"amount\":\"5.00\"}', zeroblob(32)),
+            (3, 'mandate.refunded', zeroblob(32), NULL, '{\"payer\":\"0xAbababababababababababababababababababab\",\"amount\":\"0.200001\"}', zeroblob(32));",
     )
     .unwrap();
     drop(file);
@@ -402,10 +426,18 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
     assert_eq!(amount, 5);
     let shortfall: u64 = file.query_row("SELECT shortfall FROM card", [], |row| row.get(0)).unwrap();
     assert_eq!(shortfall, 4);
-    let refund = "SELECT payer, amount FROM refund WHERE mandate = x'11'";
+    let refund = "SELECT payer, amount FROM refund WHERE mandate = zeroblob(32)";
     let refund: (Vec<u8>, u64) = file.query_row(refund, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     assert_eq!(refund, (vec![0xab; 20], 5_200_001));
 }
+
+/// Whose ledger version_2.sql is.
+const WRITER: Deployment = Deployment {
+    chain_id: 31_337,
+    escrow: address!("9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0"),
+    token: address!("e7f1725E7734CE288F8367e1Bb143E90bb3F0512"),
+    guardian: address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266"),
+};
 
 /// What an earlier version wrote, every value of it, in whatever order columns and tables stand now.
 #[tokio::test]
@@ -416,13 +448,7 @@ async fn a_ledger_written_by_version_2_opens_whole() {
         let file = rusqlite::Connection::open(path).unwrap();
         file.execute_batch(include_str!("tests/version_2.sql")).unwrap();
     }
-    let deployment = Deployment {
-        chain_id: 31_337,
-        escrow: address!("9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0"),
-        token: address!("e7f1725E7734CE288F8367e1Bb143E90bb3F0512"),
-        guardian: address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266"),
-    };
-    let ledger = Ledger::open(&path, deployment).unwrap();
+    let ledger = Ledger::open(&path, WRITER).unwrap();
     let report = ledger.read(|ledger| Ok(check::examine(ledger))).await.unwrap();
     assert_eq!((report.version, report.differences()), (VERSION, 0), "{report:?}");
     let examined = report.checks.iter().map(|check| check.examined).sum::<u64>();
@@ -435,9 +461,40 @@ async fn a_ledger_written_by_version_2_opens_whole() {
         WHERE m.type = 'table' GROUP BY m.name";
     let mut tables = written.prepare(tables).unwrap();
     let tables = tables.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).unwrap();
-    for (columns, table) in tables.map(Result::unwrap) {
+    for (columns, table) in tables.map(Result::unwrap).filter(|(_, table)| table != "audit") {
         let now = names.iter().find(|(old, _)| *old == table).map_or(table.as_str(), |(_, new)| new);
         assert_eq!(rows(&upgraded, &columns, now), rows(&written, &columns, &table), "{table}");
+    }
+}
+
+/// The trail that an earlier version wrote, in the chain that it was.
+#[tokio::test]
+async fn a_trail_from_before_it_was_bytes_is_taken_over_with_its_hashes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    let file = rusqlite::Connection::open(&path).unwrap();
+    file.execute_batch(include_str!("tests/version_2.sql")).unwrap();
+    let written: Vec<(u64, String, [u8; 32])> = {
+        let mut written = file.prepare("SELECT seq, kind, hash FROM audit ORDER BY seq").unwrap();
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        written.query_map([], row).unwrap().map(Result::unwrap).collect()
+    };
+    drop(file);
+    drop(Ledger::open(&path, WRITER).unwrap());
+    let file = rusqlite::Connection::open(&path).unwrap();
+    let mut previous = B256::ZERO;
+    let mut bodies = file.prepare("SELECT seq, body FROM trail ORDER BY seq").unwrap();
+    let bodies = bodies.query_map([], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?))).unwrap();
+    let bodies: Vec<_> = bodies.map(Result::unwrap).collect();
+    assert_eq!(bodies.len(), written.len());
+    for ((seq, body), (written, kind, hash)) in bodies.into_iter().zip(written) {
+        let Entry::Imported(note) = Entry::decode(&body).unwrap() else { panic!("entry {seq}") };
+        let entry: AuditEntry = note.read().unwrap();
+        assert_eq!((seq, entry.seq, &entry.kind, entry.hash), (written, written, &kind, hash.into()));
+        // As it was hashed then: canonical JSON with the hash before it in the place of its own.
+        let hashed = serde_jcs::to_vec(&AuditEntry { hash: previous, ..entry }).unwrap();
+        assert_eq!(keccak256(hashed), B256::from(hash), "entry {seq}");
+        previous = hash.into();
     }
 }
 
@@ -503,7 +560,7 @@ async fn the_wal_file_shrinks_after_its_peak() {
         }
     };
     let reader = rusqlite::Connection::open(&path).unwrap();
-    reader.execute_batch("BEGIN; SELECT count(*) FROM audit;").unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM trail;").unwrap();
     write(70).await;
     let limit = u64::try_from(super::JOURNAL_SIZE_LIMIT).unwrap();
     assert!(wal() > limit, "{}", wal());

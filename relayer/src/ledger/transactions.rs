@@ -349,15 +349,6 @@ pub fn set_final(connection: &Connection, tx: u64) -> Result<(), LedgerError> {
     connection.change("UPDATE tx SET state = 'final' WHERE id = ?", [tx]).map(drop)
 }
 
-/// The payments of a transaction, each with its mandate: places in the ledger.
-pub fn rows(connection: &Connection, tx: u64) -> Result<Vec<(u64, u64)>, LedgerError> {
-    connection.rows(
-        "SELECT payment.seq, mandate.seq FROM tx_payment JOIN payment ON payment.seq = tx_payment.payment
-            JOIN mandate ON mandate.id = payment.mandate WHERE tx = ? ORDER BY payment.seq",
-        [tx],
-    )
-}
-
 /// Removes the calldata and the signed bytes of some of the transactions that were final before the block at `height`:
 /// nothing will ask to send them again. Their hashes stay, so that they are known wherever they turn up.
 pub(super) fn prune(connection: &Connection, height: u64) -> Result<(), LedgerError> {

@@ -47,11 +47,11 @@ impl Total {
     }
 }
 
-/// A mandate's payment or hold is final in this block: it counts in its window, if it has one.
+/// A mandate's payments or holds are final in this block: they count in its window, if it has one.
 pub fn record(
     connection: &Connection,
     mandate: MandateId,
-    amount: Amount,
+    amounts: impl IntoIterator<Item = Amount>,
     location: TxLocation,
 ) -> Result<(), LedgerError> {
     // Most mandates have none: then the terms are not read any further.
@@ -59,7 +59,7 @@ pub fn record(
     let Some(terms): Option<Terms> = connection.row(windowed, [Sql(mandate)])? else { return Ok(()) };
     let at: Seconds = connection.value("SELECT time FROM block WHERE hash = ?", [Sql(location.hash)])?;
     let last = up_to(connection, mandate, Seconds::MAX >> 1)?.unwrap_or_default();
-    let total = last.and(Mined::one(&terms, amount, at))?;
+    let total = amounts.into_iter().try_fold(last, |total, amount| total.and(Mined::one(&terms, amount, at)))?;
     insert!(connection, "window_total", {
         "mandate": Sql(mandate),
         "at": total.at,

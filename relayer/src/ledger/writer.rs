@@ -11,7 +11,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
-use super::LedgerError;
+use super::{LedgerError, audit, books::Books};
 use crate::failpoint::{self, Point};
 
 /// How many commands of a priority may wait; beyond it callers get an error and may retry.
@@ -38,8 +38,8 @@ pub enum Priority {
 }
 
 /// Runs within the group's transaction, and returns what answers the caller once it is known
-/// whether the group was committed.
-type Command = Box<dyn FnOnce(&Transaction<'_>) -> Answer + Send>;
+/// whether the group was committed. An error is the whole group's.
+type Command = Box<dyn FnOnce(&Transaction<'_>, &mut Books) -> Result<Answer, LedgerError> + Send>;
 type Answer = Box<dyn FnOnce(bool) + Send>;
 
 /// What waits, in the order in which it came.
@@ -148,7 +148,7 @@ impl Writer {
     pub(super) fn start(connection: Connection) -> Result<Self, LedgerError> {
         let shared = Arc::new(Shared::default());
         let thread = Thread(shared.clone());
-        let (changed, changes) = watch::channel(last_entry(&connection)?);
+        let (changed, changes) = watch::channel(audit::last(&connection)?);
         thread::Builder::new()
             .name("ledger".into())
             .spawn(move || run(&connection, &thread.0, &changed))
@@ -189,13 +189,44 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     {
+        self.run(priority, move |transaction, books| {
+            books.close(transaction)?;
+            Ok(savepoint(transaction, work))
+        })
+        .await
+    }
+
+    /// The same for what takes from one mandate, with the books that such commands of a commit share.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write).
+    pub async fn admit<T, F>(&self, work: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>, &mut Books) -> Result<T, LedgerError> + Send + 'static,
+    {
+        self.run(Priority::Normal, move |transaction, books| {
+            let result = savepoint(transaction, |transaction| work(transaction, books));
+            if result.is_err() {
+                books.undo();
+            }
+            Ok(result)
+        })
+        .await
+    }
+
+    async fn run<T, F>(&self, priority: Priority, work: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>, &mut Books) -> Result<Result<T, LedgerError>, LedgerError> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let command: Command = Box::new(move |transaction| {
-            let result = savepoint(transaction, work);
-            Box::new(move |committed| {
+        let command: Command = Box::new(move |transaction, books| {
+            let result = work(transaction, books)?;
+            Ok(Box::new(move |committed| {
                 // The caller may be gone; the commit stands all the same.
                 let _ = reply.send(if committed { result } else { Err(LedgerError::Unknown) });
-            })
+            }))
         });
         self.push(priority, command)?;
         answer.await.map_err(|_| LedgerError::Unknown)?
@@ -235,9 +266,10 @@ fn savepoint<T>(
 }
 
 fn run(connection: &Connection, shared: &Shared, changed: &watch::Sender<u64>) {
+    let mut books = Books::default();
     while shared.wait() {
         let mut answers = Vec::with_capacity(GROUP);
-        let committed = commit(connection, shared, &mut answers);
+        let committed = commit(connection, shared, &mut books, &mut answers);
         for answer in answers {
             answer(committed.is_ok());
         }
@@ -252,20 +284,26 @@ fn run(connection: &Connection, shared: &Shared, changed: &watch::Sender<u64>) {
 }
 
 /// Runs a group of what waits, and commits it.
-fn commit(connection: &Connection, shared: &Shared, answers: &mut Vec<Answer>) -> Result<u64, LedgerError> {
+fn commit(
+    connection: &Connection,
+    shared: &Shared,
+    books: &mut Books,
+    answers: &mut Vec<Answer>,
+) -> Result<u64, LedgerError> {
     let transaction = begin(connection)?;
     let start = Instant::now();
     let mut due = vec![Priority::Normal, Priority::Step, Priority::Urgent];
     while answers.len() < GROUP {
         let Some(command) = shared.queue().next(&mut due, start.elapsed()) else { break };
-        answers.push(command(&transaction));
+        answers.push(command(&transaction, books)?);
         // A full disk can take back the whole transaction instead of a command: then what came before
         // is gone, and nothing may come after.
         if transaction.is_autocommit() {
             return Err(LedgerError::Unknown);
         }
     }
-    let last = last_entry(&transaction)?;
+    books.close(&transaction)?;
+    let last = audit::seal(&transaction)?;
     failpoint::pass(Point::WriterBeforeCommit);
     transaction.commit()?;
     failpoint::pass(Point::WriterCommitted);
@@ -283,8 +321,4 @@ fn begin(connection: &Connection) -> Result<Transaction<'_>, LedgerError> {
             begun => return Ok(begun?),
         }
     }
-}
-
-fn last_entry(connection: &Connection) -> Result<u64, LedgerError> {
-    Ok(connection.prepare_cached("SELECT coalesce(max(seq), 0) FROM audit")?.query_row([], |row| row.get(0))?)
 }

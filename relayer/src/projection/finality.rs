@@ -5,9 +5,9 @@ use serde_json::json;
 use stipend_core::{Amount, Code, MandateId, Seconds, api::PaymentState, nonce::NonceWindow};
 
 use super::{
-    Projector, Slice,
+    Projector, Run, Slice, done,
     escrow_event::{EscrowEvent, Refund},
-    settled_by,
+    run_of,
 };
 use crate::ledger::{
     LedgerError, audit,
@@ -35,12 +35,23 @@ impl Projector {
         now: Seconds,
     ) -> Result<bool, LedgerError> {
         blocks::mark(ledger, block, Some(Unfinished::Finalizing))?;
-        while let Some(log) = blocks::next_log(ledger, block)? {
-            if !log_final(ledger, block, &log, slice, now)? {
+        let mut logs = Vec::new();
+        loop {
+            if logs.is_empty() {
+                logs = blocks::next_logs(ledger, block, slice.room())?;
+            }
+            let (taken, is_all) = match run_of(ledger, &logs, |state| state == PaymentState::Mined)? {
+                Some(run) => (run.payments.len(), run_final(ledger, &run, block, slice, now)?),
+                None => {
+                    let Some(log) = logs.first() else { break };
+                    (1, log_final(ledger, block, log, slice, now)?)
+                }
+            };
+            if !is_all {
                 return Ok(false);
             }
-            blocks::log_done(ledger, block, &log)?;
-            if slice.is_over() {
+            done(ledger, block, &mut logs, taken)?;
+            if slice.is_over_after(taken) {
                 return Ok(false);
             }
         }
@@ -144,7 +155,7 @@ fn log_final(
 ) -> Result<bool, LedgerError> {
     let location = TxLocation { block: block.number, hash: block.hash, tx: log.tx_hash };
     match EscrowEvent::read(log) {
-        Some(EscrowEvent::Spent(spent)) => return spent_final(ledger, spent, location, slice, now),
+        Some(EscrowEvent::Spent(spent)) => return spent_elsewhere_final(ledger, spent, location, slice, now),
         Some(EscrowEvent::Held { hold, .. }) => return held_final(ledger, hold, location, slice, now),
         Some(EscrowEvent::Captured { mandate, nonce, amount }) => {
             let outcome = HoldOutcome { captured: amount, released: Amount::ZERO };
@@ -206,7 +217,27 @@ fn time_final(ledger: &Connection, time: Seconds, slice: &mut Slice, now: Second
     Ok(true)
 }
 
-fn spent_final(
+/// Payments of ours are finally paid; whether all that follows from it is booked.
+fn run_final(
+    ledger: &Connection,
+    run: &Run,
+    block: Block,
+    slice: &mut Slice,
+    now: Seconds,
+) -> Result<bool, LedgerError> {
+    let location = run.location(block);
+    // The last one has the highest nonce: it retires what the others do. Nothing else has their nonces here.
+    let Some(last) = run.payments.last() else { return Ok(true) };
+    if !nonce_final(ledger, last.mandate, last.nonce, slice, now)? {
+        return Ok(false);
+    }
+    payments::step_all(ledger, &run.payments, Transition::Settle, TransitionContext::mined(location), now)?;
+    window::record(ledger, last.mandate, run.payments.iter().map(|payment| payment.amount), location)?;
+    Ok(true)
+}
+
+/// The chain finally paid what was not accepted here, or not so; whether all that follows from it is booked.
+fn spent_elsewhere_final(
     ledger: &Connection,
     spent: Spent,
     location: TxLocation,
@@ -217,17 +248,10 @@ fn spent_final(
         return Ok(false);
     }
     let Some(mandate) = mandates::account(ledger, spent.mandate)? else { return Ok(true) };
-    match settled_by(ledger, spent)? {
-        Some(payment) if payment.state == PaymentState::Mined => {
-            payments::step(ledger, &payment, Transition::Settle, TransitionContext::mined(location), now)?;
-        }
-        _ => {
-            payments::insert_external(ledger, ExternalOutflow::Payment, &spent, location)?;
-            let refs = EntryRefs::default().at(location.block);
-            booking::book(ledger, &mandate, LedgerEvent::Pay(spent.amount), refs, now)?;
-        }
-    }
-    window::record(ledger, spent.mandate, spent.amount, location)?;
+    payments::insert_external(ledger, ExternalOutflow::Payment, &spent, location)?;
+    let refs = EntryRefs::default().at(location.block);
+    booking::book(ledger, &mandate, LedgerEvent::Pay(spent.amount), refs, now)?;
+    window::record(ledger, spent.mandate, [spent.amount], location)?;
     Ok(true)
 }
 
@@ -281,7 +305,7 @@ fn held_final(
         }
     };
     booking::book(ledger, &mandate, event, refs.at(location.block), now)?;
-    window::record(ledger, hold.mandate, amount, location)?;
+    window::record(ledger, hold.mandate, [amount], location)?;
     Ok(true)
 }
 
@@ -382,29 +406,19 @@ fn charge_gas(
     block: u64,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    let seq_of = |id: MandateId| Ok::<_, LedgerError>(mandates::account(ledger, id)?.map(|mandate| mandate.seq));
-    let mut refs = EntryRefs { tx: Some(tx.id), ..EntryRefs::default() }.at(block);
+    let card = match tx.kind {
+        Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => Some(card),
+        Kind::Settle | Kind::Open(_) | Kind::Revoke(_) | Kind::Sweep(_) => None,
+    };
     let mut payers = Vec::new();
-    let mut mandate = None;
-    match tx.kind {
-        Kind::Settle => {
-            for (payment, mandate) in transactions::rows(ledger, tx.id)? {
-                let refs = EntryRefs { payment: Some(payment), ..refs };
-                payers.push(GasPayer { mandate: Some(mandate), refs });
-            }
-        }
-        Kind::Open(id) | Kind::Revoke(id) | Kind::Sweep(id) => mandate = seq_of(id)?,
-        Kind::Hold(card) | Kind::Capture(card) | Kind::Release(card) => {
-            refs.card = Some(card);
-            if let Some(card) = cards::by_seq(ledger, card)? {
-                mandate = seq_of(card.mandate)?;
-            }
-        }
+    for (mandate, rows) in transactions::gas_payers(ledger, tx)? {
+        payers.push(GasPayer { mandate: mandates::account(ledger, mandate)?.map(|mandate| mandate.seq), rows });
     }
     if payers.is_empty() {
-        payers.push(GasPayer { mandate, refs });
+        payers.push(GasPayer { mandate: None, rows: 1 });
     }
-    journal::charge_gas(ledger, tx.cost.unwrap_or_default(), &payers, now)
+    let refs = EntryRefs { tx: Some(tx.id), card, ..EntryRefs::default() }.at(block);
+    journal::charge_gas(ledger, tx.cost.unwrap_or_default(), &payers, refs, now)
 }
 
 /// A mandate has ended, in a final block: fails all of it that waits; whether that is all.

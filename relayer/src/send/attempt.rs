@@ -35,6 +35,10 @@ use crate::{
 
 /// Gas of a transfer of nothing to oneself; on some chains it takes more than 21,000.
 const CANCEL_GAS: u64 = 100_000;
+/// How many payments are put into a transaction together …
+const TOGETHER: usize = 64;
+/// … and how often in one commit, at most.
+const TIMES: usize = 2;
 
 /// What to sign.
 struct UnsignedTx<'a> {
@@ -250,15 +254,19 @@ impl Sender {
 /// Puts the first of these payments into a transaction, as many as a slice of time allows. Returns how many.
 fn submit(ledger: &Connection, tx: u64, hash: B256, payments: &[PaymentId]) -> Result<usize, LedgerError> {
     let (start, now): (Instant, Seconds) = (Instant::now(), clock::now());
+    let context = TransitionContext { tx_hash: Some(hash), ..TransitionContext::default() };
     let mut done = 0;
-    for id in payments {
-        let payment = payments::by_id(ledger, *id)?
-            .filter(|payment| payment.state == PaymentState::Reserved)
-            .ok_or_else(|| LedgerError::Inconsistent(format!("{id} waits no longer")))?;
-        transactions::attach_payment(ledger, tx, payment.seq)?;
-        let context = TransitionContext { tx_hash: Some(hash), ..TransitionContext::default() };
-        payments::step(ledger, &payment, Transition::Submit, context, now)?;
-        done += 1;
+    for together in payments.chunks(TOGETHER).take(TIMES) {
+        let mut rows = Vec::with_capacity(together.len());
+        for id in together {
+            let payment = payments::by_id(ledger, *id)?
+                .filter(|payment| payment.state == PaymentState::Reserved)
+                .ok_or_else(|| LedgerError::Inconsistent(format!("{id} waits no longer")))?;
+            transactions::attach_payment(ledger, tx, payment.seq)?;
+            rows.push(payment);
+        }
+        payments::step_all(ledger, &rows, Transition::Submit, context, now)?;
+        done += rows.len();
         if start.elapsed() >= STEP_TIME {
             break;
         }

@@ -150,7 +150,7 @@ pub(super) fn rows(
         let Some(mandate) = mandates::get(ledger, id)?.filter(|mandate| at.is_open(mandate)) else { continue };
         // A payment whose nonce would retire one that is still needed waits for that one.
         let needed = payments::lowest_needed(ledger, id, at.time())?;
-        let (terms, intent) = (Arc::new(mandate.terms), mandate.intent.map(Arc::new));
+        let (terms, intent) = (Arc::new(mandate.terms), mandate.intent);
         let waiting = payments::to_send(ledger, id, at.time(), query.per_mandate)?;
         for payment in waiting.into_iter().filter(|payment| needed.is_none_or(|needed| !retires(payment.nonce, needed)))
         {
@@ -181,7 +181,7 @@ pub(super) fn refused(
         let PaymentRow { mandate: id, .. } = payment;
         if of.as_ref().is_none_or(|(known, _)| *known != id) {
             let open = mandates::get(ledger, id)?.filter(|mandate| at.is_open(mandate));
-            of = Some((id, open.map(|mandate| (Arc::new(mandate.terms), mandate.intent.map(Arc::new)))));
+            of = Some((id, open.map(|mandate| (Arc::new(mandate.terms), mandate.intent))));
         }
         if let Some((_, Some((terms, intent)))) = &of {
             let reverted = transactions::has_reverted(ledger, payment.seq)?;

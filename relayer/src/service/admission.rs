@@ -8,11 +8,11 @@
 
 use alloy_primitives::{Address, B256};
 use rusqlite::Connection;
-use serde_json::{Value, json};
 use stipend_core::{
     Code, MandateId, Seconds,
     api::{Accepted, Problem},
-    policy::{self, CardProposal, Decision, GasUsage, PolicyContext, PolicyInput, Proposal},
+    policy::{self, CardProposal, Decision, GasUsage, PolicyContext, PolicyInput, Proposal, WindowInput},
+    trail::Inputs,
 };
 use uuid::Uuid;
 
@@ -20,7 +20,9 @@ use super::Service;
 use crate::{
     failpoint::{self, Point},
     ledger::{
-        LedgerError, audit, cards, gas,
+        LedgerError,
+        books::Books,
+        cards, gas,
         mandates::{self, MandateRow},
         payments,
         requests::{self, IdempotentCall},
@@ -91,8 +93,6 @@ impl<T> Signed<T> {
 pub(super) trait Spending: Clone + Send + Sync + 'static {
     /// As the API shows it.
     type Object: Send + 'static;
-    /// The audit entry of a refusal.
-    const DENIED: &'static str;
     /// Where a test may kill the process after the commit.
     const COMMITTED: Point;
 
@@ -101,27 +101,42 @@ pub(super) trait Spending: Clone + Send + Sync + 'static {
     fn proposal(&self, service: &Service, now: Seconds) -> Result<(Proposal, Option<CardProposal>), Problem>;
     /// What is asked for, whatever signs for it: a caller that repeats itself signs a new nonce.
     fn fingerprint(&self) -> Result<B256, LedgerError>;
-    /// What the audit entry of a refusal says of it.
-    fn denied(&self, digest: B256) -> Value;
-    /// Reserves the amount and stores it; returns its id.
+    /// Writes down that it was refused. Its mandate's page is open.
+    fn deny(
+        &self,
+        ledger: &Connection,
+        books: &mut Books,
+        judged: &Judged,
+        refusal: Code,
+        now: Seconds,
+    ) -> Result<(), LedgerError>;
+    /// Reserves the amount and stores it. Its mandate's page is open.
     fn store(
         &self,
         ledger: &Connection,
-        mandate: &MandateRow,
-        admitted: &Admitted<'_>,
+        books: &mut Books,
+        judged: &Judged,
         now: Seconds,
-    ) -> Result<Uuid, LedgerError>;
-    fn by_digest(ledger: &Connection, digest: B256) -> Result<Option<Self::Object>, LedgerError>;
+    ) -> Result<Self::Object, LedgerError>;
+    /// The one that was signed as `digest`, if it is this one.
+    fn known(
+        &self,
+        ledger: &Connection,
+        mandate: &MandateRow,
+        digest: B256,
+    ) -> Result<Option<Self::Object>, LedgerError>;
     fn id_of(object: &Self::Object) -> Uuid;
     fn by_id(ledger: &Connection, id: Uuid) -> Result<Option<Self::Object>, LedgerError>;
 }
 
-/// What the policy let pass.
-pub(super) struct Admitted<'a> {
+/// What the policy has judged.
+pub(super) struct Judged {
     pub(super) digest: B256,
     pub(super) proposal: Proposal,
     pub(super) card: Option<CardProposal>,
-    pub(super) decision: &'a Decision,
+    pub(super) decision: Decision,
+    /// What that is based on.
+    pub(super) inputs: Inputs,
 }
 
 /// Where and when a mandate is judged.
@@ -147,7 +162,7 @@ impl Service {
         if let Err(why) = self.running() {
             let known = self.deps.ledger.read(move |ledger| {
                 match mandates::of_agent(ledger, signed.body.mandate(), signed.agent)? {
-                    Some(_) => known(ledger, &signed, idempotency_key.as_deref()),
+                    Some(mandate) => known(ledger, &mandate, &signed, idempotency_key.as_deref()),
                     None => Ok(None),
                 }
             });
@@ -155,10 +170,10 @@ impl Service {
         }
         let this = self.clone();
         let at = self.chain_clock();
-        let decide = move |ledger: &rusqlite::Transaction<'_>| {
-            this.admit_within(ledger, &signed, idempotency_key.as_deref(), at)
+        let decide = move |ledger: &rusqlite::Transaction<'_>, books: &mut Books| {
+            this.admit_within(ledger, books, &signed, idempotency_key.as_deref(), at)
         };
-        let answer = self.deps.ledger.writer().write(decide).await?;
+        let answer = self.deps.ledger.writer().admit(decide).await?;
         failpoint::pass(S::COMMITTED);
         answer.into_result()
     }
@@ -167,24 +182,27 @@ impl Service {
     fn admit_within<S: Spending>(
         &self,
         ledger: &Connection,
+        books: &mut Books,
         signed: &Signed<S>,
         idempotency_key: Option<&str>,
         at: ChainClock,
     ) -> Result<Admission<S::Object>, LedgerError> {
         let Signed { body, digest, agent } = signed;
-        let Some(mandate) = mandates::of_agent(ledger, body.mandate(), *agent)? else {
+        let Some(page) = books.open(ledger, body.mandate(), *agent)? else {
             let detail = format!(
                 "the agent {agent} has no mandate {}; it was recovered from the signature, so if it is not the one expected, the signed message differs",
                 body.mandate()
             );
             return Ok(Admission::Refused(Problem::new(Code::NotFound, detail)));
         };
-        if let Some(known) = known(ledger, signed, idempotency_key)? {
+        let mandate = page.mandate();
+        let scope = mandate.id;
+        if let Some(known) = known(ledger, mandate, signed, idempotency_key)? {
             if let (Some(key), Admission::Replayed(object)) = (idempotency_key, &known)
                 && is_unbound(ledger, body, idempotency_key)?
             {
                 let call = IdempotentCall { fingerprint: body.fingerprint()?, subject: S::id_of(object) };
-                requests::remember(ledger, mandate.id.0.as_slice(), key, call)?;
+                requests::remember(ledger, scope.0.as_slice(), key, call)?;
             }
             return Ok(known);
         }
@@ -192,41 +210,25 @@ impl Service {
             Ok(proposal) => proposal,
             Err(problem) => return Ok(Admission::Refused(problem)),
         };
-        if let Some(by) = nonce_owner(ledger, mandate.id, proposal.nonce)? {
+        if let Some(by) = nonce_owner(ledger, mandate, proposal.nonce)? {
             let detail = format!("nonce {} belongs to {by}", proposal.nonce);
             return Ok(Admission::Refused(Problem::new(Code::NonceTaken, detail)));
         }
-        let decision = self.decide(ledger, &mandate, proposal, card, at)?;
-        if let Some((verdict, code)) = decision.refusal() {
+        let decide = |input: &PolicyInput<'_>| (policy::decide(input), Inputs::of(input));
+        let (decision, inputs) = self.judge(ledger, mandate, proposal, card, at, decide)?;
+        let judged = Judged { digest: *digest, proposal, card, decision, inputs };
+        if let Some((verdict, code)) = judged.decision.refusal() {
             let mut problem = Problem::new(code, verdict.detail.clone());
-            let mut data = body.denied(*digest);
-            if let Some(data) = data.as_object_mut() {
-                data.insert("code".into(), json!(code));
-                data.insert("decision".into(), json!(decision));
-            }
-            audit::append(ledger, at.now, audit::NewAuditEntry { data, ..mandate.event(S::DENIED) })?;
-            problem.decision = Some(decision);
+            body.deny(ledger, books, &judged, code, at.now)?;
+            problem.decision = Some(judged.decision);
             return Ok(Admission::Refused(problem));
         }
-        let admitted = Admitted { digest: *digest, proposal, card, decision: &decision };
-        let id = body.store(ledger, &mandate, &admitted, at.now)?;
+        let object = body.store(ledger, books, &judged, at.now)?;
         if let Some(key) = idempotency_key {
-            let call = IdempotentCall { fingerprint: body.fingerprint()?, subject: id };
-            requests::remember(ledger, mandate.id.0.as_slice(), key, call)?;
+            let call = IdempotentCall { fingerprint: body.fingerprint()?, subject: S::id_of(&object) };
+            requests::remember(ledger, scope.0.as_slice(), key, call)?;
         }
-        let object = S::by_id(ledger, id)?;
-        object.map(Admission::Accepted).ok_or_else(|| LedgerError::inconsistent("what was just stored is gone"))
-    }
-
-    fn decide(
-        &self,
-        ledger: &Connection,
-        mandate: &MandateRow,
-        payment: Proposal,
-        card: Option<CardProposal>,
-        at: ChainClock,
-    ) -> Result<Decision, LedgerError> {
-        self.judge(ledger, mandate, payment, card, at, policy::decide)
+        Ok(Admission::Accepted(object))
     }
 
     /// Asks the policy something about a payment.
@@ -251,11 +253,11 @@ impl Service {
         };
         let context = PolicyContext {
             terms: &mandate.terms,
-            intent: mandate.intent.as_ref(),
+            intent: mandate.intent.as_deref(),
             state: mandate.state_for_new(head, deps.confirmations),
             available: mandate.balances.available,
             highest_nonce: mandate.highest_nonce,
-            window: &window,
+            window: WindowInput::Usage(&window),
             gas,
         };
         let (deployment, limits) = (deps.deployment, deps.limits);
@@ -266,10 +268,11 @@ impl Service {
 /// The answer to something that came before, by its digest or its key; changes nothing.
 fn known<S: Spending>(
     ledger: &Connection,
+    mandate: &MandateRow,
     Signed { body, digest, .. }: &Signed<S>,
     idempotency_key: Option<&str>,
 ) -> Result<Option<Admission<S::Object>>, LedgerError> {
-    let by_digest = S::by_digest(ledger, *digest)?;
+    let by_digest = body.known(ledger, mandate, *digest)?;
     let earlier = match idempotency_key {
         Some(key) => requests::recall(ledger, body.mandate().0.as_slice(), key)?.map(|earlier| (key, earlier)),
         None => None,
@@ -296,7 +299,11 @@ fn is_unbound<S: Spending>(ledger: &Connection, body: &S, key: Option<&str>) -> 
 }
 
 /// What a nonce belongs to already: payments and cards share one sequence.
-fn nonce_owner(ledger: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<String>, LedgerError> {
+fn nonce_owner(ledger: &Connection, mandate: &MandateRow, nonce: u32) -> Result<Option<String>, LedgerError> {
+    if mandate.is_unused(nonce) {
+        return Ok(None);
+    }
+    let mandate = mandate.id;
     if let Some(payment) = payments::by_nonce(ledger, mandate, nonce)? {
         return Ok(Some(payment.id.to_string()));
     }

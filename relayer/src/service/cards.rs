@@ -2,7 +2,7 @@
 
 use alloy_primitives::{Address, B256, keccak256};
 use rusqlite::Connection;
-use serde_json::{Value, json};
+use serde_json::json;
 use stipend_bindings::{Hold, Spend};
 use stipend_core::{
     Amount, CardId, Code, MandateId, Seconds,
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Service,
-    admission::{Admission, Admitted, Signed, Spending},
+    admission::{Admission, Judged, Signed, Spending},
     invalid, not_found, page_bounds, seen, signer,
 };
 use crate::{
@@ -26,10 +26,11 @@ use crate::{
     clock,
     failpoint::{self, Point},
     ledger::{
-        LedgerError, Priority,
+        LedgerError, Priority, audit,
+        books::Books,
         cards::{self as records, CardRow},
         charges::{self, Answer},
-        mandates::MandateRow,
+        mandates::{self, MandateAccount, MandateRow},
         pages::List,
     },
 };
@@ -244,7 +245,7 @@ pub(crate) fn decide_charge(
         approved: charges::approvals(ledger, card.seq)?,
         expires_at: card.expires_at,
         mandate: mandate.state_for_new(at.head, at.confirmations),
-        intent: mandate.intent.as_ref(),
+        intent: mandate.intent.as_deref(),
     };
     let verdict = card::authorize(&context, &charge, at.now);
     let answer = Answer { card: Some(card.seq), cents: charge.cents, declined: verdict };
@@ -267,7 +268,6 @@ pub(crate) fn decide_charge(
 
 impl Spending for NewCard {
     type Object = Card;
-    const DENIED: &'static str = "card.denied";
     const COMMITTED: Point = Point::CardCommitted;
 
     fn mandate(&self) -> MandateId {
@@ -286,33 +286,50 @@ impl Spending for NewCard {
         Ok(keccak256(serde_jcs::to_vec(&asked).map_err(LedgerError::inconsistent)?))
     }
 
-    fn denied(&self, _: B256) -> Value {
-        json!({ "amount": self.amount, "nonce": self.nonce })
+    fn deny(
+        &self,
+        ledger: &Connection,
+        books: &mut Books,
+        judged: &Judged,
+        refusal: Code,
+        now: Seconds,
+    ) -> Result<(), LedgerError> {
+        let mandate = closed(ledger, books, self.mandate)?;
+        let data = json!({ "amount": self.amount, "nonce": self.nonce, "code": refusal, "decision": judged.decision });
+        audit::append(ledger, now, audit::NewAuditEntry { data, ..mandate.event("card.denied") })
     }
 
     fn store(
         &self,
         ledger: &Connection,
-        mandate: &MandateRow,
-        Admitted { digest, proposal, card, decision }: &Admitted<'_>,
+        books: &mut Books,
+        Judged { digest, proposal, card, decision, .. }: &Judged,
         now: Seconds,
-    ) -> Result<Uuid, LedgerError> {
+    ) -> Result<Card, LedgerError> {
+        let mandate = closed(ledger, books, self.mandate)?;
         let expires_at =
             card.map(|card| card.expires_at).ok_or_else(|| LedgerError::inconsistent("a card without a term"))?;
         let (id, body, digest, payee) = (CardId::generate(), self.clone(), *digest, proposal.payee);
-        records::insert(ledger, mandate, &records::NewCardRow { id, body, digest, payee, expires_at }, decision, now)?;
-        Ok(id.0)
+        records::insert(ledger, &mandate, &records::NewCardRow { id, body, digest, payee, expires_at }, decision, now)?;
+        let stored = records::by_id(ledger, id)?;
+        stored.map(CardRow::view).ok_or_else(|| LedgerError::inconsistent("a card that was just stored is gone"))
+    }
+
+    fn known(&self, ledger: &Connection, _: &MandateRow, digest: B256) -> Result<Option<Card>, LedgerError> {
+        Ok(records::by_digest(ledger, digest)?.map(CardRow::view))
     }
 
     fn id_of(object: &Card) -> Uuid {
         object.id.0
     }
 
-    fn by_digest(ledger: &Connection, digest: B256) -> Result<Option<Card>, LedgerError> {
-        Ok(records::by_digest(ledger, digest)?.map(CardRow::view))
-    }
-
     fn by_id(ledger: &Connection, id: Uuid) -> Result<Option<Card>, LedgerError> {
         Ok(records::by_id(ledger, CardId(id))?.map(CardRow::view))
     }
+}
+
+/// The card's mandate, with all that payments of this commit have taken from it written.
+fn closed(ledger: &Connection, books: &mut Books, id: MandateId) -> Result<MandateAccount, LedgerError> {
+    books.close(ledger)?;
+    mandates::account(ledger, id)?.ok_or_else(|| LedgerError::inconsistent("a mandate is gone"))
 }

@@ -232,6 +232,7 @@ impl Service {
                     .ok_or_else(|| LedgerError::inconsistent("a mandate that was just stored is gone"))?;
                 let data = json!({ "cap": terms.cap, "operator": terms.operator.to_string() });
                 audit::append(ledger, now, audit::NewAuditEntry { data, ..record.event("mandate.approved") })?;
+                mandates::count_approval(ledger, terms.operator, now)?;
                 Ok(Admission::Accepted(record))
             })
             .await?;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use alloy_primitives::{Address, B256, keccak256};
 use futures_util::future::join_all;
 use rusqlite::Connection;
-use serde_json::{Value, json};
+use serde_json::json;
 use stipend_bindings::Spend;
 use stipend_core::{
-    MandateId, PaymentId, Seconds,
+    Code, MandateId, PaymentId, Seconds,
     api::{Accepted, NewPayment, Page, PageQuery, Payment, PaymentFilter, PaymentState, Problem},
     policy::{CardProposal, Proposal},
 };
@@ -17,16 +17,17 @@ use uuid::Uuid;
 
 use super::{
     Service,
-    admission::{Admitted, Signed, Spending},
+    admission::{Judged, Signed, Spending},
     invalid, not_found, page_bounds, seen, signer,
 };
 use crate::{
     failpoint::Point,
     ledger::{
         LedgerError,
+        books::Books,
         mandates::{self, MandateRow},
         pages::List,
-        payments::{self, PaymentRow},
+        payments::{self, DecidedPayment, PaymentRow},
     },
 };
 
@@ -113,7 +114,6 @@ impl Service {
 
 impl Spending for NewPayment {
     type Object = Payment;
-    const DENIED: &'static str = "payment.denied";
     const COMMITTED: Point = Point::PaymentCommitted;
 
     fn mandate(&self) -> MandateId {
@@ -130,34 +130,45 @@ impl Spending for NewPayment {
         Ok(keccak256(serde_jcs::to_vec(&bought).map_err(LedgerError::inconsistent)?))
     }
 
-    fn denied(&self, digest: B256) -> Value {
-        json!({
-            "payee": self.payee.to_string(), "amount": self.amount, "nonce": self.nonce, "deadline": self.deadline,
-            "ref": self.reference, "digest": digest,
-        })
+    fn deny(
+        &self,
+        ledger: &Connection,
+        books: &mut Books,
+        judged: &Judged,
+        _: Code,
+        now: Seconds,
+    ) -> Result<(), LedgerError> {
+        payments::deny(ledger, books.page(self.mandate)?, &decided(self, judged), now)
     }
 
     fn store(
         &self,
         ledger: &Connection,
-        mandate: &MandateRow,
-        admitted: &Admitted<'_>,
+        books: &mut Books,
+        judged: &Judged,
         now: Seconds,
-    ) -> Result<Uuid, LedgerError> {
-        let new = payments::NewPaymentRow { id: PaymentId::generate(), body: self.clone(), digest: admitted.digest };
-        payments::insert(ledger, mandate, &new, admitted.decision, now)?;
-        Ok(new.id.0)
+    ) -> Result<Payment, LedgerError> {
+        let id = PaymentId::generate();
+        payments::insert(ledger, books.page(self.mandate)?, id, &decided(self, judged), now)
+    }
+
+    fn known(&self, ledger: &Connection, mandate: &MandateRow, digest: B256) -> Result<Option<Payment>, LedgerError> {
+        if mandate.is_unused(self.nonce) {
+            return Ok(None);
+        }
+        let found = payments::by_nonce(ledger, mandate.id, self.nonce)?;
+        Ok(found.filter(|payment| payment.digest == digest).map(PaymentRow::view))
     }
 
     fn id_of(object: &Payment) -> Uuid {
         object.id.0
     }
 
-    fn by_digest(ledger: &Connection, digest: B256) -> Result<Option<Payment>, LedgerError> {
-        Ok(payments::by_digest(ledger, digest)?.map(PaymentRow::view))
-    }
-
     fn by_id(ledger: &Connection, id: Uuid) -> Result<Option<Payment>, LedgerError> {
         Ok(payments::by_id(ledger, PaymentId(id))?.map(PaymentRow::view))
     }
+}
+
+fn decided<'a>(body: &'a NewPayment, judged: &'a Judged) -> DecidedPayment<'a> {
+    DecidedPayment { body, digest: judged.digest, inputs: &judged.inputs }
 }

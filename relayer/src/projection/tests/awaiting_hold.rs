@@ -117,7 +117,7 @@ fn an_unbacked_clearing_is_at_the_cost_of_the_host() {
             rebuild::forget_chain(&scene.ledger, 0).unwrap();
             let genesis = Block { number: 0, hash: B256::repeat_byte(0xfe), parent: B256::ZERO, time: 0 };
             blocks::restart_at(&scene.ledger, genesis).unwrap();
-            assert_eq!(check::examine(&scene.ledger).differences(), 0);
+            assert_eq!(scene.examine().differences(), 0);
             assert_eq!((shortfall(&scene), scene.money()), (CENT - 184, [750, 250, 0, 0]));
             let terms = scene.mandate().terms;
             scene.mine(opened(0x11, &terms));

@@ -30,7 +30,7 @@ fn a_revocation_stops_charges_mined_or_not() {
         let verdict = ask(&scene, "t");
         assert_eq!(verdict, taken.then_some(Code::Ended));
         assert_eq!(card(&scene, id).state, if taken { CardState::Active } else { CardState::Used });
-        let trail = audit::list(&scene.ledger, Address::repeat_byte(1), None, 0, 100).unwrap();
+        let trail = feed::tests::all(&scene.ledger, Address::repeat_byte(1), None);
         let last =
             trail.iter().rfind(|entry| matches!(entry.kind.as_str(), "card.authorized" | "card.declined")).unwrap();
         assert_eq!((last.kind == "card.declined", last.data["code"].as_str()), (taken, verdict.map(Code::name)));

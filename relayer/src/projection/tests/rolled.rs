@@ -47,7 +47,7 @@ fn a_roll_ends_the_mandate_at_once_and_fails_what_waits_when_it_is_final() {
     let next = next(&scene).unwrap();
     assert!(next.opened.is_some() && next.ended.is_none());
     assert_eq!((next.balances.cap, next.balances.available), (usdc(1_500), usdc(1_500)));
-    let trail = audit::list(&scene.ledger, Address::repeat_byte(1), None, 0, 100).unwrap();
+    let trail = feed::tests::all(&scene.ledger, Address::repeat_byte(1), None);
     let kinds: Vec<_> = trail.iter().filter(|entry| entry.mandate == Some(MANDATE)).map(|entry| &*entry.kind).collect();
     assert_eq!(kinds.iter().filter(|kind| **kind == "mandate.rolled").count(), 2, "{kinds:?}");
 }

@@ -32,7 +32,7 @@ fn refusal(scene: &Scene, amount: u64, now: Seconds, deadline: Seconds) -> Optio
         state: MandateState::Open,
         available: mandate.balances.available,
         highest_nonce: mandate.highest_nonce,
-        window: &window,
+        window: policy::WindowInput::Usage(&window),
         gas: None,
     };
     let payment = Proposal { payee: PAYEE, amount: usdc(amount), nonce: 0, deadline };
