@@ -12,6 +12,7 @@ pub mod books;
 pub mod cards;
 pub mod charges;
 pub mod check;
+mod checkpointer;
 pub mod feed;
 pub mod gas;
 pub mod journal;
@@ -66,6 +67,8 @@ const READERS: usize = 4;
 const STATEMENTS: usize = 256;
 /// The size, in bytes, to which the -wal file is cut when it starts anew.
 const JOURNAL_SIZE_LIMIT: i64 = 64 << 20;
+/// How much of the file the writer keeps in memory, in KiB.
+const CACHE: i64 = 32 << 10;
 /// How long one try to write waits for another process to unlock the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -190,6 +193,8 @@ impl Ledger {
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF;")?;
         // A -wal file that readers let grow shrinks again with the next checkpoint.
         connection.pragma_update(None, "journal_size_limit", JOURNAL_SIZE_LIMIT)?;
+        // In KiB, if negative. What is written again and again is not read again.
+        connection.pragma_update(None, "cache_size", -CACHE)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         keep_statements(&connection)?;
         migrate(&mut connection, path)?;
@@ -197,7 +202,7 @@ impl Ledger {
         bind_to_deployment(&connection, deployment)?;
         Ok(Self {
             path: Arc::new(path.to_owned()),
-            writer: Writer::start(connection)?,
+            writer: Writer::start(connection, path)?,
             readers: Arc::new((Semaphore::new(READERS), Mutex::new(Vec::new()))),
             _lock: Arc::new(lock),
         })

@@ -116,11 +116,6 @@ impl PaymentRow {
     }
 }
 
-/// The payment that was signed as `digest`.
-pub fn by_digest(connection: &Connection, digest: B256) -> Result<Option<PaymentRow>, LedgerError> {
-    Ok(PaymentRow::select(connection, "WHERE digest = ?", [Sql(digest)])?.pop())
-}
-
 /// How long the payments that were settled last took from their acceptance, in seconds, on average. `None`: none
 /// was.
 pub fn settles_within(connection: &Connection) -> Result<Option<Seconds>, LedgerError> {
@@ -147,7 +142,7 @@ fn first(
 
 /// One of the payments that the block with this hash paid.
 pub fn first_mined_in(connection: &Connection, block: B256) -> Result<Option<PaymentRow>, LedgerError> {
-    first(connection, "WHERE mined_hash = ?", [Sql(block)])
+    first(connection, "WHERE state = 'mined' AND mined_hash = ?", [Sql(block)])
 }
 
 /// A mandate's first payment that no block has paid and that can still be. In the order of the index: a sort would read

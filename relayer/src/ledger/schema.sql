@@ -69,7 +69,7 @@ CREATE TABLE payment (
     amount     INTEGER NOT NULL CHECK (amount > 0),
     deadline   INTEGER NOT NULL,
     ref        BLOB    NOT NULL,
-    digest     BLOB    NOT NULL UNIQUE,
+    digest     BLOB    NOT NULL,
     signature  BLOB    NOT NULL,
     state      TEXT    NOT NULL,
     reason     TEXT,             -- why it failed, or why it still waits
@@ -84,7 +84,7 @@ CREATE INDEX payment_live ON payment (state, mandate, nonce) WHERE state NOT IN 
 CREATE INDEX payment_fresh ON payment (mandate, nonce) WHERE state = 'reserved' AND reason IS NULL;
 CREATE INDEX payment_refused ON payment (mandate, nonce) WHERE state = 'reserved' AND reason IS NOT NULL;
 CREATE INDEX payment_due ON payment (deadline) WHERE state NOT IN ('settled', 'failed');
-CREATE INDEX payment_mined_in ON payment (mined_hash) WHERE mined_hash IS NOT NULL;
+CREATE INDEX payment_mined_in ON payment (mined_hash) WHERE state = 'mined';
 CREATE INDEX payment_of_mandate ON payment (mandate, seq);
 CREATE INDEX payment_failed ON payment (mandate, seq) WHERE state = 'failed';
 

@@ -565,6 +565,12 @@ async fn the_wal_file_shrinks_after_its_peak() {
     let limit = u64::try_from(super::JOURNAL_SIZE_LIMIT).unwrap();
     assert!(wal() > limit, "{}", wal());
     drop(reader);
-    write(10).await;
-    assert!(wal() <= limit, "{}", wal());
+    // The checkpointer moves it beside the writer, and the writer begins anew.
+    for _ in 0..1_000 {
+        write(1).await;
+        if wal() <= limit {
+            return;
+        }
+    }
+    panic!("{}", wal());
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -11,7 +12,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
-use super::{LedgerError, audit, books::Books};
+use super::{LedgerError, audit, books::Books, checkpointer::Checkpointer};
 use crate::failpoint::{self, Point};
 
 /// How many commands of a priority may wait; beyond it callers get an error and may retry.
@@ -145,13 +146,14 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection) -> Result<Self, LedgerError> {
+    pub(super) fn start(mut connection: Connection, path: &Path) -> Result<Self, LedgerError> {
+        let checkpointer = Checkpointer::start(&mut connection, path)?;
         let shared = Arc::new(Shared::default());
         let thread = Thread(shared.clone());
         let (changed, changes) = watch::channel(audit::last(&connection)?);
         thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || run(&connection, &thread.0, &changed))
+            .spawn(move || run(&connection, &checkpointer, &thread.0, &changed))
             .map_err(|source| LedgerError::File { path: "the writer's thread".into(), source })?;
         Ok(Self { callers: Arc::new(Callers(shared)), changes })
     }
@@ -265,7 +267,7 @@ fn savepoint<T>(
     result
 }
 
-fn run(connection: &Connection, shared: &Shared, changed: &watch::Sender<u64>) {
+fn run(connection: &Connection, checkpointer: &Checkpointer, shared: &Shared, changed: &watch::Sender<u64>) {
     let mut books = Books::default();
     while shared.wait() {
         let mut answers = Vec::with_capacity(GROUP);
@@ -274,7 +276,10 @@ fn run(connection: &Connection, shared: &Shared, changed: &watch::Sender<u64>) {
             answer(committed.is_ok());
         }
         match committed {
-            Ok(last) => _ = changed.send_if_modified(|seq| std::mem::replace(seq, last) != last),
+            Ok(last) => {
+                changed.send_if_modified(|seq| std::mem::replace(seq, last) != last);
+                checkpointer.finish(connection);
+            }
             Err(error) => {
                 tracing::error!(%error, "a commit failed: the ledger stops, and must be opened again");
                 return;

@@ -472,7 +472,6 @@ fn settle(ledger: &Connection, log: Log) {
     let mandate = mandates::get(ledger, PAST).unwrap().unwrap();
     assert!(mandates::of_agent(ledger, PAST, mandate.agent).unwrap().is_some());
     assert!(mandates::of_agent(ledger, PAST, mandate.operator).unwrap().is_none());
-    assert!(payments::by_digest(ledger, B256::ZERO).unwrap().is_none());
     assert!(payments::by_nonce(ledger, PAST, NEXT).unwrap().is_none());
     assert!(!payments::is_external(ledger, PAST, NEXT).unwrap());
     assert!(window::usage(ledger, &mandate, NOW).unwrap().mined.len() > 30);
@@ -688,6 +687,8 @@ const EXEMPT: &[(&str, &str)] = &[
     ("cards.rs", "concluded"),
     // The frame of each commit, and the last entry by its key.
     ("writer.rs", ""),
+    // As much as was committed since the last one.
+    ("checkpointer.rs", ""),
 ];
 
 /// What is known to grow, by file and function.
