@@ -44,8 +44,8 @@ use stipend_bindings::Domain;
 use stipend_core::{
     MandateId, PaymentId, RequestId, Seconds,
     api::{
-        AuditEntry, Explain, Explanation, Health, Info, Mandate, MandateRequest, NewMandate, NewMandateRequest,
-        NewRevocation, Page, Payment, PaymentState,
+        AuditEntry, AuditFormat, Explain, Explanation, Health, Info, Mandate, MandateRequest, NewMandate,
+        NewMandateRequest, NewRevocation, Page, Payment, PaymentState, RawAuditEntry,
     },
     policy::MandateState,
 };
@@ -272,6 +272,25 @@ impl Client {
             limit: Option<u32>,
         }
         self.get("v1/audit", &Query { mandate, after, limit }).await
+    }
+
+    /// The same, as they are stored and hashed ([`stipend_core::trail`]): what checks a mandate's chain.
+    pub async fn raw_audit(
+        &self,
+        mandate: Option<MandateId>,
+        after: u64,
+        limit: Option<u32>,
+    ) -> Result<Page<RawAuditEntry>, Error> {
+        #[derive(Serialize)]
+        struct Query {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            mandate: Option<MandateId>,
+            after: u64,
+            format: AuditFormat,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            limit: Option<u32>,
+        }
+        self.get("v1/audit", &Query { mandate, after, format: AuditFormat::Raw, limit }).await
     }
 
     /// The caller's latest audit entries (1 to 100), oldest first.

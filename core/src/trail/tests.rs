@@ -234,7 +234,8 @@ proptest! {
         let Ok(Entry::Decision(stored)) = Entry::decode(&bytes) else { panic!("not a decision") };
         let replayed = stored.replay(&case.terms, case.intent.as_ref(), DEPLOYMENT).unwrap();
         prop_assert_eq!(&replayed, &policy::decide(&case.input()));
-        prop_assert_eq!(replayed, explain(&case.input()).decision);
+        prop_assert_eq!(&replayed, &explain(&case.input()).decision);
+        prop_assert_eq!(policy::refusal(&case.input()), (!replayed.allow).then_some(replayed));
     }
 }
 

@@ -134,3 +134,112 @@ impl Books {
         Ok(MandateRow { standing, terms, intent })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use stipend_core::{PaymentId, api::NewPayment};
+
+    use super::*;
+    use crate::ledger::{
+        feed::tests::inputs,
+        payments::{self, DecidedPayment},
+    };
+
+    const AGENT: Address = Address::repeat_byte(1);
+    const MANDATE: MandateId = MandateId(B256::repeat_byte(2));
+
+    fn usdc(units: u64) -> Amount {
+        Amount::from_units(units).unwrap()
+    }
+
+    fn ledger() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(include_str!("schema.sql")).unwrap();
+        let terms = Terms {
+            operator: AGENT,
+            agent: AGENT,
+            guardian: AGENT,
+            cap: usdc(100),
+            per_payment: Amount::ZERO,
+            window_cap: Amount::ZERO,
+            window: 0,
+            start: 0,
+            expiry: 1,
+            capture_end: 1,
+            payees: B256::ZERO,
+            intent: B256::ZERO,
+            refunds_restore_budget: false,
+        };
+        mandates::ensure(&connection, MANDATE, &terms, 0).unwrap();
+        connection
+    }
+
+    fn pay(connection: &Connection, books: &mut Books, nonce: u32, amount: u64) -> Result<(), LedgerError> {
+        let body = NewPayment {
+            mandate: MANDATE,
+            payee: AGENT,
+            amount: usdc(amount),
+            nonce,
+            deadline: 1,
+            reference: B256::ZERO,
+            signature: vec![1; 65].into(),
+            metadata: Default::default(),
+        };
+        let new = DecidedPayment { body: &body, digest: B256::with_last_byte(nonce as u8), inputs: &inputs() };
+        let open = books.open(connection, MANDATE, AGENT)?.unwrap();
+        payments::insert(connection, open, PaymentId::generate(), &new, 7).map(drop)
+    }
+
+    fn standing(connection: &Connection) -> (Amount, Amount, Option<u32>) {
+        let standing = mandates::standing(connection, MANDATE, AGENT).unwrap().unwrap();
+        (standing.balances.available, standing.balances.reserved, standing.highest_nonce)
+    }
+
+    #[test]
+    fn what_a_commit_reserves_is_written_once() {
+        let (connection, mut books) = (ledger(), Books::default());
+        for (nonce, amount) in [(0, 10), (1, 20), (2, 30)] {
+            pay(&connection, &mut books, nonce, amount).unwrap();
+        }
+        let open = books.open(&connection, MANDATE, AGENT).unwrap().unwrap();
+        assert_eq!((open.mandate().balances.available, open.mandate().highest_nonce), (usdc(40), Some(2)));
+        assert_eq!(standing(&connection).1, Amount::ZERO);
+        books.close(&connection).unwrap();
+        assert_eq!(standing(&connection), (usdc(40), usdc(60), Some(2)));
+        let entered: Vec<Amount> = connection.rows("SELECT amount FROM journal WHERE cause = 'reserve'", []).unwrap();
+        assert_eq!(entered, [usdc(60)]);
+        // Nothing is written twice.
+        books.close(&connection).unwrap();
+        assert_eq!(standing(&connection).1, usdc(60));
+    }
+
+    #[test]
+    fn a_command_that_fails_leaves_the_books_as_they_were() {
+        let (connection, mut books) = (ledger(), Books::default());
+        pay(&connection, &mut books, 0, 10).unwrap();
+        for (nonce, amount) in [(0, 20), (1, 91)] {
+            connection.execute_batch("SAVEPOINT command").unwrap();
+            pay(&connection, &mut books, nonce, amount).unwrap_err();
+            connection.execute_batch("ROLLBACK TO command; RELEASE command").unwrap();
+            books.undo();
+        }
+        // After all was in order but what came behind it.
+        connection.execute_batch("SAVEPOINT command").unwrap();
+        pay(&connection, &mut books, 1, 20).unwrap();
+        connection.execute_batch("ROLLBACK TO command; RELEASE command").unwrap();
+        books.undo();
+        pay(&connection, &mut books, 2, 30).unwrap();
+        books.close(&connection).unwrap();
+        audit::seal(&connection).unwrap();
+        assert_eq!(standing(&connection), (usdc(60), usdc(40), Some(2)));
+        audit::verify(&connection, |seq, intact| assert!(intact, "entry {seq}")).unwrap();
+    }
+
+    #[test]
+    fn another_agent_opens_nothing() {
+        let (connection, mut books) = (ledger(), Books::default());
+        assert!(books.open(&connection, MANDATE, AGENT).unwrap().is_some());
+        assert!(books.open(&connection, MANDATE, Address::ZERO).unwrap().is_none());
+        assert!(Books::default().open(&connection, MANDATE, Address::ZERO).unwrap().is_none());
+    }
+}

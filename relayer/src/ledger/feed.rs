@@ -1,7 +1,7 @@
 //! What readers see of the audit trail, rendered from its bytes. It is also what the event stream sends, so nothing is
 //! published that was not committed.
 
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque, hash_map::Entry as Known};
 
 use alloy_primitives::{Address, B256};
 use rusqlite::Connection;
@@ -31,8 +31,6 @@ row! {
         hash: B256 = "hash",
         id: Option<MandateId> = "id",
         request: Option<RequestId> = "request",
-        terms: Option<Terms> = "terms",
-        intent: Option<Intent> = "intent",
     }
 }
 
@@ -51,7 +49,7 @@ pub struct Query {
 
 /// The events that the query asks for.
 pub fn list(connection: &Connection, query: Query) -> Result<Vec<AuditEntry>, LedgerError> {
-    let renderer = Renderer::new(connection)?;
+    let mut renderer = Renderer::new(connection)?;
     let mut events = Vec::new();
     for seq in places(connection, query)? {
         events.extend(renderer.events(seq)?.into_iter().filter(|event| event.seq > query.after));
@@ -76,7 +74,7 @@ pub fn latest(
     mandate: Option<MandateId>,
     limit: u32,
 ) -> Result<Vec<AuditEntry>, LedgerError> {
-    let renderer = Renderer::new(connection)?;
+    let mut renderer = Renderer::new(connection)?;
     let mut events = VecDeque::new();
     for seq in merged(connection, &chains(connection, reader, mandate)?, Direction::Back, mandates::LAST, limit)? {
         for event in renderer.events(seq)?.into_iter().rev() {
@@ -186,17 +184,19 @@ fn merged(
 struct Renderer<'a> {
     connection: &'a Connection,
     deployment: Deployment,
+    /// The documents of mandates whose decisions were rendered.
+    documents: HashMap<MandateId, (Terms, Option<Intent>)>,
 }
 
 impl<'a> Renderer<'a> {
     fn new(connection: &'a Connection) -> Result<Self, LedgerError> {
         let deployment = super::deployment(connection)?;
         let deployment = deployment.ok_or_else(|| LedgerError::inconsistent("it belongs to nobody"))?;
-        Ok(Self { connection, deployment })
+        Ok(Self { connection, deployment, documents: HashMap::new() })
     }
 
     /// The events of the entry at this place, in order.
-    fn events(&self, seq: u64) -> Result<Vec<AuditEntry>, LedgerError> {
+    fn events(&mut self, seq: u64) -> Result<Vec<AuditEntry>, LedgerError> {
         let seen = seen(self.connection, seq)?;
         let entry = Entry::decode(&seen.body).map_err(LedgerError::inconsistent)?;
         match entry {
@@ -215,12 +215,17 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    fn decision(&self, seen: &Seen, decided: &Decided) -> Result<AuditEntry, LedgerError> {
-        let (Some(id), Some(terms)) = (seen.id, &seen.terms) else {
-            return Err(LedgerError::inconsistent("a decision of no mandate"));
+    fn decision(&mut self, seen: &Seen, decided: &Decided) -> Result<AuditEntry, LedgerError> {
+        let id = seen.id.ok_or_else(|| LedgerError::inconsistent("a decision of no mandate"))?;
+        let (terms, intent) = match self.documents.entry(id) {
+            Known::Occupied(known) => known.into_mut(),
+            Known::Vacant(unknown) => {
+                let query = "SELECT terms, intent FROM mandate WHERE id = ?";
+                let documents: Option<(Terms, Option<Intent>)> = self.connection.row(query, [Sql(id)])?;
+                unknown.insert(documents.ok_or_else(|| LedgerError::inconsistent("a mandate is gone"))?)
+            }
         };
-        let decision =
-            decided.replay(terms, seen.intent.as_ref(), self.deployment).map_err(LedgerError::inconsistent)?;
+        let decision = decided.replay(terms, intent.as_ref(), self.deployment).map_err(LedgerError::inconsistent)?;
         let amount = decided.amount().map_err(LedgerError::inconsistent)?;
         let Decided { at, payee, nonce, deadline, reference, .. } = *decided;
         let spend = Spend::new(id, payee, amount, nonce, deadline, reference).map_err(LedgerError::inconsistent)?;

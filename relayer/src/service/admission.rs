@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use stipend_core::{
     Code, MandateId, Seconds,
     api::{Accepted, Problem},
-    policy::{self, CardProposal, Decision, GasUsage, PolicyContext, PolicyInput, Proposal, WindowInput},
+    policy::{CardProposal, Decision, GasUsage, PolicyContext, PolicyInput, Proposal, WindowInput},
     trail::Inputs,
 };
 use uuid::Uuid;
@@ -101,7 +101,9 @@ pub(super) trait Spending: Clone + Send + Sync + 'static {
     fn proposal(&self, service: &Service, now: Seconds) -> Result<(Proposal, Option<CardProposal>), Problem>;
     /// What is asked for, whatever signs for it: a caller that repeats itself signs a new nonce.
     fn fingerprint(&self) -> Result<B256, LedgerError>;
-    /// Writes down that it was refused. Its mandate's page is open.
+    /// The decision, if it denies, or is shown whatever it is.
+    fn decision(input: &PolicyInput<'_>) -> Option<Decision>;
+    /// Writes down that it was refused. Its mandate is open in the books.
     fn deny(
         &self,
         ledger: &Connection,
@@ -110,7 +112,7 @@ pub(super) trait Spending: Clone + Send + Sync + 'static {
         refusal: Code,
         now: Seconds,
     ) -> Result<(), LedgerError>;
-    /// Reserves the amount and stores it. Its mandate's page is open.
+    /// Reserves the amount and stores it. Its mandate is open in the books.
     fn store(
         &self,
         ledger: &Connection,
@@ -134,7 +136,8 @@ pub(super) struct Judged {
     pub(super) digest: B256,
     pub(super) proposal: Proposal,
     pub(super) card: Option<CardProposal>,
-    pub(super) decision: Decision,
+    /// Where it is shown: a refusal's, and a card's.
+    pub(super) decision: Option<Decision>,
     /// What that is based on.
     pub(super) inputs: Inputs,
 }
@@ -214,13 +217,13 @@ impl Service {
             let detail = format!("nonce {} belongs to {by}", proposal.nonce);
             return Ok(Admission::Refused(Problem::new(Code::NonceTaken, detail)));
         }
-        let decide = |input: &PolicyInput<'_>| (policy::decide(input), Inputs::of(input));
-        let (decision, inputs) = self.judge(ledger, mandate, proposal, card, at, decide)?;
+        let judge = |input: &PolicyInput<'_>| (S::decision(input), Inputs::of(input));
+        let (decision, inputs) = self.judge(ledger, mandate, proposal, card, at, judge)?;
         let judged = Judged { digest: *digest, proposal, card, decision, inputs };
-        if let Some((verdict, code)) = judged.decision.refusal() {
+        if let Some((verdict, code)) = judged.decision.as_ref().and_then(Decision::refusal) {
             let mut problem = Problem::new(code, verdict.detail.clone());
             body.deny(ledger, books, &judged, code, at.now)?;
-            problem.decision = Some(judged.decision);
+            problem.decision = judged.decision;
             return Ok(Admission::Refused(problem));
         }
         let object = body.store(ledger, books, &judged, at.now)?;

@@ -8,7 +8,7 @@ use stipend_core::{
     Amount, CardId, Code, MandateId, Seconds,
     api::{Accepted, Card, CardSecrets, CardsInfo, NewCard, Page, PageQuery, Problem},
     card::{self, CLEARING_RESERVE, CardState, Charge, ChargeContext},
-    policy::{CardProposal, Proposal},
+    policy::{self, CardProposal, Decision, PolicyInput, Proposal},
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -286,6 +286,10 @@ impl Spending for NewCard {
         Ok(keccak256(serde_jcs::to_vec(&asked).map_err(LedgerError::inconsistent)?))
     }
 
+    fn decision(input: &PolicyInput<'_>) -> Option<Decision> {
+        Some(policy::decide(input))
+    }
+
     fn deny(
         &self,
         ledger: &Connection,
@@ -307,6 +311,7 @@ impl Spending for NewCard {
         now: Seconds,
     ) -> Result<Card, LedgerError> {
         let mandate = closed(ledger, books, self.mandate)?;
+        let decision = decision.as_ref().ok_or_else(|| LedgerError::inconsistent("a card that nobody decided"))?;
         let expires_at =
             card.map(|card| card.expires_at).ok_or_else(|| LedgerError::inconsistent("a card without a term"))?;
         let (id, body, digest, payee) = (CardId::generate(), self.clone(), *digest, proposal.payee);

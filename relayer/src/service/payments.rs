@@ -10,7 +10,7 @@ use stipend_bindings::Spend;
 use stipend_core::{
     Code, MandateId, PaymentId, Seconds,
     api::{Accepted, NewPayment, Page, PageQuery, Payment, PaymentFilter, PaymentState, Problem},
-    policy::{CardProposal, Proposal},
+    policy::{self, CardProposal, Decision, PolicyInput, Proposal},
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -128,6 +128,11 @@ impl Spending for NewPayment {
     fn fingerprint(&self) -> Result<B256, LedgerError> {
         let bought = json!({ "payee": self.payee, "amount": self.amount, "ref": self.reference });
         Ok(keccak256(serde_jcs::to_vec(&bought).map_err(LedgerError::inconsistent)?))
+    }
+
+    /// What is accepted is decided again where somebody reads it.
+    fn decision(input: &PolicyInput<'_>) -> Option<Decision> {
+        policy::refusal(input)
     }
 
     fn deny(

@@ -34,6 +34,7 @@ mod secrets;
 mod signed;
 mod tenants;
 mod terminal;
+mod trail;
 mod windows;
 
 use alloy_primitives::Address;
