@@ -26,11 +26,6 @@ def name_of(reference):
     return reference["$ref"].rsplit("/", 1)[1]
 
 
-def is_choice(schema):
-    """Whether it is one of several types that have names."""
-    return len(schema.get("oneOf", [])) > 1 and all("$ref" in item for item in schema["oneOf"])
-
-
 class Renderer:
     def __init__(self, document):
         self.document = document
@@ -41,14 +36,15 @@ class Renderer:
         if "$ref" in schema:
             name = name_of(schema)
             return f"[{name}](#{name.lower()})"
-        if "oneOf" in schema:
-            return " or ".join(self.kind(item) for item in schema["oneOf"] if item.get("type") != "null")
+        options = schema.get("oneOf", schema.get("anyOf"))
+        if options:
+            return " or ".join(self.kind(item) for item in options if item.get("type") != "null")
         kind = schema.get("type", "any JSON")
         kind = next(one for one in kind if one != "null") if isinstance(kind, list) else kind
         return f"list of {self.kind(schema['items'])}" if kind == "array" else kind
 
     def says(self, schema):
-        if "oneOf" in schema and not is_choice(schema):
+        if "oneOf" in schema:
             return next((self.says(item) for item in schema["oneOf"] if self.says(item)), schema.get("description", ""))
         return " ".join(schema.get("description", "").split()).replace("|", "\\|")
 
@@ -131,7 +127,7 @@ class Renderer:
             if "pattern" in schema:
                 yield f"A string such as `{schema['examples'][0]}`."
                 yield ""
-            if is_choice(schema):
+            if "anyOf" in schema:
                 yield f"Either {self.kind(schema)}."
                 yield ""
             if any(True for _ in self.fields(schema)):

@@ -73,9 +73,6 @@ pub struct Body {
     /// The request it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestId>,
-    /// The payment it is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payment: Option<PaymentId>,
     /// The card it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub card: Option<CardId>,

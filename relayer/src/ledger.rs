@@ -300,6 +300,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
         1..VERSION => UPGRADES.get(usize::try_from(found - 1).unwrap_or_default()..).unwrap_or_default(),
         _ => return Err(LedgerError::Version { path: path.to_owned(), found }),
     };
+    if found > 0 {
+        tracing::info!(from = found, to = VERSION, "the ledger is brought up to date: a large one takes minutes");
+    }
     let transaction = connection.transaction()?;
     for step in statements {
         transaction.execute_batch(step)?;

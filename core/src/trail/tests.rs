@@ -295,7 +295,6 @@ fn the_vectors_are_those_that_are_published() {
     let body = Body {
         kind: "mandate.opened".into(),
         request: None,
-        payment: None,
         card: None,
         tx_hash: Some(B256::repeat_byte(0x77)),
         data: json!({ "cap": "50.00", "block": { "number": 12, "hash": B256::repeat_byte(0xb1) } }),

@@ -22,7 +22,7 @@ use utoipa::{
     openapi::{
         self, AllOfBuilder, Content, Header, HeaderBuilder, Object, ObjectBuilder, Ref, RefOr, ResponseBuilder, Schema,
         path::Operation,
-        schema::{ArrayItems, KnownFormat, SchemaFormat, SchemaType, Type},
+        schema::{AnyOfBuilder, ArrayItems, KnownFormat, SchemaFormat, SchemaType, Type},
         security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme},
     },
 };
@@ -363,6 +363,12 @@ fn refine(schema: &mut RefOr<Schema>, nullable: bool) {
             one_of.items.retain(|item| !is_null(item));
             if let [only] = &*one_of.items {
                 *schema = only.clone();
+            } else if one_of.items.iter().all(|item| matches!(item, RefOr::Ref(_))) {
+                // An empty page is a page of either kind.
+                let items = std::mem::take(&mut one_of.items);
+                let description = one_of.description.take();
+                *inner =
+                    items.into_iter().fold(AnyOfBuilder::new(), AnyOfBuilder::item).description(description).into();
             }
         }
         _ => {}

@@ -25,7 +25,6 @@ pub struct NewAuditEntry {
     pub agent: Option<Address>,
     pub request: Option<RequestId>,
     pub mandate: Option<MandateId>,
-    pub payment: Option<PaymentId>,
     pub card: Option<CardId>,
     /// The transaction.
     pub tx_hash: Option<B256>,
@@ -34,9 +33,8 @@ pub struct NewAuditEntry {
 }
 
 pub fn append(connection: &Connection, at: Seconds, event: NewAuditEntry) -> Result<(), LedgerError> {
-    let NewAuditEntry { kind, agent, request, mandate, payment, card, tx_hash, data } = event;
-    let note =
-        Note::new(at, &Body { kind, request, payment, card, tx_hash, data }).map_err(LedgerError::inconsistent)?;
+    let NewAuditEntry { kind, agent, request, mandate, card, tx_hash, data } = event;
+    let note = Note::new(at, &Body { kind, request, card, tx_hash, data }).map_err(LedgerError::inconsistent)?;
     let owner = match mandate {
         Some(id) => {
             let seq: Option<u64> = connection.row("SELECT seq FROM mandate WHERE id = ?", [Sql(id)])?;

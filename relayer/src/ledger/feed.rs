@@ -205,9 +205,9 @@ impl<'a> Renderer<'a> {
                 Ok(vec![AuditEntry { seq, hash: seen.hash, ..imported }])
             }
             Entry::Note(note) => {
-                let Body { kind, request, payment, card, tx_hash, data } =
-                    note.read().map_err(LedgerError::inconsistent)?;
+                let Body { kind, request, card, tx_hash, data } = note.read().map_err(LedgerError::inconsistent)?;
                 let (at, mandate, hash) = (note.at, seen.id, seen.hash);
+                let payment = None;
                 Ok(vec![AuditEntry { seq, at, kind, request, mandate, payment, card, tx_hash, data, hash }])
             }
             Entry::Decision(decided) => Ok(vec![self.decision(&seen, &decided)?]),

@@ -26,10 +26,6 @@ pub struct EntryRefs {
 }
 
 impl EntryRefs {
-    pub fn payment(seq: u64) -> Self {
-        Self { payment: Some(seq), ..Self::default() }
-    }
-
     pub fn card(seq: u64) -> Self {
         Self { card: Some(seq), ..Self::default() }
     }
