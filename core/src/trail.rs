@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use crate::{
-    Amount, CardId, Code, Deployment, Intent, PaymentId, RequestId, Seconds, Terms,
+    Amount, CardId, Deployment, Intent, PaymentId, RequestId, Seconds, Terms,
     api::{Metadata, PaymentState},
     mandate::MandateState,
     policy::{self, Decision, GasUsage, Limits, PolicyContext, PolicyInput, Proposal, WindowInput, WindowStanding},
@@ -308,16 +308,6 @@ impl Entry {
             Self::Step(step) => step.nonces.len(),
         }
     }
-
-    /// When it was written.
-    #[must_use]
-    pub const fn at(&self) -> Seconds {
-        match self {
-            Self::Imported(note) | Self::Note(note) => note.at,
-            Self::Decision(decided) => decided.at,
-            Self::Step(step) => step.at,
-        }
-    }
 }
 
 /// The hash of an entry: over the hash of the mandate's entry before it, and its own bytes. The first one's predecessor is the
@@ -329,15 +319,6 @@ pub fn chained(previous: B256, bytes: &[u8]) -> B256 {
 
 fn unfit(what: impl std::fmt::Display) -> TrailError {
     TrailError::Value(what.to_string())
-}
-
-/// The code with this name.
-///
-/// # Errors
-/// [`TrailError::Value`] if there is none.
-pub fn code(name: &str) -> Result<Code, TrailError> {
-    let found = Code::ALL.iter().copied().find(|code| code.name() == name);
-    found.ok_or_else(|| unfit(format_args!("the unknown code {name:?}")))
 }
 
 /// The state of a payment with this name.

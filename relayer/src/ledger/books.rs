@@ -18,14 +18,12 @@ use super::{
 /// How many mandates' documents are remembered.
 const DOCUMENTS: usize = 1_024;
 
-/// The mandates that the commit has read. What they are changed by is written when they are closed: nothing else may read or
-/// change them before that.
+/// The mandates that the commit has read. What was taken from them is written when the books are closed, which is before
+/// anything else reads or changes a mandate.
 #[derive(Debug, Default)]
 pub struct Books {
     open: HashMap<MandateId, OpenMandate>,
-    /// The page that was opened last, as it was then.
-    undo: Option<(MandateId, OpenMandate)>,
-    /// They never change, but for one that becomes known.
+    /// By place in the ledger. They never change, but for an intent that becomes known.
     documents: HashMap<u64, (Terms, Option<Arc<Intent>>)>,
 }
 
@@ -79,40 +77,40 @@ impl OpenMandate {
 }
 
 impl Books {
-    /// The mandate, if it is this agent's.
-    pub fn open(
+    /// Lets `work` take from the mandate, if it is this agent's. If it fails, the mandate is as it was before.
+    pub fn change<T>(
         &mut self,
         connection: &Connection,
         id: MandateId,
         agent: Address,
-    ) -> Result<Option<&mut OpenMandate>, LedgerError> {
-        if !self.open.contains_key(&id) {
-            let Some(standing) = mandates::standing(connection, id, agent)? else { return Ok(None) };
-            let mandate = self.documented(connection, standing)?;
-            let hash = audit::hash_before(connection, mandate.chain())?;
-            self.open.insert(id, OpenMandate { mandate, reserved: Amount::ZERO, at: 0, hash });
-        }
-        let Some(page) = self.open.get_mut(&id).filter(|page| page.mandate.agent == agent) else { return Ok(None) };
-        self.undo = Some((id, page.clone()));
-        Ok(Some(page))
+        work: impl FnOnce(Option<&mut OpenMandate>) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let open = match self.open.remove(&id) {
+            Some(open) => Some(open),
+            None => self.read(connection, id, agent)?,
+        };
+        let Some(before) = open else { return work(None) };
+        let mut changed = before.clone();
+        let result = work(Some(&mut changed).filter(|open| open.mandate.agent == agent));
+        self.open.insert(id, if result.is_ok() { changed } else { before });
+        result
     }
 
-    /// A mandate that is open.
-    pub fn page(&mut self, id: MandateId) -> Result<&mut OpenMandate, LedgerError> {
-        self.open.get_mut(&id).ok_or_else(|| LedgerError::inconsistent("a mandate that was not opened"))
-    }
-
-    /// The command that opened a page last has failed: the page is as it was.
-    pub(super) fn undo(&mut self) {
-        if let Some((id, page)) = self.undo.take() {
-            self.open.insert(id, page);
-        }
+    fn read(
+        &mut self,
+        connection: &Connection,
+        id: MandateId,
+        agent: Address,
+    ) -> Result<Option<OpenMandate>, LedgerError> {
+        let Some(standing) = mandates::standing(connection, id, agent)? else { return Ok(None) };
+        let mandate = self.documented(connection, standing)?;
+        let hash = audit::hash_before(connection, mandate.chain())?;
+        Ok(Some(OpenMandate { mandate, reserved: Amount::ZERO, at: 0, hash }))
     }
 
     /// Writes what has changed: from here on the ledger alone says how mandates stand.
-    pub fn close(&mut self, connection: &Connection) -> Result<(), LedgerError> {
-        self.undo = None;
-        mem::take(&mut self.open).into_values().try_for_each(|page| page.close(connection))
+    pub(crate) fn close(&mut self, connection: &Connection) -> Result<(), LedgerError> {
+        mem::take(&mut self.open).into_values().try_for_each(|open| open.close(connection))
     }
 
     fn documented(&mut self, connection: &Connection, standing: Standing) -> Result<MandateRow, LedgerError> {
@@ -174,7 +172,12 @@ mod tests {
         connection
     }
 
-    fn pay(connection: &Connection, books: &mut Books, nonce: u32, amount: u64) -> Result<(), LedgerError> {
+    fn try_pay(
+        connection: &Connection,
+        books: &mut Books,
+        (nonce, amount): (u32, u64),
+        fails: bool,
+    ) -> Result<(), LedgerError> {
         let body = NewPayment {
             mandate: MANDATE,
             payee: AGENT,
@@ -186,8 +189,10 @@ mod tests {
             metadata: Default::default(),
         };
         let new = DecidedPayment { body: &body, digest: B256::with_last_byte(nonce as u8), inputs: &inputs() };
-        let open = books.open(connection, MANDATE, AGENT)?.unwrap();
-        payments::insert(connection, open, PaymentId::generate(), &new, 7).map(drop)
+        books.change(connection, MANDATE, AGENT, |open| {
+            payments::insert(connection, open.unwrap(), PaymentId::generate(), &new, 7)?;
+            if fails { Err(LedgerError::Full) } else { Ok(()) }
+        })
     }
 
     fn standing(connection: &Connection) -> (Amount, Amount, Option<u32>) {
@@ -198,11 +203,14 @@ mod tests {
     #[test]
     fn what_a_commit_reserves_is_written_once() {
         let (connection, mut books) = (ledger(), Books::default());
-        for (nonce, amount) in [(0, 10), (1, 20), (2, 30)] {
-            pay(&connection, &mut books, nonce, amount).unwrap();
+        for payment in [(0, 10), (1, 20), (2, 30)] {
+            try_pay(&connection, &mut books, payment, false).unwrap();
         }
-        let open = books.open(&connection, MANDATE, AGENT).unwrap().unwrap();
-        assert_eq!((open.mandate().balances.available, open.mandate().highest_nonce), (usdc(40), Some(2)));
+        let seen = books.change(&connection, MANDATE, AGENT, |open| {
+            let mandate = open.unwrap().mandate();
+            Ok((mandate.balances.available, mandate.highest_nonce))
+        });
+        assert_eq!(seen.unwrap(), (usdc(40), Some(2)));
         assert_eq!(standing(&connection).1, Amount::ZERO);
         books.close(&connection).unwrap();
         assert_eq!(standing(&connection), (usdc(40), usdc(60), Some(2)));
@@ -216,19 +224,23 @@ mod tests {
     #[test]
     fn a_command_that_fails_leaves_the_books_as_they_were() {
         let (connection, mut books) = (ledger(), Books::default());
-        pay(&connection, &mut books, 0, 10).unwrap();
-        for (nonce, amount) in [(0, 20), (1, 91)] {
+        let failing = |books: &mut Books, payment, fails| {
             connection.execute_batch("SAVEPOINT command").unwrap();
-            pay(&connection, &mut books, nonce, amount).unwrap_err();
+            try_pay(&connection, books, payment, fails).unwrap_err();
             connection.execute_batch("ROLLBACK TO command; RELEASE command").unwrap();
-            books.undo();
+        };
+        // The first of its mandate; what is taken already, too much, and after all was in order but what came behind it.
+        failing(&mut books, (0, 10), true);
+        try_pay(&connection, &mut books, (0, 10), false).unwrap();
+        for (payment, fails) in [((0, 20), false), ((1, 91), false), ((1, 20), true)] {
+            failing(&mut books, payment, fails);
         }
-        // After all was in order but what came behind it.
-        connection.execute_batch("SAVEPOINT command").unwrap();
-        pay(&connection, &mut books, 1, 20).unwrap();
-        connection.execute_batch("ROLLBACK TO command; RELEASE command").unwrap();
-        books.undo();
-        pay(&connection, &mut books, 2, 30).unwrap();
+        // One that never came to a mandate.
+        connection.execute_batch("ALTER TABLE mandate RENAME TO elsewhere").unwrap();
+        let lost = books.change(&connection, MandateId(B256::ZERO), AGENT, |_| Ok(()));
+        assert!(matches!(lost, Err(LedgerError::Database(_))));
+        connection.execute_batch("ALTER TABLE elsewhere RENAME TO mandate").unwrap();
+        try_pay(&connection, &mut books, (2, 30), false).unwrap();
         books.close(&connection).unwrap();
         audit::seal(&connection).unwrap();
         assert_eq!(standing(&connection), (usdc(60), usdc(40), Some(2)));
@@ -238,8 +250,10 @@ mod tests {
     #[test]
     fn another_agent_opens_nothing() {
         let (connection, mut books) = (ledger(), Books::default());
-        assert!(books.open(&connection, MANDATE, AGENT).unwrap().is_some());
-        assert!(books.open(&connection, MANDATE, Address::ZERO).unwrap().is_none());
-        assert!(Books::default().open(&connection, MANDATE, Address::ZERO).unwrap().is_none());
+        let opens = |books: &mut Books, agent| books.change(&connection, MANDATE, agent, |open| Ok(open.is_some()));
+        assert!(!opens(&mut books, Address::ZERO).unwrap());
+        assert!(opens(&mut books, AGENT).unwrap());
+        assert!(!opens(&mut books, Address::ZERO).unwrap());
+        assert!(opens(&mut books, AGENT).unwrap());
     }
 }

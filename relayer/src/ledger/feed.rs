@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use stipend_bindings::{Domain, Spend};
 use stipend_core::{
-    Deployment, Intent, MandateId, RequestId, Terms,
+    Deployment, Intent, MandateId, RequestId, Seconds, Terms,
     api::{AuditEntry, RawAuditEntry},
     trail::{Body, Decided, Entry, Place, Step},
 };
@@ -34,6 +34,24 @@ row! {
     }
 }
 
+impl Seen {
+    /// An event that it tells of.
+    fn event(&self, seq: u64, at: Seconds, kind: String, data: Value) -> AuditEntry {
+        AuditEntry {
+            seq,
+            at,
+            kind,
+            request: self.request,
+            mandate: self.id,
+            payment: None,
+            card: None,
+            tx_hash: None,
+            data,
+            hash: self.hash,
+        }
+    }
+}
+
 /// What to read of the trail, oldest first.
 #[derive(Clone, Copy, Debug)]
 pub struct Query {
@@ -50,11 +68,14 @@ pub struct Query {
 /// The events that the query asks for.
 pub fn list(connection: &Connection, query: Query) -> Result<Vec<AuditEntry>, LedgerError> {
     let mut renderer = Renderer::new(connection)?;
-    let mut events = Vec::new();
+    let (limit, mut events) = (query.limit as usize, Vec::new());
     for seq in places(connection, query)? {
-        events.extend(renderer.events(seq)?.into_iter().filter(|event| event.seq > query.after));
+        if events.len() >= limit {
+            break;
+        }
+        events.extend(renderer.events(seq, query.after)?);
     }
-    events.truncate(query.limit as usize);
+    events.truncate(limit);
     Ok(events)
 }
 
@@ -77,7 +98,10 @@ pub fn latest(
     let mut renderer = Renderer::new(connection)?;
     let mut events = VecDeque::new();
     for seq in merged(connection, &chains(connection, reader, mandate)?, Direction::Back, mandates::LAST, limit)? {
-        for event in renderer.events(seq)?.into_iter().rev() {
+        if events.len() >= limit as usize {
+            break;
+        }
+        for event in renderer.events(seq, 0)?.into_iter().rev() {
             events.push_front(event);
         }
     }
@@ -195,8 +219,8 @@ impl<'a> Renderer<'a> {
         Ok(Self { connection, deployment, documents: HashMap::new() })
     }
 
-    /// The events of the entry at this place, in order.
-    fn events(&mut self, seq: u64) -> Result<Vec<AuditEntry>, LedgerError> {
+    /// The events of the entry at this place that are after `after`, in order.
+    fn events(&mut self, seq: u64, after: u64) -> Result<Vec<AuditEntry>, LedgerError> {
         let seen = seen(self.connection, seq)?;
         let entry = Entry::decode(&seen.body).map_err(LedgerError::inconsistent)?;
         match entry {
@@ -206,12 +230,10 @@ impl<'a> Renderer<'a> {
             }
             Entry::Note(note) => {
                 let Body { kind, request, card, tx_hash, data } = note.read().map_err(LedgerError::inconsistent)?;
-                let (at, mandate, hash) = (note.at, seen.id, seen.hash);
-                let payment = None;
-                Ok(vec![AuditEntry { seq, at, kind, request, mandate, payment, card, tx_hash, data, hash }])
+                Ok(vec![AuditEntry { request, card, tx_hash, ..seen.event(seq, note.at, kind, data) }])
             }
             Entry::Decision(decided) => Ok(vec![self.decision(&seen, &decided)?]),
-            Entry::Step(step) => self.step(&seen, &step),
+            Entry::Step(step) => self.step(&seen, &step, after),
         }
     }
 
@@ -239,11 +261,11 @@ impl<'a> Renderer<'a> {
         }
         let payment = decided.id();
         let kind = if payment.is_some() { "payment.reserved" } else { "payment.denied" };
-        Ok(AuditEntry { at, payment, data, ..self.about(seen, seen.seq, kind.into()) })
+        Ok(AuditEntry { payment, ..seen.event(seen.seq, at, kind.into(), data) })
     }
 
-    /// A step of each payment.
-    fn step(&self, seen: &Seen, step: &Step) -> Result<Vec<AuditEntry>, LedgerError> {
+    /// The step of each payment.
+    fn step(&self, seen: &Seen, step: &Step, after: u64) -> Result<Vec<AuditEntry>, LedgerError> {
         let mandate = seen.id.ok_or_else(|| LedgerError::inconsistent("a step of no mandate"))?;
         let first = seen.seq.saturating_add(1).saturating_sub(step.nonces.len() as u64);
         let event = |(seq, nonce): (u64, &u32)| {
@@ -261,25 +283,10 @@ impl<'a> Renderer<'a> {
                     data.insert("unmined".into(), json!(true));
                 }
             }
-            let (at, payment, tx_hash) = (step.at, Some(payment.id), step.tx.0);
-            Ok(AuditEntry { at, payment, tx_hash, data, ..self.about(seen, seq, format!("payment.{}", step.state)) })
+            let event = seen.event(seq, step.at, format!("payment.{}", step.state), data);
+            Ok(AuditEntry { payment: Some(payment.id), tx_hash: step.tx.0, ..event })
         };
-        (first..).zip(&step.nonces).map(event).collect()
-    }
-
-    fn about(&self, seen: &Seen, seq: u64, kind: String) -> AuditEntry {
-        AuditEntry {
-            seq,
-            at: 0,
-            kind,
-            request: seen.request,
-            mandate: seen.id,
-            payment: None,
-            card: None,
-            tx_hash: None,
-            data: Value::Null,
-            hash: seen.hash,
-        }
+        (first..).zip(&step.nonces).filter(|(seq, _)| *seq > after).map(event).collect()
     }
 }
 

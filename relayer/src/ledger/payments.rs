@@ -326,7 +326,7 @@ impl DecidedPayment<'_> {
 /// [`LedgerError::Inconsistent`] if it is not available, and those of the store.
 pub fn insert(
     connection: &Connection,
-    page: &mut OpenMandate,
+    open: &mut OpenMandate,
     id: PaymentId,
     new: &DecidedPayment<'_>,
     now: Seconds,
@@ -347,8 +347,8 @@ pub fn insert(
         "created_at": now,
         "updated_at": now,
     })?;
-    page.reserve(body.amount, body.nonce, now)?;
-    page.note(connection, &new.entry(Some(id), now))?;
+    open.reserve(body.amount, body.nonce, now)?;
+    open.note(connection, &new.entry(Some(id), now))?;
     Ok(api::Payment {
         id,
         mandate: body.mandate,
@@ -372,11 +372,11 @@ pub fn insert(
 /// Writes down that a payment was refused.
 pub fn deny(
     connection: &Connection,
-    page: &mut OpenMandate,
+    open: &mut OpenMandate,
     new: &DecidedPayment<'_>,
     now: Seconds,
 ) -> Result<(), LedgerError> {
-    page.note(connection, &new.entry(None, now))
+    open.note(connection, &new.entry(None, now))
 }
 
 /// Why and where a step was taken.
@@ -434,8 +434,8 @@ pub fn step_all(
         let mandate = mandates::account(connection, first.mandate)?
             .ok_or_else(|| LedgerError::Inconsistent(format!("{} has no mandate", first.id)))?;
         let block = context.mined.map(|location| location.block);
-        let amounts = together.iter().map(|payment| payment.amount);
-        let sum = amounts.into_iter().try_fold(Amount::ZERO, Amount::checked_add);
+        let mut amounts = together.iter().map(|payment| payment.amount);
+        let sum = amounts.try_fold(Amount::ZERO, Amount::checked_add);
         let sum = sum.ok_or_else(|| LedgerError::inconsistent("payments come to more than any amount"))?;
         if let Some(event) = balances::event_of_state(state, sum) {
             booking::book(connection, &mandate, event, EntryRefs { block, ..EntryRefs::default() }, now)?;

@@ -9,10 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use alloy_primitives::Address;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use stipend_core::MandateId;
 use tokio::sync::{oneshot, watch};
 
-use super::{LedgerError, audit, books::Books, checkpointer::Checkpointer};
+use super::{
+    LedgerError, audit,
+    books::{Books, OpenMandate},
+    checkpointer::Checkpointer,
+};
 use crate::failpoint::{self, Point};
 
 /// How many commands of a priority may wait; beyond it callers get an error and may retry.
@@ -191,33 +197,29 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     {
-        self.run(priority, move |transaction, books| {
+        self.command(priority, move |transaction, books| {
             books.close(transaction)?;
             Ok(savepoint(transaction, work))
         })
         .await
     }
 
-    /// The same for what takes from one mandate, with the books that such commands of a commit share.
+    /// The same for payments of one mandate, if it is this agent's: those of a commit share its books.
     ///
     /// # Errors
     /// Those of [`write`](Self::write).
-    pub async fn admit<T, F>(&self, work: F) -> Result<T, LedgerError>
+    pub async fn admit<T, F>(&self, mandate: MandateId, agent: Address, work: F) -> Result<T, LedgerError>
     where
         T: Send + 'static,
-        F: FnOnce(&Transaction<'_>, &mut Books) -> Result<T, LedgerError> + Send + 'static,
+        F: FnOnce(&Transaction<'_>, Option<&mut OpenMandate>) -> Result<T, LedgerError> + Send + 'static,
     {
-        self.run(Priority::Normal, move |transaction, books| {
-            let result = savepoint(transaction, |transaction| work(transaction, books));
-            if result.is_err() {
-                books.undo();
-            }
-            Ok(result)
+        self.command(Priority::Normal, move |transaction, books| {
+            Ok(books.change(transaction, mandate, agent, |open| savepoint(transaction, |ledger| work(ledger, open))))
         })
         .await
     }
 
-    async fn run<T, F>(&self, priority: Priority, work: F) -> Result<T, LedgerError>
+    async fn command<T, F>(&self, priority: Priority, work: F) -> Result<T, LedgerError>
     where
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>, &mut Books) -> Result<Result<T, LedgerError>, LedgerError> + Send + 'static,

@@ -18,7 +18,7 @@ use stipend_core::{Amount, Code, PaymentId, api::NewPayment, card::CardState, po
 use super::*;
 use crate::ledger::{
     balances::Balances,
-    books::Books,
+    books::{Books, OpenMandate},
     charges, check, feed,
     payments::DecidedPayment,
     transactions::{Attempt, Kind, New},
@@ -180,8 +180,10 @@ impl Scene {
         let mandate = mandates::get(&self.ledger, MANDATE).unwrap().unwrap();
         let decided = DecidedPayment { body: &body, digest, inputs: &feed::tests::inputs() };
         let mut books = Books::default();
-        let open = books.open(&self.ledger, MANDATE, mandate.agent).unwrap().unwrap();
-        payments::insert(&self.ledger, open, PaymentId::generate(), &decided, now).unwrap();
+        let insert = |open: Option<&mut OpenMandate>| {
+            payments::insert(&self.ledger, open.unwrap(), PaymentId::generate(), &decided, now)
+        };
+        books.change(&self.ledger, MANDATE, mandate.agent, insert).unwrap();
         books.close(&self.ledger).unwrap();
     }
 

@@ -7,7 +7,7 @@
 //! ```
 
 use alloy_primitives::{Address, B256};
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 use stipend_core::{
     Code, MandateId, Seconds,
     api::{Accepted, Problem},
@@ -21,7 +21,7 @@ use crate::{
     failpoint::{self, Point},
     ledger::{
         LedgerError,
-        books::Books,
+        books::{Books, OpenMandate},
         cards, gas,
         mandates::{self, MandateRow},
         payments,
@@ -93,6 +93,8 @@ impl<T> Signed<T> {
 pub(super) trait Spending: Clone + Send + Sync + 'static {
     /// As the API shows it.
     type Object: Send + 'static;
+    /// Whether it only takes from what is open in the books, which it then shares with others of the same commit.
+    const SHARES_BOOKS: bool;
     /// Where a test may kill the process after the commit.
     const COMMITTED: Point;
 
@@ -103,20 +105,20 @@ pub(super) trait Spending: Clone + Send + Sync + 'static {
     fn fingerprint(&self) -> Result<B256, LedgerError>;
     /// The decision, if it denies, or is shown whatever it is.
     fn decision(input: &PolicyInput<'_>) -> Option<Decision>;
-    /// Writes down that it was refused. Its mandate is open in the books.
+    /// Writes down that it was refused.
     fn deny(
         &self,
         ledger: &Connection,
-        books: &mut Books,
+        open: &mut OpenMandate,
         judged: &Judged,
         refusal: Code,
         now: Seconds,
     ) -> Result<(), LedgerError>;
-    /// Reserves the amount and stores it. Its mandate is open in the books.
+    /// Reserves the amount and stores it.
     fn store(
         &self,
         ledger: &Connection,
-        books: &mut Books,
+        open: &mut OpenMandate,
         judged: &Judged,
         now: Seconds,
     ) -> Result<Self::Object, LedgerError>;
@@ -173,10 +175,17 @@ impl Service {
         }
         let this = self.clone();
         let at = self.chain_clock();
-        let decide = move |ledger: &rusqlite::Transaction<'_>, books: &mut Books| {
-            this.admit_within(ledger, books, &signed, idempotency_key.as_deref(), at)
+        let (mandate, agent, writer) = (signed.body.mandate(), signed.agent, self.deps.ledger.writer());
+        let decide = move |ledger: &Transaction<'_>, open: Option<&mut OpenMandate>| {
+            this.admit_within(ledger, open, &signed, idempotency_key.as_deref(), at)
         };
-        let answer = self.deps.ledger.writer().admit(decide).await?;
+        let answer = if S::SHARES_BOOKS {
+            writer.admit(mandate, agent, decide).await?
+        } else {
+            writer
+                .write(move |ledger| Books::default().change(ledger, mandate, agent, |open| decide(ledger, open)))
+                .await?
+        };
         failpoint::pass(S::COMMITTED);
         answer.into_result()
     }
@@ -185,20 +194,20 @@ impl Service {
     fn admit_within<S: Spending>(
         &self,
         ledger: &Connection,
-        books: &mut Books,
+        open: Option<&mut OpenMandate>,
         signed: &Signed<S>,
         idempotency_key: Option<&str>,
         at: ChainClock,
     ) -> Result<Admission<S::Object>, LedgerError> {
         let Signed { body, digest, agent } = signed;
-        let Some(page) = books.open(ledger, body.mandate(), *agent)? else {
+        let Some(open) = open else {
             let detail = format!(
                 "the agent {agent} has no mandate {}; it was recovered from the signature, so if it is not the one expected, the signed message differs",
                 body.mandate()
             );
             return Ok(Admission::Refused(Problem::new(Code::NotFound, detail)));
         };
-        let mandate = page.mandate();
+        let mandate = open.mandate();
         let scope = mandate.id;
         if let Some(known) = known(ledger, mandate, signed, idempotency_key)? {
             if let (Some(key), Admission::Replayed(object)) = (idempotency_key, &known)
@@ -222,11 +231,11 @@ impl Service {
         let judged = Judged { digest: *digest, proposal, card, decision, inputs };
         if let Some((verdict, code)) = judged.decision.as_ref().and_then(Decision::refusal) {
             let mut problem = Problem::new(code, verdict.detail.clone());
-            body.deny(ledger, books, &judged, code, at.now)?;
+            body.deny(ledger, open, &judged, code, at.now)?;
             problem.decision = judged.decision;
             return Ok(Admission::Refused(problem));
         }
-        let object = body.store(ledger, books, &judged, at.now)?;
+        let object = body.store(ledger, open, &judged, at.now)?;
         if let Some(key) = idempotency_key {
             let call = IdempotentCall { fingerprint: body.fingerprint()?, subject: S::id_of(&object) };
             requests::remember(ledger, scope.0.as_slice(), key, call)?;

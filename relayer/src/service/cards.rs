@@ -27,10 +27,10 @@ use crate::{
     failpoint::{self, Point},
     ledger::{
         LedgerError, Priority, audit,
-        books::Books,
+        books::OpenMandate,
         cards::{self as records, CardRow},
         charges::{self, Answer},
-        mandates::{self, MandateAccount, MandateRow},
+        mandates::MandateRow,
         pages::List,
     },
 };
@@ -268,6 +268,8 @@ pub(crate) fn decide_charge(
 
 impl Spending for NewCard {
     type Object = Card;
+    // Its hold is booked in the ledger itself.
+    const SHARES_BOOKS: bool = false;
     const COMMITTED: Point = Point::CardCommitted;
 
     fn mandate(&self) -> MandateId {
@@ -293,29 +295,33 @@ impl Spending for NewCard {
     fn deny(
         &self,
         ledger: &Connection,
-        books: &mut Books,
+        open: &mut OpenMandate,
         judged: &Judged,
         refusal: Code,
         now: Seconds,
     ) -> Result<(), LedgerError> {
-        let mandate = closed(ledger, books, self.mandate)?;
         let data = json!({ "amount": self.amount, "nonce": self.nonce, "code": refusal, "decision": judged.decision });
-        audit::append(ledger, now, audit::NewAuditEntry { data, ..mandate.event("card.denied") })
+        audit::append(ledger, now, audit::NewAuditEntry { data, ..open.mandate().event("card.denied") })
     }
 
     fn store(
         &self,
         ledger: &Connection,
-        books: &mut Books,
+        open: &mut OpenMandate,
         Judged { digest, proposal, card, decision, .. }: &Judged,
         now: Seconds,
     ) -> Result<Card, LedgerError> {
-        let mandate = closed(ledger, books, self.mandate)?;
         let decision = decision.as_ref().ok_or_else(|| LedgerError::inconsistent("a card that nobody decided"))?;
         let expires_at =
             card.map(|card| card.expires_at).ok_or_else(|| LedgerError::inconsistent("a card without a term"))?;
         let (id, body, digest, payee) = (CardId::generate(), self.clone(), *digest, proposal.payee);
-        records::insert(ledger, &mandate, &records::NewCardRow { id, body, digest, payee, expires_at }, decision, now)?;
+        records::insert(
+            ledger,
+            open.mandate(),
+            &records::NewCardRow { id, body, digest, payee, expires_at },
+            decision,
+            now,
+        )?;
         let stored = records::by_id(ledger, id)?;
         stored.map(CardRow::view).ok_or_else(|| LedgerError::inconsistent("a card that was just stored is gone"))
     }
@@ -331,10 +337,4 @@ impl Spending for NewCard {
     fn by_id(ledger: &Connection, id: Uuid) -> Result<Option<Card>, LedgerError> {
         Ok(records::by_id(ledger, CardId(id))?.map(CardRow::view))
     }
-}
-
-/// The card's mandate, with all that payments of this commit have taken from it written.
-fn closed(ledger: &Connection, books: &mut Books, id: MandateId) -> Result<MandateAccount, LedgerError> {
-    books.close(ledger)?;
-    mandates::account(ledger, id)?.ok_or_else(|| LedgerError::inconsistent("a mandate is gone"))
 }

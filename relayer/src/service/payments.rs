@@ -24,7 +24,7 @@ use crate::{
     failpoint::Point,
     ledger::{
         LedgerError,
-        books::Books,
+        books::OpenMandate,
         mandates::{self, MandateRow},
         pages::List,
         payments::{self, DecidedPayment, PaymentRow},
@@ -114,6 +114,7 @@ impl Service {
 
 impl Spending for NewPayment {
     type Object = Payment;
+    const SHARES_BOOKS: bool = true;
     const COMMITTED: Point = Point::PaymentCommitted;
 
     fn mandate(&self) -> MandateId {
@@ -138,23 +139,23 @@ impl Spending for NewPayment {
     fn deny(
         &self,
         ledger: &Connection,
-        books: &mut Books,
+        open: &mut OpenMandate,
         judged: &Judged,
         _: Code,
         now: Seconds,
     ) -> Result<(), LedgerError> {
-        payments::deny(ledger, books.page(self.mandate)?, &decided(self, judged), now)
+        payments::deny(ledger, open, &decided(self, judged), now)
     }
 
     fn store(
         &self,
         ledger: &Connection,
-        books: &mut Books,
+        open: &mut OpenMandate,
         judged: &Judged,
         now: Seconds,
     ) -> Result<Payment, LedgerError> {
         let id = PaymentId::generate();
-        payments::insert(ledger, books.page(self.mandate)?, id, &decided(self, judged), now)
+        payments::insert(ledger, open, id, &decided(self, judged), now)
     }
 
     fn known(&self, ledger: &Connection, mandate: &MandateRow, digest: B256) -> Result<Option<Payment>, LedgerError> {

@@ -192,7 +192,7 @@ fn all_rows(connection: &Connection, query: &str) -> Vec<u64> {
 fn payments_that_step_together_are_events_of_their_own() {
     use super::super::{
         balances::Transition,
-        books::Books,
+        books::{Books, OpenMandate},
         payments::{DecidedPayment, TransitionContext, by_nonce, insert, step_all},
     };
     let connection = ledger();
@@ -211,8 +211,8 @@ fn payments_that_step_together_are_events_of_their_own() {
         };
         let digest = B256::with_last_byte(nonce as u8);
         let new = DecidedPayment { body: &body, digest, inputs: &inputs() };
-        insert(&connection, books.open(&connection, id, AGENT).unwrap().unwrap(), PaymentId::generate(), &new, 3)
-            .unwrap();
+        let store = |open: Option<&mut OpenMandate>| insert(&connection, open.unwrap(), PaymentId::generate(), &new, 3);
+        books.change(&connection, id, AGENT, store).unwrap();
     }
     books.close(&connection).unwrap();
     let rows: Vec<_> = (0..5).map(|nonce| by_nonce(&connection, id, nonce).unwrap().unwrap()).collect();

@@ -25,7 +25,7 @@ use crate::ledger::{
     balances::{LedgerEvent, Transition},
     blocks::{self, Block, Log},
     booking,
-    books::Books,
+    books::{Books, OpenMandate},
     cards,
     charges::{Answer, ChargeEvent},
     gas,
@@ -137,7 +137,8 @@ fn admit(ledger: &Connection, mandate: MandateId, nonce: u32, deadline: Seconds)
     let (id, row) = (PaymentId::generate(), mandates::get(ledger, mandate).unwrap().unwrap());
     let decided = DecidedPayment { body: &body, digest, inputs: &feed::tests::inputs() };
     let mut books = Books::default();
-    payments::insert(ledger, books.open(ledger, mandate, row.agent).unwrap().unwrap(), id, &decided, NOW).unwrap();
+    let insert = |open: Option<&mut OpenMandate>| payments::insert(ledger, open.unwrap(), id, &decided, NOW);
+    books.change(ledger, mandate, row.agent, insert).unwrap();
     books.close(ledger).unwrap();
     payments::by_id(ledger, id).unwrap().unwrap()
 }
