@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
 import {IMandateEscrow} from "../../../src/interfaces/IMandateEscrow.sol";
-import {Group, Hold, Payment, Reason, Terms} from "../../../src/interfaces/Types.sol";
+import {Group, Hold, Payment, Reason, Row, Terms} from "../../../src/interfaces/Types.sol";
 import {EscrowTest} from "../../base/EscrowTest.sol";
 import {
     Wallet,
@@ -219,6 +219,12 @@ contract SignaturesTest is EscrowTest {
         _assertRefused(terms, _holdOf(terms, 5, 0), Reason.BadSignature);
         _expectSkipped(id, 0, Reason.BadSignature);
         assertEq(_settle(terms, _rows(payment)), 0);
+
+        Row[] memory rows = new Row[](1);
+        rows[0] = Row(terms, payment);
+        _expectSkipped(id, 0, Reason.BadSignature);
+        vm.prank(submitter);
+        assertEq(escrow.settleTo(payment.payee, rows, new bytes32[][](0), new bytes[](0)), 0);
     }
 
     /// @dev An account without code answers any call with success. It is not asked, so gas does not matter.
