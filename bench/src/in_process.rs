@@ -8,6 +8,7 @@ use std::{
     },
     thread,
     time::{Duration, Instant},
+    vec::IntoIter,
 };
 
 use eyre::{Report, Result, ensure, eyre};
@@ -45,20 +46,27 @@ pub(crate) struct Place<'a> {
     pub(crate) processes: &'a [u32],
 }
 
-/// For each lot of payments how many were authorized per second in `time`, and how many cores others used.
+/// How many of the payments were authorized per second, in each of so many windows of `time`, and how many cores others used.
 ///
 /// # Errors
 /// If one is not authorized.
-pub(crate) fn rates(place: &Place<'_>, lots: Vec<Vec<NewPayment>>, time: Duration) -> Result<Vec<(f64, f64)>> {
+pub(crate) fn rates(
+    place: &Place<'_>,
+    payments: Vec<NewPayment>,
+    windows: usize,
+    time: Duration,
+) -> Result<Vec<(f64, f64)>> {
     // A runtime like the relayer's own: another one than that of the caller, so on another thread.
     let measure = || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(CORES).enable_all().build()?;
         runtime.block_on(async {
             let (service, _heads) = place.service()?;
+            // What a window leaves is for the next one: a mandate's nonces have no gaps.
+            let payments = Arc::new(Mutex::new(payments.into_iter()));
             let mut rates = Vec::new();
-            for lot in lots {
+            for _ in 0..windows {
                 let others = Others::watch(place.processes)?;
-                rates.push((rate(&service, lot, time).await?, others.cores()?));
+                rates.push((rate(&service, &payments, time).await?, others.cores()?));
             }
             Ok(rates)
         })
@@ -89,14 +97,14 @@ impl Place<'_> {
     }
 }
 
-async fn rate(service: &Service, lot: Vec<NewPayment>, time: Duration) -> Result<f64> {
-    let (lot, count) = (Arc::new(Mutex::new(lot.into_iter())), Arc::new(AtomicU64::new(0)));
+async fn rate(service: &Service, payments: &Arc<Mutex<IntoIter<NewPayment>>>, time: Duration) -> Result<f64> {
+    let count = Arc::new(AtomicU64::new(0));
     let (start, mut tasks) = (Instant::now(), JoinSet::new());
     for _ in 0..TASKS {
-        let (service, lot, count) = (service.clone(), lot.clone(), count.clone());
+        let (service, payments, count) = (service.clone(), payments.clone(), count.clone());
         tasks.spawn(async move {
             while start.elapsed() < time {
-                let next = lot.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let next = payments.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some(payment) = next else { break };
                 let signed = service.authenticate_payment(payment).map_err(|problem| eyre!("{problem:?}"))?;
                 let accepted = service.pay(signed, None).await.map_err(|problem| eyre!("{problem:?}"))?;

@@ -81,7 +81,7 @@ pub(super) async fn measure(plan: &Plan) -> Result<Vec<Figure>> {
 }
 
 async fn in_process(plan: &Plan, bench: &mut Bench) -> Result<Figure> {
-    let lots = (0..plan.repeats).map(|_| bench.take(plan.window)).collect::<Result<_>>()?;
+    let payments = bench.take(plan.window * u32::try_from(plan.repeats)?)?;
     bench.world.relayer.stop()?;
     let contracts = &bench.world.contracts;
     let place = Place {
@@ -91,7 +91,7 @@ async fn in_process(plan: &Plan, bench: &mut Bench) -> Result<Figure> {
         head: contracts.escrow.chain().head().await?,
         processes: &[contracts.node.id()],
     };
-    let rates = in_process::rates(&place, lots, plan.window)?;
+    let rates = in_process::rates(&place, payments, plan.repeats, plan.window)?;
     let spread = |of: fn(&(f64, f64)) -> f64| Spread::of(rates.iter().map(of)).ok_or_eyre("no window");
     let (rate, others) = (spread(|(rate, _)| *rate)?, spread(|(_, others)| *others)?.median);
     progress(&format!("authorize: in process: {:.0}/s; others {others:.2}", rate.median));
