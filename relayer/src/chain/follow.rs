@@ -92,7 +92,7 @@ impl Follower {
     /// dropped at any time: commits stay, and the next call continues from there.
     pub async fn catch_up(&self, start: Option<u64>) -> Result<Head, FollowError> {
         let last_final = self.require_finality().await?;
-        if self.ledger.read(blocks::head).await?.is_none() {
+        if self.ledger.read_applied(blocks::head).await?.is_none() {
             let node = self.rpc.choose().await?.node;
             let height = start.map_or(last_final, |start| start.saturating_sub(1));
             let anchor = node.block(height).await?.ok_or(RpcError::NoAnswer {
@@ -158,7 +158,8 @@ impl Follower {
 
     /// The head as the ledger has it, where the node can't be followed.
     pub async fn last_known(&self) -> Result<Head, FollowError> {
-        let blocks = self.ledger.read(|ledger| Ok((blocks::head(ledger)?, blocks::last_final(ledger)?))).await?;
+        let blocks =
+            self.ledger.read_applied(|ledger| Ok((blocks::head(ledger)?, blocks::last_final(ledger)?))).await?;
         let (Some(head), Some(last_final)) = blocks else {
             return Err(LedgerError::inconsistent("no block to start from").into());
         };
@@ -176,7 +177,7 @@ impl Follower {
                 Ok((head, caught_up)) => {
                     failures = 0;
                     self.alarms.clear("chain");
-                    if let Ok(Some(frozen)) = self.ledger.read(mandates::any_frozen).await {
+                    if let Ok(Some(frozen)) = self.ledger.read_applied(mandates::any_frozen).await {
                         let why = frozen.frozen.as_deref().unwrap_or_default();
                         self.alarms.warn("frozen", format!("{} is frozen: {why}", frozen.id));
                     }
@@ -279,7 +280,7 @@ impl Follower {
         self.rpc.record_head(chosen, latest.block);
         let final_now = self.last_final(node, &latest).await?;
         let (known, last_final) =
-            self.ledger.read(|ledger| Ok((blocks::head(ledger)?, blocks::last_final(ledger)?))).await?;
+            self.ledger.read_applied(|ledger| Ok((blocks::head(ledger)?, blocks::last_final(ledger)?))).await?;
         let (Some(known), Some(last_final)) = (known, last_final) else {
             return Err(LedgerError::inconsistent("no block to start from").into());
         };
@@ -313,11 +314,15 @@ impl Follower {
             let hash = match path.iter().find(|block| block.block.number == height) {
                 Some(block) => Some(block.block.hash),
                 None if height <= ancestor.number => {
-                    self.ledger.read(move |ledger| blocks::hash_at(ledger, height)).await?
+                    self.ledger.read_applied(move |ledger| blocks::hash_at(ledger, height)).await?
                 }
                 None => None,
             };
             require_on_chain(final_now, height, hash)?;
+        }
+        // Nothing is written for nothing: a command has the ledger's tables brought up to date.
+        if path.is_empty() && ancestor.hash == known.hash && finalized <= last_final.number {
+            return Ok((Head { block: known.into(), base_fee, gas_limit, finalized: last_final.number }, caught_up));
         }
         let mut blocks = Vec::with_capacity(path.len());
         for block in path.into_iter().rev() {
@@ -341,7 +346,7 @@ impl Follower {
         let mut cursor = target;
         loop {
             let hash = cursor.block.hash;
-            if let Some(block) = self.ledger.read(move |ledger| blocks::by_hash(ledger, hash)).await? {
+            if let Some(block) = self.ledger.read_applied(move |ledger| blocks::by_hash(ledger, hash)).await? {
                 return Ok((block, path));
             }
             if cursor.block.number <= last_final.number {
@@ -366,7 +371,7 @@ impl Follower {
     /// taken back; another node may have another one.
     async fn resume(&self) -> Result<(), FollowError> {
         let projector = self.projector;
-        while self.ledger.read(blocks::unfinished).await?.is_some() {
+        while self.ledger.read_applied(blocks::unfinished).await?.is_some() {
             let resumed = self.slice(move |ledger, slice| projector.resume(ledger, slice, clock::now())).await;
             if let Err(error) = resumed {
                 let taken_back =
@@ -427,7 +432,7 @@ impl Follower {
         blocks: Vec<(FullBlock, Vec<Log>)>,
     ) -> Result<(Vec<MinedBlock>, Vec<Used>), FollowError> {
         // Asked after the blocks were read: whatever they hold of ours was stored before it was sent.
-        let ours: HashSet<B256> = self.ledger.read(transactions::live_hashes).await?.into_iter().collect();
+        let ours: HashSet<B256> = self.ledger.read_applied(transactions::live_hashes).await?.into_iter().collect();
         let escrow = self.projector.deployment.escrow;
         let (mut mined, mut used) = (Vec::with_capacity(blocks.len()), Vec::new());
         for (FullBlock { block, transactions, .. }, logs) in blocks {
