@@ -70,6 +70,7 @@ impl Model {
     fn write(&self, ledger: &Transaction<'_>, payments: &[(FixedBytes<16>, u64, u32)]) -> Result<()> {
         let mut seq: u64 = ledger.query_row("SELECT max(seq) FROM trail", [], |row| row.get(0))?;
         let mut entry = ledger.prepare_cached("INSERT INTO trail VALUES (?, ?, NULL, ?, randomblob(32))")?;
+        let mut listed = ledger.prepare_cached("INSERT INTO mandate_trail VALUES (?, ?)")?;
         let mut posting = ledger.prepare_cached(
             "INSERT INTO journal (at, mandate, cause, debit, credit, amount) VALUES (?, ?, ?, ?, ?, ?)",
         )?;
@@ -78,6 +79,7 @@ impl Model {
             seq += 1;
             let decided = Decided { payment: Maybe(Some(*id)), nonce: *nonce, ..self.decided.clone() };
             entry.execute((seq, mandate, Entry::Decision(decided).encode()))?;
+            listed.execute((mandate, seq))?;
             together.entry(*mandate).or_default().push(*nonce);
         }
         for step in &self.steps {
@@ -85,9 +87,11 @@ impl Model {
                 seq += nonces.len() as u64;
                 let step = Step { nonces: nonces.clone(), ..step.clone() };
                 entry.execute((seq, mandate, Entry::Step(step).encode()))?;
+                listed.execute((mandate, seq))?;
             }
         }
         ledger.execute("INSERT INTO head VALUES (?, randomblob(32))", [seq])?;
+        ledger.execute("UPDATE applied SET seq = ?", [seq])?;
         for (mandate, nonces) in together {
             let amount = self.amount * nonces.len() as u64;
             for (cause, debit, credit) in

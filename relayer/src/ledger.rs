@@ -3,6 +3,9 @@
 //! A caller that wants to change something hands a closure to the writer. The writer takes what is
 //! queued, runs it in one transaction and answers only after the commit, so that a hundred callers
 //! cost one fsync. A closure that fails takes back its own changes and nobody else's.
+//!
+//! The trail is the log: a payment that is accepted is in it before it is answered. Its row, the balances and the lists are
+//! views of that, and follow a moment later, many at once ([`books`]).
 
 pub mod audit;
 pub mod balances;
@@ -39,6 +42,7 @@ use std::{
 };
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use stipend_bindings::Domain;
 use stipend_core::Deployment;
 use tokio::sync::{Semaphore, watch};
 
@@ -46,7 +50,7 @@ use sql::{Columns, FromColumns, Sql, Statements, insert};
 pub use writer::{Priority, STEP_TIME, Writer};
 
 /// The version of schema.sql that this program reads and writes.
-pub(crate) const VERSION: i64 = 8;
+pub(crate) const VERSION: i64 = 9;
 
 /// The first version whose trail is bytes.
 const BYTES: i64 = 8;
@@ -60,6 +64,7 @@ const UPGRADES: &[&str] = &[
     include_str!("ledger/upgrade_5.sql"),
     include_str!("ledger/upgrade_6.sql"),
     include_str!("ledger/upgrade_7.sql"),
+    include_str!("ledger/upgrade_8.sql"),
 ];
 const READERS: usize = 4;
 /// Prepared statements that a connection keeps: all that there are. SQLite's default is 16, and preparing
@@ -200,6 +205,9 @@ impl Ledger {
         migrate(&mut connection, path)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         bind_to_deployment(&connection, deployment)?;
+        let transaction = connection.transaction()?;
+        books::recover(&transaction, Domain { chain_id: deployment.chain_id, escrow: deployment.escrow })?;
+        transaction.commit()?;
         Ok(Self {
             path: Arc::new(path.to_owned()),
             writer: Writer::start(connection, path)?,
@@ -213,7 +221,7 @@ impl Ledger {
         &self.writer
     }
 
-    /// The last audit entry's `seq`; changes with every commit that adds some.
+    /// The last audit entry's `seq` that readers find everywhere; changes with every commit that adds some.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.writer.changes()
     }
@@ -222,8 +230,9 @@ impl Ledger {
     /// alone is the whole ledger.
     ///
     /// # Errors
-    /// [`LedgerError::Database`]; nothing is lost then, it only stays in the log.
+    /// [`LedgerError::Database`], and those of the writer; nothing is lost then, it only stays in the log.
     pub async fn checkpoint(&self) -> Result<(), LedgerError> {
+        self.writer.catch_up().await?;
         let path = self.path.clone();
         let task = tokio::task::spawn_blocking(move || {
             let connection = Connection::open(&*path)?;
@@ -233,11 +242,28 @@ impl Ledger {
         task.await.map_err(|_| LedgerError::Unknown)?
     }
 
-    /// Reads from whole commits, off the async threads.
+    /// Reads from whole commits, off the async threads. All that was answered before is there.
+    ///
+    /// # Errors
+    /// Those of `work`, [`LedgerError::Database`] if no connection can be had, and those of the writer, which may be asked
+    /// to add what it has put off.
+    pub async fn read<T, F>(&self, work: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, LedgerError> + Send + 'static,
+    {
+        self.writer.catch_up().await?;
+        self.read_applied(work).await
+    }
+
+    /// The same, but payments that were accepted in the last moments may not be there. Whoever waits for [`changes`] sees
+    /// all of what they tell.
+    ///
+    /// [`changes`]: Self::changes
     ///
     /// # Errors
     /// Those of `work`, and [`LedgerError::Database`] if no connection can be had.
-    pub async fn read<T, F>(&self, work: F) -> Result<T, LedgerError>
+    pub async fn read_applied<T, F>(&self, work: F) -> Result<T, LedgerError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, LedgerError> + Send + 'static,
@@ -309,7 +335,8 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
     }
     if (1..BYTES).contains(&found) {
         audit::import(&transaction)?;
-        transaction.execute_batch("DROP TABLE audit")?;
+        transaction
+            .execute_batch("DROP TABLE audit; UPDATE applied SET seq = (SELECT coalesce(max(seq), 0) FROM trail)")?;
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;

@@ -252,7 +252,7 @@ impl Sender {
             move |tx: &transactions::TransactionRow| tx.gas_limit > block_gas || too_large.contains(&tx.id);
         let gas_used = self.gas_used.take();
         let known = state.whole.clone();
-        let read = self.ledger.read(move |ledger| {
+        let read = self.ledger.read_applied(move |ledger| {
             let mut unmined: HashMap<Address, Vec<Unmined>> = HashMap::new();
             for tx in transactions::pending(ledger)? {
                 let attempts = transactions::attempts(ledger, tx.id)?;

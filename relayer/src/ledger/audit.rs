@@ -55,14 +55,23 @@ pub(super) enum Owner {
 }
 
 pub(super) fn add(connection: &Connection, owner: Owner, entry: &Entry) -> Result<(), LedgerError> {
-    add_after(connection, owner, hash_before(connection, owner)?, entry).map(drop)
+    let (seq, _) = write_after(connection, owner, hash_before(connection, owner)?, entry)?;
+    match owner {
+        Owner::Mandate { seq: mandate, .. } => list(connection, mandate, seq),
+        Owner::Agent(_) => Ok(()),
+    }
+}
+
+/// Adds an entry to the list of its mandate's.
+pub(super) fn list(connection: &Connection, mandate: u64, seq: u64) -> Result<(), LedgerError> {
+    insert!(connection, "mandate_trail", { "mandate": mandate, "seq": seq }).map(drop)
 }
 
 /// The hash of the last entry of a chain.
 pub(super) fn hash_before(connection: &Connection, owner: Owner) -> Result<B256, LedgerError> {
     let (last, start): (Option<B256>, B256) = match owner {
         Owner::Mandate { seq, id } => {
-            let query = "SELECT hash FROM trail WHERE mandate = ? ORDER BY seq DESC LIMIT 1";
+            let query = "SELECT hash FROM trail WHERE seq = (SELECT max(seq) FROM mandate_trail WHERE mandate = ?)";
             (connection.row(query, [seq])?, id.0)
         }
         Owner::Agent(_) => {
@@ -74,27 +83,28 @@ pub(super) fn hash_before(connection: &Connection, owner: Owner) -> Result<B256,
     Ok(last.unwrap_or(start))
 }
 
-/// Adds an entry to a chain whose last one has this hash; returns its own.
-pub(super) fn add_after(
+/// Writes an entry behind one with this hash, and does not list it. Returns its place and its own hash.
+pub(super) fn write_after(
     connection: &Connection,
     owner: Owner,
     previous: B256,
     entry: &Entry,
-) -> Result<B256, LedgerError> {
+) -> Result<(u64, B256), LedgerError> {
     let (mandate, agent) = match owner {
         Owner::Mandate { seq, .. } => (Some(seq), None),
         Owner::Agent(agent) => (None, agent),
     };
     let body = entry.encode();
     let (hash, events) = (chained(previous, &body), u64::try_from(entry.events()).map_err(LedgerError::inconsistent)?);
+    let seq = last(connection)?.saturating_add(events);
     insert!(connection, "trail", {
-        "seq": last(connection)?.saturating_add(events),
+        "seq": seq,
         "mandate": mandate,
         "agent": agent.map(Sql),
         "hash": Sql(hash),
         "body": body,
     })?;
-    Ok(hash)
+    Ok((seq, hash))
 }
 
 /// The place of the last event.

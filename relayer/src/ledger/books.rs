@@ -1,35 +1,149 @@
-//! What the payments that one commit accepts take from their mandates: each mandate is read once and written once, however
-//! many of its payments the commit has.
+//! What accepted payments take from their mandates. A commit writes them into the trail alone; their rows, indexes and
+//! balances follow together, a mandate at a time: it is read once and written once, and so is each page of an index, however
+//! many payments there were.
+//!
+//! ```text
+//! accept ─▶ trail, committed, answered ─▶ … ─▶ apply: rows, balances, one posting, the mandate's list
+//!                                          └─▶ a crash ─▶ recover: what the trail has beyond the tables, then apply
+//! ```
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use alloy_primitives::{Address, B256};
 use rusqlite::Connection;
-use stipend_core::{Amount, Intent, MandateId, Seconds, Terms, trail::Entry};
+use stipend_bindings::{Domain, Spend};
+use stipend_core::{
+    Amount, Intent, MandateId, PaymentId, Seconds, Terms,
+    api::{self, NewPayment, PaymentState},
+    trail::{Decided, Entry},
+};
 
 use super::{
     LedgerError, audit,
     balances::{Account, LedgerEvent, Posting},
     journal::{self, EntryRefs},
     mandates::{self, MandateRow, Standing},
-    sql::Statements,
+    sql::{Sql, Statements, insert, row},
 };
 
 /// How many mandates' documents are remembered.
 const DOCUMENTS: usize = 1_024;
+/// How often what was decided of a mandate is put into the tables, unless there is something of no other one: that is cheap,
+/// and goes with the commit.
+const EVERY: Duration = Duration::from_millis(100);
+/// For how long a commit puts things into the tables: what becomes due together is spread out.
+const APPLY_TIME: Duration = Duration::from_millis(1);
+/// With so many entries in the trail alone a mandate's turn comes at once.
+const MOST: usize = 64;
+/// How many mandates are remembered, besides those with something in the trail alone.
+const OPEN: usize = 4_096;
 
-/// The mandates that the commit has read. What was taken from them is written when the books are closed, which is before
-/// anything else reads or changes a mandate.
+/// The mandates that were read since the books were closed, and what was taken from them since.
 #[derive(Debug, Default)]
 pub struct Books {
     open: HashMap<MandateId, OpenMandate>,
+    /// When the tables had all of everything last.
+    closed: Option<Instant>,
+    /// When what is to be put into the tables.
+    due: BinaryHeap<Reverse<(Instant, MandateId)>>,
     /// By place in the ledger. They never change, but for an intent that becomes known.
     documents: HashMap<u64, (Terms, Option<Arc<Intent>>)>,
 }
 
-/// A mandate, as the payments that were accepted leave it.
+/// A payment that is in the trail, and in no table yet.
 #[derive(Clone, Debug)]
+pub struct AcceptedPayment {
+    pub(super) id: PaymentId,
+    pub(super) body: NewPayment,
+    pub(super) digest: B256,
+    pub(super) at: Seconds,
+}
+
+impl AcceptedPayment {
+    /// Its id.
+    pub const fn id(&self) -> PaymentId {
+        self.id
+    }
+
+    /// What the agent signed.
+    pub const fn digest(&self) -> B256 {
+        self.digest
+    }
+
+    /// Its nonce.
+    pub const fn nonce(&self) -> u32 {
+        self.body.nonce
+    }
+
+    pub(super) const fn body(&self) -> &NewPayment {
+        &self.body
+    }
+
+    /// Adds its row.
+    fn insert(self, connection: &Connection) -> Result<(), LedgerError> {
+        let Self { id, body, digest, at } = self;
+        insert!(connection, "payment", {
+            "id": Sql(id),
+            "mandate": Sql(body.mandate),
+            "nonce": body.nonce,
+            "payee": Sql(body.payee),
+            "amount": Sql(body.amount),
+            "deadline": body.deadline,
+            "ref": Sql(body.reference),
+            "digest": Sql(digest),
+            "signature": body.signature.as_ref(),
+            "state": Sql(PaymentState::Reserved),
+            "metadata": Sql(body.metadata),
+            "created_at": at,
+            "updated_at": at,
+        })
+        .map(drop)
+    }
+
+    /// As the API shows it.
+    pub fn view(&self) -> api::Payment {
+        let Self { id, ref body, digest, at, .. } = *self;
+        api::Payment {
+            id,
+            mandate: body.mandate,
+            state: PaymentState::Reserved,
+            reason: None,
+            payee: body.payee,
+            amount: body.amount,
+            nonce: body.nonce,
+            deadline: body.deadline,
+            reference: body.reference,
+            digest,
+            tx_hash: None,
+            block_number: None,
+            created_at: at,
+            updated_at: at,
+            metadata: body.metadata.clone(),
+            receipt: None,
+        }
+    }
+}
+
+/// A mandate, as what was accepted leaves it.
+#[derive(Debug)]
 pub struct OpenMandate {
+    page: BookPage,
+    /// What is in no table yet, in the order of the trail.
+    accepted: Vec<AcceptedPayment>,
+    /// Its entries that no list has yet.
+    entries: Vec<u64>,
+    /// When the tables had all of it last.
+    applied: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct BookPage {
     mandate: MandateRow,
     /// What was reserved, and is not written.
     reserved: Amount,
@@ -41,38 +155,58 @@ pub struct OpenMandate {
 
 impl OpenMandate {
     pub const fn mandate(&self) -> &MandateRow {
-        &self.mandate
+        &self.page.mandate
     }
 
-    /// Reserves an amount for the payment with this nonce.
+    /// What was accepted and is in no table yet.
+    pub fn accepted(&self) -> &[AcceptedPayment] {
+        &self.accepted
+    }
+
+    /// Reserves what a payment takes.
     ///
     /// # Errors
     /// [`LedgerError::Inconsistent`] if that is not available.
-    pub(super) fn reserve(&mut self, amount: Amount, nonce: u32, now: Seconds) -> Result<(), LedgerError> {
-        let failed = |error: &dyn std::fmt::Display| LedgerError::Inconsistent(format!("{}: {error}", self.mandate.id));
-        let (balances, _) = self.mandate.balances.book(LedgerEvent::Reserve(amount)).map_err(|error| failed(&error))?;
-        let reserved = self.reserved.checked_add(amount).ok_or_else(|| failed(&"more than any amount is reserved"))?;
-        let standing = &mut self.mandate.standing;
+    pub(super) fn reserve(&mut self, payment: AcceptedPayment) -> Result<(), LedgerError> {
+        let page = &mut self.page;
+        let failed = |error: &dyn std::fmt::Display| LedgerError::Inconsistent(format!("{}: {error}", page.mandate.id));
+        let (amount, nonce) = (payment.body.amount, payment.body.nonce);
+        let (balances, _) = page.mandate.balances.book(LedgerEvent::Reserve(amount)).map_err(|error| failed(&error))?;
+        let reserved = page.reserved.checked_add(amount).ok_or_else(|| failed(&"more than any amount is reserved"))?;
+        let standing = &mut page.mandate.standing;
         standing.account.balances = balances;
         standing.highest_nonce = standing.highest_nonce.max(Some(nonce));
-        (self.reserved, self.at) = (reserved, now);
+        (page.reserved, page.at) = (reserved, payment.at);
+        self.accepted.push(payment);
         Ok(())
     }
 
     /// Adds an entry to its chain in the trail.
     pub(super) fn note(&mut self, connection: &Connection, entry: &Entry) -> Result<(), LedgerError> {
-        self.hash = audit::add_after(connection, self.mandate.chain(), self.hash, entry)?;
+        let (seq, hash) = audit::write_after(connection, self.page.mandate.chain(), self.page.hash, entry)?;
+        self.entries.push(seq);
+        self.page.hash = hash;
         Ok(())
     }
 
-    fn close(self, connection: &Connection) -> Result<(), LedgerError> {
-        if self.reserved.is_zero() {
+    /// Puts what was decided into the tables.
+    fn apply(&mut self, connection: &Connection) -> Result<(), LedgerError> {
+        let Some(last) = self.entries.last().copied() else { return Ok(()) };
+        let BookPage { mandate, reserved, at, .. } = &mut self.page;
+        for payment in self.accepted.drain(..) {
+            payment.insert(connection)?;
+        }
+        for seq in self.entries.drain(..) {
+            audit::list(connection, mandate.seq, seq)?;
+        }
+        self.applied = Some(Instant::now());
+        mandates::apply(connection, mandate.seq, mandate.balances, last)?;
+        let amount = mem::take(reserved);
+        if amount.is_zero() {
             return Ok(());
         }
-        let Self { mandate, reserved, at, .. } = self;
-        mandates::set_balances(connection, mandate.id, mandate.balances)?;
-        let posting = Posting { from: Account::Available, to: Account::Reserved, amount: reserved };
-        journal::enter(connection, mandate.seq, LedgerEvent::Reserve(reserved), &[posting], EntryRefs::default(), at)
+        let posting = Posting { from: Account::Available, to: Account::Reserved, amount };
+        journal::enter(connection, mandate.seq, LedgerEvent::Reserve(amount), &[posting], EntryRefs::default(), *at)
     }
 }
 
@@ -85,32 +219,85 @@ impl Books {
         agent: Address,
         work: impl FnOnce(Option<&mut OpenMandate>) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
-        let open = match self.open.remove(&id) {
-            Some(open) => Some(open),
-            None => self.read(connection, id, agent)?,
-        };
-        let Some(before) = open else { return work(None) };
-        let mut changed = before.clone();
-        let result = work(Some(&mut changed).filter(|open| open.mandate.agent == agent));
-        self.open.insert(id, if result.is_ok() { changed } else { before });
+        if !self.open.contains_key(&id)
+            && let Some(standing) = mandates::standing(connection, id, agent)?
+        {
+            if self.open.len() >= OPEN {
+                self.open.retain(|_, open| !open.entries.is_empty());
+            }
+            self.read(connection, standing)?;
+        }
+        let Some(open) = self.open.get_mut(&id) else { return work(None) };
+        let (before, accepted, entries) = (open.page.clone(), open.accepted.len(), open.entries.len());
+        let result = work(if open.page.mandate.agent == agent { Some(&mut *open) } else { None });
+        if result.is_err() {
+            open.page = before;
+            open.accepted.truncate(accepted);
+            open.entries.truncate(entries);
+        }
+        // Nothing is put into the tables here: if that failed, it would not be this command's failure alone.
+        let now = Instant::now();
+        if entries == 0 && !open.entries.is_empty() {
+            let due = open.applied.map_or(now, |applied| now.max(applied + EVERY));
+            self.due.push(Reverse((due, id)));
+        }
+        if entries < MOST && open.entries.len() >= MOST {
+            self.due.push(Reverse((now, id)));
+        }
         result
     }
 
-    fn read(
-        &mut self,
-        connection: &Connection,
-        id: MandateId,
-        agent: Address,
-    ) -> Result<Option<OpenMandate>, LedgerError> {
-        let Some(standing) = mandates::standing(connection, id, agent)? else { return Ok(None) };
+    fn read(&mut self, connection: &Connection, standing: Standing) -> Result<(), LedgerError> {
         let mandate = self.documented(connection, standing)?;
         let hash = audit::hash_before(connection, mandate.chain())?;
-        Ok(Some(OpenMandate { mandate, reserved: Amount::ZERO, at: 0, hash }))
+        let id = mandate.id;
+        let page = BookPage { mandate, reserved: Amount::ZERO, at: 0, hash };
+        self.open.insert(id, OpenMandate { page, accepted: Vec::new(), entries: Vec::new(), applied: self.closed });
+        Ok(())
     }
 
-    /// Writes what has changed: from here on the ledger alone says how mandates stand.
+    /// Whether the tables have all that the trail has.
+    pub(super) fn is_applied(&self) -> bool {
+        self.due.is_empty()
+    }
+
+    /// When something is to be put into the tables next.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// Puts into the tables what is due. Returns up to where they have all that was decided, which is `last` at most.
+    pub(super) fn apply_due(&mut self, connection: &Connection, last: u64) -> Result<u64, LedgerError> {
+        let (alone, now, mut some) = (self.due.len() == 1, Instant::now(), false);
+        while let Some(Reverse((due, id))) = self.due.peek().copied()
+            && (alone || due <= now && now.elapsed() < APPLY_TIME)
+        {
+            self.due.pop();
+            if let Some(open) = self.open.get_mut(&id) {
+                open.apply(connection)?;
+                some = true;
+            }
+        }
+        let first = self.open.values().filter_map(|open| open.entries.first()).min();
+        let applied = first.map_or(last, |first| first.saturating_sub(1));
+        if some {
+            connection.change("UPDATE applied SET seq = ?", [applied])?;
+        }
+        Ok(applied)
+    }
+
+    /// Puts everything into the tables: from here on they alone say how mandates stand.
     pub(crate) fn close(&mut self, connection: &Connection) -> Result<(), LedgerError> {
-        mem::take(&mut self.open).into_values().try_for_each(|open| open.close(connection))
+        let mut open: Vec<OpenMandate> = mem::take(&mut self.open).into_values().collect();
+        if mem::take(&mut self.due).is_empty() {
+            return Ok(());
+        }
+        self.closed = Some(Instant::now());
+        open.sort_unstable_by_key(|open| open.entries.first().copied());
+        for open in &mut open {
+            open.apply(connection)?;
+        }
+        connection.change(APPLIED, []).map(drop)
     }
 
     fn documented(&mut self, connection: &Connection, standing: Standing) -> Result<MandateRow, LedgerError> {
@@ -133,127 +320,56 @@ impl Books {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use stipend_core::{PaymentId, api::NewPayment};
-
-    use super::*;
-    use crate::ledger::{
-        feed::tests::inputs,
-        payments::{self, DecidedPayment},
-    };
-
-    const AGENT: Address = Address::repeat_byte(1);
-    const MANDATE: MandateId = MandateId(B256::repeat_byte(2));
-
-    fn usdc(units: u64) -> Amount {
-        Amount::from_units(units).unwrap()
-    }
-
-    fn ledger() -> Connection {
-        let connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch(include_str!("schema.sql")).unwrap();
-        let terms = Terms {
-            operator: AGENT,
-            agent: AGENT,
-            guardian: AGENT,
-            cap: usdc(100),
-            per_payment: Amount::ZERO,
-            window_cap: Amount::ZERO,
-            window: 0,
-            start: 0,
-            expiry: 1,
-            capture_end: 1,
-            payees: B256::ZERO,
-            intent: B256::ZERO,
-            refunds_restore_budget: false,
-        };
-        mandates::ensure(&connection, MANDATE, &terms, 0).unwrap();
-        connection
-    }
-
-    fn try_pay(
-        connection: &Connection,
-        books: &mut Books,
-        (nonce, amount): (u32, u64),
-        fails: bool,
-    ) -> Result<(), LedgerError> {
-        let body = NewPayment {
-            mandate: MANDATE,
-            payee: AGENT,
-            amount: usdc(amount),
-            nonce,
-            deadline: 1,
-            reference: B256::ZERO,
-            signature: vec![1; 65].into(),
-            metadata: Default::default(),
-        };
-        let new = DecidedPayment { body: &body, digest: B256::with_last_byte(nonce as u8), inputs: &inputs() };
-        books.change(connection, MANDATE, AGENT, |open| {
-            payments::insert(connection, open.unwrap(), PaymentId::generate(), &new, 7)?;
-            if fails { Err(LedgerError::Full) } else { Ok(()) }
-        })
-    }
-
-    fn standing(connection: &Connection) -> (Amount, Amount, Option<u32>) {
-        let standing = mandates::standing(connection, MANDATE, AGENT).unwrap().unwrap();
-        (standing.balances.available, standing.balances.reserved, standing.highest_nonce)
-    }
-
-    #[test]
-    fn what_a_commit_reserves_is_written_once() {
-        let (connection, mut books) = (ledger(), Books::default());
-        for payment in [(0, 10), (1, 20), (2, 30)] {
-            try_pay(&connection, &mut books, payment, false).unwrap();
-        }
-        let seen = books.change(&connection, MANDATE, AGENT, |open| {
-            let mandate = open.unwrap().mandate();
-            Ok((mandate.balances.available, mandate.highest_nonce))
-        });
-        assert_eq!(seen.unwrap(), (usdc(40), Some(2)));
-        assert_eq!(standing(&connection).1, Amount::ZERO);
-        books.close(&connection).unwrap();
-        assert_eq!(standing(&connection), (usdc(40), usdc(60), Some(2)));
-        let entered: Vec<Amount> = connection.rows("SELECT amount FROM journal WHERE cause = 'reserve'", []).unwrap();
-        assert_eq!(entered, [usdc(60)]);
-        // Nothing is written twice.
-        books.close(&connection).unwrap();
-        assert_eq!(standing(&connection).1, usdc(60));
-    }
-
-    #[test]
-    fn a_command_that_fails_leaves_the_books_as_they_were() {
-        let (connection, mut books) = (ledger(), Books::default());
-        let failing = |books: &mut Books, payment, fails| {
-            connection.execute_batch("SAVEPOINT command").unwrap();
-            try_pay(&connection, books, payment, fails).unwrap_err();
-            connection.execute_batch("ROLLBACK TO command; RELEASE command").unwrap();
-        };
-        // The first of its mandate; what is taken already, too much, and after all was in order but what came behind it.
-        failing(&mut books, (0, 10), true);
-        try_pay(&connection, &mut books, (0, 10), false).unwrap();
-        for (payment, fails) in [((0, 20), false), ((1, 91), false), ((1, 20), true)] {
-            failing(&mut books, payment, fails);
-        }
-        // One that never came to a mandate.
-        connection.execute_batch("ALTER TABLE mandate RENAME TO elsewhere").unwrap();
-        let lost = books.change(&connection, MandateId(B256::ZERO), AGENT, |_| Ok(()));
-        assert!(matches!(lost, Err(LedgerError::Database(_))));
-        connection.execute_batch("ALTER TABLE elsewhere RENAME TO mandate").unwrap();
-        try_pay(&connection, &mut books, (2, 30), false).unwrap();
-        books.close(&connection).unwrap();
-        audit::seal(&connection).unwrap();
-        assert_eq!(standing(&connection), (usdc(60), usdc(40), Some(2)));
-        audit::verify(&connection, |seq, intact| assert!(intact, "entry {seq}")).unwrap();
-    }
-
-    #[test]
-    fn another_agent_opens_nothing() {
-        let (connection, mut books) = (ledger(), Books::default());
-        let opens = |books: &mut Books, agent| books.change(&connection, MANDATE, agent, |open| Ok(open.is_some()));
-        assert!(!opens(&mut books, Address::ZERO).unwrap());
-        assert!(opens(&mut books, AGENT).unwrap());
-        assert!(!opens(&mut books, Address::ZERO).unwrap());
-        assert!(opens(&mut books, AGENT).unwrap());
+row! {
+    /// An entry that the tables may not have.
+    struct Unapplied in "trail JOIN mandate ON mandate.seq = trail.mandate" {
+        seq: u64 = "trail.seq",
+        body: Vec<u8> = "body",
+        hash: B256 = "hash",
+        mandate: MandateId = "id",
+        agent: Address = "mandate.agent",
     }
 }
+
+/// Adds to the tables what was decided, and is in the trail alone because the process ended first.
+pub(super) fn recover(connection: &Connection, domain: Domain) -> Result<(), LedgerError> {
+    let mut books = Books::default();
+    // What is no decision was written when the books were closed.
+    let rest = "WHERE trail.seq > (SELECT seq FROM applied) AND trail.seq > mandate.applied
+        AND substr(body, 1, 1) = x'02' ORDER BY trail.seq";
+    let entries = Unapplied::select(connection, rest, [])?;
+    if !entries.is_empty() {
+        tracing::info!(entries = entries.len(), "what was decided before a crash is put into the ledger's tables");
+    }
+    for Unapplied { seq, body, hash, mandate, agent } in entries {
+        let Entry::Decision(decided) = Entry::decode(&body).map_err(LedgerError::inconsistent)? else { continue };
+        books.change(connection, mandate, agent, |open| {
+            let open = open.ok_or_else(|| LedgerError::inconsistent("a decision of no mandate"))?;
+            open.page.hash = hash;
+            open.entries.push(seq);
+            match accepted(mandate, decided, domain)? {
+                Some(payment) => open.reserve(payment),
+                None => Ok(()),
+            }
+        })?;
+    }
+    books.close(connection)?;
+    connection.change(APPLIED, []).map(drop)
+}
+
+/// The payment that a decision accepted.
+fn accepted(mandate: MandateId, decided: Decided, domain: Domain) -> Result<Option<AcceptedPayment>, LedgerError> {
+    let Some(id) = decided.id() else { return Ok(None) };
+    let amount = decided.amount().map_err(LedgerError::inconsistent)?;
+    let Decided { at, nonce, payee, deadline, reference, signature, metadata, .. } = decided;
+    let spend = Spend::new(mandate, payee, amount, nonce, deadline, reference).map_err(LedgerError::inconsistent)?;
+    let digest = domain.spend_digest(&spend);
+    let body = NewPayment { mandate, payee, amount, nonce, deadline, reference, signature, metadata: metadata.0 };
+    Ok(Some(AcceptedPayment { id, body, digest, at }))
+}
+
+/// All of the trail is in the tables.
+const APPLIED: &str = "UPDATE applied SET seq = (SELECT coalesce(max(seq), 0) FROM trail)";
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -155,7 +155,21 @@ fn file(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
 fn unbroken(connection: &Connection, check: &mut Check) -> Result<(), LedgerError> {
     audit::verify(connection, |seq, intact| {
         check.must(intact, || format!("entry {seq} is not what was written, or what came before it is not"));
-    })
+    })?;
+    // What was decided since the books were closed is in no list, nor is anything else missing.
+    none(
+        connection,
+        check,
+        "SELECT 'entry ' || trail.seq || ' is not in its mandate''s list' FROM trail JOIN mandate ON mandate.seq = trail.mandate
+         WHERE NOT (trail.seq > (SELECT seq FROM applied) AND trail.seq > mandate.applied AND substr(body, 1, 1) = x'02')
+            AND NOT EXISTS (SELECT 1 FROM mandate_trail AS list WHERE list.mandate = trail.mandate AND list.seq = trail.seq)",
+    )?;
+    none(
+        connection,
+        check,
+        "SELECT 'entry ' || list.seq || ' is in the list of another mandate' FROM mandate_trail AS list
+         JOIN trail ON trail.seq = list.seq WHERE trail.mandate IS NOT list.mandate",
+    )
 }
 
 /// What the trail says of each payment, against its row: what was accepted, and the last step that it took.
@@ -163,17 +177,20 @@ fn payments(connection: &Connection, check: &mut Check) -> Result<(), LedgerErro
     connection.execute_batch(
         "DROP TABLE IF EXISTS temp.said; CREATE TEMP TABLE said (payment INTEGER PRIMARY KEY, state TEXT)",
     )?;
+    // What was decided since then is in the trail alone: it is not in the balances either.
+    let all_applied: u64 = connection.query_row("SELECT seq FROM applied", [], |row| row.get(0))?;
     let say = |payment: &PaymentRow, state: PaymentState| {
         let said = "INSERT INTO temp.said VALUES (?, ?) ON CONFLICT DO UPDATE SET state = excluded.state";
         connection.prepare_cached(said)?.execute((payment.seq, state.name())).map(drop)
     };
     let query =
-        "SELECT trail.seq AS seq, body, mandate.id AS mandate FROM trail JOIN mandate ON mandate.seq = trail.mandate
+        "SELECT trail.seq AS seq, body, mandate.id AS mandate, applied FROM trail JOIN mandate ON mandate.seq = trail.mandate
         ORDER BY trail.seq";
     each(connection, query, |row| {
         let (seq, body): (u64, Vec<u8>) = (row.get("seq")?, row.get("body")?);
-        let mandate = MandateId(hash(row, "mandate")?);
+        let (mandate, applied) = (MandateId(hash(row, "mandate")?), row.get::<_, u64>("applied")?.max(all_applied));
         match Entry::decode(&body) {
+            Ok(Entry::Decision(_)) if seq > applied => {}
             Ok(Entry::Decision(decided)) => {
                 let Some(id) = decided.id() else { return Ok(()) };
                 let is_it = |row: &PaymentRow| {

@@ -162,11 +162,11 @@ fn merged(
     let read = |chain: Chain, from: u64, count: u32| -> Result<VecDeque<u64>, LedgerError> {
         let places: Vec<u64> = match (chain, direction) {
             (Chain::Mandate(mandate), Direction::On) => {
-                let query = "SELECT seq FROM trail WHERE mandate = ? AND seq > ? ORDER BY seq LIMIT ?";
+                let query = "SELECT seq FROM mandate_trail WHERE mandate = ? AND seq > ? ORDER BY seq LIMIT ?";
                 connection.rows(query, (mandate, from, count))?
             }
             (Chain::Mandate(mandate), Direction::Back) => {
-                let query = "SELECT seq FROM trail WHERE mandate = ? AND seq < ? ORDER BY seq DESC LIMIT ?";
+                let query = "SELECT seq FROM mandate_trail WHERE mandate = ? AND seq < ? ORDER BY seq DESC LIMIT ?";
                 connection.rows(query, (mandate, from, count))?
             }
             (Chain::Agent(agent), Direction::On) => {

@@ -61,15 +61,14 @@ pub fn each(connection: &Connection) -> Result<Option<u128>, LedgerError> {
     Ok(cost.checked_div(rows.into()))
 }
 
-/// What a mandate's payments that are not final are expected to cost, in wei.
-pub fn expected(connection: &Connection, mandate: MandateId) -> Result<u128, LedgerError> {
+/// What a mandate's payments that are not final are expected to cost, in wei; `accepted` of them are in no table yet.
+pub fn expected(connection: &Connection, mandate: MandateId, accepted: usize) -> Result<u128, LedgerError> {
     let Some(each) = each(connection)? else { return Ok(0) };
     let live: u64 = connection.value(
-        "SELECT count(*) FROM payment INDEXED BY payment_live
-         WHERE state NOT IN ('settled', 'failed') AND state IN ('reserved', 'submitted', 'mined') AND mandate = ?",
+        "SELECT count(*) FROM payment INDEXED BY payment_by_stage WHERE stage IN (0, 1, 2, 3) AND mandate = ?",
         [Sql(mandate)],
     )?;
-    Ok(each.saturating_mul(live.into()))
+    Ok(each.saturating_mul(u128::from(live).saturating_add(accepted as u128)))
 }
 
 fn on(connection: &Connection, mandate: MandateId, day: u64) -> Result<u128, LedgerError> {

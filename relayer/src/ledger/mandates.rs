@@ -49,7 +49,11 @@ macro_rules! standing {
         concat!(
             account!(),
             ", opened_block, opened_hash, opened_tx, ended_block, ended_hash, ended_tx, frozen,
-            (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE mandate = mandate.id
+            (SELECT max(nonce) FROM (SELECT max(nonce) AS nonce FROM payment WHERE stage = 0 AND mandate = mandate.id
+                UNION ALL SELECT max(nonce) FROM payment WHERE stage = 1 AND mandate = mandate.id
+                UNION ALL SELECT max(nonce) FROM payment WHERE stage = 2 AND mandate = mandate.id
+                UNION ALL SELECT max(nonce) FROM payment WHERE stage = 3 AND mandate = mandate.id
+                UNION ALL SELECT max(nonce) FROM payment WHERE stage = 4 AND mandate = mandate.id
                 UNION ALL SELECT max(nonce) FROM card WHERE mandate = mandate.id
                 UNION ALL SELECT max(nonce) FROM external_outflow WHERE mandate = mandate.id)),
             refunded, EXISTS (SELECT 1 FROM revocation WHERE revocation.mandate = mandate.id),
@@ -353,6 +357,12 @@ pub(super) fn set_balances(connection: &Connection, id: MandateId, balances: Bal
             Sql(balances.carried),
             Sql(id),
         )).map(drop)
+}
+
+/// Its decisions up to this place of the trail are in the tables. They only reserve.
+pub(super) fn apply(connection: &Connection, seq: u64, balances: Balances, applied: u64) -> Result<(), LedgerError> {
+    let query = "UPDATE mandate SET available = ?, reserved = ?, applied = ? WHERE seq = ?";
+    connection.change(query, (Sql(balances.available), Sql(balances.reserved), applied, seq)).map(drop)
 }
 
 /// Adds what a payee gave back.

@@ -13,7 +13,7 @@ use super::{
     LedgerError, audit,
     balances::{self, Transition},
     booking,
-    books::OpenMandate,
+    books::{AcceptedPayment, OpenMandate},
     journal::EntryRefs,
     mandates::{self, TxLocation},
     pages::{self, List, Page},
@@ -74,12 +74,8 @@ pub enum ExternalOutflow {
     Hold,
 }
 
-const LIVE: &str = "state NOT IN ('settled', 'failed')";
-
-/// A mandate's payments that no block has paid and that can still be. Without the hint, SQLite takes the unique
-/// index by mandate and nonce, and reads every payment that the mandate ever made.
-const WAITING_OF_MANDATE: &str = "INDEXED BY payment_live
-    WHERE state IN ('reserved', 'submitted') AND state NOT IN ('settled', 'failed') AND mandate = ?";
+/// A mandate's payments that no block has paid and that can still be.
+const WAITING_OF_MANDATE: &str = "INDEXED BY payment_by_stage WHERE stage IN (0, 1, 2) AND mandate = ?";
 
 /// A place in the order of mandates and nonces.
 #[derive(Clone, Copy, Debug, Default)]
@@ -129,7 +125,8 @@ pub fn by_id(connection: &Connection, id: PaymentId) -> Result<Option<PaymentRow
 }
 
 pub fn by_nonce(connection: &Connection, mandate: MandateId, nonce: u32) -> Result<Option<PaymentRow>, LedgerError> {
-    Ok(PaymentRow::select(connection, "WHERE mandate = ? AND nonce = ?", (Sql(mandate), nonce))?.pop())
+    let rest = "INDEXED BY payment_by_stage WHERE stage IN (0, 1, 2, 3, 4) AND mandate = ? AND nonce = ?";
+    Ok(PaymentRow::select(connection, rest, (Sql(mandate), nonce))?.pop())
 }
 
 fn first(
@@ -167,7 +164,8 @@ pub fn first_ruled_out_by(
 
 /// A payment that no block has paid and whose deadline is at `time` or before.
 pub fn first_overdue(connection: &Connection, time: Seconds) -> Result<Option<PaymentRow>, LedgerError> {
-    first(connection, &format!("INDEXED BY payment_due WHERE deadline <= ? AND state <> 'mined' AND {LIVE}"), [time])
+    let rest = "INDEXED BY payment_due WHERE deadline <= ? AND state <> 'mined' AND state NOT IN ('settled', 'failed')";
+    first(connection, rest, [time])
 }
 
 /// A payment in a transaction that is decided, which did not pay it, and that no other undecided one holds.
@@ -185,15 +183,12 @@ pub fn first_left_by(connection: &Connection, tx: u64) -> Result<Option<PaymentR
 /// The first mandate above this one with payments that wait for a transaction and that no
 /// simulation has refused.
 pub fn next_to_send(connection: &Connection, after: MandateId) -> Result<Option<MandateId>, LedgerError> {
-    let query = "SELECT min(mandate) FROM payment WHERE state = 'reserved' AND reason IS NULL AND mandate > ?";
-    connection.value(query, [Sql(after)])
+    connection.value("SELECT min(mandate) FROM payment WHERE stage = 0 AND mandate > ?", [Sql(after)])
 }
 
 /// Whether this many payments or more wait for a transaction, which no simulation has refused.
 pub fn wait_to_be_sent(connection: &Connection, least: usize) -> Result<bool, LedgerError> {
-    let query =
-        "SELECT count(*) = ?1 FROM (SELECT 1 FROM payment WHERE state = 'reserved' AND reason IS NULL LIMIT ?1)";
-    connection.value(query, [least])
+    connection.value("SELECT count(*) = ?1 FROM (SELECT 1 FROM payment WHERE stage = 0 LIMIT ?1)", [least])
 }
 
 /// A mandate's first payments, by nonce, that wait for a transaction and can be in a block after
@@ -206,7 +201,7 @@ pub fn to_send(
 ) -> Result<Vec<PaymentRow>, LedgerError> {
     PaymentRow::select(
         connection,
-        "WHERE state = 'reserved' AND reason IS NULL AND mandate = ? AND deadline > ? ORDER BY nonce LIMIT ?",
+        "INDEXED BY payment_by_stage WHERE stage = 0 AND mandate = ? AND deadline > ? ORDER BY nonce LIMIT ?",
         (Sql(mandate), time, limit),
     )
 }
@@ -220,7 +215,7 @@ pub fn refused(
 ) -> Result<Vec<PaymentRow>, LedgerError> {
     PaymentRow::select(
         connection,
-        "WHERE state = 'reserved' AND reason IS NOT NULL AND (mandate, nonce) > (?, ?) AND deadline > ?
+        "INDEXED BY payment_by_stage WHERE stage = 1 AND (mandate, nonce) > (?, ?) AND deadline > ?
          ORDER BY mandate, nonce LIMIT ?",
         (Sql(after.mandate), after.nonce, time, limit),
     )
@@ -230,27 +225,31 @@ pub fn refused(
 /// be sent: payments in transactions, those that a simulation refused, holds that wait. A nonce that
 /// would retire it must not be used.
 pub fn lowest_needed(connection: &Connection, mandate: MandateId, time: Seconds) -> Result<Option<u32>, LedgerError> {
-    lowest(connection, mandate, time, "state = 'reserved' AND reason IS NOT NULL AND deadline > ?2")
+    lowest(connection, mandate, time, &[1])
 }
 
 /// The same, of everything.
 pub fn lowest_live(connection: &Connection, mandate: MandateId, time: Seconds) -> Result<Option<u32>, LedgerError> {
-    lowest(connection, mandate, time, &format!("state = 'reserved' AND {LIVE} AND deadline > ?2"))
+    lowest(connection, mandate, time, &[0, 1])
 }
 
 fn lowest(
     connection: &Connection,
     mandate: MandateId,
     time: Seconds,
-    waiting: &str,
+    waiting: &[u8],
 ) -> Result<Option<u32>, LedgerError> {
+    let by_stage = "FROM payment INDEXED BY payment_by_stage WHERE mandate = ?1 AND stage";
+    let waiting = waiting.iter().map(|stage| {
+        format!("UNION ALL SELECT * FROM (SELECT nonce {by_stage} = {stage} AND deadline > ?2 ORDER BY nonce LIMIT 1)")
+    });
     connection.value(
         &format!(
             "SELECT min(nonce) FROM (
-                SELECT min(nonce) AS nonce FROM payment WHERE mandate = ?1 AND state = 'submitted' AND {LIVE}
-                UNION ALL SELECT min(nonce) FROM payment WHERE mandate = ?1 AND {waiting}
+                SELECT min(nonce) AS nonce {by_stage} = 2 {}
                 UNION ALL SELECT min(nonce) FROM card INDEXED BY card_unsettled WHERE mandate = ?1 AND {AWAITING_HOLD}
-                    AND deadline > ?2)"
+                    AND deadline > ?2)",
+            waiting.collect::<String>()
         ),
         (Sql(mandate), time),
     )
@@ -278,9 +277,9 @@ pub fn list(connection: &Connection, list: List, filter: Filter) -> Result<Page<
             connection.rows(query, (Sql(mandate), before, count))
         }
         Some(state) => {
-            let query = "SELECT seq FROM payment INDEXED BY payment_live WHERE state = ?
-                AND state NOT IN ('settled', 'failed') AND mandate = ? AND seq < ? ORDER BY seq DESC LIMIT ?";
-            connection.rows(query, (Sql(state), Sql(mandate), before, count))
+            let query = "SELECT seq FROM payment INDEXED BY payment_by_stage WHERE stage IN (0, 1, 2, 3)
+                AND mandate = ? AND state = ? AND seq < ? ORDER BY seq DESC LIMIT ?";
+            connection.rows(query, (Sql(mandate), Sql(state), before, count))
         }
     };
     let read = |seq| {
@@ -320,53 +319,30 @@ impl DecidedPayment<'_> {
     }
 }
 
-/// Reserves the amount and stores the payment.
+/// Reserves the amount and writes the payment into the trail; its row follows when the books are closed.
 ///
 /// # Errors
-/// [`LedgerError::Inconsistent`] if it is not available, and those of the store.
-pub fn insert(
+/// [`LedgerError::Inconsistent`] if it is not available, or another one has the nonce, and those of the store.
+pub fn accept(
     connection: &Connection,
     open: &mut OpenMandate,
     id: PaymentId,
     new: &DecidedPayment<'_>,
     now: Seconds,
 ) -> Result<api::Payment, LedgerError> {
-    let DecidedPayment { body, digest, .. } = new;
-    insert!(connection, "payment", {
-        "id": Sql(id),
-        "mandate": Sql(body.mandate),
-        "nonce": body.nonce,
-        "payee": Sql(body.payee),
-        "amount": Sql(body.amount),
-        "deadline": body.deadline,
-        "ref": Sql(body.reference),
-        "digest": Sql(*digest),
-        "signature": body.signature.as_ref(),
-        "state": Sql(PaymentState::Reserved),
-        "metadata": Sql(body.metadata.clone()),
-        "created_at": now,
-        "updated_at": now,
-    })?;
-    open.reserve(body.amount, body.nonce, now)?;
+    let (mandate, nonce) = (open.mandate(), new.body.nonce);
+    let is_taken = || -> Result<bool, LedgerError> {
+        let unapplied = open.accepted().iter().any(|payment| payment.nonce() == nonce);
+        Ok(unapplied || by_nonce(connection, mandate.id, nonce)?.is_some())
+    };
+    if !mandate.is_unused(nonce) && is_taken()? {
+        return Err(LedgerError::Inconsistent(format!("{}: nonce {nonce} is accepted twice", mandate.id)));
+    }
     open.note(connection, &new.entry(Some(id), now))?;
-    Ok(api::Payment {
-        id,
-        mandate: body.mandate,
-        state: PaymentState::Reserved,
-        reason: None,
-        payee: body.payee,
-        amount: body.amount,
-        nonce: body.nonce,
-        deadline: body.deadline,
-        reference: body.reference,
-        digest: *digest,
-        tx_hash: None,
-        block_number: None,
-        created_at: now,
-        updated_at: now,
-        metadata: body.metadata.clone(),
-        receipt: None,
-    })
+    let accepted = AcceptedPayment { id, body: new.body.clone(), digest: new.digest, at: now };
+    let view = accepted.view();
+    open.reserve(accepted)?;
+    Ok(view)
 }
 
 /// Writes down that a payment was refused.

@@ -47,6 +47,7 @@ CREATE TABLE mandate (
     examined     INTEGER NOT NULL DEFAULT 0, -- whether a repair has looked into that
     created_at   INTEGER NOT NULL,
     lapsed       INTEGER NOT NULL DEFAULT 0, -- a final block has reached its expiry
+    applied      INTEGER NOT NULL DEFAULT 0, -- its decisions up to this place of the trail are in the other tables
     CHECK (cap + restored + overdrawn = available + reserved + held + paid + returned + carried),
     CHECK (overdrawn = 0 OR available = 0),
     CHECK (refunded >= restored)
@@ -78,11 +79,16 @@ CREATE TABLE payment (
     metadata   TEXT    NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
-    UNIQUE (mandate, nonce)
+    -- To be sent, refused by a simulation, submitted, mined, at its end.
+    stage      INTEGER NOT NULL GENERATED ALWAYS AS
+        (CASE state WHEN 'reserved' THEN reason IS NOT NULL WHEN 'submitted' THEN 2 WHEN 'mined' THEN 3 ELSE 4 END) VIRTUAL
 ) STRICT;
-CREATE INDEX payment_live ON payment (state, mandate, nonce) WHERE state NOT IN ('settled', 'failed');
-CREATE INDEX payment_fresh ON payment (mandate, nonce) WHERE state = 'reserved' AND reason IS NULL;
-CREATE INDEX payment_refused ON payment (mandate, nonce) WHERE state = 'reserved' AND reason IS NOT NULL;
+-- What is open is apart from what is at its end, however much that is. One index for all of it: with many mandates nearly
+-- each entry that a commit adds is another page.
+CREATE INDEX payment_by_stage ON payment (stage, mandate, nonce);
+CREATE TRIGGER payment_has_its_nonce BEFORE INSERT ON payment
+    WHEN EXISTS (SELECT 1 FROM payment WHERE stage IN (0, 1, 2, 3, 4) AND mandate = new.mandate AND nonce = new.nonce)
+    BEGIN SELECT raise(ABORT, 'another payment of the mandate has this nonce'); END;
 CREATE INDEX payment_due ON payment (deadline) WHERE state NOT IN ('settled', 'failed');
 CREATE INDEX payment_mined_in ON payment (mined_hash) WHERE state = 'mined';
 CREATE INDEX payment_of_mandate ON payment (mandate, seq);
@@ -335,11 +341,20 @@ CREATE TABLE trail (
     body    BLOB    NOT NULL,    -- canonical bytes: docs/reference/trail.md
     hash    BLOB    NOT NULL
 ) STRICT;
-CREATE INDEX trail_of_mandate ON trail (mandate, seq) WHERE mandate IS NOT NULL;
 CREATE INDEX trail_of_agent ON trail (agent, seq) WHERE mandate IS NULL;
 CREATE INDEX trail_of_agents ON trail (seq) WHERE mandate IS NULL;
 CREATE TRIGGER trail_is_kept BEFORE UPDATE ON trail BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
 CREATE TRIGGER trail_is_whole BEFORE DELETE ON trail BEGIN SELECT raise(ABORT, 'the trail is append-only'); END;
+-- Each mandate's entries.
+CREATE TABLE mandate_trail (
+    mandate INTEGER NOT NULL REFERENCES mandate (seq),
+    seq     INTEGER NOT NULL,
+    PRIMARY KEY (mandate, seq)
+) STRICT, WITHOUT ROWID;
+-- Up to this place, what was decided of any mandate is in the other tables. What was decided behind it may be in the trail
+-- alone, and is added when the ledger is opened.
+CREATE TABLE applied (seq INTEGER NOT NULL) STRICT;
+INSERT INTO applied VALUES (0);
 CREATE TABLE head (
     seq  INTEGER PRIMARY KEY, -- of the last event that it seals
     hash BLOB    NOT NULL

@@ -4,10 +4,18 @@ mod growth;
 
 use alloy_primitives::{Address, B256, address, keccak256};
 
-use stipend_core::{Amount, MandateId, api::AuditEntry, trail::Entry};
+use futures_util::future::join_all;
+use stipend_core::{
+    Amount, MandateId, PaymentId,
+    api::{AuditEntry, NewPayment},
+    trail::Entry,
+};
 
 use super::{
-    Deployment, Ledger, LedgerError, VERSION, audit, charges, check, feed,
+    Deployment, Ledger, LedgerError, VERSION, audit,
+    books::{self, OpenMandate},
+    charges, check, feed, mandates,
+    payments::{self, DecidedPayment},
     writer::{GROUP_TIME, Priority, QUEUE},
 };
 
@@ -214,6 +222,81 @@ async fn answered_commits_are_durable_and_visible() {
     assert_eq!(kinds(&ledger).await.len(), 20);
 }
 
+/// Accepts a payment of the mandate with this number, as the service does.
+async fn accept(ledger: &Ledger, mandate: u8, nonce: u32) -> PaymentId {
+    let mandate = MandateId(B256::repeat_byte(mandate));
+    let body = NewPayment { mandate, ..books::tests::payment(nonce, 1) };
+    let accept = move |ledger: &rusqlite::Transaction<'_>, open: Option<&mut OpenMandate>| {
+        let new = DecidedPayment { body: &body, digest: B256::ZERO, inputs: &feed::tests::inputs() };
+        payments::accept(ledger, open.unwrap(), PaymentId::generate(), &new, 7)
+    };
+    ledger.writer().admit(mandate, books::tests::AGENT, accept).await.unwrap().id
+}
+
+/// How many payments have a row.
+fn payment_count(file: &std::path::Path) -> usize {
+    let file = rusqlite::Connection::open(file).unwrap();
+    file.query_row("SELECT count(*) FROM payment", [], |row| row.get(0)).unwrap()
+}
+
+/// What was accepted is in the tables for whoever reads them afterwards; by itself, a moment later; and after a crash in
+/// between.
+#[tokio::test]
+async fn an_accepted_payment_is_never_missed() {
+    const MANDATES: u8 = 12;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    let ledger = Ledger::open(&path, DEPLOYMENT).unwrap();
+    let open = |ledger: &rusqlite::Transaction<'_>| {
+        let mandates = (0..MANDATES).map(|number| MandateId(B256::repeat_byte(number)));
+        mandates.into_iter().try_for_each(|id| mandates::ensure(ledger, id, &books::tests::terms(), 0).map(drop))
+    };
+    ledger.writer().write(open).await.unwrap();
+    let mut changes = ledger.changes();
+    let (mut accepted, mut crashes) = (Vec::new(), 0);
+    for nonce in 0.. {
+        // Of many mandates at once: what is decided of one alone goes into the tables with the commit.
+        accepted.extend(join_all((0..MANDATES).map(|mandate| accept(&ledger, mandate, nonce))).await);
+        let all = accepted.clone();
+        let copy = directory.path().join(format!("crash {nonce}"));
+        let wal = |path: &std::path::Path| std::path::PathBuf::from(format!("{}-wal", path.display()));
+        std::fs::copy(&path, &copy).unwrap();
+        std::fs::copy(wal(&path), wal(&copy)).unwrap();
+        if payment_count(&copy) == all.len() {
+            continue;
+        }
+        crashes += 1;
+        let report = check::check(&copy).unwrap();
+        assert_eq!(report.differences(), 0, "{report:?}");
+        let crashed = Ledger::open(&copy, DEPLOYMENT).unwrap();
+        let found = |ledger: &rusqlite::Connection, all: &[PaymentId]| {
+            all.iter().filter(|id| payments::by_id(ledger, **id).unwrap().is_some()).count()
+        };
+        let recovered = all.clone();
+        assert_eq!(crashed.read_applied(move |ledger| Ok(found(ledger, &recovered))).await.unwrap(), all.len());
+        let report = check::check(&copy).unwrap();
+        assert_eq!(report.differences(), 0, "{report:?}");
+        match crashes {
+            // Whoever reads has the tables brought up to date.
+            1 => {
+                let read = all.clone();
+                assert_eq!(ledger.read(move |ledger| Ok(found(ledger, &read))).await.unwrap(), all.len());
+            }
+            // So has time, and the end.
+            2 => {
+                let last = ledger.read_applied(audit::last).await.unwrap();
+                changes.wait_for(|told| *told == last).await.unwrap();
+                assert_eq!(ledger.read_applied(move |ledger| Ok(found(ledger, &all))).await.unwrap(), accepted.len());
+            }
+            _ => {
+                drop(ledger);
+                assert_eq!(payment_count(&path), all.len());
+                return;
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn after_a_stop_the_file_alone_is_the_ledger() {
     let directory = tempfile::tempdir().unwrap();
@@ -259,7 +342,16 @@ fn shape(path: &std::path::Path) -> Vec<(String, String)> {
     rows.collect::<Result<_, _>>().unwrap()
 }
 
-/// Takes an empty ledger back to version 7.
+/// Takes an empty ledger back to version 8.
+const VERSION_8: &str = "
+    DROP TRIGGER payment_has_its_nonce; DROP INDEX payment_by_stage; ALTER TABLE payment DROP COLUMN stage;
+    CREATE INDEX payment_live ON payment (state, mandate, nonce) WHERE state NOT IN ('settled', 'failed');
+    CREATE INDEX payment_fresh ON payment (mandate, nonce) WHERE state = 'reserved' AND reason IS NULL;
+    CREATE INDEX payment_refused ON payment (mandate, nonce) WHERE state = 'reserved' AND reason IS NOT NULL;
+    DROP TABLE mandate_trail; DROP TABLE applied; ALTER TABLE mandate DROP COLUMN applied;
+    CREATE INDEX trail_of_mandate ON trail (mandate, seq) WHERE mandate IS NOT NULL; PRAGMA user_version = 8;";
+
+/// Takes an empty ledger of version 8 back to version 7.
 const VERSION_7: &str = "
     DROP TABLE trail; DROP TABLE head; DROP TABLE approval;
     CREATE TABLE audit (
@@ -303,7 +395,7 @@ async fn a_ledger_of_version_6_is_brought_up_to_date() {
         drop(Ledger::open(path, DEPLOYMENT).unwrap());
     }
     let file = rusqlite::Connection::open(&old).unwrap();
-    file.execute_batch(&[VERSION_7, VERSION_6].concat()).unwrap();
+    file.execute_batch(&[VERSION_8, VERSION_7, VERSION_6].concat()).unwrap();
     // A window of an hour: what was taken more than 70 minutes before the last final block counts no longer. Of a cap of
     // 2^33 units, the register counts in fours.
     file.execute_batch(
@@ -351,7 +443,7 @@ async fn a_ledger_of_version_1_is_brought_up_to_date() {
         drop(Ledger::open(path, DEPLOYMENT).unwrap());
     }
     let file = rusqlite::Connection::open(&old).unwrap();
-    file.execute_batch(&[VERSION_7, VERSION_6].concat()).unwrap();
+    file.execute_batch(&[VERSION_8, VERSION_7, VERSION_6].concat()).unwrap();
     file.execute_batch(
         "PRAGMA foreign_keys = OFF; DROP INDEX card_owing; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX charge_of_card;
          ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;
@@ -396,7 +488,7 @@ async fn a_ledger_of_version_2_is_brought_up_to_date() {
         drop(Ledger::open(path, DEPLOYMENT).unwrap());
     }
     let file = rusqlite::Connection::open(&old).unwrap();
-    file.execute_batch(&[VERSION_7, VERSION_6].concat()).unwrap();
+    file.execute_batch(&[VERSION_8, VERSION_7, VERSION_6].concat()).unwrap();
     file.execute_batch(
         "PRAGMA foreign_keys = OFF; DROP INDEX card_owing; DROP TABLE refund; DROP INDEX audit_approved; DROP INDEX charge_of_card;
          ALTER TABLE card DROP COLUMN shortfall; ALTER TABLE card DROP COLUMN owed_back;

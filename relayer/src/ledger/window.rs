@@ -9,6 +9,7 @@ use stipend_core::{
 
 use super::{
     LedgerError,
+    books::AcceptedPayment,
     mandates::{MandateRow, TxLocation},
     sql::{AWAITING_HOLD, Sql, Statements, UNSETTLED, insert, row},
 };
@@ -83,27 +84,31 @@ fn up_to(connection: &Connection, mandate: MandateId, time: Seconds) -> Result<O
 }
 
 /// What of a mandate counts in its rolling window at `now`, or would if a block took it: payments and cards' holds. Empty
-/// without a window.
-pub fn usage(connection: &Connection, mandate: &MandateRow, now: Seconds) -> Result<WindowUsage, LedgerError> {
+/// without a window. `accepted` are payments that are in no table yet.
+pub fn usage(
+    connection: &Connection,
+    mandate: &MandateRow,
+    accepted: &[AcceptedPayment],
+    now: Seconds,
+) -> Result<WindowUsage, LedgerError> {
     if mandate.terms.window == 0 {
         return Ok(WindowUsage::default());
     }
     let mut mined = final_usage(connection, mandate, now)?;
     let not_final = format!(
-        "SELECT mined_at, amount FROM payment INDEXED BY payment_live
-            WHERE state = 'mined' AND state NOT IN ('settled', 'failed') AND mandate = ?1
+        "SELECT mined_at, amount FROM payment INDEXED BY payment_by_stage WHERE stage = 3 AND mandate = ?1
          UNION ALL SELECT held_at, amount FROM card INDEXED BY card_unsettled
             WHERE {UNSETTLED} AND mandate = ?1 AND held_at IS NOT NULL AND NOT hold_final ORDER BY 1"
     );
     let not_final: Vec<(Seconds, Amount)> = connection.rows(&not_final, [Sql(mandate.id)])?;
     mined.extend(not_final.into_iter().map(|(at, amount)| Mined::one(&mandate.terms, amount, at)));
     let pending = format!(
-        "SELECT deadline, amount FROM payment INDEXED BY payment_live
-            WHERE state IN ('reserved', 'submitted') AND state NOT IN ('settled', 'failed') AND mandate = ?1
+        "SELECT deadline, amount FROM payment INDEXED BY payment_by_stage WHERE stage IN (0, 1, 2) AND mandate = ?1
          UNION ALL SELECT deadline, amount FROM card INDEXED BY card_unsettled WHERE mandate = ?1 AND {AWAITING_HOLD}"
     );
     let pending: Vec<(Seconds, Amount)> = connection.rows(&pending, [Sql(mandate.id)])?;
-    let pending = pending.into_iter().map(|(deadline, amount)| Pending { deadline, amount }).collect();
+    let accepted = accepted.iter().map(|payment| (payment.body().deadline, payment.body().amount));
+    let pending = pending.into_iter().chain(accepted).map(|(deadline, amount)| Pending { deadline, amount }).collect();
     Ok(WindowUsage { mined, pending })
 }
 

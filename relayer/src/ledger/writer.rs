@@ -4,8 +4,11 @@ use std::{
     collections::VecDeque,
     fmt,
     path::Path,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -27,6 +30,9 @@ pub(super) const QUEUE: usize = 4_096;
 const GROUP: usize = 256;
 /// After so long no further command joins a group: an urgent one waits for one short group at most.
 pub(super) const GROUP_TIME: Duration = Duration::from_millis(8);
+
+/// How often readers are told of changes, while there are ever more of them.
+const TOLD_EVERY: Duration = Duration::from_millis(25);
 
 /// For how long one command of a long step may run before it leaves the rest to the next one: admissions and an issuer's
 /// questions come in between.
@@ -94,6 +100,8 @@ impl Queue {
 struct Shared {
     queue: Mutex<Queue>,
     arrived: Condvar,
+    /// Something that was answered is in the trail alone.
+    behind: AtomicBool,
 }
 
 impl Shared {
@@ -106,25 +114,37 @@ impl Shared {
         self.arrived.notify_one();
     }
 
-    /// Waits for a command; `false` when there is none and none will come.
-    fn wait(&self) -> bool {
+    /// Waits for a command, until that time at most; `false` when there is none and none will come.
+    fn wait(&self, until: Option<Instant>) -> bool {
         let mut queue = self.queue();
         while queue.is_empty() {
             if queue.closed {
                 return false;
             }
-            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => return true,
+                Some(left) => self.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
         }
         true
     }
 }
 
-/// Closes the queue when the last caller is gone.
-struct Callers(Arc<Shared>);
+/// Closes the queue when the last caller is gone, and waits until what was put off is written.
+struct Callers {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+}
 
 impl Drop for Callers {
     fn drop(&mut self) {
-        self.0.close();
+        self.shared.close();
+        // The last one may have been part of a command.
+        if let Some(writer) = self.writer.take().filter(|writer| writer.thread().id() != thread::current().id()) {
+            // If it panicked, that was told when it happened.
+            writer.join().ok();
+        }
     }
 }
 
@@ -157,11 +177,11 @@ impl Writer {
         let shared = Arc::new(Shared::default());
         let thread = Thread(shared.clone());
         let (changed, changes) = watch::channel(audit::last(&connection)?);
-        thread::Builder::new()
+        let writer = thread::Builder::new()
             .name("ledger".into())
             .spawn(move || run(&connection, &checkpointer, &thread.0, &changed))
             .map_err(|source| LedgerError::File { path: "the writer's thread".into(), source })?;
-        Ok(Self { callers: Arc::new(Callers(shared)), changes })
+        Ok(Self { callers: Arc::new(Callers { shared, writer: Some(writer) }), changes })
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
@@ -173,6 +193,17 @@ impl Writer {
     pub async fn stopped(&self) {
         let mut changes = self.changes.clone();
         while changes.changed().await.is_ok() {}
+    }
+
+    /// Has the tables show all that was answered until now.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write).
+    pub(super) async fn catch_up(&self) -> Result<(), LedgerError> {
+        if self.callers.shared.behind.load(Ordering::Acquire) {
+            self.write_as(Priority::Step, |_| Ok(())).await?;
+        }
+        Ok(())
     }
 
     /// Runs `work` in the next group and returns its result after the commit.
@@ -204,7 +235,8 @@ impl Writer {
         .await
     }
 
-    /// The same for payments of one mandate, if it is this agent's: those of a commit share its books.
+    /// The same for payments of one mandate, if it is this agent's: they share its books, and may be in the trail alone for
+    /// a moment.
     ///
     /// # Errors
     /// Those of [`write`](Self::write).
@@ -237,7 +269,7 @@ impl Writer {
     }
 
     fn push(&self, priority: Priority, command: Command) -> Result<(), LedgerError> {
-        let shared = &self.callers.0;
+        let shared = &self.callers.shared;
         let mut queue = shared.queue();
         if queue.closed {
             return Err(LedgerError::Unknown);
@@ -271,15 +303,25 @@ fn savepoint<T>(
 
 fn run(connection: &Connection, checkpointer: &Checkpointer, shared: &Shared, changed: &watch::Sender<u64>) {
     let mut books = Books::default();
-    while shared.wait() {
+    let mut told = Instant::now();
+    loop {
+        let ends = !shared.wait(books.due());
+        if ends && books.is_applied() {
+            return;
+        }
         let mut answers = Vec::with_capacity(GROUP);
-        let committed = commit(connection, shared, &mut books, &mut answers);
+        let committed = commit(connection, shared, &mut books, &mut answers, ends);
+        shared.behind.store(!books.is_applied(), Ordering::Release);
         for answer in answers {
             answer(committed.is_ok());
         }
         match committed {
-            Ok(last) => {
-                changed.send_if_modified(|seq| std::mem::replace(seq, last) != last);
+            Ok(applied) => {
+                // Under load, some of the time, or they would do nothing but read.
+                if books.is_applied() || told.elapsed() >= TOLD_EVERY {
+                    told = Instant::now();
+                    changed.send_if_modified(|seq| std::mem::replace(seq, applied) != applied);
+                }
                 checkpointer.finish(connection);
             }
             Err(error) => {
@@ -290,12 +332,13 @@ fn run(connection: &Connection, checkpointer: &Checkpointer, shared: &Shared, ch
     }
 }
 
-/// Runs a group of what waits, and commits it.
+/// Runs a group of what waits, and commits it. Returns up to which place readers find everything.
 fn commit(
     connection: &Connection,
     shared: &Shared,
     books: &mut Books,
     answers: &mut Vec<Answer>,
+    ends: bool,
 ) -> Result<u64, LedgerError> {
     let transaction = begin(connection)?;
     let start = Instant::now();
@@ -309,12 +352,15 @@ fn commit(
             return Err(LedgerError::Unknown);
         }
     }
-    books.close(&transaction)?;
+    if ends {
+        books.close(&transaction)?;
+    }
     let last = audit::seal(&transaction)?;
+    let applied = books.apply_due(&transaction, last)?;
     failpoint::pass(Point::WriterBeforeCommit);
     transaction.commit()?;
     failpoint::pass(Point::WriterCommitted);
-    Ok(last)
+    Ok(applied)
 }
 
 /// Begins a transaction that may write. While another process has the file locked nothing is done, so

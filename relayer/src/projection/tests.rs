@@ -181,7 +181,7 @@ impl Scene {
         let decided = DecidedPayment { body: &body, digest, inputs: &feed::tests::inputs() };
         let mut books = Books::default();
         let insert = |open: Option<&mut OpenMandate>| {
-            payments::insert(&self.ledger, open.unwrap(), PaymentId::generate(), &decided, now)
+            payments::accept(&self.ledger, open.unwrap(), PaymentId::generate(), &decided, now)
         };
         books.change(&self.ledger, MANDATE, mandate.agent, insert).unwrap();
         books.close(&self.ledger).unwrap();

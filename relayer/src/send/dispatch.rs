@@ -191,7 +191,7 @@ impl Sender {
         };
         // Behind others few payments do not go.
         let least = slots.iter().map(|slot| if slot.behind { limits.room(slot.gas) } else { 1 }).min();
-        let read = self.ledger.read(move |ledger| {
+        let read = self.ledger.read_applied(move |ledger| {
             if blocks::head(ledger)?.map(|block| block.hash) != Some(head.block.hash) {
                 // The follower is about to tell of another one.
                 return Ok((PlanInput::default(), mandates_of));

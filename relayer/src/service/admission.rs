@@ -21,7 +21,7 @@ use crate::{
     failpoint::{self, Point},
     ledger::{
         LedgerError,
-        books::{Books, OpenMandate},
+        books::{self, Books, OpenMandate},
         cards, gas,
         mandates::{self, MandateRow},
         payments,
@@ -127,10 +127,15 @@ pub(super) trait Spending: Clone + Send + Sync + 'static {
         &self,
         ledger: &Connection,
         mandate: &MandateRow,
+        accepted: &[books::AcceptedPayment],
         digest: B256,
     ) -> Result<Option<Self::Object>, LedgerError>;
     fn id_of(object: &Self::Object) -> Uuid;
-    fn by_id(ledger: &Connection, id: Uuid) -> Result<Option<Self::Object>, LedgerError>;
+    fn by_id(
+        ledger: &Connection,
+        accepted: &[books::AcceptedPayment],
+        id: Uuid,
+    ) -> Result<Option<Self::Object>, LedgerError>;
 }
 
 /// What the policy has judged.
@@ -167,7 +172,7 @@ impl Service {
         if let Err(why) = self.running() {
             let known = self.deps.ledger.read(move |ledger| {
                 match mandates::of_agent(ledger, signed.body.mandate(), signed.agent)? {
-                    Some(mandate) => known(ledger, &mandate, &signed, idempotency_key.as_deref()),
+                    Some(mandate) => known(ledger, &mandate, &[], &signed, idempotency_key.as_deref()),
                     None => Ok(None),
                 }
             });
@@ -207,9 +212,9 @@ impl Service {
             );
             return Ok(Admission::Refused(Problem::new(Code::NotFound, detail)));
         };
-        let mandate = open.mandate();
+        let (mandate, accepted) = (open.mandate(), open.accepted());
         let scope = mandate.id;
-        if let Some(known) = known(ledger, mandate, signed, idempotency_key)? {
+        if let Some(known) = known(ledger, mandate, accepted, signed, idempotency_key)? {
             if let (Some(key), Admission::Replayed(object)) = (idempotency_key, &known)
                 && is_unbound(ledger, body, idempotency_key)?
             {
@@ -222,12 +227,12 @@ impl Service {
             Ok(proposal) => proposal,
             Err(problem) => return Ok(Admission::Refused(problem)),
         };
-        if let Some(by) = nonce_owner(ledger, mandate, proposal.nonce)? {
+        if let Some(by) = nonce_owner(ledger, mandate, accepted, proposal.nonce)? {
             let detail = format!("nonce {} belongs to {by}", proposal.nonce);
             return Ok(Admission::Refused(Problem::new(Code::NonceTaken, detail)));
         }
         let judge = |input: &PolicyInput<'_>| (S::decision(input), Inputs::of(input));
-        let (decision, inputs) = self.judge(ledger, mandate, proposal, card, at, judge)?;
+        let (decision, inputs) = self.judge(ledger, mandate, accepted, (proposal, card), at, judge)?;
         let judged = Judged { digest: *digest, proposal, card, decision, inputs };
         if let Some((verdict, code)) = judged.decision.as_ref().and_then(Decision::refusal) {
             let mut problem = Problem::new(code, verdict.detail.clone());
@@ -243,22 +248,23 @@ impl Service {
         Ok(Admission::Accepted(object))
     }
 
-    /// Asks the policy something about a payment.
+    /// Asks the policy something about a payment. `accepted` are the mandate's that are in no table yet.
     pub(super) fn judge<T>(
         &self,
         ledger: &Connection,
         mandate: &MandateRow,
-        payment: Proposal,
-        card: Option<CardProposal>,
+        accepted: &[books::AcceptedPayment],
+        (payment, card): (Proposal, Option<CardProposal>),
         ChainClock { head, now }: ChainClock,
         ask: impl FnOnce(&PolicyInput<'_>) -> T,
     ) -> Result<T, LedgerError> {
         let deps = &self.deps;
-        let window = window::usage(ledger, mandate, now)?;
+        let window = window::usage(ledger, mandate, accepted, now)?;
         let gas = match deps.gas_budget {
             Some(budget) => {
                 // What is under way will be paid for too.
-                let spent = gas::spent(ledger, mandate.id, now)?.saturating_add(gas::expected(ledger, mandate.id)?);
+                let expected = gas::expected(ledger, mandate.id, accepted.len())?;
+                let spent = gas::spent(ledger, mandate.id, now)?.saturating_add(expected);
                 Some(GasUsage { spent, budget, renews_at: gas::day_end(now) })
             }
             None => None,
@@ -281,10 +287,11 @@ impl Service {
 fn known<S: Spending>(
     ledger: &Connection,
     mandate: &MandateRow,
+    accepted: &[books::AcceptedPayment],
     Signed { body, digest, .. }: &Signed<S>,
     idempotency_key: Option<&str>,
 ) -> Result<Option<Admission<S::Object>>, LedgerError> {
-    let by_digest = body.known(ledger, mandate, *digest)?;
+    let by_digest = body.known(ledger, mandate, accepted, *digest)?;
     let earlier = match idempotency_key {
         Some(key) => requests::recall(ledger, body.mandate().0.as_slice(), key)?.map(|earlier| (key, earlier)),
         None => None,
@@ -299,7 +306,7 @@ fn known<S: Spending>(
         }));
     }
     let Some((key, earlier)) = earlier else { return Ok(None) };
-    Admission::replay(&earlier, body.fingerprint()?, key, |id| S::by_id(ledger, id)).map(Some)
+    Admission::replay(&earlier, body.fingerprint()?, key, |id| S::by_id(ledger, accepted, id)).map(Some)
 }
 
 /// Whether a key has come that stands for nothing yet.
@@ -311,9 +318,17 @@ fn is_unbound<S: Spending>(ledger: &Connection, body: &S, key: Option<&str>) -> 
 }
 
 /// What a nonce belongs to already: payments and cards share one sequence.
-fn nonce_owner(ledger: &Connection, mandate: &MandateRow, nonce: u32) -> Result<Option<String>, LedgerError> {
+fn nonce_owner(
+    ledger: &Connection,
+    mandate: &MandateRow,
+    accepted: &[books::AcceptedPayment],
+    nonce: u32,
+) -> Result<Option<String>, LedgerError> {
     if mandate.is_unused(nonce) {
         return Ok(None);
+    }
+    if let Some(payment) = accepted.iter().find(|payment| payment.nonce() == nonce) {
+        return Ok(Some(payment.id().to_string()));
     }
     let mandate = mandate.id;
     if let Some(payment) = payments::by_nonce(ledger, mandate, nonce)? {

@@ -27,7 +27,7 @@ use crate::{
     failpoint::{self, Point},
     ledger::{
         LedgerError, Priority, audit,
-        books::OpenMandate,
+        books::{AcceptedPayment, OpenMandate},
         cards::{self as records, CardRow},
         charges::{self, Answer},
         mandates::MandateRow,
@@ -326,7 +326,13 @@ impl Spending for NewCard {
         stored.map(CardRow::view).ok_or_else(|| LedgerError::inconsistent("a card that was just stored is gone"))
     }
 
-    fn known(&self, ledger: &Connection, _: &MandateRow, digest: B256) -> Result<Option<Card>, LedgerError> {
+    fn known(
+        &self,
+        ledger: &Connection,
+        _: &MandateRow,
+        _: &[AcceptedPayment],
+        digest: B256,
+    ) -> Result<Option<Card>, LedgerError> {
         Ok(records::by_digest(ledger, digest)?.map(CardRow::view))
     }
 
@@ -334,7 +340,7 @@ impl Spending for NewCard {
         object.id.0
     }
 
-    fn by_id(ledger: &Connection, id: Uuid) -> Result<Option<Card>, LedgerError> {
+    fn by_id(ledger: &Connection, _: &[AcceptedPayment], id: Uuid) -> Result<Option<Card>, LedgerError> {
         Ok(records::by_id(ledger, CardId(id))?.map(CardRow::view))
     }
 }

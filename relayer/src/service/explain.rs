@@ -43,7 +43,7 @@ impl Service {
                 let expires_at = at.now.saturating_add(cards.ttl);
                 CardProposal { capture_by: expires_at.saturating_add(CLEARING_RESERVE), expires_at }
             });
-            let outlook = this.judge(ledger, &mandate, proposal, card, at, policy::explain)?;
+            let outlook = this.judge(ledger, &mandate, &[], (proposal, card), at, policy::explain)?;
             let Outlook { decision, headroom, passes_at } = outlook;
             let expected = Expected {
                 gas_wei: gas::each(ledger)?.map(|wei| wei.to_string()),

@@ -24,7 +24,7 @@ use crate::{
     failpoint::Point,
     ledger::{
         LedgerError,
-        books::OpenMandate,
+        books::{AcceptedPayment, OpenMandate},
         mandates::{self, MandateRow},
         pages::List,
         payments::{self, DecidedPayment, PaymentRow},
@@ -155,12 +155,21 @@ impl Spending for NewPayment {
         now: Seconds,
     ) -> Result<Payment, LedgerError> {
         let id = PaymentId::generate();
-        payments::insert(ledger, open, id, &decided(self, judged), now)
+        payments::accept(ledger, open, id, &decided(self, judged), now)
     }
 
-    fn known(&self, ledger: &Connection, mandate: &MandateRow, digest: B256) -> Result<Option<Payment>, LedgerError> {
+    fn known(
+        &self,
+        ledger: &Connection,
+        mandate: &MandateRow,
+        accepted: &[AcceptedPayment],
+        digest: B256,
+    ) -> Result<Option<Payment>, LedgerError> {
         if mandate.is_unused(self.nonce) {
             return Ok(None);
+        }
+        if let Some(payment) = accepted.iter().find(|payment| payment.digest() == digest) {
+            return Ok(Some(payment.view()));
         }
         let found = payments::by_nonce(ledger, mandate.id, self.nonce)?;
         Ok(found.filter(|payment| payment.digest == digest).map(PaymentRow::view))
@@ -170,7 +179,10 @@ impl Spending for NewPayment {
         object.id.0
     }
 
-    fn by_id(ledger: &Connection, id: Uuid) -> Result<Option<Payment>, LedgerError> {
+    fn by_id(ledger: &Connection, accepted: &[AcceptedPayment], id: Uuid) -> Result<Option<Payment>, LedgerError> {
+        if let Some(payment) = accepted.iter().find(|payment| payment.id() == PaymentId(id)) {
+            return Ok(Some(payment.view()));
+        }
         Ok(payments::by_id(ledger, PaymentId(id))?.map(PaymentRow::view))
     }
 }

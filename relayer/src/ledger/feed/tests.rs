@@ -193,7 +193,7 @@ fn payments_that_step_together_are_events_of_their_own() {
     use super::super::{
         balances::Transition,
         books::{Books, OpenMandate},
-        payments::{DecidedPayment, TransitionContext, by_nonce, insert, step_all},
+        payments::{DecidedPayment, TransitionContext, accept, by_nonce, step_all},
     };
     let connection = ledger();
     let id = mandate(&connection, 0x11);
@@ -211,7 +211,7 @@ fn payments_that_step_together_are_events_of_their_own() {
         };
         let digest = B256::with_last_byte(nonce as u8);
         let new = DecidedPayment { body: &body, digest, inputs: &inputs() };
-        let store = |open: Option<&mut OpenMandate>| insert(&connection, open.unwrap(), PaymentId::generate(), &new, 3);
+        let store = |open: Option<&mut OpenMandate>| accept(&connection, open.unwrap(), PaymentId::generate(), &new, 3);
         books.change(&connection, id, AGENT, store).unwrap();
     }
     books.close(&connection).unwrap();

@@ -49,7 +49,7 @@ fn finalize_with_issuer(scene: &Scene, id: stipend_core::CardId, to_capture: u64
 
 /// What counts in a rolling window of an hour.
 fn counted(scene: &Scene) -> Vec<u64> {
-    let usage = window::usage(&scene.ledger, &scene.mandate(), 100).unwrap();
+    let usage = window::usage(&scene.ledger, &scene.mandate(), &[], 100).unwrap();
     let mined = usage.mined.iter().map(|mined| mined.amount);
     mined.chain(usage.pending.iter().map(|pending| pending.amount)).map(Amount::units).collect()
 }

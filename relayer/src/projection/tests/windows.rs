@@ -25,7 +25,7 @@ fn windowed(guardian: Address) -> Scene {
 /// What the window's rule says of a payment.
 fn refusal(scene: &Scene, amount: u64, now: Seconds, deadline: Seconds) -> Option<Code> {
     let mandate = scene.mandate();
-    let window = window::usage(&scene.ledger, &mandate, now).unwrap();
+    let window = window::usage(&scene.ledger, &mandate, &[], now).unwrap();
     let context = PolicyContext {
         terms: &mandate.terms,
         intent: None,

@@ -19,7 +19,8 @@ async fn killed_again_and_again_under_load_it_pays_everything_once() -> Result<(
     // What a webhook could not tell while it was down is asked for soon.
     let cards = Some(CardSettings { poll: 1, ..CardSettings::default() });
     let mut world = World::with("kills", &Settings { cards, log: "info", ..Settings::default() }).await?;
-    let load = Load::start(&world, Shape::default()).await?;
+    // Of so many mandates at once that some of what is accepted is in the trail alone for a while.
+    let load = Load::start(&world, Shape { agents: 9, mandates: 1, pause: Duration::from_millis(5) }).await?;
     let miner = Miner::start(&world, Duration::from_millis(250)).await?;
     let (start, mut ready) = (Instant::now(), 0);
     for kill in 1..=kills {
@@ -37,10 +38,15 @@ async fn killed_again_and_again_under_load_it_pays_everything_once() -> Result<(
     let (accounts, accepted) = load.stop().await?;
     drop(miner);
     let found = reconcile(&world, &accounts, &accepted).await?;
-    println!("{kills} kills in {killed} s, {ready} while it took work, {cards} cards");
+    let log = std::fs::read_to_string(world.dir().join("relayer.log"))?;
+    let recovered = log.matches("what was decided before a crash").count();
+    println!(
+        "{kills} kills in {killed} s, {ready} while it took work, {recovered} with something in the trail alone, {cards} cards"
+    );
     println!("{found:?} after {} s", start.elapsed().as_secs());
     assert!(found.settled >= accepted.len() && !accepted.is_empty(), "{found:?}");
     assert!(cards > 0, "no card was made");
+    assert!(recovered > 0, "no kill left anything in the trail alone");
     assert!(ready > 0 && ready < kills, "killed {ready} of {kills} times while it took work");
     Ok(())
 }
