@@ -82,6 +82,21 @@ contract IsValidSignatureTest is PurseTest {
         _assertAnswers(NO, charge, _join(charge, a, s, bytes.concat(hex"fe", proof)));
     }
 
+    /// @dev A list of one payee is its own proof: no word, and no byte that counts them.
+    function test_succeeds_withoutAProof_forTheOnlyPayee() public {
+        Terms memory terms_ = _purseTerms();
+        terms_.payees = _leaf(payee);
+        terms = terms_;
+        purse = IMandatePurse(factory.create(terms_));
+        id = _open(terms_);
+        Charge memory charge = _charge(5);
+        bytes32 digest = _digestOf(charge);
+        (bytes memory a, bytes memory s) = (_compact(agentKey, digest), _compact(submitterKey, digest));
+        _assertAnswers(YES, charge, _join(charge, a, s, ""));
+        _assertAnswers(YES, charge, _join(charge, a, s, hex"00"));
+        _assertAnswers(NO, charge, _join(charge, a, s, hex"01"));
+    }
+
     /// @dev Who asks does not matter: facilitators ask before they send.
     function test_succeeds_whoeverAsks(address asker) public {
         Charge memory charge = _charge(5);
