@@ -39,8 +39,9 @@ const DOCUMENTS: usize = 1_024;
 const EVERY: Duration = Duration::from_millis(100);
 /// For how long a commit puts things into the tables: what becomes due together is spread out.
 const APPLY_TIME: Duration = Duration::from_millis(1);
-/// With so many entries in the trail alone a mandate's turn comes at once.
-const MOST: usize = 64;
+/// How many entries are in the trail alone after a commit, at most: whoever needs the tables has the writer add them all, and
+/// others wait meanwhile.
+const MOST: usize = 1_024;
 /// How many mandates are remembered, besides those with something in the trail alone.
 const OPEN: usize = 4_096;
 
@@ -52,6 +53,8 @@ pub struct Books {
     closed: Option<Instant>,
     /// When what is to be put into the tables.
     due: BinaryHeap<Reverse<(Instant, MandateId)>>,
+    /// How many entries are in the trail alone.
+    entries: usize,
     /// By place in the ledger. They never change, but for an intent that becomes known.
     documents: HashMap<u64, (Terms, Option<Arc<Intent>>)>,
 }
@@ -189,9 +192,9 @@ impl OpenMandate {
         Ok(())
     }
 
-    /// Puts what was decided into the tables.
-    fn apply(&mut self, connection: &Connection) -> Result<(), LedgerError> {
-        let Some(last) = self.entries.last().copied() else { return Ok(()) };
+    /// Puts what was decided into the tables. Returns how many entries of the trail that were.
+    fn apply(&mut self, connection: &Connection) -> Result<usize, LedgerError> {
+        let (Some(last), count) = (self.entries.last().copied(), self.entries.len()) else { return Ok(0) };
         let BookPage { mandate, reserved, at, .. } = &mut self.page;
         for payment in self.accepted.drain(..) {
             payment.insert(connection)?;
@@ -202,11 +205,12 @@ impl OpenMandate {
         self.applied = Some(Instant::now());
         mandates::apply(connection, mandate.seq, mandate.balances, last)?;
         let amount = mem::take(reserved);
-        if amount.is_zero() {
-            return Ok(());
+        if !amount.is_zero() {
+            let posting = Posting { from: Account::Available, to: Account::Reserved, amount };
+            let (event, refs) = (LedgerEvent::Reserve(amount), EntryRefs::default());
+            journal::enter(connection, mandate.seq, event, &[posting], refs, *at)?;
         }
-        let posting = Posting { from: Account::Available, to: Account::Reserved, amount };
-        journal::enter(connection, mandate.seq, LedgerEvent::Reserve(amount), &[posting], EntryRefs::default(), *at)
+        Ok(count)
     }
 }
 
@@ -236,13 +240,11 @@ impl Books {
             open.entries.truncate(entries);
         }
         // Nothing is put into the tables here: if that failed, it would not be this command's failure alone.
-        let now = Instant::now();
+        self.entries = self.entries.saturating_add(open.entries.len().saturating_sub(entries));
         if entries == 0 && !open.entries.is_empty() {
+            let now = Instant::now();
             let due = open.applied.map_or(now, |applied| now.max(applied + EVERY));
             self.due.push(Reverse((due, id)));
-        }
-        if entries < MOST && open.entries.len() >= MOST {
-            self.due.push(Reverse((now, id)));
         }
         result
     }
@@ -270,11 +272,11 @@ impl Books {
     pub(super) fn apply_due(&mut self, connection: &Connection, last: u64) -> Result<u64, LedgerError> {
         let (alone, now, mut some) = (self.due.len() == 1, Instant::now(), false);
         while let Some(Reverse((due, id))) = self.due.peek().copied()
-            && (alone || due <= now && now.elapsed() < APPLY_TIME)
+            && (alone || self.entries > MOST || due <= now && now.elapsed() < APPLY_TIME)
         {
             self.due.pop();
             if let Some(open) = self.open.get_mut(&id) {
-                open.apply(connection)?;
+                self.entries = self.entries.saturating_sub(open.apply(connection)?);
                 some = true;
             }
         }
@@ -292,7 +294,7 @@ impl Books {
         if mem::take(&mut self.due).is_empty() {
             return Ok(());
         }
-        self.closed = Some(Instant::now());
+        (self.closed, self.entries) = (Some(Instant::now()), 0);
         open.sort_unstable_by_key(|open| open.entries.first().copied());
         for open in &mut open {
             open.apply(connection)?;
