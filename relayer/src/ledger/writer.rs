@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
+    fmt, mem,
     path::Path,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -61,6 +61,8 @@ struct Queue {
     urgent: VecDeque<Command>,
     step: VecDeque<Command>,
     normal: VecDeque<Command>,
+    /// Readers who wait until the tables have all that was answered.
+    readers: Vec<oneshot::Sender<()>>,
     /// No writer takes from it any more, or no caller adds to it.
     closed: bool,
 }
@@ -75,7 +77,7 @@ impl Queue {
     }
 
     fn is_empty(&self) -> bool {
-        self.urgent.is_empty() && self.step.is_empty() && self.normal.is_empty()
+        self.urgent.is_empty() && self.step.is_empty() && self.normal.is_empty() && self.readers.is_empty()
     }
 
     /// The next command of a group that has run for so long. One of each priority is in every group, so that a flood
@@ -195,15 +197,25 @@ impl Writer {
         while changes.changed().await.is_ok() {}
     }
 
-    /// Has the tables show all that was answered until now.
+    /// Has the tables show all that was answered until now. However many wait for that, it is done once for all of them.
     ///
     /// # Errors
-    /// Those of [`write`](Self::write).
+    /// [`LedgerError::Unknown`] if the writer has stopped before it could.
     pub(super) async fn catch_up(&self) -> Result<(), LedgerError> {
-        if self.callers.shared.behind.load(Ordering::Acquire) {
-            self.write_as(Priority::Step, |_| Ok(())).await?;
+        let shared = &self.callers.shared;
+        if !shared.behind.load(Ordering::Acquire) {
+            return Ok(());
         }
-        Ok(())
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut queue = shared.queue();
+            if queue.closed {
+                return Err(LedgerError::Unknown);
+            }
+            queue.readers.push(reply);
+        }
+        shared.arrived.notify_one();
+        answer.await.map_err(|_| LedgerError::Unknown)
     }
 
     /// Runs `work` in the next group and returns its result after the commit.
@@ -310,17 +322,22 @@ fn run(connection: &Connection, checkpointer: &Checkpointer, shared: &Shared, ch
             return;
         }
         let mut answers = Vec::with_capacity(GROUP);
-        let committed = commit(connection, shared, &mut books, &mut answers, ends);
+        let readers = mem::take(&mut shared.queue().readers);
+        let committed = commit(connection, shared, &mut books, &mut answers, ends || !readers.is_empty());
         shared.behind.store(!books.is_applied(), Ordering::Release);
         for answer in answers {
             answer(committed.is_ok());
         }
         match committed {
             Ok(applied) => {
+                for reader in readers {
+                    // It may be gone.
+                    let _ = reader.send(());
+                }
                 // Under load, some of the time, or they would do nothing but read.
                 if books.is_applied() || told.elapsed() >= TOLD_EVERY {
                     told = Instant::now();
-                    changed.send_if_modified(|seq| std::mem::replace(seq, applied) != applied);
+                    changed.send_if_modified(|seq| mem::replace(seq, applied) != applied);
                 }
                 checkpointer.finish(connection);
             }
@@ -332,13 +349,13 @@ fn run(connection: &Connection, checkpointer: &Checkpointer, shared: &Shared, ch
     }
 }
 
-/// Runs a group of what waits, and commits it. Returns up to which place readers find everything.
+/// Runs a group of what waits, and commits it. Returns up to which place readers find everything: with `closes`, all of it.
 fn commit(
     connection: &Connection,
     shared: &Shared,
     books: &mut Books,
     answers: &mut Vec<Answer>,
-    ends: bool,
+    closes: bool,
 ) -> Result<u64, LedgerError> {
     let transaction = begin(connection)?;
     let start = Instant::now();
@@ -352,7 +369,7 @@ fn commit(
             return Err(LedgerError::Unknown);
         }
     }
-    if ends {
+    if closes {
         books.close(&transaction)?;
     }
     let last = audit::seal(&transaction)?;
