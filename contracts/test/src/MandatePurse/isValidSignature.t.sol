@@ -72,29 +72,34 @@ contract IsValidSignatureTest is PurseTest {
             node = _pair(node, bytes32(i));
         }
         terms_.payees = node;
-        terms = terms_;
-        purse = IMandatePurse(factory.create(terms_));
-        id = _open(terms_);
-        Charge memory charge = _charge(5);
-        bytes32 digest = _digestOf(charge);
-        (bytes memory a, bytes memory s) = (_compact(agentKey, digest), _compact(submitterKey, digest));
-        _assertAnswers(YES, charge, _join(charge, a, s, bytes.concat(hex"ff", proof)));
-        _assertAnswers(NO, charge, _join(charge, a, s, bytes.concat(hex"fe", proof)));
+        _create(terms_);
+        _assertAnswersTail(YES, bytes.concat(hex"ff", proof));
+        _assertAnswersTail(NO, bytes.concat(hex"fe", proof));
     }
 
     /// @dev A list of one payee is its own proof: no word, and no byte that counts them.
     function test_succeeds_withoutAProof_forTheOnlyPayee() public {
         Terms memory terms_ = _purseTerms();
         terms_.payees = _leaf(payee);
+        _create(terms_);
+        _assertAnswersTail(YES, "");
+        _assertAnswersTail(YES, hex"00");
+        _assertAnswersTail(NO, hex"01");
+    }
+
+    /// @dev A purse of an open mandate, with nothing in it.
+    function _create(Terms memory terms_) private {
         terms = terms_;
         purse = IMandatePurse(factory.create(terms_));
         id = _open(terms_);
+    }
+
+    /// @dev What follows the two signatures and the root.
+    function _assertAnswersTail(bytes4 expected, bytes memory tail) private view {
         Charge memory charge = _charge(5);
         bytes32 digest = _digestOf(charge);
         (bytes memory a, bytes memory s) = (_compact(agentKey, digest), _compact(submitterKey, digest));
-        _assertAnswers(YES, charge, _join(charge, a, s, ""));
-        _assertAnswers(YES, charge, _join(charge, a, s, hex"00"));
-        _assertAnswers(NO, charge, _join(charge, a, s, hex"01"));
+        _assertAnswers(expected, charge, _join(charge, a, s, tail));
     }
 
     /// @dev Who asks does not matter: facilitators ask before they send.

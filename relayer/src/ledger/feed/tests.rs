@@ -9,6 +9,7 @@ use stipend_core::{
 
 use super::{
     super::audit::{NewAuditEntry, append, last, seal, verify},
+    super::books,
     *,
 };
 
@@ -48,21 +49,7 @@ fn ledger() -> Connection {
 /// A mandate of both.
 fn mandate(connection: &Connection, byte: u8) -> MandateId {
     let id = MandateId(B256::repeat_byte(byte));
-    let terms = Terms {
-        operator: OPERATOR,
-        agent: AGENT,
-        guardian: Address::ZERO,
-        cap: "5".parse().unwrap(),
-        per_payment: Default::default(),
-        window_cap: Default::default(),
-        window: 0,
-        start: 0,
-        expiry: 1,
-        capture_end: 1,
-        payees: B256::ZERO,
-        intent: B256::ZERO,
-        refunds_restore_budget: false,
-    };
+    let terms = Terms { operator: OPERATOR, agent: AGENT, cap: "5".parse().unwrap(), ..books::tests::terms() };
     mandates::ensure(connection, id, &terms, 0).unwrap();
     id
 }
