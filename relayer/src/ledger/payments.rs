@@ -74,7 +74,8 @@ pub enum ExternalOutflow {
     Hold,
 }
 
-/// A mandate's payments that no block has paid and that can still be.
+/// A mandate's payments that no block has paid and that can still be. `stage` is counted in schema.sql: to be sent (0), refused
+/// by a simulation (1), submitted (2), mined (3), at its end (4).
 const WAITING_OF_MANDATE: &str = "INDEXED BY payment_by_stage WHERE stage IN (0, 1, 2) AND mandate = ?";
 
 /// A place in the order of mandates and nonces.
